@@ -1,0 +1,94 @@
+"""Every error that this package raises on purpose.
+
+::
+
+    AseNnpError
+        RegistryError           a plugin or a name in the registry
+            UnknownModelError   no family, format or file of that name
+            PluginError         the plugin is there and cannot be used
+        ConfigError             hyper-parameters that a family does not take
+        CheckpointError         a weights file that cannot be read or does not fit
+        UnsafeFileError         a file that asks for code to be run; also a CheckpointError and a DatasetError
+        DatasetError            a dataset, or one record of it
+        StructureError          atoms that cannot be meant (NaN, no atoms, cell without volume)
+            UnsupportedElementError
+        PredictionError         a model returned something that is no answer
+
+A message says what was found, what was wanted and what to do next.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AseNnpError",
+    "CheckpointError",
+    "ConfigError",
+    "DatasetError",
+    "PluginError",
+    "PredictionError",
+    "RegistryError",
+    "StructureError",
+    "UnknownModelError",
+    "UnsafeFileError",
+    "UnsupportedElementError",
+]
+
+
+class AseNnpError(Exception):
+    """Anything this package refuses; catch this to catch all of them."""
+
+
+class RegistryError(AseNnpError):
+    """The registry cannot do what was asked."""
+
+
+class UnknownModelError(RegistryError, LookupError):
+    """A name that no installed plugin offers."""
+
+
+class PluginError(RegistryError):
+    """A plugin that is installed and cannot be used; carries its own reason."""
+
+
+class ConfigError(AseNnpError, ValueError):
+    """Hyper-parameters that are unknown, missing or out of range."""
+
+
+class CheckpointError(AseNnpError):
+    """A weights file that is damaged, of an unknown layout, or does not fit the model."""
+
+
+class DatasetError(AseNnpError):
+    """A dataset that cannot be opened, or a record that cannot be decoded.
+
+    Parameters
+    ----------
+    message
+        What was found and what was wanted.
+    path
+        The file, if there is one.
+    key
+        The record inside the file (LMDB key, row id, frame number), if known.
+    """
+
+    def __init__(self, message: str, *, path: object = None, key: object = None) -> None:
+        self.path, self.key = path, key
+        where = "" if path is None else f"{path}: "
+        where += "" if key is None else f"record {key!r}: "
+        super().__init__(where + message)
+
+
+class UnsafeFileError(CheckpointError, DatasetError):
+    """A file asked for an object that could run code; the message names it."""
+
+
+class StructureError(AseNnpError, ValueError):
+    """Atoms that no model can answer for."""
+
+
+class UnsupportedElementError(StructureError):
+    """An element that the model was not made for."""
+
+
+class PredictionError(AseNnpError, RuntimeError):
+    """A model's answer is not finite or has the wrong shape."""
