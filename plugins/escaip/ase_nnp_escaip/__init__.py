@@ -1,0 +1,1 @@
+"""The escaip family."""
