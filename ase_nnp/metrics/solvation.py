@@ -91,7 +91,7 @@ class SolvationMetrics:
         return self
 
     def compute(self) -> dict[str, float]:
-        """Return the MAE (eV) of the solvation energy and its brackets: ``solvation_energy_mae`` ..."""
+        """Return the MAE (eV) of the solvation energy and of its brackets, by name."""
         n = self.n_cases
         out = {f"{key}_mae": (v / n if n else float("nan")) for key, v in self._sums.items()}
         return {**out, "n_cases": n}
