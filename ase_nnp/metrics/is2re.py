@@ -47,7 +47,7 @@ class IS2REMetrics:
         return self
 
     def compute(self) -> dict[str, float]:
-        """Return the errors by name: ``energy_mae``, ``energy_rmse`` (eV), ``energy_mse`` (eV^2) ..."""
+        """Return the errors by name: ``energy_mae``, ``energy_rmse`` (eV), ``energy_mse`` ..."""
         mse = ratio(self._square, self.n_systems)
         return {
             "energy_mae": ratio(self._abs, self.n_systems),

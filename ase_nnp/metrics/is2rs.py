@@ -156,7 +156,7 @@ class IS2RSMetrics:
         return self
 
     def compute(self) -> dict[str, float]:
-        """Return ``adwt``, ``dwt``, ``mean_distance`` (Angstrom), ``fbt``, ``afbt``; NaN if none."""
+        """Return ``adwt``, ``dwt``, ``mean_distance`` (Angstrom), ``fbt``, ``afbt``."""
         return {
             "adwt": ratio(self._adwt, len(ADWT_THRESHOLDS) * self.n_systems),
             "dwt": ratio(self._dwt, self.n_systems),
