@@ -133,8 +133,8 @@ class AtomGraph:
         search = BACKENDS[backend or ("vesin" if device.type == "cpu" else "torch")]
         positions, cell = base.positions.to(device), base.extra["search_cell"].to(device)
         batch = base.batch.to(device)
-        edges, shifts = search(positions, cell, base.pbc.to(device), batch, float(cutoff))
-        edges, shifts = canonical(positions, cell, batch, edges, shifts, max_neighbors)
+        found = search(positions, cell, base.pbc.to(device), batch, float(cutoff))
+        edges, shifts = canonical(*found, base.num_atoms, max_neighbors)
         graph = replace(base, edge_index=edges, edge_shift=shifts, extra={})
         return graph.to(device, dtype)
 

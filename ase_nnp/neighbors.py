@@ -26,7 +26,7 @@ CHUNK = 2_000_000
 
 def vesin_edges(
     positions: Tensor, cell: Tensor, pbc: Tensor, batch: Tensor, cutoff: float
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Edges of each structure by vesin (O(N), on the CPU).
 
     Parameters
@@ -39,26 +39,30 @@ def vesin_edges(
 
     Returns
     -------
-    edge_index (2, E) int64 [source, target] and edge_shift (E, 3) int64.
+    edge_index (2, E) int64 [source, target], edge_shift (E, 3) int64, distance (E,) float64; in no
+    particular order.
     """
     import vesin
 
     search = vesin.NeighborList(cutoff=cutoff, full_list=True)
     xyz, cells, periodic = (t.cpu().numpy() for t in (positions, cell, pbc))
     starts = np.searchsorted(batch.cpu().numpy(), np.arange(len(cells) + 1))
-    index, shift = [], []
+    index, shift, length = [], [], []
     for b, (first, last) in enumerate(zip(starts[:-1], starts[1:], strict=True)):
-        i, j, s = search.compute(xyz[first:last], cells[b], periodic[b], quantities="ijS")
+        i, j, s, d = search.compute(xyz[first:last], cells[b], periodic[b], quantities="ijSd")
         index.append(np.stack([j, i]).astype(np.int64) + first)
         shift.append(s.astype(np.int64))
+        length.append(d)
     edge_index = torch.from_numpy(np.concatenate(index, axis=1))
     edge_shift = torch.from_numpy(np.concatenate(shift, axis=0))
-    return edge_index.to(positions.device), edge_shift.to(positions.device)
+    distance = torch.from_numpy(np.concatenate(length))
+    device = positions.device
+    return edge_index.to(device), edge_shift.to(device), distance.to(device)
 
 
 def torch_edges(
     positions: Tensor, cell: Tensor, pbc: Tensor, batch: Tensor, cutoff: float
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Edges of all structures at once by a batched cell list, on the device of ``positions``.
 
     Every structure is cut into bins at least about ``cutoff`` wide; an atom looks into the bins around its own, and a bin
@@ -103,7 +107,7 @@ def torch_edges(
 
     around = [torch.arange(-r, r + 1, device=device) for r in reach.amax(0).tolist()]
     offsets = torch.cartesian_prod(*around).reshape(-1, 3)  # (O, 3)
-    found: list[tuple[Tensor, Tensor, Tensor]] = []
+    found: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
     step = max(1, CHUNK // max(1, len(offsets)))
     for first in range(0, len(positions), step):
         atoms = torch.arange(first, min(first + step, len(positions)), device=device)
@@ -123,61 +127,56 @@ def torch_edges(
         shift = image[pair] + (home[i] - home[j]).long()
         vector = positions[j] - positions[i]
         vector = vector + torch.einsum("ec,ecd->ed", shift.to(cell.dtype), cell[batch[i]])
-        near = (vector.square().sum(1) <= cutoff * cutoff) & ((i != j) | (shift != 0).any(1))
-        found.append((j[near], i[near], shift[near]))
-    source, centre, shifts = (torch.cat(part) for part in zip(*found, strict=True))
-    return torch.stack([source, centre]), shifts
+        length = vector.norm(dim=1)
+        near = (length <= cutoff) & ((i != j) | (shift != 0).any(1))
+        found.append((j[near], i[near], shift[near], length[near]))
+    source, centre, shifts, distance = (torch.cat(part) for part in zip(*found, strict=True))
+    return torch.stack([source, centre]), shifts, distance
 
 
 BACKENDS = {"vesin": vesin_edges, "torch": torch_edges}
 
 
 def canonical(
-    positions: Tensor,
-    cell: Tensor,
-    batch: Tensor,
-    edge_index: Tensor,
-    edge_shift: Tensor,
-    max_neighbors: int | None = None,
+    edges: Tensor, shifts: Tensor, distance: Tensor, num_atoms: int, max_neighbors: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """Put edges in one order and keep the nearest ``max_neighbors`` of each centre.
 
     The order is centre, then neighbour, then image ``(n1, n2, n3)`` with ``n3`` fastest, which is
-    also how the published OC20 graphs list them. Pairs nearer than 0.01 Angstrom are dropped as there. Of equally distant neighbours
-    (to 1e-6 Angstrom) at the cap, those first in this order stay: exactly ``max_neighbors`` remain.
+    also how the published OC20 graphs list them. Pairs nearer than 0.01 Angstrom are dropped as
+    there. Of equally distant neighbours (to 1e-6 Angstrom) at the cap, those first in this order
+    stay: exactly ``max_neighbors`` remain.
 
     Parameters
     ----------
-    positions, cell, batch
-        As in :func:`vesin_edges`.
-    edge_index : (2, E) int64 [source, target]
-    edge_shift : (E, 3) int64
+    edges, shifts, distance
+        As a backend returns them.
+    num_atoms
+        N of the whole batch.
     max_neighbors
         The cap, or None.
+
+    Returns
+    -------
+    edge_index (2, E) int64 and edge_shift (E, 3) int64.
     """
-    if edge_index.shape[1] == 0:
-        return edge_index, edge_shift
-    source, centre = edge_index
-    vector = positions[source] - positions[centre]
-    vector += torch.einsum("ec,ecd->ed", edge_shift.to(cell.dtype), cell[batch[centre]])
-    distance = vector.norm(dim=1)
-    low = edge_shift.amin(0)
-    width = edge_shift.amax(0) - low + 1
-    code = edge_shift - low
-    key = centre * len(positions) + source
-    key = ((key * width[0] + code[:, 0]) * width[1] + code[:, 1]) * width[2] + code[:, 2]
-    order = torch.argsort(key)
+    if edges.shape[1] == 0:
+        return edges, shifts
+    source, centre = edges
+    reach = int(shifts.abs().max()) if shifts.device.type == "cpu" else 1000
+    width = 2 * reach + 1  # one number per edge that sorts as (centre, source, n1, n2, n3)
+    code = shifts[:, 0] * (width * width) + shifts[:, 1] * width + shifts[:, 2]
+    order = torch.argsort((centre * num_atoms + source) * width**3 + code)
     order = order[(distance > MIN_DISTANCE)[order]]
     if max_neighbors is not None:
-        near = torch.round(distance[order] / TIE)
-        by_distance = torch.argsort(near, stable=True)
-        by_distance = by_distance[torch.argsort(centre[order][by_distance], stable=True)]
-        counts = torch.bincount(centre[order], minlength=len(positions))
+        centre = centre[order]
+        by_distance = torch.argsort(torch.round(distance[order] / TIE), stable=True)
+        by_distance = by_distance[torch.argsort(centre[by_distance], stable=True)]
+        counts = torch.bincount(centre, minlength=num_atoms)
         starts = torch.cumsum(counts, 0) - counts
-        rank = torch.arange(len(order), device=order.device)
-        rank = rank - starts[centre[order][by_distance]]
+        rank = torch.arange(len(order), device=order.device) - starts[centre[by_distance]]
         order = order[by_distance[rank < max_neighbors].sort().values]
-    return edge_index[:, order], edge_shift[order]
+    return edges[:, order], shifts[order]
 
 
 def check_cell(cell: np.ndarray, pbc: np.ndarray) -> None:
