@@ -163,10 +163,14 @@ def canonical(
     if edges.shape[1] == 0:
         return edges, shifts
     source, centre = edges
-    reach = int(shifts.abs().max()) if shifts.device.type == "cpu" else 1000
-    width = 2 * reach + 1  # one number per edge that sorts as (centre, source, n1, n2, n3)
-    code = shifts[:, 0] * (width * width) + shifts[:, 1] * width + shifts[:, 2]
-    order = torch.argsort((centre * num_atoms + source) * width**3 + code)
+    width = 2 * int(shifts.abs().max()) + 1
+    images = (shifts[:, 0] * width + shifts[:, 1]) * width + shifts[:, 2]
+    pairs = centre * num_atoms + source
+    if width**3 * num_atoms**2 < 2**62:  # one number sorts as (centre, source, n1, n2, n3)
+        order = torch.argsort(pairs * width**3 + images)
+    else:
+        order = torch.argsort(images)
+        order = order[torch.argsort(pairs[order], stable=True)]
     order = order[(distance > MIN_DISTANCE)[order]]
     if max_neighbors is not None:
         centre = centre[order]
