@@ -1,0 +1,120 @@
+"""``ase-nnp relax``: relax the structures of a file."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ase_nnp.commands.output import JsonOption, print_json, print_table, read_structures
+from ase_nnp.commands.predict import (
+    CheckpointOption,
+    DeviceOption,
+    DtypeOption,
+    ModelArgument,
+    model_from,
+)
+from ase_nnp.errors import ConfigError
+
+__all__ = ["add_to"]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("relax")(relax)
+
+
+def relax(
+    model: ModelArgument,
+    structures: Annotated[Path, typer.Argument(help="Any dataset, or file that ASE reads.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Where the relaxed structures go.")
+    ] = Path("relaxed.extxyz"),
+    index: Annotated[int | None, typer.Option(help="Relax only this structure (0 first).")] = None,
+    fmax: Annotated[float, typer.Option(help="Largest force at the end, eV/Å.")] = 0.05,
+    steps: Annotated[int, typer.Option(help="At most so many steps each.")] = 300,
+    optimizer: Annotated[str, typer.Option(help="FIRE, BFGS, LBFGS, ...")] = "FIRE",
+    cell: Annotated[bool, typer.Option("--cell", help="Relax the cell too.")] = False,
+    checkpoint: CheckpointOption = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "float32",
+    as_json: JsonOption = False,
+) -> None:
+    """Relax structures with ASE's optimizers; a bar shows how far the forces have come down."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    data = read_structures(structures)
+    if index is not None:
+        if not -len(data) <= index < len(data):
+            raise ConfigError(f"--index {index}: {structures} holds {len(data)} structures.")
+        data = [data[index]]
+    potential = model_from(model, checkpoint, device, dtype)
+    from ase_nnp.calculator import NNPCalculator
+    from ase_nnp.workflows.relax import relax as run
+
+    rows: list[dict[str, Any]] = []
+    finished = []
+    with Progress(console=Console(stderr=True), disable=as_json) as bar:
+        for number, atoms in enumerate(data):
+            formula = atoms.get_chemical_formula()
+            task = bar.add_task(f"{number} {formula}", total=1.0)
+            start: list[float] = []
+
+            def show(
+                step: int,
+                energy: float,
+                force: float,
+                task: Any = task,
+                start: list[float] = start,
+                formula: str = formula,
+            ) -> None:
+                start.append(force)
+                span = math.log(max(start[0], fmax * 1.001) / fmax)
+                done = 1 - math.log(max(force, fmax) / fmax) / span
+                text = f"{formula} step {step}  {energy:.3f} eV  {force:.3f} eV/Å"
+                bar.update(task, completed=max(0.0, min(1.0, done)), description=text)
+
+            found = run(
+                atoms,
+                NNPCalculator(potential),
+                fmax=fmax,
+                steps=steps,
+                optimizer=optimizer,
+                cell=cell,
+                callback=show,
+            )
+            finished.append(found.atoms)
+            rows.append(
+                {
+                    "formula": formula,
+                    "converged": found.converged,
+                    "steps": found.steps,
+                    "energy_before": found.energy_before,
+                    "energy": found.energy,
+                    "fmax": found.fmax,
+                }
+            )
+    from ase_nnp.datasets.writers import write_dataset
+
+    write_dataset(output, finished)
+    if as_json:
+        print_json({"output": str(output), "structures": rows})
+        return
+    print_table(
+        f"Relaxed with {potential.family}, written to {output}",
+        ("formula", "converged", "steps", "energy before (eV)", "energy (eV)", "fmax (eV/Å)"),
+        [
+            (
+                r["formula"],
+                "yes" if r["converged"] else "no",
+                r["steps"],
+                f"{r['energy_before']:.4f}",
+                f"{r['energy']:.4f}",
+                f"{r['fmax']:.4f}",
+            )
+            for r in rows
+        ],
+    )

@@ -1,0 +1,1 @@
+"""Things to do with a calculator: relaxations and what follows from them."""
