@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
+from typing import Any
 
-import click
 import typer
 
 from ase_nnp.errors import AseNnpError
@@ -20,6 +20,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+#: The base of typer's errors about usage; recent versions carry click inside.
+_UsageError: Any = next(
+    base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException"
+)
+
 #: Files in ase_nnp/commands; each adds itself with ``add_to(app)``.
 COMMANDS = ("models", "predict", "relax", "doctor")
 
@@ -31,11 +36,11 @@ def main(arguments: list[str] | None = None) -> None:
         code = app(args=arguments, standalone_mode=False)
     except AseNnpError as error:
         sys.exit(_complain(str(error)))
-    except click.ClickException as error:
+    except _UsageError as error:
         sys.exit(_complain(error.format_message()))
-    except click.exceptions.Exit as stop:
+    except typer.Exit as stop:
         sys.exit(stop.exit_code)
-    except (click.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         sys.exit(_complain("interrupted", 130))
     except BrokenPipeError:
         sys.stderr.close()
