@@ -13,6 +13,7 @@
         StructureError          atoms that cannot be meant (NaN, no atoms, cell without volume)
             UnsupportedElementError
         PredictionError         a model returned something that is no answer
+        UncertaintyError        numbers that no error bar can be made from
 
 A message says what was found, what was wanted and what to do next.
 """
@@ -28,6 +29,7 @@ __all__ = [
     "PredictionError",
     "RegistryError",
     "StructureError",
+    "UncertaintyError",
     "UnknownModelError",
     "UnsafeFileError",
     "UnsupportedElementError",
@@ -92,3 +94,7 @@ class UnsupportedElementError(StructureError):
 
 class PredictionError(AseNnpError, RuntimeError):
     """A model's answer is not finite or has the wrong shape."""
+
+
+class UncertaintyError(AseNnpError, ValueError):
+    """Arrays, members or settings that an uncertainty cannot be computed from."""

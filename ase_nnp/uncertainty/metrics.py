@@ -1,0 +1,29 @@
+"""All measures of an uncertainty, on plain arrays (numpy and scipy only).
+
+Arguments come in the order ``y_true, y_pred, y_std``; arrays of any one shape are flattened.
+Members of a committee are the first axis.
+"""
+
+from __future__ import annotations
+
+from ase_nnp.uncertainty.linear import (
+    BayesianLinearRegression as BayesianLinearRegression,
+)
+from ase_nnp.uncertainty.linear import (
+    bayesian_linear_regression as bayesian_linear_regression,
+)
+from ase_nnp.uncertainty.mixtures import *  # noqa: F403
+from ase_nnp.uncertainty.mixtures import __all__ as _mixtures
+from ase_nnp.uncertainty.moments import *  # noqa: F403
+from ase_nnp.uncertainty.moments import __all__ as _moments
+from ase_nnp.uncertainty.pool import *  # noqa: F403
+from ase_nnp.uncertainty.pool import __all__ as _pool
+from ase_nnp.uncertainty.ranking import *  # noqa: F403
+from ase_nnp.uncertainty.ranking import __all__ as _ranking
+from ase_nnp.uncertainty.reliability import *  # noqa: F403
+from ase_nnp.uncertainty.reliability import __all__ as _reliability
+from ase_nnp.uncertainty.scores import *  # noqa: F403
+from ase_nnp.uncertainty.scores import __all__ as _scores
+
+__all__ = [*_mixtures, *_moments, *_pool, *_ranking, *_reliability, *_scores]
+__all__ += ["BayesianLinearRegression", "bayesian_linear_regression"]
