@@ -1,1 +1,33 @@
-"""Datasets."""
+"""Datasets of structures: one call opens them, one reader a file, nothing in them can run.
+
+``open_dataset(path)`` returns an :class:`AtomsDataset`, a lazy sequence of ``ase.Atoms``. Formats
+are plugins: this module registers the built-in ones through the hook that any package may use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ase_nnp.datasets.base import AtomsDataset, DatasetWarning, Shard
+from ase_nnp.datasets.mapping import load_mapping, load_references
+from ase_nnp.datasets.opening import open_dataset
+from ase_nnp.family import DatasetFormat
+from ase_nnp.hookspecs import hookimpl
+
+__all__ = [
+    "AtomsDataset",
+    "DatasetWarning",
+    "Shard",
+    "load_mapping",
+    "load_references",
+    "open_dataset",
+]
+
+
+@hookimpl
+def register_datasets(register: Callable[[DatasetFormat], None]) -> None:
+    """Offer the built-in formats."""
+    from ase_nnp.datasets import oc20_lmdb
+
+    for module in (oc20_lmdb,):
+        register(module.FORMAT)

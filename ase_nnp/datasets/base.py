@@ -1,0 +1,349 @@
+"""``AtomsDataset``: files of structures as one sequence of ``ase.Atoms``.
+
+A dataset is a list of *shards* and, for a view, an array of positions in them. A reader of a new
+format writes one class, a :class:`Shard`, and gets slicing, concatenation, splits, selection,
+metadata and error messages from here.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+
+from ase_nnp.datasets.sample import Sample, check_sample, to_atoms
+from ase_nnp.errors import AseNnpError, DatasetError
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from ase_nnp.datasets.columns import Columns
+
+__all__ = ["AtomsDataset", "DatasetWarning", "Shard"]
+
+Array = np.ndarray[Any, Any]
+
+
+class DatasetWarning(UserWarning):
+    """Something in a dataset that is odd but has one sensible reading."""
+
+
+class Shard:
+    """One file of a dataset, opened on first use in each process.
+
+    A subclass gives ``__len__`` and :meth:`read`, and :meth:`key` where records have names. It
+    must pickle without its open handle.
+
+    Attributes
+    ----------
+    path
+        The file.
+    format
+        Name of the format.
+    options
+        What changes the content read (part of the key of cached metadata).
+    energy_kind
+        ``"total"`` or ``"adsorption"``: what ``energy`` is in this file; None without energies.
+    energy_reference
+        To what an adsorption energy is referred.
+    """
+
+    path: Path
+    format: str = ""
+    options: tuple[Any, ...] = ()
+    energy_kind: str | None = "total"
+    energy_reference: str | None = None
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def read(self, index: int) -> Sample:
+        """Decode record ``index`` (0 to len - 1) into a sample; need not check its values.
+
+        Any exception counts as damage of that record and becomes a DatasetError.
+        """
+        raise NotImplementedError
+
+    def key(self, index: int) -> object:
+        """Name of a record inside the file, for messages."""
+        return index
+
+    def natoms(self) -> Array | None:
+        """Atom counts, if the file or a checked side file knows them without decoding."""
+        return None
+
+    def close(self) -> None:
+        """Release open handles; the next read opens them again."""
+
+    def arrays(self, index: int) -> Sample:
+        """Read and check one record; errors name file and record."""
+        try:
+            return check_sample(self.read(index))
+        except AseNnpError as error:
+            if getattr(error, "path", None) is not None:
+                raise
+            kind = type(error) if isinstance(error, DatasetError) else DatasetError
+            raise kind(str(error), path=self.path, key=self.key(index)) from None
+        except OSError as error:
+            raise DatasetError(str(error), path=self.path, key=self.key(index)) from error
+        except Exception as error:
+            raise DatasetError(
+                f"cannot be decoded: {type(error).__name__}: {error}",
+                path=self.path,
+                key=self.key(index),
+            ) from error
+
+
+class AtomsDataset(Sequence["Atoms"]):
+    """A lazy sequence of ``ase.Atoms`` with labels.
+
+    Labels are in a ``SinglePointCalculator`` (``atoms.get_potential_energy()``), identifiers in
+    ``atoms.info``; :mod:`ase_nnp.datasets.sample` lists all names. Integers give one structure;
+    slices, index arrays and boolean masks give views that share the files.
+
+    Files are opened on first use in each process, so a dataset pickles into data-loader workers
+    and survives ``fork``.
+
+    Parameters
+    ----------
+    shards
+        The files, in order.
+    index
+        Positions within them that this view shows; None for all.
+    energy_kind
+        ``"total"`` or ``"adsorption"`` to convert every energy to that kind by the stored
+        reference energy; None leaves energies as they are stored.
+    """
+
+    def __init__(
+        self,
+        shards: Iterable[Shard],
+        index: Array | None = None,
+        *,
+        energy_kind: str | None = None,
+    ) -> None:
+        if energy_kind not in (None, "total", "adsorption"):
+            raise DatasetError(f"energy_kind is {energy_kind!r}; it is 'total' or 'adsorption'")
+        self.shards: tuple[Shard, ...] = tuple(shards)
+        self._starts = [0]
+        for shard in self.shards:
+            self._starts.append(self._starts[-1] + len(shard))
+        self._index = index
+        self._wanted = energy_kind
+
+    # ---- a sequence
+
+    def __len__(self) -> int:
+        return self._starts[-1] if self._index is None else len(self._index)
+
+    @overload
+    def __getitem__(self, item: int) -> Atoms: ...
+    @overload
+    def __getitem__(self, item: slice | Sequence[int] | Array) -> AtomsDataset: ...
+
+    def __getitem__(self, item: Any) -> Any:
+        if isinstance(item, (int, np.integer)) and not isinstance(item, bool):
+            return to_atoms_named(*self._sample(int(item)))
+        return self._view(self._positions()[_checked(item, len(self))])
+
+    def __iter__(self) -> Iterator[Atoms]:
+        for position in range(len(self)):
+            yield self[position]
+
+    def __contains__(self, value: object) -> bool:
+        return any(value == atoms for atoms in self)
+
+    def __repr__(self) -> str:
+        names = sorted({shard.format for shard in self.shards})
+        where = f"{len(self.shards)} files" if len(self.shards) != 1 else str(self.shards[0].path)
+        return f"<AtomsDataset of {len(self)} structures, {'/'.join(names)}, {where}>"
+
+    def __add__(self, other: AtomsDataset) -> AtomsDataset:
+        return AtomsDataset.concat([self, other])
+
+    def _view(self, positions: Array) -> AtomsDataset:
+        view: AtomsDataset = object.__new__(type(self))
+        view.__dict__.update(self.__dict__)
+        view._index = np.ascontiguousarray(positions, np.int64)
+        return view
+
+    def _positions(self) -> Array:
+        """Positions of this view in the whole of its shards."""
+        return np.arange(self._starts[-1]) if self._index is None else self._index
+
+    def _find(self, number: int) -> tuple[Shard, int]:
+        size = len(self)
+        if not -size <= number < size:
+            raise IndexError(f"index {number} of a dataset of {size} structures")
+        number %= size
+        if self._index is not None:
+            number = int(self._index[number])
+        place = bisect.bisect_right(self._starts, number) - 1
+        return self.shards[place], number - self._starts[place]
+
+    # ---- one record
+
+    def arrays(self, index: int) -> Sample:
+        """Return a structure as a dict of arrays, without building ``Atoms``: the fast way.
+
+        See :mod:`ase_nnp.datasets.sample` for names, shapes and units. Arrays may be read-only.
+        """
+        return self._sample(index)[2]
+
+    def locate(self, index: int) -> tuple[Path, object]:
+        """Return file and record name of a structure."""
+        shard, number = self._find(index)
+        return shard.path, shard.key(number)
+
+    def _sample(self, index: int) -> tuple[Shard, int, Sample]:
+        shard, number = self._find(index)
+        sample = shard.arrays(number)
+        if "energy" in sample:
+            kind = sample["info"].setdefault("energy_kind", shard.energy_kind)
+            if self._wanted is not None and kind != self._wanted:
+                _convert(sample, self._wanted, shard, number)
+        return shard, number, sample
+
+    # ---- energies
+
+    @property
+    def energy_kind(self) -> str | None:
+        """``"total"``, ``"adsorption"``, ``"mixed"``, or None where no file has energies."""
+        if self._wanted is not None:
+            return self._wanted
+        kinds = {shard.energy_kind for shard in self._used_shards()} - {None}
+        return kinds.pop() if len(kinds) == 1 else "mixed" if kinds else None
+
+    @property
+    def energy_reference(self) -> str | None:
+        """What adsorption energies are referred to; None for total energies."""
+        if self.energy_kind not in ("adsorption", "mixed"):
+            return None
+        named = {shard.energy_reference for shard in self._used_shards()} - {None}
+        return "; ".join(sorted(map(str, named))) or None
+
+    def with_energy(self, kind: str | None) -> AtomsDataset:
+        """Return a view with energies as ``"total"`` or ``"adsorption"`` (None: as stored).
+
+        Conversion needs ``reference_energy`` of each structure (clean slab plus gas-phase
+        adsorbate): E_ads = E_total - E_reference. A structure without it raises when read.
+        """
+        view = self._view(self._positions()) if self._index is not None else self._view_all()
+        if kind not in (None, "total", "adsorption"):
+            raise DatasetError(f"energy kind {kind!r}; it is 'total' or 'adsorption'")
+        view._wanted = kind
+        return view
+
+    def _view_all(self) -> AtomsDataset:
+        view: AtomsDataset = object.__new__(type(self))
+        view.__dict__.update(self.__dict__)
+        return view
+
+    def _used_shards(self) -> list[Shard]:
+        if self._index is None:
+            return list(self.shards)
+        used = np.unique(np.searchsorted(self._starts, self._index, side="right") - 1)
+        return [self.shards[k] for k in used]
+
+    # ---- views
+
+    @staticmethod
+    def concat(datasets: Iterable[AtomsDataset]) -> AtomsDataset:
+        """Join datasets one after the other; the files are shared, nothing is copied."""
+        datasets = list(datasets)
+        if len({dataset._wanted for dataset in datasets}) > 1:
+            raise DatasetError("join datasets first, then choose the energy with with_energy()")
+        shards = [shard for dataset in datasets for shard in dataset.shards]
+        index = None
+        if any(dataset._index is not None for dataset in datasets):
+            first = np.cumsum([0] + [dataset._starts[-1] for dataset in datasets])
+            index = np.concatenate(
+                [start + d._positions() for start, d in zip(first, datasets, strict=False)]
+            )
+        return AtomsDataset(shards, index, energy_kind=datasets[0]._wanted if datasets else None)
+
+    def split(self, parts: Any, **options: Any) -> Any:
+        """Divide into views; see :func:`ase_nnp.datasets.views.split`."""
+        from ase_nnp.datasets.views import split
+
+        return split(self, parts, **options)
+
+    def select(self, **conditions: Any) -> AtomsDataset:
+        """Return the structures that meet all conditions; see :func:`~.views.select`."""
+        from ase_nnp.datasets.views import select
+
+        return self[select(self, **conditions)]
+
+    # ---- metadata
+
+    @property
+    def metadata(self) -> Columns:
+        """Columns over all structures (natoms, sid, fid, composition, energy, tags).
+
+        The first use decodes every record once; the result is cached per file, see
+        :mod:`ase_nnp.datasets.columns`.
+        """
+        return self.index()
+
+    def index(self, **options: Any) -> Columns:
+        """Return :attr:`metadata`, with options: ``cache=``, ``progress=``, ``on_error=``."""
+        from ase_nnp.datasets.columns import columns
+
+        return columns(self.shards, **options).take(self._index)
+
+    @property
+    def natoms(self) -> Array:
+        """(n,) number of atoms of each structure."""
+        known = [shard.natoms() for shard in self.shards]
+        if any(column is None for column in known) or not known:
+            return self.metadata.natoms
+        column = np.concatenate([c for c in known if c is not None])
+        return column if self._index is None else column[self._index]
+
+    def close(self) -> None:
+        """Close all files; they open again when needed."""
+        for shard in self.shards:
+            shard.close()
+
+
+def to_atoms_named(shard: Shard, number: int, sample: Sample) -> Atoms:
+    """Build Atoms; an error names file and record."""
+    try:
+        return to_atoms(sample)
+    except Exception as error:
+        raise DatasetError(str(error), path=shard.path, key=shard.key(number)) from error
+
+
+def _convert(sample: Sample, wanted: str, shard: Shard, number: int) -> None:
+    info = sample["info"]
+    reference = info.get("reference_energy")
+    if reference is None:
+        raise DatasetError(
+            f"no reference energy to make {wanted} of {info.get('energy_kind')} energies; "
+            "pass references= (a dict or pickle of reference energies by system id)",
+            path=shard.path,
+            key=shard.key(number),
+        )
+    sample["energy"] += reference if wanted == "total" else -reference
+    info["energy_kind"] = wanted
+
+
+def _checked(item: Any, size: int) -> Any:
+    """Turn a slice, mask or list of numbers into something that indexes an array."""
+    if isinstance(item, slice):
+        return item
+    array = np.asarray(item)
+    if array.dtype == bool:
+        if array.shape != (size,):
+            raise IndexError(f"a mask of shape {array.shape} for {size} structures")
+        return array
+    if array.size == 0:
+        return np.zeros(0, np.int64)
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise TypeError(f"a dataset takes integers, slices, index arrays and masks, not {item!r}")
+    if array.min() < -size or array.max() >= size:
+        raise IndexError(f"an index array that leaves the dataset of {size} structures")
+    return array

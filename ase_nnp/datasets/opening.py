@@ -1,0 +1,169 @@
+"""``open_dataset``: find out what a path holds and open it."""
+
+from __future__ import annotations
+
+import glob as globbing
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ase_nnp.datasets.base import AtomsDataset
+from ase_nnp.errors import DatasetError, UnknownModelError
+from ase_nnp.family import DatasetFormat
+
+__all__ = ["find_format", "open_dataset"]
+
+#: Endings that no dataset has: skipped in folders without a look.
+_NEVER = ("-lock", ".lock", ".md", ".log", ".npz", ".npy", ".pkl", ".py", ".tmp", ".part")
+_COMPRESSED = (".xz", ".gz", ".bz2")
+
+
+def open_dataset(
+    path: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    format: str | None = None,
+    **options: Any,
+) -> AtomsDataset:
+    """Open files of structures as one lazy sequence of ``ase.Atoms``.
+
+    Parameters
+    ----------
+    path
+        A file, a folder (its files in name order, subfolders not), a pattern with ``*``, or a
+        list of these. In a folder, files that are no dataset (notes, logs, lock files) are
+        ignored; a list is taken as it stands.
+    format
+        Name of a format where its content does not tell (``ase-nnp doctor`` lists them).
+    options
+        For the reader of that format. All readers of this package know ``energy_kind=``
+        (``"total"`` or ``"adsorption"``: convert energies by the stored reference).
+
+    Returns
+    -------
+    AtomsDataset
+        Opened lazily: shards are opened and decoded on first use, in each process anew.
+
+    Raises
+    ------
+    DatasetError
+        Nothing is there, it is no dataset, is damaged, or kinds of dataset are mixed.
+    """
+    formats = _formats()
+    if format is not None and format not in formats:
+        raise UnknownModelError(
+            f"no dataset format is named {format!r}; there are {', '.join(sorted(formats))}"
+        )
+    single = isinstance(path, (str, os.PathLike))
+    paths = [path] if single else list(path)  # type: ignore[arg-type, list-item]
+    if not paths:
+        raise DatasetError("an empty list of files")
+    if not single:
+        parts = [open_dataset(part, format, **options) for part in paths]
+        return AtomsDataset.concat(parts) if len(parts) > 1 else parts[0]
+    files = _files(Path(os.fspath(paths[0])).expanduser(), formats, format)
+    return _open(files, formats, options)
+
+
+def _formats() -> Mapping[str, DatasetFormat]:
+    from ase_nnp.registry import installed
+
+    return installed().datasets
+
+
+def find_format(
+    path: Path, formats: Mapping[str, DatasetFormat], *, by_name: bool = True
+) -> DatasetFormat | None:
+    """Return the format of a file, by content; by its name only if no content tells."""
+    for candidate in formats.values():
+        if candidate.sniff(path):
+            return candidate
+    return _format_by_name(path, formats) if by_name else None
+
+
+def _format_by_name(path: Path, formats: Mapping[str, DatasetFormat]) -> DatasetFormat | None:
+    name = path.name.lower()
+    for ending in _COMPRESSED:
+        name = name.removesuffix(ending)
+    for candidate in formats.values():
+        if name.endswith(tuple(candidate.suffixes)) and candidate.suffixes:
+            return candidate
+    return None
+
+
+def _files(
+    path: Path, formats: Mapping[str, DatasetFormat], format: str | None
+) -> list[tuple[Path, DatasetFormat]]:
+    """Return the files of a dataset with their formats, sorted by name."""
+    if path.is_dir() and not (path / "data.mdb").is_file():
+        candidates = sorted(entry for entry in path.iterdir() if _may_be_data(entry))
+        found = [(file, _in_folder(file, formats, format)) for file in candidates]
+        files = [(file, kind) for file, kind in found if kind is not None]
+        if not files:
+            listed = ", ".join(entry.name for entry in sorted(path.iterdir())[:8]) or "nothing"
+            raise DatasetError(f"no dataset in this folder; it holds {listed}", path=path)
+        _refuse_mixture(path, files)
+        return files
+    if path.exists():
+        kind = formats[format] if format is not None else find_format(path, formats)
+        if kind is None:
+            raise DatasetError(_unknown(path, formats), path=path)
+        return [(path, kind)]
+    if any(sign in str(path) for sign in "*?["):
+        matches = sorted(map(Path, globbing.glob(str(path), recursive=True)))
+        chosen = [
+            (file, _in_folder(file, formats, format))
+            for file in matches
+            if file.is_file() and _may_be_data(file)
+        ]
+        files = [(file, kind) for file, kind in chosen if kind is not None]
+        if not files:
+            raise DatasetError("no dataset matches this pattern", path=path)
+        _refuse_mixture(path, files)
+        return files
+    raise DatasetError("no such file or folder", path=path)
+
+
+def _may_be_data(path: Path) -> bool:
+    name = path.name.lower()
+    return path.is_file() and not name.startswith(".") and not name.endswith(_NEVER)
+
+
+def _in_folder(
+    path: Path, formats: Mapping[str, DatasetFormat], format: str | None
+) -> DatasetFormat | None:
+    kind = find_format(path, formats)
+    return kind if format is None or (kind is not None and kind.name == format) else None
+
+
+def _refuse_mixture(path: Path, files: list[tuple[Path, DatasetFormat]]) -> None:
+    kinds: dict[str, list[str]] = {}
+    for file, kind in files:
+        kinds.setdefault(kind.name, []).append(file.name)
+    if len(kinds) > 1:
+        listed = "; ".join(
+            f"{name}: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
+            for name, names in kinds.items()
+        )
+        raise DatasetError(
+            f"several kinds of dataset in one place ({listed}); name one with format=", path=path
+        )
+
+
+def _unknown(path: Path, formats: Mapping[str, DatasetFormat]) -> str:
+    if path.stat().st_size == 0:
+        return "an empty file"
+    return f"no known kind of dataset; there are {', '.join(sorted(formats))}"
+
+
+def _open(
+    files: Sequence[tuple[Path, DatasetFormat]],
+    formats: Mapping[str, DatasetFormat],
+    options: dict[str, Any],
+) -> AtomsDataset:
+    kind = files[0][1]
+    try:
+        return kind.open([file for file, _ in files], **options)  # type: ignore[return-value]
+    except TypeError as error:
+        if "unexpected keyword" in str(error):
+            raise DatasetError(f"format {kind.name}: {error}", path=files[0][0]) from None
+        raise

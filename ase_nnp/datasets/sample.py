@@ -1,0 +1,221 @@
+"""One structure with its labels as plain arrays, its checks, and the way to ``ase.Atoms``.
+
+A *sample* is a dict. Always there: ``atomic_numbers`` (N,) int64, ``positions`` (N, 3) Angstrom,
+``cell`` (3, 3) with lattice vectors in rows, ``pbc`` (3,) bool and ``info`` (a dict). Where known:
+
+=============================  ==================================================================
+``tags``                       (N,) int64: 0 slab below, 1 surface, 2 adsorbate, 3 solvent
+``fixed``                      (N,) bool, atoms held by FixAtoms
+``energy``                     float, eV; what it is stands in ``info["energy_kind"]``
+``forces``                     (N, 3) eV/Angstrom, raw: not projected by constraints
+``stress``                     (3, 3) eV/Angstrom^3, ASE's sign
+``results``                    further results of ASE's list (dipole, magmoms, charges, free_energy)
+``edge_index``                 (2, E) int64, [source j, target i]
+``edge_shift``                 (E, 3) int64 lattice shifts S: r_ij = r_j + S @ cell - r_i
+``edge_distance``              (E,) Angstrom
+``arrays``                     further per-atom arrays of ``ase.Atoms`` (momenta, initial_magmoms)
+``constraints``                other constraints, as ASE dicts
+=============================  ==================================================================
+
+``info`` holds ``sid``, ``fid``, ``y_init``, ``y_relaxed``, ``pos_relaxed`` (N, 3),
+``reference_energy``, ``charge``, ``spin`` and whatever else the file says of the structure.
+Arrays may be read-only views in the precision of the file.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ase_nnp.errors import DatasetError
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+__all__ = ["Sample", "check_sample", "from_atoms", "to_atoms"]
+
+Sample = dict[str, Any]
+Array = np.ndarray[Any, Any]
+
+_FLATNESS = 1e-5  # volume of the periodic vectors over the product of their lengths
+
+
+def _finite(values: Array) -> bool:
+    if values.dtype.kind != "f":
+        return values.dtype.kind in "iu"
+    flat = values.ravel()
+    return math.isfinite(np.dot(flat, flat)) or bool(np.isfinite(flat).all())
+
+
+def _vectors(sample: Sample, name: str, n: int) -> None:
+    values = sample[name]
+    if values.shape != (n, 3):
+        raise DatasetError(f"{name} of shape {values.shape} for {n} atoms")
+    if not _finite(values):
+        raise DatasetError(f"{name} with values that are not finite numbers")
+
+
+def _numbers(values: Array) -> Array:
+    if values.ndim != 1 or not values.size:
+        raise DatasetError(
+            "no atoms" if not values.size else f"atomic numbers of shape {values.shape}"
+        )
+    if values.dtype.kind not in "iuf":
+        raise DatasetError(f"atomic numbers of type {values.dtype}")
+    low, high = values.min(), values.max()
+    if not (low >= 1 and high <= 118):
+        raise DatasetError(f"atomic numbers from {low:g} to {high:g}; they must be 1 to 118")
+    whole = values.astype(np.int64)
+    if values.dtype.kind == "f" and not np.array_equal(whole, values):
+        raise DatasetError("atomic numbers that are no whole numbers")
+    return whole
+
+
+def _cell(cell: Array, pbc: Any) -> None:
+    if cell.shape != (3, 3):
+        raise DatasetError(f"a cell of shape {cell.shape}")
+    rows = cell.tolist()
+    if not all(math.isfinite(x) for row in rows for x in row):
+        raise DatasetError("a cell with values that are not finite numbers")
+    periodic = [row for row, on in zip(rows, pbc, strict=True) if on]
+    lengths = [math.hypot(*row) for row in periodic]
+    if periodic and min(lengths) < 1e-6:
+        raise DatasetError("a periodic direction without a lattice vector")
+    if len(periodic) > 1:
+        (a1, a2, a3), (b1, b2, b3) = periodic[:2]
+        normal = (a2 * b3 - a3 * b2, a3 * b1 - a1 * b3, a1 * b2 - a2 * b1)
+        volume = math.hypot(*normal)
+        if len(periodic) == 3:
+            volume = abs(sum(x * y for x, y in zip(normal, periodic[2], strict=True)))
+        if not volume > _FLATNESS * math.prod(lengths):
+            raise DatasetError("a singular cell: its periodic vectors span no volume")
+
+
+def check_sample(sample: Sample) -> Sample:
+    """Refuse what cannot be meant; returns the sample with checked, usual types.
+
+    Raises
+    ------
+    DatasetError
+        Without file and record, which the dataset adds.
+    """
+    sample["atomic_numbers"] = _numbers(sample["atomic_numbers"])
+    n = len(sample["atomic_numbers"])
+    _vectors(sample, "positions", n)
+    _cell(sample["cell"], sample["pbc"].tolist())
+    if "forces" in sample:
+        _vectors(sample, "forces", n)
+    for name in ("tags", "fixed"):
+        if name in sample and sample[name].shape != (n,):
+            raise DatasetError(f"{name} of shape {sample[name].shape} for {n} atoms")
+    if "energy" in sample and not math.isfinite(sample["energy"]):
+        raise DatasetError(f"an energy of {sample['energy']}")
+    if "stress" in sample and not _finite(sample["stress"]):
+        raise DatasetError("stress with values that are not finite numbers")
+    if "edge_index" in sample:
+        _edges(sample, n)
+    return sample
+
+
+def _edges(sample: Sample, n: int) -> None:
+    edges = sample["edge_index"]
+    if edges.ndim != 2 or edges.shape[0] != 2 or edges.dtype.kind not in "iu":
+        raise DatasetError(f"edge_index of shape {edges.shape} and type {edges.dtype}")
+    if edges.size and not (edges.min() >= 0 and edges.max() < n):
+        raise DatasetError(f"edge_index refers to atoms that {n} atoms do not have")
+    for name, shape in (("edge_shift", (edges.shape[1], 3)), ("edge_distance", edges.shape[1:])):
+        if name in sample and sample[name].shape != shape:
+            raise DatasetError(f"{name} of shape {sample[name].shape} for {edges.shape[1]} edges")
+
+
+def to_atoms(sample: Sample) -> Atoms:
+    """Build ``ase.Atoms`` with labels in a SinglePointCalculator; copies all arrays."""
+    from ase import Atoms
+    from ase.calculators.singlepoint import SinglePointCalculator
+    from ase.constraints import FixAtoms
+
+    atoms = Atoms(
+        numbers=sample["atomic_numbers"],
+        positions=sample["positions"],
+        cell=sample["cell"],
+        pbc=sample["pbc"],
+        tags=sample.get("tags"),
+    )
+    for name, values in sample.get("arrays", {}).items():
+        atoms.set_array(name, values)
+    results = dict(sample.get("results", ()))
+    if "energy" in sample:
+        results["energy"] = sample["energy"]
+    if "forces" in sample:
+        results["forces"] = sample["forces"]
+    if "stress" in sample:
+        results["stress"] = sample["stress"].ravel()[[0, 4, 8, 5, 2, 1]]
+    if results:
+        atoms.calc = SinglePointCalculator(atoms, **results)
+    constraints = list(_constraints(sample.get("constraints", ())))
+    if "fixed" in sample and sample["fixed"].any():
+        constraints.insert(0, FixAtoms(indices=np.flatnonzero(sample["fixed"])))
+    if constraints:
+        atoms.set_constraint(constraints)
+    atoms.info = dict(sample["info"])
+    return atoms
+
+
+def _constraints(described: Any) -> Any:
+    from ase.constraints import dict2constraint
+
+    for entry in described:
+        try:
+            yield dict2constraint(entry)
+        except Exception as error:
+            raise DatasetError(
+                f"constraint {entry.get('name')!r} cannot be made: {error}"
+            ) from None
+
+
+_INFO_ONLY = ("energy", "forces", "stress")
+
+
+def from_atoms(atoms: Atoms) -> Sample:
+    """Return the sample of an ``Atoms``, as it would come from a file."""
+    from ase.constraints import FixAtoms
+    from ase.stress import voigt_6_to_full_3x3_stress
+
+    sample: Sample = {
+        "atomic_numbers": atoms.numbers,
+        "positions": atoms.positions,
+        "cell": np.asarray(atoms.cell),
+        "pbc": np.asarray(atoms.pbc, bool),
+        "info": dict(atoms.info),
+    }
+    arrays = {k: v for k, v in atoms.arrays.items() if k not in ("numbers", "positions")}
+    if "tags" in arrays:
+        sample["tags"] = arrays.pop("tags")
+    if arrays:
+        sample["arrays"] = arrays
+    fixed = np.zeros(len(atoms), bool)
+    others = []
+    for constraint in atoms.constraints:
+        if isinstance(constraint, FixAtoms):
+            fixed[constraint.index] = True
+        else:
+            others.append(constraint.todict())
+    if fixed.any():
+        sample["fixed"] = fixed
+    if others:
+        sample["constraints"] = others
+    results = dict(getattr(atoms.calc, "results", None) or {})
+    for name in ("energy", "forces"):
+        if results.get(name) is not None:
+            sample[name] = float(results[name]) if name == "energy" else np.asarray(results[name])
+        results.pop(name, None)
+    stress = results.pop("stress", None)
+    if stress is not None:
+        stress = np.asarray(stress, float)
+        sample["stress"] = stress if stress.size == 9 else voigt_6_to_full_3x3_stress(stress)
+    results = {name: value for name, value in results.items() if value is not None}
+    if results:
+        sample["results"] = results
+    return sample
