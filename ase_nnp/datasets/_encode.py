@@ -1,0 +1,178 @@
+"""Samples to bytes: the JSON rows of aselmdb, and flat binary records without pickles.
+
+Nothing here depends on the time, the user or chance, so converting twice gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ase_nnp.errors import DatasetError
+
+if TYPE_CHECKING:
+    from ase_nnp.datasets.sample import Sample
+
+#: Key under ``data`` (and in JSON headers) for per-atom arrays that ASE rows have no place for.
+ARRAYS = "atoms_arrays"
+#: Arrays with a place of their own in a row.
+_ROW_ARRAYS = ("momenta", "masses", "initial_magmoms", "initial_charges")
+
+
+def row_of(sample: Sample) -> dict[str, Any]:
+    """Return a sample under the names of an ASE database row; ``data`` holds its ``info``.
+
+    Real numbers become float64, in which every stored precision is exact. Stored edges have no
+    place in a row.
+    """
+    row: dict[str, Any] = {
+        "numbers": sample["atomic_numbers"],
+        "positions": _double(sample["positions"]),
+        "cell": _double(sample["cell"]),
+        "pbc": sample["pbc"],
+    }
+    if "tags" in sample:
+        row["tags"] = sample["tags"]
+    data = dict(sample["info"])
+    rest = {}
+    for name, value in sample.get("arrays", {}).items():
+        (row if name in _ROW_ARRAYS else rest)[name] = value
+    if rest:
+        data[ARRAYS] = rest
+    constraints = list(sample.get("constraints", ()))
+    if "fixed" in sample and sample["fixed"].any():
+        indices = np.flatnonzero(sample["fixed"]).tolist()
+        constraints.insert(0, {"name": "FixAtoms", "kwargs": {"indices": indices}})
+    if constraints:
+        row["constraints"] = constraints
+    results = _results(sample)
+    if results:
+        row |= {"calculator": "unknown", "calculator_parameters": {}, **results}
+    row["data"] = data
+    return row
+
+
+def _double(values: Any) -> Any:
+    return np.asarray(values, dtype=np.float64)
+
+
+def _results(sample: Sample) -> dict[str, Any]:
+    from ase.calculators.calculator import all_properties
+
+    results = {k: v for k, v in sample.get("results", {}).items() if k in all_properties}
+    if "energy" in sample:
+        results["energy"] = float(sample["energy"])
+    if "forces" in sample:
+        results["forces"] = _double(sample["forces"])
+    if "stress" in sample:
+        results["stress"] = _double(sample["stress"]).ravel()[[0, 4, 8, 5, 2, 1]]
+    return results
+
+
+def add_row_fields(sample: Sample, row: dict[str, Any], arrays: dict[str, Any]) -> Sample:
+    """Put back into a sample what :func:`row_of` wrote under other names."""
+    n = len(sample["atomic_numbers"])
+    if "tags" in row:
+        sample["tags"] = np.asarray(row["tags"])
+    constraints = []
+    for entry in row.get("constraints", []):
+        if entry.get("name") == "FixAtoms":
+            fixed = sample.setdefault("fixed", np.zeros(n, dtype=bool))
+            fixed[np.asarray(entry["kwargs"]["indices"], dtype=np.int64)] = True
+        else:
+            constraints.append(entry)
+    if constraints:
+        sample["constraints"] = constraints
+    own = {name: np.asarray(row[name]) for name in _ROW_ARRAYS if name in row}
+    own |= {name: np.asarray(value) for name, value in arrays.items()}
+    if own:
+        sample["arrays"] = {**sample.get("arrays", {}), **own}
+    for name in ("free_energy", "magmoms", "magmom", "charges", "dipole"):
+        if name in row:
+            sample.setdefault("results", {})[name] = row[name]
+    return sample
+
+
+def _plain(value: Any, where: str) -> Any:
+    """Return ``value`` as what ASE's JSON reader turns back into it."""
+    if isinstance(value, np.ndarray):
+        if value.dtype.kind not in "biufUS":
+            raise DatasetError(f"{where} is an array of {value.dtype}, which cannot be stored")
+        if value.dtype.kind in "US":
+            return value.astype(str).tolist()
+        # orjson has no float16 and wants contiguous memory; the name in the tag keeps the type.
+        flat = value.ravel() if value.dtype != np.float16 else value.ravel().astype(float)
+        return {"__ndarray__": [list(value.shape), value.dtype.name, np.ascontiguousarray(flat)]}
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, complex):
+        return {"__complex__": [value.real, value.imag]}
+    if isinstance(value, dict):
+        return {str(k): _plain(v, f"{where}[{k!r}]") for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v, where) for v in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if hasattr(value, "todict"):
+        return _plain(value.todict(), where)
+    raise DatasetError(f"{where} is a {type(value).__name__}, which cannot be stored")
+
+
+def _finite(value: Any) -> bool:
+    if isinstance(value, np.ndarray):
+        return value.dtype.kind != "f" or bool(np.isfinite(value).all())
+    if isinstance(value, float):
+        return bool(np.isfinite(value))
+    if isinstance(value, dict):
+        return all(_finite(v) for v in value.values())
+    if isinstance(value, list):
+        return all(_finite(v) for v in value)
+    return not isinstance(value, int) or -(2**63) <= value < 2**64
+
+
+def to_json(value: Any) -> bytes:
+    """Encode plain values and arrays; NaN and infinity appear as ASE writes them."""
+    import orjson
+
+    if _finite(value):
+        return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+    return json.dumps(value, default=lambda array: array.tolist()).encode()
+
+
+def ase_row(sample: Sample) -> bytes:
+    """Encode one row of an aselmdb file (JSON as ASE writes it, zlib)."""
+    body = to_json({name: _plain(value, name) for name, value in row_of(sample).items()})
+    # Identity from content: the same structure always gets the same row.
+    digest = hashlib.md5(body, usedforsecurity=False).hexdigest()
+    tail = f',"unique_id":"{digest}","ctime":0.0,"mtime":0.0,"user":""}}'
+    return zlib.compress(body[:-1] + tail.encode())
+
+
+#: Parts of a sample that are dictionaries; their entries are named ``part.name``.
+NESTED = ("info", "arrays", "results")
+
+
+def flat_record(sample: Sample) -> bytes:
+    """Encode one binary record in the layout of a safetensors file.
+
+    Eight bytes with the length of a JSON header, the header (name to dtype, shape, byte range, and
+    ``__metadata__`` with everything that is no array), then the raw little-endian arrays. Nothing
+    is converted: float32 stays float32, and stored edges are kept.
+    """
+    from safetensors.numpy import save
+
+    arrays: dict[str, Any] = {}
+    rest: dict[str, Any] = {}
+    for name, value in sample.items():
+        entries = value.items() if name in NESTED else [(None, value)]
+        for key, entry in entries:
+            full = name if key is None else f"{name}.{key}"
+            if isinstance(entry, np.ndarray) and entry.dtype.kind in "biuf":
+                arrays[full] = np.ascontiguousarray(entry)
+            else:
+                rest[full] = _plain(entry, full)
+    return save(arrays, metadata={"rest": to_json(rest).decode()})
