@@ -60,9 +60,10 @@ class NNPCalculator(Calculator):  # type: ignore[misc]
 
     Notes
     -----
-    Energy and forces come from one model call; so does the stress once it has been asked for. Atoms
-    are recalculated when positions, numbers, cell or pbc change, or what else the model reads: charge and
-    spin in ``atoms.info``, tags, fixed atoms, initial charges. Nothing is ever written to the atoms.
+    Energy and forces come from one model call; so does the stress once it has been asked for.
+    Atoms are recalculated when positions, numbers, cell or pbc change, or what else the model
+    reads: charge and spin in ``atoms.info``, tags, fixed atoms, initial charges. Nothing is ever
+    written to the atoms.
 
     ``energy`` is what the model was trained on: see ``calc.energy_kind`` (total, or adsorption
     energy) and ``calc.energy_reference``.

@@ -20,8 +20,8 @@ def resolve_config(
     """Return the family's defaults updated by ``config`` and then by ``options``.
 
     ``config`` is a dictionary of hyper-parameters, the path of a JSON file, or a whole published
-    configuration with the hyper-parameters under ``"model"``; of the keys beside ``"model"`` those in
-    ``family.config_extras`` count and the rest is a record of how the model was trained.
+    configuration with the hyper-parameters under ``"model"``; of the keys beside ``"model"``
+    those in ``family.config_extras`` count and the rest is a record of the training.
 
     Raises
     ------

@@ -8,7 +8,7 @@
             PluginError         the plugin is there and cannot be used
         ConfigError             hyper-parameters that a family does not take
         CheckpointError         a weights file that cannot be read or does not fit
-        UnsafeFileError         a file that asks for code to be run; also a CheckpointError and a DatasetError
+        UnsafeFileError         a file that asks for code to be run (also a DatasetError)
         DatasetError            a dataset, or one record of it
         StructureError          atoms that cannot be meant (NaN, no atoms, cell without volume)
             UnsupportedElementError

@@ -68,8 +68,8 @@ class ModelFamily:
     conservative
         Whether forces are the gradient of the energy; None where the configuration decides.
     violations
-        Measured departures from exact symmetry by the name of the conformance check, as the relative tolerance that
-        the check must use, with the reason in ``notes``.
+        Measured departures from exact symmetry by the name of the conformance check, as the
+        relative tolerance that the check must use, with the reason in ``notes``.
     """
 
     name: str

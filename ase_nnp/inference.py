@@ -259,8 +259,8 @@ def predict(
     Returns
     -------
     list of dict
-        ``energy`` float (eV), ``forces`` (n, 3) eV/Angstrom, ``stress`` (3, 3) eV/Angstrom^3 for cells with a volume,
-        and any other property under its own name; arrays are float64.
+        ``energy`` float (eV), ``forces`` (n, 3) eV/Angstrom, ``stress`` (3, 3) eV/Angstrom^3 for
+        cells with a volume, and any other property under its own name; arrays are float64.
 
     Raises
     ------

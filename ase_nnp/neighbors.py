@@ -1,12 +1,14 @@
 """Neighbour lists: which atoms see which, through which periodic images.
 
-Two backends find the same directed edges: vesin, one structure at a time, the fastest on a CPU; and
-a batched cell list in plain torch, for any device. Both hand their edges to :func:`canonical`, which
-puts them in one order (centre, neighbour, image) and applies the cap on neighbours, so that a
-result never depends on the backend.
+Two backends find the same directed edges: vesin, one structure at a time, the fastest on a CPU;
+and a batched cell list in plain torch, for any device. Both hand their edges to
+:func:`canonical`, which puts them in one order (centre, neighbour, image) and applies the cap on
+neighbours, so that a result never depends on the backend.
 """
 
 from __future__ import annotations
+
+import itertools
 
 import numpy as np
 import torch
@@ -16,7 +18,7 @@ from ase_nnp.errors import StructureError
 
 __all__ = ["BACKENDS", "canonical", "torch_edges", "vesin_edges"]
 
-#: Pairs nearer than this are the same atom written twice; published graphs leave them out.
+#: Atoms nearer than this (Angstrom) are one atom written twice.
 MIN_DISTANCE = 0.01
 #: Distances that agree to this (Angstrom) are a tie; ties go to the lower neighbour, then image.
 TIE = 1e-6
@@ -48,7 +50,7 @@ def vesin_edges(
     xyz, cells, periodic = (t.cpu().numpy() for t in (positions, cell, pbc))
     starts = np.searchsorted(batch.cpu().numpy(), np.arange(len(cells) + 1))
     index, shift, length = [], [], []
-    for b, (first, last) in enumerate(zip(starts[:-1], starts[1:], strict=True)):
+    for b, (first, last) in enumerate(itertools.pairwise(starts)):
         i, j, s, d = search.compute(xyz[first:last], cells[b], periodic[b], quantities="ijSd")
         index.append(np.stack([j, i]).astype(np.int64) + first)
         shift.append(s.astype(np.int64))
@@ -65,8 +67,8 @@ def torch_edges(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Edges of all structures at once by a batched cell list, on the device of ``positions``.
 
-    Every structure is cut into bins at least about ``cutoff`` wide; an atom looks into the bins around its own, and a bin
-    that lies outside the cell is a periodic image. Same arguments and result as
+    Every structure is cut into bins about ``cutoff`` wide; an atom looks into the bins around its
+    own, and a bin that lies outside the cell is a periodic image. Same arguments and result as
     :func:`vesin_edges`; linear in the number of atoms at constant density.
     """
     device = positions.device
@@ -138,14 +140,17 @@ BACKENDS = {"vesin": vesin_edges, "torch": torch_edges}
 
 
 def canonical(
-    edges: Tensor, shifts: Tensor, distance: Tensor, num_atoms: int, max_neighbors: int | None = None
+    edges: Tensor,
+    shifts: Tensor,
+    distance: Tensor,
+    num_atoms: int,
+    max_neighbors: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Put edges in one order and keep the nearest ``max_neighbors`` of each centre.
 
     The order is centre, then neighbour, then image ``(n1, n2, n3)`` with ``n3`` fastest, which is
-    also how the published OC20 graphs list them. Pairs nearer than 0.01 Angstrom are dropped as
-    there. Of equally distant neighbours (to 1e-6 Angstrom) at the cap, those first in this order
-    stay: exactly ``max_neighbors`` remain.
+    also how the published OC20 graphs list them. Of equally distant neighbours (to 1e-6 Angstrom)
+    at the cap, those first in this order stay: exactly ``max_neighbors`` remain.
 
     Parameters
     ----------
@@ -159,10 +164,21 @@ def canonical(
     Returns
     -------
     edge_index (2, E) int64 and edge_shift (E, 3) int64.
+
+    Raises
+    ------
+    StructureError
+        Two atoms are in the same place (nearer than 0.01 Angstrom).
     """
     if edges.shape[1] == 0:
         return edges, shifts
     source, centre = edges
+    nearest = int(distance.argmin())
+    if distance[nearest] < MIN_DISTANCE:
+        raise StructureError(
+            f"Atoms {int(centre[nearest])} and {int(source[nearest])} are "
+            f"{float(distance[nearest]):.4f} Angstrom apart. Remove one of the two."
+        )
     width = 2 * int(shifts.abs().max()) + 1
     images = (shifts[:, 0] * width + shifts[:, 1]) * width + shifts[:, 2]
     pairs = centre * num_atoms + source
@@ -171,7 +187,6 @@ def canonical(
     else:
         order = torch.argsort(images)
         order = order[torch.argsort(pairs[order], stable=True)]
-    order = order[(distance > MIN_DISTANCE)[order]]
     if max_neighbors is not None:
         centre = centre[order]
         by_distance = torch.argsort(torch.round(distance[order] / TIE), stable=True)

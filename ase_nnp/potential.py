@@ -209,7 +209,8 @@ class Conservative(Potential):
               \sigma = V^{-1} \partial E / \partial \varepsilon
 
     with the symmetric strain of Knuth et al. (2015), doi:10.1016/j.cpc.2015.01.003, Eq. 3:
-    ``r -> r + r eps``, ``cell -> cell + cell eps``. ``stress`` is positive under tension and zero for a cell without volume.
+    ``r -> r + r eps``, ``cell -> cell + cell eps``. ``stress`` is positive under tension and zero
+    for a cell without volume.
 
     In training mode the results keep their graph, so that a loss on forces can be differentiated
     again; in evaluation mode they are detached unless ``differentiable`` is set.

@@ -6,9 +6,10 @@ In a plugin's own tests one line is enough::
 
     test_conformance = conformance("mymodel")
 
-Each check builds structures from elements that the model knows, evaluates in float64 and returns how far
-the model is from exact, as a relative number. That must not exceed the check's tolerance, or the
-violation that the family declares (``ModelFamily.violations``) where the physics is not exact by design.
+Each check builds structures from elements that the model knows, evaluates in float64 and returns
+how far the model is from exact, as a relative number. That must not exceed the check's tolerance,
+or the violation that the family declares (``ModelFamily.violations``) where the physics is not
+exact by design.
 """
 
 from __future__ import annotations

@@ -151,7 +151,9 @@ def check_outputs_are_what_was_declared(subject: Subject) -> float:
     if missing:
         raise AssertionError(f"declared and not returned: {sorted(missing)}")
     shapes = {"energy": (), "forces": (len(atoms), 3), "stress": (3, 3)}
-    wrong = {k: np.shape(found[k]) for k, s in shapes.items() if k in found and np.shape(found[k]) != s}
+    wrong = {
+        k: np.shape(found[k]) for k, s in shapes.items() if k in found and np.shape(found[k]) != s
+    }
     if wrong:
         raise AssertionError(f"wrong shapes: {wrong}")
     return 0.0

@@ -81,5 +81,9 @@ def show(row: dict[str, Any], as_json: bool) -> None:
     print_table(
         row["name"],
         ("", ""),
-        [(k, v if isinstance(v, str) else repr(v)) for k, v in row.items() if v not in ("", (), [])],
+        [
+            (k, v if isinstance(v, str) else repr(v))
+            for k, v in row.items()
+            if v not in ("", (), [])
+        ],
     )

@@ -77,12 +77,12 @@ def relax(
     )
     taken = 0
     converged = False
-    for converged in driver.irun(fmax=fmax, steps=steps):
-        taken = driver.nsteps
+    for done in driver.irun(fmax=fmax, steps=steps):
+        converged, taken = bool(done), driver.nsteps
         if callback is not None:
             callback(taken, float(moving.get_potential_energy()), _fmax(target))
     return Relaxation(
-        moving, bool(converged), taken, before, float(moving.get_potential_energy()), _fmax(target)
+        moving, converged, taken, before, float(moving.get_potential_energy()), _fmax(target)
     )
 
 

@@ -1,0 +1,353 @@
+"""The ASE contract: what scripts written for any calculator rely on."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+
+import ase.calculators.calculator as ase_calculator
+import numpy as np
+import pytest
+import torch
+from ase import Atoms, units
+from ase.build import bulk, fcc111, molecule
+from ase.calculators.calculator import (
+    CalculationFailed,
+    CalculatorSetupError,
+    PropertyNotImplementedError,
+)
+from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_stress
+from ase.calculators.mixing import SumCalculator
+from ase.constraints import FixAtoms
+from ase.filters import FrechetCellFilter
+from ase.io import Trajectory, read, write
+from ase.md import VelocityVerlet
+from ase.md.nose_hoover_chain import NoseHooverChainNVT
+from ase.md.velocitydistribution import thermalize_momenta
+from ase.mep import NEB
+from ase.optimize import BFGS, FIRE
+from ase.vibrations import Vibrations
+from ase_nnp.errors import ConfigError, PredictionError, StructureError, UnsupportedElementError
+
+from ase_nnp import NNPCalculator, Potential, build_model
+
+
+@pytest.fixture
+def lj():
+    return build_model("lj", dtype="float64", device="cpu")
+
+
+@pytest.fixture
+def copper(lj):
+    atoms = bulk("Cu", cubic=True)
+    atoms.rattle(0.08, seed=3)
+    atoms.calc = NNPCalculator(lj)
+    return atoms
+
+
+class Reader(Potential):
+    """Energy from what is beside the geometry, to see what triggers a recalculation."""
+
+    outputs = ("energy", "forces")
+    reads = ("charge", "tags", "fixed", "external_field")
+
+    def forward(self, graph):
+        per_atom = graph.tags.double() + 10.0 * graph.fixed.double()
+        energy = graph.charge + torch.zeros(graph.num_structures).double().index_add(
+            0, graph.batch, per_atom
+        )
+        return {"energy": energy, "forces": torch.zeros_like(graph.positions)}
+
+
+def test_forces_and_stress_are_those_of_finite_differences(copper):
+    assert np.allclose(copper.get_forces(), calculate_numerical_forces(copper, 1e-4), atol=1e-6)
+    assert np.allclose(copper.get_stress(), calculate_numerical_stress(copper, 1e-5), atol=1e-8)
+    assert copper.get_stress().shape == (6,)
+    assert copper.get_stress(voigt=False).shape == (3, 3)
+
+
+def test_one_model_call_serves_energy_forces_and_stress(copper):
+    copper.get_stress()
+    copper.get_forces()
+    copper.get_potential_energy()
+    copper.get_potential_energy(force_consistent=True)
+    assert copper.calc.model_calls == 1
+    copper.rattle(0.01, seed=1)
+    copper.get_potential_energy()
+    copper.get_stress()
+    assert copper.calc.model_calls == 2
+
+
+def test_stress_is_not_computed_before_it_is_asked_for(copper):
+    copper.get_forces()
+    assert "stress" not in copper.calc.results
+    copper.get_stress()
+    copper.rattle(0.01, seed=1)
+    copper.get_potential_energy()
+    assert "stress" in copper.calc.results
+
+
+def test_free_energy_is_the_energy(copper):
+    assert copper.get_potential_energy(force_consistent=True) == copper.get_potential_energy()
+
+
+def test_implemented_properties_belong_to_the_instance(lj):
+    before = list(ase_calculator.Calculator.implemented_properties)
+    one, two = NNPCalculator(lj), NNPCalculator(lj)
+    one.implemented_properties.append("mine")
+    assert "mine" not in two.implemented_properties
+    assert list(ase_calculator.Calculator.implemented_properties) == before
+    assert two.implemented_properties == ["energy", "free_energy", "forces", "stress"]
+
+
+def test_results_are_replaced_and_cleared_by_a_failure(copper):
+    copper.get_stress()
+    copper.calc.results["stale"] = 1.0
+    copper.rattle(0.01, seed=2)
+    copper.get_forces()
+    assert "stale" not in copper.calc.results
+    before = copper.copy()
+    copper.positions[0, 0] = np.nan
+    with pytest.raises(StructureError):
+        copper.get_forces()
+    assert copper.calc.results == {}
+    copper.positions = before.positions
+    assert np.isfinite(copper.get_forces()).all()
+
+
+def test_results_are_plain_floats_and_double_arrays():
+    atoms = bulk("Cu", cubic=True)
+    atoms.calc = NNPCalculator(build_model("lj", device="cpu"))
+    atoms.get_stress()
+    assert type(atoms.calc.results["energy"]) is float
+    assert atoms.calc.results["forces"].dtype == np.float64
+    assert atoms.get_forces().shape == (4, 3)
+
+
+@pytest.mark.parametrize("name", ["a.db", "a.json", "a.extxyz", "a.traj"])
+def test_results_survive_files(copper, tmp_path, name):
+    energy, forces, stress = (
+        copper.get_potential_energy(),
+        copper.get_forces(),
+        copper.get_stress(),
+    )
+    write(tmp_path / name, copper)
+    back = read(tmp_path / name)
+    assert back.get_potential_energy() == pytest.approx(energy, abs=1e-7)
+    assert np.allclose(back.get_forces(), forces, atol=1e-7)
+    assert np.allclose(back.get_stress(), stress, atol=1e-7)
+
+
+def test_results_survive_an_ase_database_with_its_calculator_name(copper, tmp_path):
+    from ase.db import connect
+
+    copper.get_forces()
+    with connect(tmp_path / "x.db") as db:
+        db.write(copper)
+    row = next(iter(connect(tmp_path / "x.db").select()))
+    assert row.calculator == "nnp"
+    assert row.energy == pytest.approx(copper.get_potential_energy())
+
+
+def test_parameters_are_json(copper):
+    assert json.loads(json.dumps(copper.calc.todict()))["model"] == "lj"
+    assert len(copper.calc.todict()["model_hash"]) == 64
+
+
+def test_what_the_model_reads_triggers_a_calculation_and_nothing_else():
+    atoms = fcc111("Cu", (1, 1, 3), vacuum=5.0)
+    calc = atoms.calc = NNPCalculator(Reader().to(torch.float64))
+
+    def calls():
+        atoms.get_potential_energy()
+        return calc.model_calls
+
+    assert calls() == 1
+    atoms.info["note"] = "nothing to do with it"
+    atoms.set_initial_charges([1, 0, 0])
+    atoms.set_initial_magnetic_moments([1, 0, 0])
+    atoms.set_masses([1, 2, 3])
+    assert calls() == 1
+    atoms.info["charge"] = 1
+    assert calls() == 2
+    atoms.set_tags([0, 0, 0])
+    assert calls() == 3
+    atoms.set_constraint(FixAtoms([0, 1]))
+    assert calls() == 4
+    atoms.info["external_field"] = np.zeros(3)
+    assert calls() == 5
+    atoms.info["external_field"][2] = 0.1  # changed in place
+    assert calls() == 6
+    assert calls() == 6
+
+
+def test_nothing_is_written_to_the_atoms(copper):
+    before = copy.deepcopy((copper.info, list(copper.arrays)))
+    copper.get_stress()
+    assert (copper.info, list(copper.arrays)) == before
+
+
+def test_a_model_that_reads_nothing_ignores_info(copper):
+    copper.get_potential_energy()
+    copper.info["charge"] = 3
+    copper.set_tags([1, 2, 3, 4])
+    copper.get_potential_energy()
+    assert copper.calc.model_calls == 1
+
+
+def test_no_stress_without_a_volume(lj):
+    atoms = molecule("CO")
+    atoms.calc = NNPCalculator(lj)
+    atoms.get_forces()
+    with pytest.raises(PropertyNotImplementedError):
+        atoms.get_stress()
+    assert np.isfinite(atoms.get_potential_energy())
+
+
+def test_a_property_the_model_lacks_is_ases_own_error(copper):
+    with pytest.raises(PropertyNotImplementedError):
+        copper.get_dipole_moment()
+
+
+def test_an_unsupported_element_names_itself_and_the_supported_set(lj):
+    lj.elements = frozenset({1, 29})
+    atoms = molecule("CO")
+    atoms.calc = NNPCalculator(lj)
+    with pytest.raises(CalculatorSetupError, match=r"C, O.*H, Cu") as caught:
+        atoms.get_forces()
+    assert isinstance(caught.value, UnsupportedElementError)
+
+
+def test_atoms_on_top_of_each_other_are_refused(lj):
+    atoms = Atoms("Cu3", positions=[[0, 0, 0], [2, 0, 0], [2, 0, 0.001]])
+    atoms.calc = NNPCalculator(lj)
+    with pytest.raises(CalculatorSetupError, match="Atoms 1 and 2|Atoms 2 and 1"):
+        atoms.get_forces()
+
+
+def test_an_answer_that_is_not_finite_is_an_error(copper, lj):
+    lj.epsilon = float("inf")
+    with pytest.raises(CalculationFailed, match="not finite") as caught:
+        copper.get_forces()
+    assert isinstance(caught.value, PredictionError)
+    assert copper.calc.results == {}
+
+
+def test_deepcopy_and_clone_share_the_model_and_nothing_else(copper):
+    copper.get_stress()
+    twin = copy.deepcopy(copper)
+    assert twin.calc.model is copper.calc.model
+    assert twin.calc.results.keys() == copper.calc.results.keys()
+    twin.calc.results["forces"][0] += 1
+    assert not np.allclose(twin.calc.results["forces"], copper.calc.results["forces"])
+    other = copper.calc.clone()
+    assert other.model is copper.calc.model
+    assert other.results == {}
+
+
+def test_pickling_ships_the_same_weights_once():
+    model = build_model("lj", device="cpu")
+    model.register_buffer("ballast", torch.zeros(50_000))
+    calcs = [NNPCalculator(model) for _ in range(4)]
+    one, four = len(pickle.dumps(calcs[0])), len(pickle.dumps(calcs))
+    assert four < one + 40_000
+    atoms = bulk("Cu", cubic=True)
+    atoms.calc = pickle.loads(pickle.dumps(calcs[0]))
+    assert np.isfinite(atoms.get_potential_energy())
+
+
+def test_a_used_calculator_pickles_with_its_results(copper):
+    copper.get_stress()
+    twin = pickle.loads(pickle.dumps(copper))
+    assert twin.get_potential_energy() == copper.get_potential_energy()
+    assert twin.calc.model_calls == 1
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_band_runs_with_a_shared_calculator_and_with_one_each(lj, shared):
+    slab = fcc111("Cu", (2, 2, 2), vacuum=6.0)
+    slab.set_constraint(FixAtoms(range(4)))
+    first = slab.copy()
+    first += Atoms("Cu", positions=[slab.positions[4] + (1.2, 0.7, 1.9)])
+    last = first.copy()
+    last.positions[-1] += (1.2, 0.7, 0.0)
+    images = [first, *(first.copy() for _ in range(2)), last]
+    calc = NNPCalculator(lj)
+    for image in images:
+        image.calc = calc if shared else calc.clone()
+    band = NEB(images, allow_shared_calculator=shared, method="improvedtangent")
+    band.interpolate()
+    BFGS(band, logfile=None).run(fmax=0.3, steps=5)
+    assert np.isfinite([image.get_potential_energy() for image in images]).all()
+
+
+def test_a_cell_relaxes_through_the_frechet_filter(copper):
+    FIRE(FrechetCellFilter(copper), logfile=None).run(fmax=1e-3, steps=300)
+    assert np.abs(copper.get_stress()).max() < 1e-3
+
+
+def test_dynamics_conserves_energy(copper):
+    copper *= (2, 2, 2)
+    copper.calc = NNPCalculator(build_model("lj", dtype="float64", device="cpu"))
+    thermalize_momenta(copper, temperature_K=300, rng=np.random.default_rng(0))
+    start = copper.get_total_energy()
+    VelocityVerlet(copper, 1.0 * units.fs).run(50)
+    assert abs(copper.get_total_energy() - start) / len(copper) < 1e-3
+
+
+def test_a_thermostat_asks_for_its_conserved_energy(copper):
+    thermalize_momenta(copper, temperature_K=300, rng=np.random.default_rng(0))
+    dynamics = NoseHooverChainNVT(copper, units.fs, temperature_K=300, tdamp=100 * units.fs)
+    dynamics.run(3)
+    assert np.isfinite(dynamics.get_conserved_energy())
+
+
+def test_vibrations_of_a_dimer(lj, tmp_path):
+    atoms = Atoms("Cu2", positions=[[0, 0, 0], [0, 0, 2.6]])
+    atoms.calc = NNPCalculator(lj)
+    BFGS(atoms, logfile=None).run(fmax=1e-5)
+    vibrations = Vibrations(atoms, name=str(tmp_path / "vib"))
+    vibrations.run()
+    modes = vibrations.get_energies()
+    assert np.sum(modes.real > 1e-3) == 1  # one stretch, five motions of the whole
+
+
+def test_calculators_add_up(copper):
+    alone = copper.get_potential_energy()
+    twice = copper.copy()
+    twice.calc = SumCalculator([copper.calc, copper.calc.clone()])
+    assert twice.get_potential_energy() == pytest.approx(2 * alone)
+    assert twice.get_stress() == pytest.approx(2 * copper.get_stress())
+
+
+def test_a_trajectory_keeps_every_step(copper, tmp_path):
+    with Trajectory(tmp_path / "run.traj", "w", copper) as out:
+        FIRE(copper, logfile=None, trajectory=out).run(fmax=0.01, steps=4)
+    frames = read(tmp_path / "run.traj", ":")
+    assert len(frames) >= 4
+    assert frames[-1].get_potential_energy() == pytest.approx(copper.get_potential_energy())
+
+
+def test_global_settings_stay_as_they_are(copper):
+    import os
+
+    before = (torch.get_default_dtype(), torch.is_grad_enabled(), dict(os.environ))
+    copper.get_stress()
+    assert (torch.get_default_dtype(), torch.is_grad_enabled(), dict(os.environ)) == before
+
+
+def test_one_atom_has_forces_of_shape_one_by_three(lj):
+    atoms = bulk("Cu")
+    atoms.calc = NNPCalculator(lj)
+    assert atoms.get_forces().shape == (1, 3)
+
+
+def test_no_model_says_what_to_write():
+    with pytest.raises(ConfigError, match="Which model"):
+        NNPCalculator()
+
+
+def test_options_beside_a_model_object_are_refused(lj):
+    with pytest.raises(ConfigError, match="complete"):
+        NNPCalculator(lj, epsilon=1.0)
