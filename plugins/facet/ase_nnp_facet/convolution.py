@@ -1,0 +1,247 @@
+r"""The convolution over neighbours, in two orders of summation with one result.
+
+.. math:: a_t^{p}[u, k] = \sum_{e \to t} R_{p,u}(d_e) \sqrt{2 l_3 + 1}
+          \sum_{ij} C^{l_1 l_2 l_3}_{ijk}\, x^{l_1}_{s(e)}[u, i]\, Y^{l_2}_j(e)
+
+``moments``: as R is linear in a few basis functions, :math:`R_{p,u}(d) = \sum_b B_b(d) W_{b,p,u}`,
+the sum over neighbours can come first and needs neither W nor C: for each atom it is one matrix
+product of its neighbours' features with their numbers :math:`B_b Y_j`. Messages never exist. This
+wins on a CPU, where passing messages through memory is what takes the time.
+``messages``: each edge's message is made and added up. No size is needed on the host, so this suits
+a GPU; and it is the way when hidden layers make R nonlinear.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from .angular import wigner_3j
+from .irreps import Irreps, Path, paths
+from .layers import MLP, Names
+
+__all__ = ["Block", "Convolution", "Edges", "blocks"]
+
+#: Atoms whose moments are formed at once.
+ATOMS = 64
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some target atoms with a rectangular table of their incoming edges."""
+
+    atoms: Tensor | None  # (n,) int64; None: all atoms, in order
+    table: Tensor  # (n, k) int64, edge numbers; any number where mask is 0
+    mask: Tensor  # (n, k, 1) 1 or 0, floating
+
+
+@dataclass(frozen=True)
+class Edges:
+    """What a batch's edges are to every layer."""
+
+    source: Tensor  # (E,)
+    target: Tensor  # (E,)
+    basis: Tensor  # (E, K), with the envelope
+    harmonics: Tensor  # (E, (L + 1)^2)
+    norm: Tensor  # average number of neighbours to the power gamma
+    blocks: tuple[Block, ...] = ()  # empty: add up messages
+
+
+def blocks(target: Tensor, num_atoms: int, dtype: torch.dtype) -> tuple[Block, ...]:
+    """Cut the atoms into blocks of similar numbers of incoming edges (on the CPU)."""
+    counts = torch.bincount(target, minlength=num_atoms)
+    starts = torch.cumsum(counts, 0) - counts
+    order = torch.argsort(target, stable=True)
+    longest = int(counts.max()) if num_atoms else 0
+    last = max(target.shape[0] - 1, 0)
+    if num_atoms <= ATOMS and longest * num_atoms <= 1.3 * target.shape[0]:
+        groups: list[Tensor | None] = [None]
+    else:
+        groups = list(torch.argsort(counts, stable=True).split(ATOMS))
+    made = []
+    for atoms in groups:
+        number, start = (counts, starts) if atoms is None else (counts[atoms], starts[atoms])
+        width = int(number.max())
+        rank = torch.arange(width)
+        table = order[(start[:, None] + rank).clamp(max=last)] if last or width else None
+        if table is None:
+            table = torch.zeros(len(number), 0, dtype=torch.int64)
+        mask = (rank < number[:, None]).to(dtype)[..., None]
+        made.append(Block(atoms, table, mask))
+    return tuple(made)
+
+
+class Convolution(nn.Module):
+    """Products of the neighbours' features with edge harmonics, weighted by distance, summed.
+
+    Parameters
+    ----------
+    inputs
+        Irreps of the node features.
+    lmax
+        Highest degree of the edge harmonics.
+    wanted
+        Irreps of the layer; only degrees in it are made.
+    num_basis
+        K.
+    radial
+        Options of the map from the basis to the weights of the paths.
+    """
+
+    def __init__(
+        self,
+        inputs: Irreps,
+        lmax: int,
+        wanted: Irreps,
+        symmetry: str,
+        num_basis: int,
+        radial: Mapping[str, Any],
+    ) -> None:
+        super().__init__()
+        self.inputs, self.num_basis = inputs, num_basis
+        self.paths = paths(inputs, lmax, wanted, symmetry)
+        channels = [inputs.mult(p.l1) for p in self.paths]
+        mults = [0] * (max(p.l3 for p in self.paths) + 1)
+        for path, mult in zip(self.paths, channels, strict=True):
+            mults[path.l3] += mult
+        self.outputs = Irreps(tuple(mults))
+        self.radial = MLP([num_basis, *radial["inner_dims"], sum(channels)], radial)
+        self.linear = not radial["inner_dims"] and radial["final_activation"].lower() == "identity"
+        self.degrees: list[int] = []  # l1 that take part
+        self.columns: list[slice] = []  # their radial weights
+        start = 0
+        for l1 in inputs.degrees:
+            own = [p for p in self.paths if p.l1 == l1]
+            width = len(own) * inputs.mult(l1)
+            if own:
+                self.degrees.append(l1)
+                self.columns.append(slice(start, start + width))
+                tensor, path_of = _couplings(own)
+                self.register_buffer(f"coupling_{l1}", tensor, persistent=False)
+                self.register_buffer(f"path_of_{l1}", path_of, persistent=False)
+            start += width
+
+    def names(self) -> Names:
+        """Published names."""
+        for name, parameter in self.radial.names():
+            yield f"LazyInMLP_0/{name}", parameter
+
+    def forward(self, x: Tensor, edges: Edges, recompute: bool = False) -> dict[int, Tensor]:
+        """Return blocks (N, channels, 2 l3 + 1) by degree from flat rows ``x`` (N, D)."""
+        if edges.blocks and self.linear:
+            parts = self._moments(x, edges, recompute)
+        else:
+            parts = self._messages(x, edges)
+        return self._assemble(parts, edges.norm)
+
+    def _assemble(self, parts: dict[int, Tensor], norm: Tensor) -> dict[int, Tensor]:
+        """Sort (N, U, Q) of each l1 into degrees, channels in the order of (l1, l2)."""
+        found: dict[int, list[Tensor]] = {k: [] for k in self.outputs.degrees}
+        for l1 in self.degrees:
+            start = 0
+            for path in (p for p in self.paths if p.l1 == l1):
+                stop = start + 2 * path.l3 + 1
+                found[path.l3].append(parts[l1][:, :, start:stop])
+                start = stop
+        return {k: torch.cat(v, dim=1) / norm for k, v in found.items()}
+
+    # The sum over neighbours first
+
+    def _moments(self, x: Tensor, edges: Edges, recompute: bool) -> dict[int, Tensor]:
+        mixers = self._mixers()
+        made = []
+        for block in edges.blocks:
+            arguments = (x, edges.basis, edges.harmonics, edges.source, block, mixers)
+            if recompute and len(edges.blocks) > 1:
+                made.append(
+                    checkpoint(
+                        self._block, *arguments, use_reentrant=False, preserve_rng_state=False
+                    )
+                )
+            else:
+                made.append(self._block(*arguments))
+        if edges.blocks[0].atoms is None:
+            return dict(zip(self.degrees, made[0], strict=True))
+        position = torch.argsort(torch.cat([b.atoms for b in edges.blocks if b.atoms is not None]))
+        joined = [torch.cat(group).index_select(0, position) for group in zip(*made, strict=True)]
+        return dict(zip(self.degrees, joined, strict=True))
+
+    def _mixers(self) -> list[Tensor]:
+        """Radial weights and couplings as one matrix a channel: (U, (i j b), Q) of each l1."""
+        kernel = self.radial.kernels[0]
+        made = []
+        for l1, columns in zip(self.degrees, self.columns, strict=True):
+            own = kernel[:, columns].unflatten(1, (-1, self.inputs.mult(l1)))  # (b, path, u)
+            weight = own.index_select(1, getattr(self, f"path_of_{l1}")).permute(2, 0, 1)
+            coupling = getattr(self, f"coupling_{l1}")  # (i, j, Q)
+            made.append((coupling[None, :, :, None] * weight[:, None, None]).flatten(1, 3))
+        return made
+
+    def _block(
+        self,
+        x: Tensor,
+        basis: Tensor,
+        harmonics: Tensor,
+        source: Tensor,
+        block: Block,
+        mixers: list[Tensor],
+    ) -> list[Tensor]:
+        n, k = block.table.shape
+        flat = block.table.flatten()
+        rows = x.index_select(0, source.index_select(0, flat)).view(n, k, -1).transpose(1, 2)
+        b = basis.index_select(0, flat).view(n, k, -1) * block.mask
+        y = harmonics.index_select(0, flat).view(n, k, -1)
+        made = []
+        geometry: dict[tuple[int, int], Tensor] = {}
+        for l1, mixer in zip(self.degrees, mixers, strict=True):
+            low, high = self._harmonic_range(l1)
+            if (low, high) not in geometry:
+                geometry[low, high] = (y[..., low:high, None] * b[:, :, None, :]).flatten(2)
+            moments = torch.bmm(rows[:, self.inputs.slice(l1)], geometry[low, high])
+            moments = moments.view(n, self.inputs.mult(l1), -1)  # (atom, u, (i j b))
+            made.append(torch.bmm(moments.transpose(0, 1), mixer).transpose(0, 1))
+        return made
+
+    def _harmonic_range(self, l1: int) -> tuple[int, int]:
+        used = [p.l2 for p in self.paths if p.l1 == l1]
+        return min(used) ** 2, (max(used) + 1) ** 2
+
+    # A message for each edge
+
+    def _messages(self, x: Tensor, edges: Edges) -> dict[int, Tensor]:
+        rows = x.index_select(0, edges.source)
+        weights = self.radial(edges.basis)
+        made = {}
+        for l1, columns in zip(self.degrees, self.columns, strict=True):
+            low, high = self._harmonic_range(l1)
+            coupling = getattr(self, f"coupling_{l1}")
+            local = torch.einsum("ej,ijq->eiq", edges.harmonics[:, low:high], coupling)
+            features = rows[:, self.inputs.slice(l1)].unflatten(1, (-1, 2 * l1 + 1))
+            radial = weights[:, columns].unflatten(1, (-1, self.inputs.mult(l1)))
+            radial = radial.index_select(1, getattr(self, f"path_of_{l1}")).transpose(1, 2)
+            messages = torch.bmm(features, local) * radial
+            total = messages.new_zeros(x.shape[0], *messages.shape[1:])
+            made[l1] = total.index_add(0, edges.target, messages)
+        return made
+
+
+def _couplings(own: list[Path]) -> tuple[Tensor, Tensor]:
+    """Clebsch-Gordan tensors of one l1 side by side, (2 l1 + 1, J, Q), and the path of each q."""
+    l1 = own[0].l1
+    low, high = min(p.l2 for p in own) ** 2, (max(p.l2 for p in own) + 1) ** 2
+    parts, path_of = [], []
+    for number, path in enumerate(own):
+        part = torch.zeros(2 * l1 + 1, high - low, 2 * path.l3 + 1, dtype=torch.float64)
+        at = path.l2**2 - low
+        part[:, at : at + 2 * path.l2 + 1] = wigner_3j(l1, path.l2, path.l3) * math.sqrt(
+            2 * path.l3 + 1
+        )
+        parts.append(part)
+        path_of += [number] * (2 * path.l3 + 1)
+    return torch.cat(parts, dim=2), torch.tensor(path_of)

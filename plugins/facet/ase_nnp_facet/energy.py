@@ -1,0 +1,67 @@
+"""From one number an atom to the energy of a structure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .layers import Names
+
+__all__ = ["EnergyScale"]
+
+
+def _positive(x: Tensor) -> Tensor:
+    """Softplus moved so that 0 gives 1."""
+    return F.softplus(x + math.log(math.e - 1.0))
+
+
+class EnergyScale(nn.Module):
+    r"""Trainable scales and shifts by species, and global ones.
+
+    The energy is :math:`E = \sum_i s(\sigma_{z_i}) s(\sigma) e_i + \tau_{z_i} + \tau` with ``s`` a
+    softplus that is 1 at 0: a sum over atoms. The published formula instead puts ``s`` around the
+    sum of :math:`\sigma_{z_i}` of the structure and divides by its size, which makes the energy an
+    atom depend on the size of the cell; ``reference`` keeps it, with its small constant. Of kind
+    ``sevennet``, :math:`E = \sum_i \sigma_{z_i} e_i + \tau_{z_i}` with scales that start at 1.
+    """
+
+    def __init__(self, num_species: int, options: Mapping[str, Any], reference: bool) -> None:
+        super().__init__()
+        self.kind, self.reference = options["kind"], reference
+        first = 1.0 if self.kind == "sevennet" else 0.0
+        self.scale = nn.Parameter(
+            torch.full((num_species + 1,), first), requires_grad=bool(options["scale_trainable"])
+        )
+        self.shift = nn.Parameter(
+            torch.zeros(num_species + 1), requires_grad=bool(options["shift_trainable"])
+        )
+        if self.kind != "sevennet":
+            for name in ("global_scale", "global_shift"):
+                trainable = bool(options[f"{name}_trainable"])
+                self.register_parameter(name, nn.Parameter(torch.zeros(1), requires_grad=trainable))
+
+    def names(self) -> Names:
+        """Published names, which are our own."""
+        yield from self.named_parameters()
+
+    def forward(self, e: Tensor, species: Tensor, batch: Tensor, count: int) -> Tensor:
+        """Return energies (count,) in eV from ``e`` (N,)."""
+
+        def total(values: Tensor) -> Tensor:
+            return values.new_zeros(count).index_add(0, batch, values)
+
+        scale, shift = self.scale[species], self.shift[species]
+        if self.kind == "sevennet":
+            return total(e * scale + shift)
+        if not self.reference:
+            unit = _positive(scale) * _positive(self.global_scale)
+            return total(e * unit + shift + self.global_shift)
+        n = total(torch.ones_like(e))
+        unit = _positive(total(scale)) / n * _positive(self.global_scale)
+        mean = total(e) / (n + 1e-6) * unit + total(shift) / n + self.global_shift
+        return n * mean

@@ -1,0 +1,156 @@
+"""Functions on the sphere sampled at points: quadratures, transforms, and the MLP at each point."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ase_nnp.errors import ConfigError
+
+from .angular import Harmonics
+from .irreps import Irreps
+from .layers import MLP, EquivariantLinear, Names
+
+__all__ = ["SphereMixer", "quadrature"]
+
+#: Values on the grid (atoms x points x channels) held at once; more are done in blocks.
+BLOCK = 2_000_000
+
+
+def quadrature(options: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Return points (P, 3) on the unit sphere and weights (P,) that sum to one, float64.
+
+    ``soft`` and ``gausslegendre`` are products of ``res_beta`` latitudes and ``res_alpha``
+    longitudes around the second axis, the first with the weights of Kostelec and Rockmore (2008).
+    ``lebedev`` integrates polynomials up to ``degree`` exactly with the fewest points, treats the
+    three axes alike and maps onto itself under inversion.
+    """
+    kind = options["quadrature"]
+    if kind == "lebedev":
+        from scipy.integrate import lebedev_rule
+
+        try:
+            points, weights = lebedev_rule(int(options["degree"]))
+        except NotImplementedError as error:
+            raise ConfigError(f"There is no Lebedev grid of degree {options['degree']}.") from error
+        return np.ascontiguousarray(points.T), weights / weights.sum()
+    beta, alpha = int(options["res_beta"]), int(options["res_alpha"])
+    if kind == "soft":
+        if beta % 2:
+            raise ConfigError(f"quadrature 'soft' needs an even res_beta, not {beta}.")
+        odd = 2 * np.arange(beta) + 1
+        y = -np.cos(odd * math.pi / (2 * beta))
+        k = np.arange(beta // 2)
+        sines = np.sin(np.outer(odd, 2 * k + 1) * math.pi / (2 * beta)) / (2 * k + 1)
+        latitude = 2.0 / beta * np.sin(math.pi * odd / (2 * beta)) * sines.sum(axis=1)
+    elif kind == "gausslegendre":
+        y, latitude = np.polynomial.legendre.leggauss(beta)
+        latitude = latitude / 2.0
+    else:
+        raise ConfigError(
+            f"s2_grid.quadrature must be lebedev, soft or gausslegendre, not {kind!r}."
+        )
+    angle = 2.0 * math.pi * np.arange(alpha) / alpha
+    ring = np.sqrt(1.0 - y * y)[:, None]
+    height = np.broadcast_to(y[:, None], (beta, alpha))
+    grid = np.stack([ring * np.sin(angle), height, ring * np.cos(angle)], axis=-1)
+    return grid.reshape(-1, 3), np.repeat(latitude / alpha, alpha)
+
+
+class SphereMixer(nn.Module):
+    """Channels become functions on the sphere; one small MLP mixes them at every point.
+
+    The nonlinearity makes degrees above those kept; what of them the grid confuses with lower ones
+    is the layer's only departure from exact rotation symmetry, and shrinks with the grid.
+    """
+
+    def __init__(self, irreps: Irreps, grid: Mapping[str, Any], mlp: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.irreps = irreps
+        self.width = max(irreps.mults[1:])
+        self.heads = int(mlp["num_heads"])
+        if self.width % self.heads:
+            raise ConfigError(f"num_heads={self.heads} does not divide {self.width} channels.")
+        lmax = irreps.lmax
+        self.spread = Irreps(tuple(self.width if m else 0 for m in irreps.mults))
+        joined = (irreps.mults[0] + self.width, *self.spread.mults[1:])
+        self.proj_up = EquivariantLinear(irreps, self.spread)
+        self.proj_down = EquivariantLinear(Irreps(joined), irreps)
+        each = self.width // self.heads
+        self.mlp = MLP([each, *mlp["inner_dims"], each], mlp)
+        points, weights = (torch.from_numpy(a) for a in quadrature(grid))
+        y = Harmonics(lmax)(points)
+        keep = [i for k in irreps.degrees for i in range(k * k, (k + 1) ** 2)]
+        self.register_buffer("to_grid", y[:, keep].contiguous(), persistent=False)
+        back = (y * weights[:, None])[:, keep].T.contiguous()
+        self.register_buffer("from_grid", back, persistent=False)
+
+    def names(self) -> Names:
+        """Published names."""
+        for part in ("proj_up", "mlp", "proj_down"):
+            for name, parameter in getattr(self, part).names():
+                yield f"{part}/{name}", parameter
+
+    def on_grid(self, c: Tensor) -> Tensor:
+        """Coefficients (N, C, U) through the grid and back; C counts the (l, m)."""
+        f = (self.to_grid @ c).unflatten(2, (self.heads, -1))  # (N, P, heads, U / heads)
+        q: Tensor = self.from_grid @ self.mlp(f).flatten(2)
+        return q
+
+    def forward(self, h: Tensor, recompute: bool = False, record: Any = None) -> Tensor:
+        """Map flat rows (N, D) to the same irreps.
+
+        ``recompute`` drops the values on the grid after use and makes them again in the backward
+        pass, a block of atoms at a time.
+        """
+        up = self.proj_up(h)
+        c = torch.cat(
+            [
+                up[:, self.spread.slice(k)].unflatten(1, (self.width, -1)).transpose(1, 2)
+                for k in self.spread.degrees
+            ],
+            dim=1,
+        )
+        size = max(1, BLOCK // (self.width * self.to_grid.shape[0]))
+        if recompute and c.shape[0] > size:
+            parts = [
+                checkpoint(self.on_grid, part, use_reentrant=False, preserve_rng_state=False)
+                for part in c.split(size)
+            ]
+            q = torch.cat(parts)
+        else:
+            q = self.on_grid(c)
+        blocks, start = {}, 0
+        for k in self.spread.degrees:
+            blocks[k] = q[:, start : start + 2 * k + 1].transpose(1, 2)
+            start += 2 * k + 1
+        blocks[0] = torch.cat([h[:, : self.irreps.mults[0], None], blocks[0]], dim=1)
+        down = self.proj_down.join(blocks, h)
+        if record is not None:
+            record["/proj_up"], record["/proj_down"] = up, down
+        return down
+
+
+class ScalarMixer(nn.Module):
+    """The self-connection of the last layer, which has scalars only: a plain MLP as wide as they."""
+
+    def __init__(self, irreps: Irreps, mlp: Mapping[str, Any]) -> None:
+        super().__init__()
+        width = irreps.mults[0]
+        self.mlp = MLP([width] * 4, mlp, mlp["final_activation"])
+
+    def names(self) -> Names:
+        """Published names."""
+        for name, parameter in self.mlp.names():
+            yield f"LazyInMLP_0/{name}", parameter
+
+    def forward(self, h: Tensor, recompute: bool = False, record: Any = None) -> Tensor:
+        """Map (N, M) to (N, M)."""
+        out: Tensor = self.mlp(h)
+        return out

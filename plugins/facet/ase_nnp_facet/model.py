@@ -1,0 +1,280 @@
+"""Facet (arXiv:2509.08418): equivariant message passing with an MLP on the sphere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ase_nnp.errors import CheckpointError, ConfigError
+from ase_nnp.graph import AtomGraph
+from ase_nnp.potential import Conservative, Potential
+
+from .angular import Harmonics
+from .convolution import Convolution, Edges, blocks
+from .energy import EnergyScale
+from .gate import Gate
+from .grid import ScalarMixer, SphereMixer
+from .irreps import Irreps
+from .layers import MLP, EquivariantLinear, LayerNorm, Names, pad_truncate
+from .radial import envelope, make_basis
+from .settings import MPTRJ_ELEMENTS, resolve
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+__all__ = ["Facet"]
+
+#: Above so many atoms, intermediate results are made again in the backward pass instead of kept.
+RECOMPUTE_ABOVE = 512
+
+
+class Layer(nn.Module):
+    """One round: convolution, self-connection, norm, and the input carried over."""
+
+    def __init__(self, inputs: Irreps, outputs: Irreps, symmetry: str, cfg: dict[str, Any]) -> None:
+        super().__init__()
+        self.inputs, self.outputs = inputs, outputs
+        message, own = cfg["interaction"]["message"], cfg["self_connection"]
+        self.mixer: nn.Module
+        middle = outputs
+        if own["kind"] == "gate" and outputs.lmax > 0:
+            self.mixer = Gate(outputs)
+            middle = self.mixer.inputs
+        elif own["kind"] == "s2-mlp-mixer" and outputs.lmax > 0:
+            self.mixer = SphereMixer(outputs, own["s2_grid"], own["mlp"])
+        elif own["kind"] == "linear" or (own["kind"] == "gate"):
+            self.mixer = EquivariantLinear(outputs, outputs) if own["kind"] == "linear" else Gate(outputs)
+        else:
+            self.mixer = ScalarMixer(outputs, own["mlp"])
+        self.intro = EquivariantLinear(inputs, inputs) if cfg["interaction"]["linear_intro"] else None
+        self.conv = Convolution(
+            inputs,
+            int(message["max_ell"]),
+            outputs,
+            symmetry,
+            int(cfg["edge_embed"]["radial_basis"]["num_basis"]),
+            message["radial_weight"],
+        )
+        self.outro = EquivariantLinear(self.conv.outputs, middle)
+        self.adapter = EquivariantLinear(inputs, middle) if cfg["interaction"]["residual"] else None
+        self.resid_ln = LayerNorm(outputs, cfg["resid_init"])
+        self.norm = LayerNorm(outputs, "ones") if cfg["norm"] == "layer" else None
+
+    def names(self) -> Names:
+        """Published names."""
+        parts: dict[str, Any] = {
+            "interaction/SimpleInteraction_0/linear_intro": self.intro,
+            "interaction/SimpleInteraction_0/SevenNetConv_0": self.conv,
+            "interaction/SimpleInteraction_0/linear_outro": self.outro,
+            "interaction/resid_adapter": self.adapter,
+            "self_connection": self.mixer,
+            "resid_ln": self.resid_ln,
+            "norm": self.norm,
+        }
+        for prefix, part in parts.items():
+            if part is not None:
+                for name, parameter in part.names():
+                    yield f"{prefix}/{name}", parameter
+
+    def forward(self, x: Tensor, edges: Edges, recompute: bool, record: Any = None) -> Tensor:
+        """Map flat rows (N, inputs.dim) to (N, outputs.dim)."""
+        summed = self.conv(x if self.intro is None else self.intro(x), edges, recompute)
+        h = moved = self.outro.join(summed, x)
+        if self.adapter is not None:
+            h = h + self.adapter(x)
+        inner: dict[str, Tensor] | None = {} if record is not None else None
+        if isinstance(self.mixer, SphereMixer):
+            y = self.mixer(h, recompute, inner)
+        else:
+            y = self.mixer(h)
+        normed = self.resid_ln(y)
+        out = normed + pad_truncate(x, self.inputs, self.outputs)
+        if self.norm is not None:
+            out = self.norm(out)
+        if record is not None:
+            flat = [summed[k].flatten(1) for k in self.conv.outputs.degrees]
+            record["/interaction/SimpleInteraction_0/SevenNetConv_0"] = torch.cat(flat, dim=1)
+            record["/interaction/SimpleInteraction_0/linear_outro"] = moved
+            record["/interaction/SimpleInteraction_0"] = moved
+            if self.adapter is not None:
+                record["/interaction/resid_adapter"] = self.adapter(x)
+            record["/interaction"] = h
+            record.update({f"/self_connection{k}": v for k, v in (inner or {}).items()})
+            record["/self_connection"], record["/resid_ln"], record[""] = y, normed, out
+        return out
+
+
+class Facet(Conservative):
+    """The Facet potential; ``config`` as in :data:`ase_nnp_facet.settings.DEFAULTS`."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        cfg = resolve(config)
+        self.reference = bool(cfg["reference"])
+        self.summation = cfg["summation"]
+        species = tuple(cfg["species"] or MPTRJ_ELEMENTS)
+        self.elements = frozenset(int(z) for z in species)
+        index = torch.zeros(120, dtype=torch.int64)
+        index[list(species)] = torch.arange(1, len(species) + 1)
+        self.register_buffer("species_index", index, persistent=False)
+
+        parsed = [Irreps.parse(text) for text in cfg["hidden_irreps"]]
+        kinds = {kind for _, kind in parsed}
+        if len(kinds) > 1:
+            raise ConfigError(f"hidden_irreps mix O(3) and SO(3) labels: {cfg['hidden_irreps']}.")
+        self.symmetry = kinds.pop() if kinds else "SO(3)"
+        width = int(cfg["node_embed"]["embed_dim"])
+        outs = int(cfg["outs_per_node"])
+        levels = [Irreps((width,)), *(irreps for irreps, _ in parsed), Irreps((outs,))]
+
+        edge = cfg["edge_embed"]
+        self.embedding = nn.Parameter(torch.randn(len(species) + 1, width) * width**-0.5)
+        self.basis = make_basis(edge["radial_basis"])
+        self.rmax = nn.Parameter(
+            torch.full((1,), float(edge["r_max"])), requires_grad=bool(edge["r_max_trainable"])
+        )
+        self.envelope = dict(edge["envelope"])
+        if not self.reference and self.envelope["kind"] in ("exp", "xplor"):
+            self.envelope["kind"] = "smooth"
+        self.harmonics = Harmonics(int(cfg["interaction"]["message"]["max_ell"]))
+        self.layers = nn.ModuleList(
+            Layer(a, b, self.symmetry, cfg) for a, b in zip(levels, levels[1:], strict=False)
+        )
+        self.head = MLP([outs, *cfg["head"]["inner_dims"], 1], cfg["head"])
+        self.head_dropout = float(cfg["head"]["dropout"])
+        self.energy_scale = EnergyScale(len(species), cfg["rescale"], self.reference)
+        self.gamma = float(cfg["interaction"]["message"]["radial_power"])
+        self._set_neighbour_average(cfg)
+        limit = cfg["max_neighbors"]
+        self.max_neighbors = int(limit) if self.reference and limit else None
+        self.config = cfg
+
+    def _set_neighbour_average(self, cfg: dict[str, Any]) -> None:
+        fixed = cfg["avg_num_neighbors"] or cfg["interaction"]["message"]["avg_num_neighbors"]
+        table = cfg["avg_num_neighbors_table"]
+        if fixed:
+            r, average = [0.0, 12.0], [float(fixed)] * 2
+        elif table:
+            r, average = table["r"], table["avg"]
+        else:  # about that of MPtrj: 35 at 5 Angstrom
+            r = [0.5 * k for k in range(1, 25)]
+            average = [35.0 * (x / 5.0) ** 3 for x in r]
+        for name, values in (("table_r", r), ("table_average", average)):
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float64), persistent=False)
+
+    @property
+    def cutoff(self) -> float:  # type: ignore[override]
+        """Angstrom; the value of the parameter, which a published configuration trains."""
+        return float(self.rmax)
+
+    def make_graph(
+        self, atoms: Atoms | Sequence[Atoms], device: torch.device | str | None = None
+    ) -> AtomGraph:
+        """As :meth:`Potential.make_graph`; with a cap on neighbours, as published, it is the senders' lists that are cut."""
+        graph = super().make_graph(atoms, device)
+        if self.max_neighbors is None:
+            return graph
+        return graph.replace(edge_index=graph.edge_index.flip(0), edge_shift=-graph.edge_shift)
+
+    def energies(self, graph: AtomGraph) -> Tensor:
+        """Return energies (B,) in eV."""
+        return self._run(graph, None)
+
+    def intermediates(self, graph: AtomGraph) -> dict[str, Tensor]:
+        """Return what the network computes on its way, under the published names."""
+        record: dict[str, Tensor] = {}
+        self._run(graph, record)
+        return {k: v.detach() for k, v in record.items()}
+
+    def _run(self, graph: AtomGraph, record: dict[str, Tensor] | None) -> Tensor:
+        edges = self._edges(graph, record)
+        species = self.species_index[graph.atomic_numbers]
+        recompute = graph.num_atoms > RECOMPUTE_ABOVE and not self.training
+        x = self.embedding[species]
+        if record is not None:
+            record["node_embedding"] = x
+        for number, layer in enumerate(self.layers):
+            inner: dict[str, Tensor] | None = None if record is None else {}
+            x = layer(x, edges, recompute, inner)
+            if record is not None and inner is not None:
+                record.update({f"mace/layer_{number}{k}": v for k, v in inner.items()})
+        if self.training and self.head_dropout:
+            x = F.dropout(x, self.head_dropout)
+        e = self.head(x)
+        if record is not None:
+            record["head"] = e
+        return self.energy_scale(e[:, 0], species, graph.batch, graph.num_structures)
+
+    def _edges(self, graph: AtomGraph, record: dict[str, Tensor] | None) -> Edges:
+        source, target = graph.edge_index
+        vector = -graph.edge_vectors()  # from the sender to the receiver
+        length = vector.norm(dim=1, keepdim=True)
+        harmonics = self.harmonics(vector[:, [2, 1, 0]] / length)
+        functions = self.basis(length, self.rmax)
+        factor = envelope(length, self.rmax, **self._envelope_options())
+        basis = functions * factor
+        moments = self.summation == "moments" or (
+            self.summation == "auto" and not vector.is_cuda
+        )
+        tables = blocks(target, graph.num_atoms, vector.dtype) if moments else ()
+        if record is not None:
+            record.update(
+                edge_vec=vector,
+                edge_len=length[:, 0],
+                edge_sh=harmonics,
+                edge_embedding=basis,
+            )
+            record["edge_embedding/basis"] = functions
+            record["edge_embedding/envelope"] = factor
+        return Edges(source, target, basis, harmonics, self._neighbours() ** self.gamma, tables)
+
+    def _envelope_options(self) -> dict[str, Any]:
+        options = self.envelope
+        return {"kind": options["kind"], "start": options["cutoff_start"], "c": options["c"]}
+
+    def _neighbours(self) -> Tensor:
+        """Average number of neighbours within the present cutoff, interpolated; (1,)."""
+        r, average = self.table_r, self.table_average
+        at = torch.searchsorted(r, self.rmax.detach()).clamp(1, r.shape[0] - 1)
+        part = ((self.rmax - r[at - 1]) / (r[at] - r[at - 1])).clamp(0.0, 1.0)
+        return average[at - 1] + part * (average[at] - average[at - 1])
+
+    def reference_names(self) -> dict[str, nn.Parameter]:
+        """Return the parameters under the names of the published weights."""
+        found: dict[str, nn.Parameter] = {
+            "node_embedding/embed/embedding": self.embedding,
+            "edge_embedding/rmax": self.rmax,
+        }
+        found |= {f"edge_embedding/basis/{k}": v for k, v in self.basis.named_parameters()}
+        for number, layer in enumerate(self.layers):
+            found |= {f"mace/layer_{number}/{k}": v for k, v in layer.names()}
+        found |= {f"head/{k}": v for k, v in self.head.names()}
+        return found | {f"rescale/{k}": v for k, v in self.energy_scale.names()}
+
+    def reference_state_dict(self) -> dict[str, Tensor]:
+        """Return the weights under their published names."""
+        return {k: v.detach() for k, v in self.reference_names().items()}
+
+    def load_weights(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take weights under their published names, or under this module's own."""
+        if set(tensors) == set(self.state_dict()):
+            Potential.load_weights(self, tensors)
+            return
+        own = self.reference_names()
+        missing, extra = sorted(set(own) - set(tensors)), sorted(set(tensors) - set(own))
+        wrong = [
+            f"{k}: {tuple(tensors[k].shape)} instead of {tuple(own[k].shape)}"
+            for k in own
+            if k in tensors and tensors[k].shape != own[k].shape
+        ]
+        if missing or extra or wrong:
+            groups = (("missing", missing), ("unknown", extra), ("shape", wrong))
+            said = [f"{what}: {', '.join(names[:6])}" for what, names in groups if names]
+            raise CheckpointError(f"These weights do not fit this facet. {'; '.join(said)}")
+        with torch.no_grad():
+            for name, parameter in own.items():
+                parameter.copy_(tensors[name])
