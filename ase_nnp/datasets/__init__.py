@@ -9,25 +9,30 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ase_nnp.datasets.base import AtomsDataset, DatasetWarning, Shard
+from ase_nnp.datasets.convert import Conversion, convert
 from ase_nnp.datasets.mapping import load_mapping, load_references
 from ase_nnp.datasets.opening import open_dataset
+from ase_nnp.datasets.writers import write_dataset
 from ase_nnp.family import DatasetFormat
 from ase_nnp.hookspecs import hookimpl
 
 __all__ = [
     "AtomsDataset",
+    "Conversion",
     "DatasetWarning",
     "Shard",
+    "convert",
     "load_mapping",
     "load_references",
     "open_dataset",
+    "write_dataset",
 ]
 
 
 @hookimpl
 def register_datasets(register: Callable[[DatasetFormat], None]) -> None:
     """Offer the built-in formats."""
-    from ase_nnp.datasets import oc20_lmdb
+    from ase_nnp.datasets import flatlmdb, hdf5, oc20_lmdb
 
-    for module in (oc20_lmdb,):
+    for module in (oc20_lmdb, flatlmdb, hdf5):
         register(module.FORMAT)

@@ -155,9 +155,9 @@ def _is_flat(path: Path) -> bool:
         return False
 
 
-def open_flat_lmdb(files: Sequence[Path]) -> AtomsDataset:
+def open_flat_lmdb(files: Sequence[Path], *, energy_kind: str | None = None) -> AtomsDataset:
     """Open files of flat records as one dataset, in the order given."""
-    return AtomsDataset([FlatLMDBShard(Path(file)) for file in files])
+    return AtomsDataset([FlatLMDBShard(Path(file)) for file in files], energy_kind=energy_kind)
 
 
 FORMAT = DatasetFormat(

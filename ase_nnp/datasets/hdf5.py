@@ -246,6 +246,7 @@ def open_hdf5(
     level: str | None = None,
     group: str | None = None,
     properties: Sequence[str] = (),
+    energy_kind: str | None = None,
 ) -> AtomsDataset:
     """Open HDF5 files of one layout as one dataset.
 
@@ -263,6 +264,8 @@ def open_hdf5(
         H5MD: the group of particles, where there are several.
     properties
         Further datasets to put into ``atoms.info`` under their own names, unconverted.
+    energy_kind
+        ``"total"`` or ``"adsorption"``; see :class:`~ase_nnp.datasets.AtomsDataset`.
 
     Raises
     ------
@@ -283,7 +286,7 @@ def open_hdf5(
     if len(layouts) > 1:
         listed = ", ".join(f"{path} ({name})" for name, path in layouts.items())
         raise DatasetError(f"files of different layouts are no one dataset: {listed}")
-    return AtomsDataset(shards)
+    return AtomsDataset(shards, energy_kind=energy_kind)
 
 
 FORMAT = DatasetFormat(
