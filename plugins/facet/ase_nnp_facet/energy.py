@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .layers import Names
+from .layers import Names, learn_or_keep
 
 __all__ = ["EnergyScale"]
 
@@ -30,20 +30,20 @@ class EnergyScale(nn.Module):
     ``sevennet``, :math:`E = \sum_i \sigma_{z_i} e_i + \tau_{z_i}` with scales that start at 1.
     """
 
+    scale: Tensor
+    shift: Tensor
+    global_scale: Tensor
+    global_shift: Tensor
+
     def __init__(self, num_species: int, options: Mapping[str, Any], reference: bool) -> None:
         super().__init__()
         self.kind, self.reference = options["kind"], reference
-        first = 1.0 if self.kind == "sevennet" else 0.0
-        self.scale = nn.Parameter(
-            torch.full((num_species + 1,), first), requires_grad=bool(options["scale_trainable"])
-        )
-        self.shift = nn.Parameter(
-            torch.zeros(num_species + 1), requires_grad=bool(options["shift_trainable"])
-        )
+        scale = torch.full((num_species + 1,), 1.0 if self.kind == "sevennet" else 0.0)
+        learn_or_keep(self, "scale", scale, options["scale_trainable"])
+        learn_or_keep(self, "shift", torch.zeros(num_species + 1), options["shift_trainable"])
         if self.kind != "sevennet":
             for name in ("global_scale", "global_shift"):
-                trainable = bool(options[f"{name}_trainable"])
-                self.register_parameter(name, nn.Parameter(torch.zeros(1), requires_grad=trainable))
+                learn_or_keep(self, name, torch.zeros(1), options[f"{name}_trainable"])
 
     def names(self) -> Names:
         """Published names, which are our own."""

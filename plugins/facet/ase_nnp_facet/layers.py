@@ -14,7 +14,7 @@ from ase_nnp.errors import ConfigError
 
 from .irreps import Irreps
 
-__all__ = ["MLP", "EquivariantLinear", "LayerNorm", "Names", "activation", "glorot_", "pad_truncate"]
+__all__ = ["MLP", "EquivariantLinear", "LayerNorm", "Names", "activation", "glorot_", "learn_or_keep", "pad_truncate"]
 
 #: Pairs of a parameter's name in the published weights and the parameter.
 Names = Iterator[tuple[str, nn.Parameter]]
@@ -24,6 +24,14 @@ def glorot_(weight: Tensor) -> Tensor:
     """Fill a (fan-in, fan-out) matrix from a normal, cut at two widths, variance 2 / (in + out)."""
     width = math.sqrt(2.0 / (weight.shape[0] + weight.shape[1])) / 0.87962566103423978
     return nn.init.trunc_normal_(weight, std=width, a=-2 * width, b=2 * width)
+
+
+def learn_or_keep(module: nn.Module, name: str, value: Tensor, learn: bool) -> None:
+    """Give ``module`` a tensor: a parameter if it is to learn, else a constant kept in the weights."""
+    if learn:
+        module.register_parameter(name, nn.Parameter(value.float()))
+    else:
+        module.register_buffer(name, value.double())
 
 
 def activation(name: str) -> Any:

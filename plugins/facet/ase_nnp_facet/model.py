@@ -19,7 +19,7 @@ from .energy import EnergyScale
 from .gate import Gate
 from .grid import ScalarMixer, SphereMixer
 from .irreps import Irreps
-from .layers import MLP, EquivariantLinear, LayerNorm, Names, pad_truncate
+from .layers import MLP, EquivariantLinear, LayerNorm, Names, learn_or_keep, pad_truncate
 from .radial import envelope, make_basis
 from .settings import MPTRJ_ELEMENTS, resolve
 
@@ -61,7 +61,7 @@ class Layer(nn.Module):
         )
         self.outro = EquivariantLinear(self.conv.outputs, middle)
         self.adapter = EquivariantLinear(inputs, middle) if cfg["interaction"]["residual"] else None
-        self.resid_ln = LayerNorm(outputs, cfg["resid_init"])
+        self.resid_ln = LayerNorm(outputs, cfg["resid_init"]) if cfg["residual"] else None
         self.norm = LayerNorm(outputs, "ones") if cfg["norm"] == "layer" else None
 
     def names(self) -> Names:
@@ -91,8 +91,9 @@ class Layer(nn.Module):
             y = self.mixer(h, recompute, inner)
         else:
             y = self.mixer(h)
-        normed = self.resid_ln(y)
-        out = normed + pad_truncate(x, self.inputs, self.outputs)
+        normed = out = y if self.resid_ln is None else self.resid_ln(y)
+        if self.resid_ln is not None:
+            out = out + pad_truncate(x, self.inputs, self.outputs)
         if self.norm is not None:
             out = self.norm(out)
         if record is not None:
@@ -134,9 +135,7 @@ class Facet(Conservative):
         edge = cfg["edge_embed"]
         self.embedding = nn.Parameter(torch.randn(len(species) + 1, width) * width**-0.5)
         self.basis = make_basis(edge["radial_basis"])
-        self.rmax = nn.Parameter(
-            torch.full((1,), float(edge["r_max"])), requires_grad=bool(edge["r_max_trainable"])
-        )
+        learn_or_keep(self, "rmax", torch.tensor([float(edge["r_max"])]), edge["r_max_trainable"])
         self.envelope = dict(edge["envelope"])
         if not self.reference and self.envelope["kind"] in ("exp", "xplor"):
             self.envelope["kind"] = "smooth"
@@ -169,7 +168,7 @@ class Facet(Conservative):
     @property
     def cutoff(self) -> float:  # type: ignore[override]
         """Angstrom; the value of the parameter, which a published configuration trains."""
-        return float(self.rmax)
+        return float(self.rmax.detach())
 
     def make_graph(
         self, atoms: Atoms | Sequence[Atoms], device: torch.device | str | None = None
@@ -245,10 +244,9 @@ class Facet(Conservative):
 
     def reference_names(self) -> dict[str, nn.Parameter]:
         """Return the parameters under the names of the published weights."""
-        found: dict[str, nn.Parameter] = {
-            "node_embedding/embed/embedding": self.embedding,
-            "edge_embedding/rmax": self.rmax,
-        }
+        found: dict[str, nn.Parameter] = {"node_embedding/embed/embedding": self.embedding}
+        if isinstance(self.rmax, nn.Parameter):
+            found["edge_embedding/rmax"] = self.rmax
         found |= {f"edge_embedding/basis/{k}": v for k, v in self.basis.named_parameters()}
         for number, layer in enumerate(self.layers):
             found |= {f"mace/layer_{number}/{k}": v for k, v in layer.names()}

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from ase_nnp.errors import ConfigError
 
+from .layers import learn_or_keep
+
 __all__ = ["BASES", "Bessel", "Gauss", "Spline", "envelope", "make_basis"]
 
 
@@ -20,10 +22,11 @@ class Bessel(nn.Module):
     They do not vanish at the cutoff by themselves; the envelope ends them.
     """
 
+    freq: Tensor
+
     def __init__(self, num_basis: int, trainable: bool) -> None:
         super().__init__()
-        start = torch.arange(1, num_basis + 1, dtype=torch.float32)
-        self.freq = nn.Parameter(start, requires_grad=trainable)
+        learn_or_keep(self, "freq", torch.arange(1.0, num_basis + 1.0), trainable)
 
     def forward(self, d: Tensor, cutoff: Tensor) -> Tensor:
         """Return (E, K) for distances (E, 1)."""
@@ -33,10 +36,13 @@ class Bessel(nn.Module):
 class Gauss(nn.Module):
     r""":math:`\exp(-(d - \mu_k)^2 / 2 s^2)` with trainable centres and one trainable width."""
 
+    mu: Tensor
+    sd: Tensor
+
     def __init__(self, num_basis: int, mu_max: float, sd: float, trainable: bool) -> None:
         super().__init__()
-        self.mu = nn.Parameter(torch.linspace(0.0, mu_max, num_basis), requires_grad=trainable)
-        self.sd = nn.Parameter(torch.full((1,), float(sd)), requires_grad=trainable)
+        learn_or_keep(self, "mu", torch.linspace(0.0, mu_max, num_basis), trainable)
+        learn_or_keep(self, "sd", torch.tensor([float(sd)]), trainable)
 
     def forward(self, d: Tensor, cutoff: Tensor) -> Tensor:
         """Return (E, K) for distances (E, 1)."""

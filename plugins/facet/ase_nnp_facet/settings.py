@@ -118,7 +118,6 @@ _CHOICES = {
     "summation": ("auto", "moments", "messages"),
     "block_reduction": ("last",),
     "norm": ("identity", "layer"),
-    "residual": ("true",),
     "node_embed.kind": ("linear",),
     "edge_embed.radius_transform": ("identity",),
     "interaction.kind": ("simple",),
@@ -165,15 +164,45 @@ def _published(irreps: list[str], lmax: int, cutoff: float, k: int, width: int) 
     }
 
 
+def _sevennet(radial: list[int], own: dict[str, Any], learn_cutoff: bool) -> dict[str, Any]:
+    return {
+        "hidden_irreps": [_S] * 4,
+        "outs_per_node": 128,
+        "residual": False,
+        "max_neighbors": 32,
+        "node_embed": {"embed_dim": 128},
+        "edge_embed": {
+            "r_max": 5.0,
+            "r_max_trainable": learn_cutoff,
+            "envelope": {"kind": "xplor", "cutoff_start": 0.9},
+        },
+        "interaction": {
+            "linear_intro": True,
+            "message": {"radial_power": 1.0, "radial_weight": {"inner_dims": radial}},
+        },
+        "self_connection": own,
+        "rescale": {"kind": "sevennet"},
+        "head": {"inner_dims": [] if learn_cutoff else [64]},
+    }
+
+
 _S = "128x0e + 64x1e + 32x2e"
 _M = "128x0e + 32x1e + 16x2e + 8x3e"
 _L = "128x0e + 64x1e + 32x2e + 16x3e"
+_S2 = {
+    "kind": "s2-mlp-mixer",
+    "s2_grid": {"quadrature": "soft", "res_beta": 18, "res_alpha": 17},
+    "mlp": {"normalization": "layer"},
+}
 
-#: The four published configurations by name.
+#: The published configurations by name: four of Facet, and SevenNet-0 with its trimmed forms.
 PUBLISHED: dict[str, dict[str, Any]] = {
     "facet-s": _published([_S, _S], 2, 6.0, 48, 64),
     "enb183": {**_published([_M, _M], 3, 5.0, 32, 128), "head": {"dropout": 0.15}},
     "facet-finetune": _published([_M, _L], 3, 5.0, 32, 128),
     "small": _published([_L, _L], 3, 5.0, 32, 128),
+    "sevennet": _sevennet([64, 64], {"kind": "gate"}, False),
+    "sevennet-trimmed": _sevennet([], {"kind": "gate"}, False),
+    "sevennet-trimmed-energy-radius": _sevennet([], _S2, True),
 }
 PUBLISHED["facet-finetune"]["self_connection"]["mlp"] = {"dropout": 0.2}
