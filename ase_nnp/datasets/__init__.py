@@ -32,7 +32,7 @@ __all__ = [
 @hookimpl
 def register_datasets(register: Callable[[DatasetFormat], None]) -> None:
     """Offer the built-in formats."""
-    from ase_nnp.datasets import flatlmdb, hdf5, oc20_lmdb
+    from ase_nnp.datasets import aselmdb, flatlmdb, hdf5, oc20_lmdb
 
-    for module in (oc20_lmdb, flatlmdb, hdf5):
+    for module in (oc20_lmdb, aselmdb, flatlmdb, hdf5):
         register(module.FORMAT)

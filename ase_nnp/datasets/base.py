@@ -56,6 +56,7 @@ class Shard:
     options: tuple[Any, ...] = ()
     energy_kind: str | None = "total"
     energy_reference: str | None = None
+    side_natoms: tuple[Any, int] | None = None  # counts of a side file, and our place in them
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -73,7 +74,11 @@ class Shard:
 
     def natoms(self) -> Array | None:
         """Atom counts, if the file or a checked side file knows them without decoding."""
-        return None
+        if self.side_natoms is None:
+            return None
+        column, start = self.side_natoms
+        counts: Array = column.values()[start : start + len(self)]
+        return counts
 
     def close(self) -> None:
         """Release open handles; the next read opens them again."""
@@ -81,7 +86,12 @@ class Shard:
     def arrays(self, index: int) -> Sample:
         """Read and check one record; errors name file and record."""
         try:
-            return check_sample(self.read(index))
+            sample = check_sample(self.read(index))
+            if self.side_natoms is not None:
+                said = self.side_natoms[0].values()[self.side_natoms[1] + index]
+                if said != len(sample["atomic_numbers"]):
+                    raise DatasetError(f"natoms is {said} in the metadata.npz beside the file")
+            return sample
         except AseNnpError as error:
             if getattr(error, "path", None) is not None:
                 raise

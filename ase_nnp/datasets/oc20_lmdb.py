@@ -22,6 +22,7 @@ import numpy as np
 from ase_nnp.datasets.base import AtomsDataset, DatasetWarning, Shard
 from ase_nnp.datasets.lmdbfile import LmdbFile, looks_like_lmdb
 from ase_nnp.datasets.sample import Sample
+from ase_nnp.datasets.sidefile import attach_natoms
 from ase_nnp.errors import DatasetError, UnsafeFileError
 from ase_nnp.family import DatasetFormat
 from ase_nnp.unpickle import StandIn, UnpickleError, loads
@@ -179,6 +180,10 @@ class LegacyShard(Shard):
                     stacklevel=2,
                 )
                 length = found
+            if length > 2 * entries + 1_000_000:
+                raise DatasetError(
+                    f"{length}, with {entries} entries in the file", path=self.path, key="length"
+                )
             return length
         if self._lmdb.get(b"%d" % (entries - 1)) is not None:
             return entries
@@ -284,6 +289,7 @@ def open_legacy(
     stored_energy_kind: str | None = None,
     references: Mapping[Any, float] | str | Path | None = None,
     energy_kind: str | None = None,
+    metadata: bool = True,
 ) -> AtomsDataset:
     """Open legacy files as one dataset, in the order given.
 
@@ -297,6 +303,8 @@ def open_legacy(
         Reference energies by system id (``oc20_ref.pkl`` or a dict), eV.
     energy_kind
         Convert to this kind on reading.
+    metadata
+        Whether to use (and check) ``metadata.npz`` beside the files.
     """
     if isinstance(references, (str, Path)):
         from ase_nnp.datasets.mapping import load_references
@@ -306,6 +314,8 @@ def open_legacy(
         LegacyShard(path, stored_energy_kind=stored_energy_kind, references=references)
         for path in files
     ]
+    if metadata:
+        attach_natoms(shards, ".lmdb")
     return AtomsDataset(shards, energy_kind=energy_kind)
 
 

@@ -1,0 +1,231 @@
+"""Rows of ASE databases as JSON (aselmdb, ASE's json): to samples, without ASE's object hooks.
+
+Arrays are tagged (``{"__ndarray__": [shape, dtype, values]}``); shape, type and length are
+checked before anything is allocated. Of a row's ``data`` every entry goes to ``info``, as do the
+``key_value_pairs``, which also stay together under ``info["key_value_pairs"]``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any
+
+import numpy as np
+
+from ase_nnp.datasets.sample import Sample
+from ase_nnp.errors import DatasetError
+
+__all__ = ["parse_json", "row_to_sample"]
+
+Array = np.ndarray[Any, Any]
+
+_DTYPE = re.compile(r"bool|u?int(8|16|32|64)|float(16|32|64)|str")
+_SCALARS = frozenset(["energy", "free_energy", "magmom"])
+#: ASE's all_properties, but for energy, forces and stress.
+_RESULTS = (
+    *("free_energy", "dipole", "magmom", "magmoms", "charges", "stresses", "energies"),
+    *("dielectric_tensor", "born_effective_charges", "polarization"),
+)
+_ARRAYS = ("momenta", "masses", "initial_magmoms", "initial_charges")
+#: Where writers of this package keep further per-atom arrays.
+_MORE_ARRAYS = "atoms_arrays"
+
+
+def parse_json(text: bytes) -> Any:
+    """Parse JSON; NaN and Infinity as ASE writes them are read too."""
+    import orjson
+
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        reason = str(error)
+    if b"NaN" not in text and b"Infinity" not in text:
+        raise DatasetError(f"not JSON: {reason}")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DatasetError(f"not JSON: {error}") from None
+
+
+def to_array(value: Any, name: str) -> Array:
+    """Return a tagged or plain list as an array."""
+    if type(value) is dict:
+        tagged = value.get("__ndarray__")
+        if tagged is None:
+            if "array" in value:  # ASE's Cell object
+                return to_array(value["array"], name)
+            raise DatasetError(f"{name} is no array")
+        shape, kind, values = tagged
+        if not (isinstance(kind, str) and _DTYPE.fullmatch(kind)):
+            raise DatasetError(f"{name} is an array of {kind!r}; numbers are wanted")
+        if not all(type(n) is int and n >= 0 for n in shape) or len(shape) > 8:
+            raise DatasetError(f"{name} has the shape {shape}")
+        if type(values) is not list or len(values) != math.prod(shape):
+            raise DatasetError(f"{name} of shape {shape} with {len(values)} values")
+        return np.array(values, kind).reshape(shape)
+    if type(value) is list:
+        array = np.array(value)
+        if array.dtype.kind in "biufU":
+            return array
+    raise DatasetError(f"{name} is no array of numbers")
+
+
+def plain(value: Any, name: str) -> Any:
+    """Return free data with tagged arrays and complex numbers decoded, other tags as dicts."""
+    if type(value) is dict:
+        if "__ndarray__" in value:
+            return to_array(value, name)
+        if "__complex__" in value:
+            return complex(*value["__complex__"])
+        return {key: plain(entry, key) for key, entry in value.items()}
+    if type(value) is list:
+        return [plain(entry, name) for entry in value]
+    return value
+
+
+def row_to_sample(row: Any) -> Sample:
+    """Turn one row into an unchecked sample.
+
+    Raises
+    ------
+    DatasetError
+        Something that every row has is missing, or of the wrong kind.
+    """
+    if type(row) is not dict:
+        raise DatasetError(f"holds {type(row).__name__}, not a row")
+    for name in ("numbers", "positions", "cell", "pbc"):
+        if name not in row:
+            raise DatasetError(f"a row without {name}")
+    numbers = to_array(row["numbers"], "numbers")
+    pbc = to_array(row["pbc"], "pbc")
+    if pbc.shape != (3,):
+        raise DatasetError(f"pbc of shape {pbc.shape}, not (3,)")
+    info: dict[str, Any] = {}
+    sample: Sample = {
+        "atomic_numbers": numbers,
+        "positions": to_array(row["positions"], "positions"),
+        "cell": to_array(row["cell"], "cell"),
+        "pbc": pbc.astype(bool, copy=False),
+        "info": info,
+    }
+    n = len(numbers)
+    if "tags" in row:
+        sample["tags"] = to_array(row["tags"], "tags").astype(np.int64, copy=False)
+    if "constraints" in row:
+        _constraints(row["constraints"], n, sample)
+    _free_data(row, sample)
+    energy = info.get("energy", row.get("energy"))  # data wins, as for the reference reader
+    if energy is not None:
+        sample["energy"] = scalar(energy, "energy")
+    for name in ("forces", "stress"):
+        value = info[name] if name in info else row.get(name)
+        if value is not None:
+            array = value if isinstance(value, np.ndarray) else to_array(value, name)
+            sample[name] = array if name == "forces" else full_stress(array)
+    _rest(row, n, sample)
+    return sample
+
+
+def _free_data(row: dict[str, Any], sample: Sample) -> None:
+    info: dict[str, Any] = sample["info"]
+    pairs = row.get("key_value_pairs")
+    if pairs:
+        if type(pairs) is not dict:
+            raise DatasetError("key_value_pairs is no dict")
+        info.update(pairs)
+        info["key_value_pairs"] = dict(pairs)
+    data = row.get("data")
+    if data:
+        if type(data) is not dict:
+            raise DatasetError("data is no dict")
+        for name, value in data.items():
+            simple = type(value) is not dict and type(value) is not list
+            info[name] = value if simple else plain(value, name)
+        arrays = info.pop(_MORE_ARRAYS, None)
+        if arrays:
+            sample["arrays"] = {name: np.asarray(value) for name, value in arrays.items()}
+    if "ref_energy" in info:
+        info.setdefault("reference_energy", info["ref_energy"])
+
+
+def _rest(row: dict[str, Any], n: int, sample: Sample) -> None:
+    """Collect what few rows have."""
+    results = {}
+    for name in _RESULTS:
+        if row.get(name) is not None:
+            value = row[name]
+            results[name] = scalar(value, name) if name in _SCALARS else to_array(value, name)
+    if results:
+        sample["results"] = results
+    for name in _ARRAYS:
+        if row.get(name) is not None:
+            array = to_array(row[name], name)
+            if array.shape[:1] != (n,):
+                raise DatasetError(f"{name} of shape {array.shape} for {n} atoms")
+            sample.setdefault("arrays", {})[name] = array
+
+
+def scalar(value: Any, name: str) -> float:
+    """Return a label as float."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, np.ndarray) and value.size == 1:
+        return float(value.item())
+    if type(value) in (dict, list):
+        return scalar(to_array(value, name), name)
+    raise DatasetError(f"{name} is {type(value).__name__}, not a number")
+
+
+def full_stress(array: Array) -> Array:
+    """Return Voigt 6 (xx, yy, zz, yz, xz, xy), 9 or (3, 3) as (3, 3)."""
+    if array.size == 6:
+        return array.ravel()[[0, 5, 4, 5, 1, 3, 4, 3, 2]].reshape(3, 3)
+    if array.size == 9:
+        return array.reshape(3, 3)
+    raise DatasetError(f"stress of shape {array.shape}")
+
+
+def _constraints(described: Any, n: int, sample: Sample) -> None:
+    if isinstance(described, (str, bytes)):  # older ASE keeps them as JSON text
+        described = parse_json(described.encode() if isinstance(described, str) else described)
+    if type(described) is not list:
+        raise DatasetError("constraints is no list")
+    fixed, others = np.zeros(n, bool), []
+    for entry in described:
+        name, kwargs = entry["name"], entry.get("kwargs", {})
+        if name == "FixAtoms":
+            indices = kwargs["indices"]
+            indices = np.array(plain(indices, "indices"))
+            if indices.dtype == bool and indices.shape == (n,):
+                fixed |= indices
+                continue
+            if indices.size and not (
+                indices.dtype.kind in "iu" and indices.min() >= -n and indices.max() < n
+            ):
+                raise DatasetError(f"FixAtoms on atoms that {n} atoms do not have")
+            fixed[indices.astype(np.int64)] = True
+        else:
+            others.append(_other_constraint(name, plain(kwargs, name), n))
+    if fixed.any():
+        sample["fixed"] = fixed
+    if others:
+        sample["constraints"] = others
+
+
+def _other_constraint(name: Any, kwargs: Any, n: int) -> dict[str, Any]:
+    import ase.constraints
+
+    if name not in ase.constraints.__all__ or not str(name).startswith(("Fix", "Hook", "External")):
+        raise DatasetError(f"an unknown constraint {name!r}")
+    for key in ("indices", "index", "a", "a1", "a2", "pairs", "pair"):
+        if kwargs.get(key) is not None:
+            indices = np.array(kwargs[key])
+            if (
+                indices.dtype.kind in "iu"
+                and indices.size
+                and not (indices.min() >= -n and indices.max() < n)
+            ):
+                raise DatasetError(f"{name} on atoms that {n} atoms do not have")
+    return {"name": name, "kwargs": kwargs}
