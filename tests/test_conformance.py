@@ -36,8 +36,10 @@ def broken_lj(change):
 def without_shifts(self, graph):
     import torch
 
-    return type(self).__mro__[1].energies(
-        self, graph.replace(edge_shift=torch.zeros_like(graph.edge_shift))
+    return (
+        type(self)
+        .__mro__[1]
+        .energies(self, graph.replace(edge_shift=torch.zeros_like(graph.edge_shift)))
     )
 
 
@@ -79,9 +81,7 @@ def order_matters(self, graph):
 def cut_off_hard(self, graph):
     r = graph.edge_vectors().norm(dim=-1)
     pair = -0.1 / r**2
-    return pair.new_zeros(graph.num_structures).index_add(
-        0, graph.batch[graph.edge_index[1]], pair
-    )
+    return pair.new_zeros(graph.num_structures).index_add(0, graph.batch[graph.edge_index[1]], pair)
 
 
 def per_structure_mean(self, graph):

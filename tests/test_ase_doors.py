@@ -1,0 +1,63 @@
+"""ASE's own ways to a calculator."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import ase.io
+import pytest
+from ase.build import bulk
+from ase.calculators.calculator import get_calculator_class
+
+from ase_nnp import NNPCalculator, build_model, save_model
+
+
+@pytest.fixture
+def model_file(tmp_path):
+    config = {"atom_embedding_size": 8, "num_graph_conv_layers": 1, "fc_feat_size": 8}
+    save_model(build_model("cgcnn_oc20", config, seed=0, device="cpu"), tmp_path / "m.nnp")
+    return tmp_path / "m.nnp"
+
+
+def ase_command(*arguments, cwd):
+    return subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", "-m", "ase", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        check=True,
+    ).stdout
+
+
+def test_the_calculator_is_found_by_name(model_file):
+    atoms = bulk("Cu", cubic=True)
+    atoms.calc = get_calculator_class("nnp")(model=str(model_file))
+    assert isinstance(atoms.calc, NNPCalculator)
+    assert atoms.get_potential_energy() == atoms.calc.results["energy"]
+
+
+def test_ase_run_uses_a_model_file(model_file, tmp_path):
+    ase.io.write(tmp_path / "cu.xyz", bulk("Cu", cubic=True))
+    ase_command("run", "nnp", "cu.xyz", "-p", "model=m.nnp", "-o", "out.json", cwd=tmp_path)
+    row = json.loads((tmp_path / "out.json").read_text())["1"]
+    assert row["calculator"] == "nnp"
+    atoms = bulk("Cu", cubic=True)
+    atoms.calc = NNPCalculator(model_file)
+    assert row["energy"] == pytest.approx(atoms.get_potential_energy(), abs=1e-5)
+
+
+def test_ase_lists_the_plugin(tmp_path):
+    text = ase_command("info", "--plugins", cwd=tmp_path)
+    assert "ase_nnp 0.1.0" in text
+    assert "nnp-lmdb" in text
+
+
+def test_ase_reads_the_projects_datasets():
+    from pathlib import Path
+
+    path = Path(__file__).parent.parent / "data" / "oc25_toy" / "data.0000.aselmdb"
+    frames = ase.io.read(path, ":3", format="nnp-lmdb")
+    assert len(frames) == 3
+    assert frames[0].get_forces().shape == (len(frames[0]), 3)

@@ -1,0 +1,169 @@
+"""Weights in files: round trips, damage, and files that would like to run code."""
+
+from __future__ import annotations
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from ase.build import bulk
+from ase_nnp.errors import CheckpointError, ConfigError, UnknownModelError, UnsafeFileError
+from ase_nnp.models import model_hash
+from ase_nnp.tensors import read_header, read_tensors, write_tensors
+
+from ase_nnp import build_model, load_model, predict, save_model
+
+
+@pytest.fixture
+def saved(tmp_path):
+    model = build_model("lj", {"sigma": 2.1}, device="cpu")
+    save_model(model, tmp_path / "lj.nnp", training_data="none")
+    return tmp_path / "lj.nnp"
+
+
+def test_a_saved_model_comes_back(saved):
+    model = load_model(saved, device="cpu")
+    assert model.config == {"epsilon": 0.4, "sigma": 2.1, "cutoff": 6.0}
+    assert model.provenance["training_data"] == "none"
+    assert not model.training
+    first = predict(build_model("lj", {"sigma": 2.1}, device="cpu"), [bulk("Cu")])
+    assert predict(model, [bulk("Cu")])[0]["energy"] == first[0]["energy"]
+
+
+def test_the_header_is_readable_json(saved):
+    header = json.loads(read_header(saved)["ase_nnp"])
+    assert header["family"] == "lj"
+    assert header["energy_kind"] == "total"
+    assert header["format"] == 1
+
+
+def test_options_override_the_stored_configuration(saved):
+    assert load_model(saved, sigma=2.5).config["sigma"] == 2.5
+
+
+def test_a_model_of_weights_keeps_them(tmp_path):
+    model = build_model("cgcnn_oc20", dict(_test_config("cgcnn_oc20")), seed=1, device="cpu")
+    save_model(model, tmp_path / "m.nnp")
+    back = load_model(tmp_path / "m.nnp", device="cpu")
+    assert model_hash(back) == model_hash(model)
+    for name, value in model.state_dict().items():
+        assert torch.equal(back.state_dict()[name], value)
+
+
+def _test_config(name):
+    from ase_nnp.registry import installed
+
+    return installed().family(name).test_config
+
+
+def test_fresh_weights_follow_the_seed_and_leave_the_generator_alone():
+    config = dict(_test_config("cgcnn_oc20"))
+    torch.manual_seed(5)
+    before = torch.rand(1)
+    torch.manual_seed(5)
+    one = build_model("cgcnn_oc20", config, seed=3)
+    assert torch.equal(torch.rand(1), before)
+    assert model_hash(one) == model_hash(build_model("cgcnn_oc20", config, seed=3))
+    assert model_hash(one) != model_hash(build_model("cgcnn_oc20", config, seed=4))
+
+
+def test_a_changed_byte_is_noticed(tmp_path):
+    model = build_model("cgcnn_oc20", dict(_test_config("cgcnn_oc20")), seed=1, device="cpu")
+    save_model(model, tmp_path / "m.nnp")
+    data = bytearray((tmp_path / "m.nnp").read_bytes())
+    data[-3] ^= 1
+    (tmp_path / "m.nnp").write_bytes(data)
+    with pytest.raises(CheckpointError, match="SHA-256"):
+        load_model(tmp_path / "m.nnp")
+
+
+def test_a_truncated_file_is_an_error(saved):
+    saved.write_bytes(saved.read_bytes()[:100])
+    with pytest.raises(CheckpointError):
+        load_model(saved)
+
+
+def test_a_newer_format_is_refused(saved):
+    header = json.loads(read_header(saved)["ase_nnp"]) | {"format": 99}
+    write_tensors(saved, {}, {"ase_nnp": json.dumps(header)})
+    with pytest.raises(CheckpointError, match="Upgrade"):
+        load_model(saved)
+
+
+def test_a_failed_write_leaves_the_old_file(saved, monkeypatch):
+    before = saved.read_bytes()
+    model = build_model("lj")
+    model.config = {"bad": object()}
+    with pytest.raises(CheckpointError, match="JSON"):
+        save_model(model, saved)
+    assert saved.read_bytes() == before
+    assert [p.name for p in saved.parent.iterdir()] == ["lj.nnp"]
+
+
+def test_a_missing_file_names_what_is_installed(tmp_path):
+    with pytest.raises(UnknownModelError, match="no file"):
+        load_model(tmp_path / "nothing.nnp")
+
+
+def test_a_family_without_weights_says_what_to_give():
+    with pytest.raises(ConfigError, match="checkpoint=PATH"):
+        load_model("lj")
+
+
+def test_unknown_devices_and_dtypes_are_refused():
+    with pytest.raises(ConfigError, match="float16"):
+        build_model("lj", dtype="float16")
+    with pytest.raises(ConfigError, match="gpu"):
+        build_model("lj", device="gpu")
+
+
+class Payload:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+def test_a_bare_pickle_is_no_checkpoint_and_runs_nothing(tmp_path):
+    (tmp_path / "evil.pt").write_bytes(pickle.dumps({"w": Payload(tmp_path / "marker")}))
+    with pytest.raises(CheckpointError):
+        read_tensors(tmp_path / "evil.pt")
+    assert not (tmp_path / "marker").exists()
+
+
+@pytest.mark.parametrize("kind", ["torch zip", "torch legacy"])
+def test_a_checkpoint_cannot_run_code(tmp_path, kind):
+    marker, file = tmp_path / "marker", tmp_path / "evil.pt"
+    content = {"state_dict": {"w": torch.ones(2)}, "config": Payload(marker)}
+    torch.save(content, file, _use_new_zipfile_serialization=kind == "torch zip")
+    with pytest.raises(UnsafeFileError, match="open"):
+        read_tensors(file)
+    with pytest.raises(CheckpointError):
+        load_model(file)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "npz", "torch zip", "torch legacy"])
+def test_named_tensors_are_read_from_any_usual_file(tmp_path, kind):
+    tensors = {"a.weight": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([1, 2])}
+    path = tmp_path / "weights"
+    if kind == "safetensors":
+        write_tensors(path, tensors, {})
+    elif kind == "npz":
+        with open(path, "wb") as file:
+            np.savez(file, **{k: v.numpy() for k, v in tensors.items()})
+    else:
+        torch.save(tensors, path, _use_new_zipfile_serialization=kind == "torch zip")
+    found = read_tensors(path)
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[k], v) for k, v in tensors.items())
+
+
+def test_weights_that_do_not_fit_are_named(tmp_path):
+    path = tmp_path / "w.safetensors"
+    write_tensors(path, {"nonsense": torch.ones(2)}, {})
+    with pytest.raises(CheckpointError, match="nonsense"):
+        load_model("cgcnn_oc20", config=dict(_test_config("cgcnn_oc20")), weights=path)

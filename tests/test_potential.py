@@ -1,0 +1,114 @@
+"""The gradient module: one backward, training and evaluation, derivatives of derivatives."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from ase.build import bulk, molecule
+
+from ase_nnp import Conservative, Potential, build_model
+
+
+class Learned(Conservative):
+    """A pair potential with a weight, to train on forces."""
+
+    cutoff = 4.0
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor([0.3, -0.2]))
+        self.evaluations = 0
+
+    def energies(self, graph):
+        self.evaluations += 1
+        r = graph.edge_vectors().norm(dim=-1)
+        pair = (self.weight[0] / r + self.weight[1] / r**3) * (1 - (r / 4.0) ** 2) ** 3
+        centre = graph.batch[graph.edge_index[1]]
+        return pair.new_zeros(graph.num_structures).index_add(0, centre, pair)
+
+
+@pytest.fixture
+def model():
+    return Learned().to(torch.float64)
+
+
+@pytest.fixture
+def graph(model):
+    atoms = bulk("Cu", cubic=True)
+    atoms.rattle(0.1, seed=0)
+    return model.make_graph([atoms, molecule("H2O")])
+
+
+def test_evaluation_returns_detached_results_from_one_evaluation(model, graph):
+    found = model.eval()(graph)
+    assert set(found) == {"energy", "forces", "stress"}
+    assert not any(v.requires_grad for v in found.values())
+    assert model.evaluations == 1
+    assert found["stress"].shape == (2, 3, 3)
+    assert (found["stress"][1] == 0).all()  # the molecule has no volume
+
+
+def test_an_energy_alone_takes_no_gradient(model, graph):
+    model.eval()
+    found = model.compute(graph, ("energy",))
+    assert set(found) == {"energy"}
+    assert not found["energy"].requires_grad
+
+
+def test_a_loss_on_forces_reaches_the_weights(model, graph):
+    found = model.train()(graph)
+    (found["forces"].square().sum() + found["stress"].square().sum()).backward()
+    assert (model.weight.grad.abs() > 0).all()
+
+
+def test_forces_can_be_trained_to_a_target(model, graph):
+    target = Learned().to(torch.float64).eval()
+    target.weight.data[:] = torch.tensor([0.1, 0.4])
+    wanted = target(graph)["forces"]
+    optimizer = torch.optim.LBFGS(model.parameters(), line_search_fn="strong_wolfe")
+
+    def loss():
+        optimizer.zero_grad()
+        value = (model.train()(graph)["forces"] - wanted).square().mean()
+        value.backward()
+        return value
+
+    for _ in range(5):
+        optimizer.step(loss)
+    assert torch.allclose(model.weight, target.weight, atol=1e-5)
+
+
+def test_a_hessian_comes_from_differentiable_evaluation(model):
+    model.eval().differentiable = True
+    graph = model.make_graph([molecule("H2O")])
+    positions = graph.positions.clone().requires_grad_(True)
+    forces = model.compute(graph.replace(positions=positions), ("energy", "forces"))["forces"]
+    row = -torch.autograd.grad(forces[0, 2], positions)[0]
+    step = torch.zeros_like(positions)
+    step[1, 1] = 1e-5
+    moved = [
+        model.compute(graph.replace(positions=graph.positions + s), ("forces",))["forces"][0, 2]
+        for s in (step, -step)
+    ]
+    assert row[1, 1].item() == pytest.approx(-(moved[0] - moved[1]).item() / 2e-5, rel=1e-6)
+
+
+def test_atoms_that_see_nobody_have_no_forces(model):
+    from ase import Atoms
+
+    found = model.eval()(model.make_graph([Atoms("H2", positions=[[0, 0, 0], [9, 0, 0]])]))
+    assert (found["forces"] == 0).all()
+    assert found["forces"].shape == (2, 3)
+
+
+def test_freezing_ends_with_training(model):
+    model.freeze()
+    assert not model.weight.requires_grad
+    assert not model.training
+    assert model.train().weight.requires_grad
+
+
+def test_a_model_must_write_forward():
+    graph = build_model("lj").make_graph([molecule("H2O")])
+    with pytest.raises(NotImplementedError, match="forward"):
+        Potential()(graph)
