@@ -1,1 +1,97 @@
-"""The scn family."""
+"""SCN, the spherical channel network of the Open Catalyst Project (arXiv:2206.14331)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ase_nnp import ModelFamily, hookimpl
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ase_nnp import Potential
+
+#: Hyper-parameters under their published names and defaults, then the options of this package.
+SCN_DEFAULTS: dict[str, Any] = {
+    "cutoff": 8.0,
+    "max_num_neighbors": 20,
+    "max_num_elements": 90,
+    "num_interactions": 8,
+    "lmax": 6,
+    "mmax": 1,
+    "num_resolutions": 2,
+    "sphere_channels": 128,
+    "sphere_channels_reduce": 128,
+    "hidden_channels": 256,
+    "num_taps": -1,
+    "use_grid": True,
+    "num_bands": 1,
+    "num_sphere_samples": 128,
+    "num_basis_functions": 128,
+    "distance_function": "gaussian",
+    "basis_width_scalar": 1.0,
+    "distance_resolution": 0.02,
+    "use_pbc": True,
+    "regress_forces": True,
+    "normalizer": None,
+    "energy_kind": "adsorption",
+    "frames": 1,
+    "forces": "direct",
+    "random_training_frames": False,
+}
+
+#: Published keys that do not touch the numbers.
+IGNORED = (
+    "name",
+    "use_pbc_single",
+    "otf_graph",
+    "direct_forces",
+    "show_timing_info",
+    "num_atoms",
+    "bond_feat_dim",
+    "num_targets",
+)
+
+
+@hookimpl
+def register_models(register: Any) -> None:
+    """Offer the family."""
+    register(
+        ModelFamily(
+            name="scn",
+            summary="Spherical channel network: OC20 adsorption energies and direct forces",
+            build=_build,
+            load=_load,
+            defaults=SCN_DEFAULTS,
+            ignored=IGNORED,
+            config_extras=("normalizer",),
+            cite="https://arxiv.org/abs/2206.14331",
+            weights_license="CC-BY-4.0 (Open Catalyst Project)",
+            outputs=("energy", "forces"),
+            energy_kind="config",
+            conservative=None,
+            test_config={
+                "num_interactions": 2,
+                "lmax": 4,
+                "sphere_channels": 6,
+                "sphere_channels_reduce": 4,
+                "hidden_channels": 8,
+                "num_sphere_samples": 20,
+                "num_basis_functions": 8,
+                "distance_resolution": 0.2,
+                "cutoff": 5.0,
+            },
+        )
+    )
+
+
+def _build(config: dict[str, Any]) -> Potential:
+    from ase_nnp_scn.model import SCN
+
+    return SCN(config)
+
+
+def _load(path: Path, **options: Any) -> Potential:
+    from ase_nnp_scn.checkpoint import load
+
+    return load(path, **options)

@@ -1,0 +1,306 @@
+"""SCN: spherical channels for modelling atomic interactions, Zitnick et al., arXiv:2206.14331."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ase_nnp import AtomGraph, ConfigError, Potential
+from ase_nnp.potential import gradients
+from ase_nnp_scn.blocks import EdgeBlock, GridBlock, activate, parts
+from ase_nnp_scn.frames import drawn_reference, frames_about, structure_reference, turn
+from ase_nnp_scn.neighbors import NEAREST, Neighbors, empty_table, ranks, table
+from ase_nnp_scn.radial import DistanceBasis
+from ase_nnp_scn.rotation import WignerRows
+from ase_nnp_scn.sphere import harmonics, sample_points
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+OC20_REFERENCE = (
+    "OC20 adsorption energy of the whole system: slab with adsorbate minus the relaxed clean slab minus "
+    "gas-phase references for H, C, N and O (from H2, H2O, CO and N2), RPBE"
+)
+
+
+class SCN(Potential):
+    """Energy and direct forces from messages between spherical channels.
+
+    ``graph.extra["edge_random"]`` (E, 3), uniform in [0, 1), sets the edge frames as the reference
+    implementation does from the same draw; without it they follow from the structure alone
+    (:mod:`ase_nnp_scn.frames`).
+
+    Parameters
+    ----------
+    config
+        The keys of ``SCN_DEFAULTS`` in this package, complete.
+
+    Raises
+    ------
+    ConfigError
+        For values outside what the published code supports.
+    """
+
+    points: Tensor
+    point_harmonics: Tensor
+    reads = ()
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        check(config)
+        self.cutoff = float(config["cutoff"])
+        self.max_neighbors = int(config["max_num_neighbors"])
+        self.frames = int(config["frames"])
+        self.gradient = config["forces"] == "gradient"
+        self.direct = bool(config["regress_forces"]) and not self.gradient
+        self.random_training = bool(config["random_training_frames"])
+        self.conservative = self.gradient
+        self.energy_kind = str(config["energy_kind"])
+        self.energy_reference = OC20_REFERENCE if self.energy_kind == "adsorption" else ""
+        self.graph_options = {"wrap": True} | ({} if config["use_pbc"] else {"pbc": (False,) * 3})
+        self.elements = frozenset(range(1, int(config["max_num_elements"])))
+        self.outputs = self._outputs()
+        self.scale = _scale(config["normalizer"])
+        self._build(config)
+
+    def _outputs(self) -> tuple[str, ...]:
+        outputs = ["energy"]
+        if self.gradient:
+            outputs += ["forces", "stress"]
+        elif self.direct:
+            outputs += ["forces"]
+        if self.frames > 1:
+            outputs += ["energy_std"] + (["forces_std"] if self.direct else [])
+        return tuple(outputs)
+
+    def _build(self, config: Mapping[str, Any]) -> None:
+        lmax, mmax = int(config["lmax"]), int(config["mmax"])
+        self.lmax, self.mmax, self.taps = lmax, mmax, 4 if mmax and config["num_taps"] != 1 else 1
+        self.degrees = [lmax] if config["num_resolutions"] == 1 else [lmax, max(4, lmax - 2)]
+        channels, reduced = int(config["sphere_channels"]), int(config["sphere_channels_reduce"])
+        elements, bands = int(config["max_num_elements"]), int(config["num_bands"])
+
+        self.sphere_embedding = nn.Embedding(elements, channels)
+        self.distance_expansion = DistanceBasis(
+            config["distance_function"],
+            self.cutoff,
+            int(self.cutoff / config["distance_resolution"]),
+            float(config["basis_width_scalar"]),
+        )
+        self.edge_blocks = nn.ModuleList(
+            EdgeBlock(
+                degrees=self.degrees,
+                mmax=mmax,
+                channels=channels,
+                reduced=reduced,
+                hidden=int(config["hidden_channels"]),
+                elements=elements,
+                basis=self.distance_expansion,
+                width=int(config["num_basis_functions"]),
+                bands=bands,
+                use_grid=bool(config["use_grid"]),
+            )
+            for _ in range(int(config["num_interactions"]))
+        )
+        for head in ("energy", *(["force"] if config["regress_forces"] else [])):
+            self.add_module(f"{head}_fc1", nn.Linear(channels, channels))
+            self.add_module(f"{head}_fc2", nn.Linear(channels, reduced))
+            self.add_module(f"{head}_fc3", nn.Linear(reduced, 1))
+        self.rotation = WignerRows(lmax, mmax)
+        self.update = GridBlock(lmax, bands, reduced)
+        points = sample_points(int(config["num_sphere_samples"]))
+        self.register_buffer("points", points, persistent=False)
+        self.register_buffer("point_harmonics", harmonics(points, lmax), persistent=False)
+
+    def make_graph(
+        self, atoms: Atoms | Sequence[Atoms], device: torch.device | str | None = None
+    ) -> AtomGraph:
+        """Return the graph; edges to the nearest neighbours, which the first message block takes, come first.
+
+        Raises
+        ------
+        UnsupportedElementError, StructureError
+        """
+        structures = [atoms] if hasattr(atoms, "get_positions") else list(atoms)
+        self.check_elements(structures)
+        # Neighbours are ranked in float64: equal distances must not be told apart by rounding.
+        graph = AtomGraph.from_atoms(
+            structures,
+            self.cutoff,
+            self.max_neighbors,
+            dtype=torch.float64,
+            device=self.device if device is None else device,
+            **self.graph_options,
+        )
+        if len(self.degrees) == 2:
+            distance = (graph.edge_vectors().norm(dim=1) / 1e-6).round()
+            far = ranks(graph.edge_index[1], distance, graph.num_atoms) >= NEAREST
+            order = torch.argsort(far.to(torch.int8), stable=True)
+            graph = graph.replace(
+                edge_index=graph.edge_index[:, order], edge_shift=graph.edge_shift[order]
+            )
+        return graph.to(dtype=self.dtype)
+
+    def forward(self, graph: AtomGraph) -> dict[str, Tensor]:
+        """Return everything in :attr:`outputs`."""
+        return self.compute(graph, self.outputs)
+
+    def compute(self, graph: AtomGraph, properties: Collection[str]) -> dict[str, Tensor]:
+        """Return at least ``properties``; heads and gradients that nobody asks for are left out."""
+        if not self.gradient:
+            direct = self.direct and any(p.startswith("forces") for p in properties)
+            return self._evaluate(graph, direct)
+        forces, stress = "forces" in properties, "stress" in properties
+        with torch.set_grad_enabled(self.training or forces or stress):
+            result = gradients(
+                self._evaluate, graph, forces=forces, stress=stress, keep=self.training
+            )
+        return result if self.training else {k: v.detach() for k, v in result.items()}
+
+    def _evaluate(self, graph: AtomGraph, forces: bool = False) -> dict[str, Tensor]:
+        copies, atoms = self.frames, graph.num_atoms
+        near = self._neighbors(graph)
+        x = self._states(graph.atomic_numbers.repeat(copies), near)
+        energies, force = self._read_out(x, forces)
+        structures = graph.batch.repeat(copies)
+        if copies > 1:
+            number = torch.arange(copies, device=x.device).repeat_interleave(atoms)
+            structures = structures + number * graph.num_structures
+        mean, std = self.scale["energy"]
+        total = energies.new_zeros(copies * graph.num_structures).index_add(0, structures, energies)
+        result = _over_frames("energy", total.view(copies, -1) * std + mean)
+        if force is not None:
+            mean, std = self.scale["forces"]
+            result |= _over_frames("forces", force.view(copies, -1, 3) * std + mean)
+        return result
+
+    def _neighbors(self, graph: AtomGraph) -> list[Neighbors]:
+        """Return the neighbour table of each resolution, for ``frames`` copies of the graph."""
+        atoms, copies = graph.num_atoms, self.frames
+        if graph.num_edges == 0:
+            return [empty_table(atoms * copies, graph.positions) for _ in self.degrees]
+        vectors = graph.edge_vectors()
+        distance = vectors.norm(dim=1)
+        rank = ranks(graph.edge_index[1], distance, atoms)
+        frames = self._frames(graph, vectors, distance)
+        rows = self._rows(frames)
+        offset = torch.arange(copies, device=rank.device)[:, None] * atoms
+        source, target = ((end + offset).flatten() for end in graph.edge_index)
+        rank, distance = rank.repeat(copies), distance.repeat(copies)
+        if len(self.degrees) == 1:
+            return [table(target, source, rank, distance, rows, atoms * copies)]
+        tables = []
+        for first, last, lmax in ((0, NEAREST, self.degrees[0]), (NEAREST, None, self.degrees[1])):
+            inside = rank >= first if last is None else rank < last
+            edges = inside.nonzero()[:, 0]
+            if len(edges) == 0:
+                tables.append(empty_table(atoms * copies, graph.positions))
+                continue
+            size = WignerRows.slices(lmax, self.mmax)[-1][1].stop
+            place = rank[edges] - first
+            tables.append(
+                table(
+                    target[edges],
+                    source[edges],
+                    place,
+                    distance[edges],
+                    rows[edges, :, :size],
+                    atoms * copies,
+                )
+            )
+        return tables
+
+    def _frames(self, graph: AtomGraph, vectors: Tensor, distance: Tensor) -> Tensor:
+        """Return frames (copies * E, 3, 3), the copies turned by equal steps about the edges."""
+        unit = vectors / distance[:, None]
+        drawn = graph.extra.get("edge_random")
+        if drawn is None and self.training and self.random_training:
+            drawn = torch.rand_like(unit)
+        if drawn is None:
+            reference = structure_reference(graph, vectors)
+        else:
+            reference = drawn_reference(unit, drawn.to(unit))
+        frames = frames_about(unit, reference)
+        if self.frames == 1:
+            return frames
+        # The taps sample a full turn by themselves; copies fill the angle between two taps.
+        step = 2 * math.pi / (self.taps * self.frames)
+        angle = torch.arange(self.frames, device=unit.device, dtype=unit.dtype) * step
+        return turn(frames.repeat(self.frames, 1, 1), angle.repeat_interleave(len(unit)))
+
+    def _rows(self, frames: Tensor) -> Tensor:
+        """Return rotation rows (E, T, P): the frame of each edge turned for each tap."""
+        angle = torch.arange(self.taps, device=frames.device, dtype=frames.dtype) * (math.pi / 2)
+        edges = len(frames)
+        turned = turn(frames.repeat_interleave(self.taps, 0), angle.repeat(edges))
+        rows: Tensor = self.rotation(turned)
+        return rows.view(edges, self.taps, -1)
+
+    def _states(self, atomic_numbers: Tensor, near: list[Neighbors]) -> Tensor:
+        first = self.sphere_embedding(atomic_numbers)
+        x = nn.functional.pad(first[:, None], (0, 0, 0, (self.lmax + 1) ** 2 - 1))
+        expanded = [self.distance_expansion(n.distance) for n in near]
+        for number, block in enumerate(self.edge_blocks):
+            change = block(x, atomic_numbers, expanded, near, self.update)
+            x = change if number == 0 else x + change
+        return x
+
+    def _read_out(self, x: Tensor, forces: bool) -> tuple[Tensor, Tensor | None]:
+        """Return energies (N,) and, if wanted, forces (N, 3) from the states at the sample points."""
+        heads = ["energy", "force"] if forces else ["energy"]
+        first = [getattr(self, f"{head}_fc1") for head in heads]
+        weight = torch.cat([layer.weight for layer in first])
+        bias = torch.cat([layer.bias for layer in first])
+        energies, force = [], []
+        for part in parts(len(x), 2 * len(self.points) * len(bias), x.requires_grad):
+            mixed = nn.functional.linear(x[part], weight)
+            values = activate(self.point_harmonics @ mixed + bias).chunk(len(heads), dim=-1)
+            energies.append(self.energy_fc3(activate(self.energy_fc2(values[0])).mean(1))[:, 0])
+            if forces:
+                strength = self.force_fc3(activate(self.force_fc2(values[1])))[:, :, 0]
+                force.append(strength @ self.points / len(self.points))
+        return torch.cat(energies), torch.cat(force) if forces else None
+
+
+def _over_frames(name: str, values: Tensor) -> dict[str, Tensor]:
+    """Mean over the first axis, and the standard deviation where there is more than one frame."""
+    if len(values) == 1:
+        return {name: values[0]}
+    return {name: values.mean(0), f"{name}_std": values.std(0)}
+
+
+def _scale(normalizer: Any) -> dict[str, tuple[float, float]]:
+    """Return (mean, standard deviation) of energy and forces from a normalizer entry."""
+    from ase_nnp_scn.checkpoint import read_normalizers
+
+    return read_normalizers(normalizer or {})
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """Refuse values that no published configuration can have.
+
+    Raises
+    ------
+    ConfigError
+    """
+    wrong = None
+    if config["mmax"] not in (0, 1):
+        wrong = f"mmax must be 0 or 1, not {config['mmax']}"
+    elif config["num_resolutions"] not in (1, 2):
+        wrong = f"num_resolutions must be 1 or 2, not {config['num_resolutions']}"
+    elif config["num_resolutions"] == 2 and config["lmax"] < 4:
+        wrong = f"two resolutions need lmax of at least 4, not {config['lmax']}"
+    elif not 0 <= config["mmax"] <= config["lmax"]:
+        wrong = f"lmax must be at least mmax, not {config['lmax']}"
+    elif not 1 <= config["num_bands"] <= config["lmax"] + 1:
+        wrong = f"num_bands must lie between 1 and lmax + 1, not {config['num_bands']}"
+    elif config["forces"] not in ("direct", "gradient"):
+        wrong = f"forces must be 'direct' or 'gradient', not {config['forces']!r}"
+    elif int(config["frames"]) < 1:
+        wrong = f"frames must be at least 1, not {config['frames']}"
+    if wrong:
+        raise ConfigError(f"SCN: {wrong}.")

@@ -1,0 +1,104 @@
+"""From an edge list to one padded table of neighbours per resolution.
+
+A message block sees ``(N, K)`` slots, K the largest number of neighbours in the batch. Empty slots
+point at the atom itself and have zero rotation rows, so that whatever is computed for them
+vanishes. In return every contraction is a dense matrix product and no sum needs a scatter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+#: So many nearest neighbours go to the first of two message blocks.
+NEAREST = 12
+#: Distances that agree to this (Angstrom) may stand in either block, as the given list has them.
+TIE = 1e-4
+
+
+@dataclass(frozen=True)
+class Neighbors:
+    """The neighbours of one resolution; T taps, P entries of the rotation rows."""
+
+    source: Tensor  # (N, K) int64
+    distance: Tensor  # (N, K)
+    rows: Tensor  # (N, K * T, P), by target atom
+    source_rows: Tensor  # (N, Q * T, P), the same rows by source atom
+    source_slot: Tensor  # (N, Q), where in the flat (N * K) each belongs; N * K for padding
+
+
+def table(
+    target: Tensor, source: Tensor, place: Tensor, distance: Tensor, rows: Tensor, atoms: int
+) -> Neighbors:
+    """Fill the table of ``atoms`` atoms.
+
+    Parameters
+    ----------
+    target, source : (E,) int64
+    place : (E,) int64
+        Which slot of its target an edge takes, from 0.
+    distance : (E,)
+    rows : (E, T, P)
+    """
+    width = int(place.max()) + 1
+    slot = target * width + place
+    itself = torch.arange(atoms, device=slot.device).repeat_interleave(width)
+    by_source = count_within(source, atoms)
+    depth = int(by_source.max()) + 1
+    back = source * depth + by_source
+    nowhere = torch.full((atoms * depth,), atoms * width, device=slot.device)
+    taps, size = rows.shape[1:]
+    return Neighbors(
+        source=itself.index_copy(0, slot, source).view(atoms, width),
+        distance=distance.new_zeros(atoms * width).index_copy(0, slot, distance).view(atoms, width),
+        rows=rows.new_zeros(atoms * width, taps, size)
+        .index_copy(0, slot, rows)
+        .view(atoms, -1, size),
+        source_rows=rows.new_zeros(atoms * depth, taps, size)
+        .index_copy(0, back, rows)
+        .view(atoms, -1, size),
+        source_slot=nowhere.index_copy(0, back, slot).view(atoms, depth),
+    )
+
+
+def count_within(group: Tensor, groups: int) -> Tensor:
+    """Return, for each entry of ``group``, how many entries of the same group precede it."""
+    order = torch.argsort(group, stable=True)
+    count = torch.bincount(group, minlength=groups)
+    start = torch.cumsum(count, 0) - count
+    place = torch.empty_like(group)
+    place[order] = torch.arange(len(group), device=group.device) - start[group[order]]
+    return place
+
+
+def ranks(target: Tensor, distance: Tensor, atoms: int) -> Tensor:
+    """Return the rank of each edge among those of its centre, such that the nearest come first.
+
+    Where the list already has the 12 nearest of a centre before the others, up to ties, its own
+    order is kept: of equally distant neighbours those listed first are the nearer.
+    """
+    listed = count_within(target, atoms)
+    distance = distance.detach()
+    early = listed < NEAREST
+    edge = torch.full((atoms,), torch.inf, dtype=distance.dtype, device=distance.device)
+    inner = torch.where(early, distance, -torch.inf)
+    outer = torch.where(early, torch.inf, distance)
+    last = (-edge).scatter_reduce(0, target, inner, "amax")
+    first = edge.scatter_reduce(0, target, outer, "amin")
+    sorted_already = (last <= first + TIE)[target]
+    order = torch.argsort(distance, stable=True)
+    by_distance = torch.empty_like(listed)
+    by_distance[order] = count_within(target[order], atoms)
+    return torch.where(sorted_already, listed, by_distance)
+
+
+def empty_table(atoms: int, like: Tensor) -> Neighbors:
+    """Return the table of atoms without neighbours."""
+    nothing = torch.zeros((atoms, 0), dtype=torch.int64, device=like.device)
+    none = like.new_zeros(atoms, 0)
+    rows = like.new_zeros(atoms, 0, 1)
+    return Neighbors(
+        source=nothing, distance=none, rows=rows, source_rows=rows, source_slot=nothing
+    )
