@@ -216,7 +216,7 @@ class Conservative(Potential):
     again; in evaluation mode they are detached unless ``differentiable`` is set.
     """
 
-    outputs = ("energy", "forces", "stress")
+    outputs: tuple[str, ...] = ("energy", "forces", "stress")
     conservative = True
     differentiable: bool = False
 

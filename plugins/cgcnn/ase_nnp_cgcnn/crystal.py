@@ -1,0 +1,245 @@
+r"""The crystal graph network for crystal properties (Xie and Grossman 2018, arXiv:1710.10324).
+
+Every atom sees its 12 nearest neighbours. With
+:math:`z_{ij} = v_i \oplus v_j \oplus u_{ij}`, Eq. 5 is
+
+.. math:: v_i' = g\Big(v_i + \sum_j \sigma(z_{ij} W_f + b_f) \odot g(z_{ij} W_s + b_s)\Big)
+
+where g is softplus; both products and the sum go through batch normalisation. Eq. 6 takes the
+mean over atoms, and a small network makes one number of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from ase import Atoms
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from ase_nnp.errors import ConfigError, StructureError
+from ase_nnp.graph import AtomGraph
+from ase_nnp.potential import Potential
+
+from .elements import MAX_Z, NUM_FEATURES, element_features
+from .layers import GatedEdges, head, mean_over_atoms, with_batch_counters
+from .properties import choose_property
+
+__all__ = ["CrystalModel", "from_config"]
+
+EVERYWHERE = (True, True, True)
+
+
+def from_config(config: Mapping[str, Any]) -> CrystalModel:
+    """Build the model of a configuration; ConfigError where it contradicts itself."""
+    keys = dict(config)
+    if keys.pop("orig_atom_fea_len") != NUM_FEATURES:
+        raise ConfigError(
+            f"orig_atom_fea_len is {config['orig_atom_fea_len']}; this family has the "
+            f"{NUM_FEATURES} element features of the published models and no others."
+        )
+    return CrystalModel(**keys)
+
+
+class CrystalModel(Potential):
+    """A property of a crystal from its structure; no forces.
+
+    Parameters
+    ----------
+    property
+        A published name (``"band-gap"``), an output name, or a name of one's own; names the output.
+    task
+        ``"regression"``, or ``"classification"`` into two classes: the output is the probability
+        of the second.
+    atom_fea_len, n_conv, h_fea_len, n_h
+        Width of atoms, number of convolutions, width and number of the layers after pooling.
+    radius, max_num_nbr
+        Neighbours: the nearest ``max_num_nbr`` within ``radius`` (Angstrom). An atom with fewer
+        gets the first atom of its crystal at ``radius + 1`` as often as needed.
+    dmin, step, nbr_fea_len
+        Gaussians at ``dmin, dmin + step, ... radius``; ``nbr_fea_len`` may repeat their number.
+    normalizer
+        ``{"mean": m, "std": s}`` of a regression: the output is ``raw * s + m``.
+    """
+
+    conservative = False
+    elements = frozenset(range(1, MAX_Z + 1))
+    max_neighbors: int
+    centres: Tensor
+    features: Tensor
+
+    def __init__(
+        self,
+        *,
+        property: str | None,
+        task: str,
+        atom_fea_len: int,
+        nbr_fea_len: int | None,
+        n_conv: int,
+        h_fea_len: int,
+        n_h: int,
+        radius: float,
+        max_num_nbr: int,
+        dmin: float,
+        step: float,
+        normalizer: Mapping[str, float] | None,
+    ) -> None:
+        super().__init__()
+        if task not in ("regression", "classification"):
+            raise ConfigError(f"task must be 'regression' or 'classification', not {task!r}.")
+        self.property = choose_property(property, task)
+        self.classifies = task == "classification"
+        self.outputs = self.property.outputs
+        self.units = self.property.units
+        self.energy_kind = "total" if "energy" in self.outputs else "none"
+        self.cutoff, self.max_neighbors = float(radius), int(max_num_nbr)
+        scale = normalizer or {"mean": 0.0, "std": 1.0}
+        self.mean, self.std = float(scale["mean"]), float(scale["std"])
+
+        centres = torch.from_numpy(np.arange(dmin, radius + step, step, dtype=float))
+        if nbr_fea_len not in (None, len(centres)):
+            raise ConfigError(
+                f"nbr_fea_len is {nbr_fea_len}, but dmin {dmin}, radius {radius} and step {step} "
+                f"make {len(centres)} Gaussians."
+            )
+        self.step = float(step)
+        self.register_buffer("centres", centres, persistent=False)
+        features = torch.from_numpy(element_features())
+        self.register_buffer("features", features, persistent=False)
+        self.embedding = nn.Linear(NUM_FEATURES, atom_fea_len)
+        self.convs = nn.ModuleList(Convolution(atom_fea_len, len(centres)) for _ in range(n_conv))
+        self.conv_to_fc = nn.Linear(atom_fea_len, h_fea_len)
+        self.dropout = nn.Dropout(0.5 if self.classifies else 0.0)
+        self.fcs = nn.ModuleList(nn.Linear(h_fea_len, h_fea_len) for _ in range(n_h - 1))
+        self.fc_out = nn.Linear(h_fea_len, 2 if self.classifies else 1)
+
+    def make_graph(
+        self, atoms: Atoms | Sequence[Atoms], device: torch.device | str | None = None
+    ) -> AtomGraph:
+        """Return the nearest neighbours of every atom through all three lattice vectors.
+
+        The structures' own pbc flags are not read. ``extra["edge_distance"]`` holds the distances
+        in float64 whatever the precision of the model: the published features were made so.
+
+        Raises
+        ------
+        StructureError
+            A structure without a cell.
+        """
+        structures = [atoms] if isinstance(atoms, Atoms) else list(atoms)
+        self.check_elements(structures)
+        for one in structures:
+            if one.cell.rank < 3:
+                raise StructureError(
+                    f"{one.get_chemical_formula()} has {one.cell.rank} lattice vectors. This model "
+                    "reads crystals, repeated along all three; set a cell (a large one for a "
+                    "molecule or a slab)."
+                )
+        graph = AtomGraph.from_atoms(
+            structures,
+            self.cutoff,
+            self.max_neighbors,
+            dtype=torch.float64,
+            device=self.device if device is None else device,
+            pbc=EVERYWHERE,
+        )
+        graph = self._padded(graph, graph.edge_vectors().norm(dim=1))
+        distance = graph.extra["edge_distance"]
+        return graph.to(dtype=self.dtype).replace(extra={"edge_distance": distance})
+
+    def forward(self, graph: AtomGraph) -> dict[str, Tensor]:
+        """Return the property under its name, (B,), and what follows from it."""
+        raw = self.raw(graph)
+        value = raw.softmax(1)[:, 1] if self.classifies else raw[:, 0] * self.std + self.mean
+        found = {self.property.output: value}
+        if self.property.derived == "energy":
+            found["energy"] = value * graph.atoms_per_structure()
+        elif self.property.derived:
+            found[self.property.derived] = 10.0**value
+        return {name: found[name].to(self.dtype) for name in self.outputs}
+
+    def raw(self, graph: AtomGraph) -> Tensor:
+        """Return what the last layer gives, (B, 1) or (B, 2) in float64."""
+        distance = graph.extra.get("edge_distance")
+        if distance is None:
+            distance = self._true_distances(graph)
+        if graph.num_edges != self.max_neighbors * graph.num_atoms:
+            graph = self._padded(graph, distance)
+            distance = graph.extra["edge_distance"]
+        # Wide distances give features that float32 would round; made in float64 they do not.
+        width = (distance.double()[:, None] - self.centres.double()) / self.step
+        edges = torch.exp(-(width**2)).to(self.dtype)
+        source, target = graph.edge_index
+        atoms = self.embedding(self.features[graph.atomic_numbers])
+        for convolution in self.convs:
+            atoms = convolution(atoms, edges, source, target)
+        pooled = softplus(mean_over_atoms(atoms, graph))
+        crystal = self.dropout(softplus(head([self.conv_to_fc], pooled)))
+        return head([*self.fcs, self.fc_out], crystal)
+
+    def load_weights(self, tensors: Mapping[str, Tensor]) -> None:
+        """As the base class; files older than torch's batch counters are complete without them."""
+        super().load_weights(with_batch_counters(self, tensors))
+
+    def _padded(self, graph: AtomGraph, distance: Tensor) -> AtomGraph:
+        """Give every atom ``max_neighbors`` slots; the spare ones hold atom 0 at ``radius + 1``."""
+        source, target = graph.edge_index
+        filled = torch.bincount(target, minlength=graph.num_atoms)
+        spare = (self.max_neighbors - filled).clamp_min(0)
+        centre = torch.repeat_interleave(torch.arange(len(spare), device=spare.device), spare)
+        first = _first_atoms(graph)[graph.batch[centre]]
+        index = torch.stack([torch.cat([source, first]), torch.cat([target, centre])])
+        shift = torch.cat([graph.edge_shift, graph.edge_shift.new_zeros((len(centre), 3))])
+        far = distance.new_full((len(centre),), self.cutoff + 1.0)
+        distance = torch.cat([distance, far])
+        order = torch.argsort(index[1], stable=True)
+        return graph.replace(
+            edge_index=index[:, order],
+            edge_shift=shift[order],
+            extra={**graph.extra, "edge_distance": distance[order]},
+        )
+
+    def _true_distances(self, graph: AtomGraph) -> Tensor:
+        """Distances of given edges, in float64, with ``radius + 1`` in slots that are padding.
+
+        A padded slot says atom 0 of the crystal, image 0. It is no real neighbour if it is the
+        centre itself, too far away, or there twice.
+        """
+        wide = graph.replace(positions=graph.positions.double(), cell=graph.cell.double())
+        distance = wide.edge_vectors().norm(dim=1)
+        source, target = graph.edge_index
+        first = _first_atoms(graph)[graph.batch[target]]
+        suspect = (source == first) & (graph.edge_shift == 0).all(dim=1)
+        number = torch.arange(graph.num_edges, device=source.device)
+        none = number.new_full((graph.num_atoms,), graph.num_edges)
+        candidate = torch.where(suspect, number, graph.num_edges)
+        earliest = none.scatter_reduce(0, target, candidate, "amin")[target]
+        outside = distance > self.cutoff + 1e-5
+        padding = suspect & ((source == target) | outside | (number != earliest))
+        return torch.where(padding, self.cutoff + 1.0, distance)
+
+
+class Convolution(nn.Module):
+    """Eq. 5 with its two batch normalisations."""
+
+    def __init__(self, atom_size: int, edge_size: int) -> None:
+        super().__init__()
+        self.fc_full = GatedEdges(atom_size, edge_size)
+        self.bn1 = nn.BatchNorm1d(2 * atom_size)
+        self.bn2 = nn.BatchNorm1d(atom_size)
+
+    def forward(self, atoms: Tensor, edges: Tensor, source: Tensor, target: Tensor) -> Tensor:
+        """Return the atoms (N, A) after one exchange with their neighbours."""
+        gate, core = self.bn1(self.fc_full(atoms, edges, source, target)).chunk(2, dim=1)
+        message = torch.sigmoid(gate) * softplus(core)
+        total = torch.zeros_like(atoms).index_add(0, target, message)
+        return softplus(atoms + self.bn2(total))
+
+
+def _first_atoms(graph: AtomGraph) -> Tensor:
+    """Index of the first atom of every structure, (B,)."""
+    count = graph.atoms_per_structure()
+    return torch.cumsum(count, 0) - count

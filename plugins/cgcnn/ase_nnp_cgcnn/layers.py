@@ -1,0 +1,61 @@
+"""What both CGCNN models share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear, softplus
+
+from ase_nnp.graph import AtomGraph
+
+__all__ = ["GatedEdges", "head", "mean_over_atoms", "with_batch_counters"]
+
+
+class GatedEdges(nn.Linear):
+    """A linear layer over (centre, neighbour, edge), twice as wide as an atom.
+
+    The weight is that of one layer over the concatenation; it is applied part by part, so that
+    the products with atoms are made once per atom instead of once per edge.
+    """
+
+    def __init__(self, atom_size: int, edge_size: int) -> None:
+        super().__init__(2 * atom_size + edge_size, 2 * atom_size)
+        self.sizes = (atom_size, atom_size, edge_size)
+
+    def forward(  # type: ignore[override]
+        self, atoms: Tensor, edges: Tensor, source: Tensor, target: Tensor
+    ) -> Tensor:
+        """Return (E, 2 A) for atoms (N, A) and edges (E, F) from source to target."""
+        of_centre, of_neighbour, of_edge = self.weight.split(self.sizes, dim=1)
+        centre = torch.addmm(self.bias, atoms, of_centre.T)
+        neighbour = atoms @ of_neighbour.T
+        return torch.addmm(centre[target] + neighbour[source], edges, of_edge.T)
+
+
+def mean_over_atoms(atoms: Tensor, graph: AtomGraph) -> Tensor:
+    """Return the mean of atoms (N, A) over each structure, (B, A) in float64."""
+    atoms = atoms.double()
+    total = atoms.new_zeros((graph.num_structures, atoms.shape[1])).index_add(0, graph.batch, atoms)
+    return total / graph.atoms_per_structure()[:, None]
+
+
+def head(layers: Iterable[nn.Linear], pooled: Tensor) -> Tensor:
+    """Apply linear layers with softplus between them, in float64 whatever their precision.
+
+    The sums after pooling cancel strongly: in float32 their round-off alone is most of the error of
+    the whole network, and here are only B rows.
+    """
+    for number, layer in enumerate(layers):
+        if number:
+            pooled = softplus(pooled)
+        pooled = linear(pooled.double(), layer.weight.double(), layer.bias.double())
+    return pooled
+
+
+def with_batch_counters(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return ``tensors`` with the batch counters that old files do not have, at zero."""
+    own = model.state_dict()
+    counters = {k: torch.zeros_like(own[k]) for k in own if k.endswith("num_batches_tracked")}
+    return {**counters, **tensors}

@@ -1,0 +1,212 @@
+"""Read the checkpoints that users of the two models hold, without running code in them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ase_nnp.config import resolve_config
+from ase_nnp.errors import CheckpointError
+from ase_nnp.tensors import as_tensors
+from ase_nnp.unpickle import load_torch
+
+from . import CRYSTAL, OC20, crystal, oc20
+from .properties import Property, find_property
+
+__all__ = ["load_crystal", "load_oc20"]
+
+METAL = "semi-metal-classification"
+#: Ends of the names of tensors that are no parameters.
+BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "offset")
+
+
+def load_crystal(path: str | Path, **options: Any) -> crystal.CrystalModel:
+    """Read a ``*.pth.tar`` of the 2018 model, published or written by its training script.
+
+    The sizes follow from the tensors. The file does not say what it predicts: that follows from
+    ``property=``, or from its name where that is a published one, or from the data it was trained
+    on; failing these, the output is called ``property``.
+
+    Parameters
+    ----------
+    path
+        The file.
+    options
+        Configuration keys: ``property``, ``radius``, ...
+
+    Raises
+    ------
+    CheckpointError
+        For a file of another kind.
+    """
+    content = _content(path)
+    state = _unwrapped(content.get("state_dict"), path)
+    if not {"embedding.weight", "conv_to_fc.weight", "fc_out.weight"} <= set(state):
+        raise CheckpointError(
+            f"{path} is no checkpoint of the 2018 CGCNN: its state_dict has no layers "
+            "'embedding', 'conv_to_fc' and 'fc_out'."
+        )
+    classes, hidden = state["fc_out.weight"].shape
+    if classes > 2:
+        raise CheckpointError(
+            f"{path} sorts into {classes} classes; one number or two classes were expected."
+        )
+    atoms, features = state["embedding.weight"].shape
+    convs = [v for k, v in state.items() if k.endswith(".fc_full.weight")]
+    task = "regression" if classes == 1 else "classification"
+    known = _guess_property(Path(path), content.get("args"), task)
+    config = {
+        "property": None if known is None else known.name,
+        "task": task,
+        "orig_atom_fea_len": features,
+        "atom_fea_len": atoms,
+        "nbr_fea_len": convs[0].shape[1] - 2 * atoms if convs else None,
+        "n_conv": len(convs),
+        "h_fea_len": hidden,
+        "n_h": 1 + sum(k.startswith("fcs.") and k.endswith(".weight") for k in state),
+        "normalizer": _scale(content.get("normalizer")) if classes == 1 else None,
+    }
+    full = resolve_config(CRYSTAL, config, **options)
+    model = crystal.from_config(full)
+    model.config = full
+    model.load_weights(as_tensors(state, path))
+    model.provenance = {
+        key: float(np.asarray(content[key]).item())
+        for key in ("epoch", "best_mae_error")
+        if np.size(content.get(key, ())) == 1
+    }
+    return model
+
+
+def _guess_property(path: Path, args: Any, task: str) -> Property | None:
+    """The property by the file's published name, else by the data options it was trained with."""
+    names = [path.name.split(".")[0]]
+    if isinstance(args, Mapping) and isinstance(args.get("data_options"), (list, tuple)):
+        names += [str(option) for option in args["data_options"]]
+    for name in names:
+        known = find_property(name)
+        if known is not None and (known.name == METAL) == (task == "classification"):
+            return known
+    return None
+
+
+def load_oc20(path: str | Path, *, ema: bool = True, **options: Any) -> oc20.AdsorptionModel:
+    """Read a ``*.pt`` of the OC20 trainers (2020 and later) that holds a ``cgcnn``.
+
+    Parameters
+    ----------
+    path
+        The file.
+    ema
+        Take the running average of the weights where the file has one, as the trainer's own
+        evaluation does; False takes the last weights.
+    options
+        Configuration keys: ``pbc``, ...
+
+    Raises
+    ------
+    CheckpointError
+        For a file of another kind or of another model.
+    """
+    content = _content(path)
+    trained = content.get("config")
+    if not isinstance(trained, Mapping) or "model" not in trained:
+        raise CheckpointError(f"{path} is no OC20 checkpoint: it has no 'config' with a 'model'.")
+    name: Any = trained["model"]
+    given: Mapping[str, Any] = trained.get("model_attributes") or {}
+    if isinstance(name, Mapping):
+        name, given = name.get("name"), {"pbc": [True, True, True], **name}
+    if name != "cgcnn":
+        raise CheckpointError(f"{path} holds a '{name}', not a 'cgcnn'.")
+    if content.get("elementrefs"):
+        raise CheckpointError(f"{path} has element references, which cgcnn_oc20 does not read.")
+    state = _unwrapped(content.get("state_dict"), path)
+    average = content.get("ema")
+    if ema and isinstance(average, Mapping):
+        state = _averaged(state, average.get("shadow_params") or (), path)
+    config: dict[str, Any] = {
+        "regress_forces": trained.get("trainer") != "energy",
+        **{k: v for k, v in given.items() if k in OC20.defaults},
+        **_oc20_sizes(state, path),
+        "normalizer": _oc20_scales(content.get("normalizers"), trained.get("dataset")),
+    }
+    full = resolve_config(OC20, config, **options)
+    model = oc20.from_config(full)
+    model.config = full
+    model.load_weights(as_tensors(state, path))
+    return model
+
+
+def _oc20_sizes(state: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
+    try:
+        atoms = state["embedding_fc.weight"].shape[0]
+        hidden = state["conv_to_fc.0.weight"].shape[0]
+        offset = state["distance_expansion.offset"]
+    except KeyError as error:
+        raise CheckpointError(f"{path} says cgcnn and has no tensor {error}.") from error
+    return {
+        "atom_embedding_size": atoms,
+        "fc_feat_size": hidden,
+        "num_gaussians": len(offset),
+        "num_graph_conv_layers": sum(k.endswith(".lin1.weight") for k in state),
+        "num_fc_layers": 1 + sum(k.startswith("fcs.") and k.endswith(".weight") for k in state),
+    }
+
+
+def _oc20_scales(normalizers: Any, dataset: Any) -> dict[str, Any] | None:
+    """Normalizers under their old names, wherever the file keeps them."""
+    found: dict[str, Any] = {}
+    for ours, later in (("target", "energy"), ("grad_target", "forces")):
+        for name in (ours, later):
+            if isinstance(normalizers, Mapping) and name in normalizers:
+                found[ours] = _scale(normalizers[name])
+    first = dataset[0] if isinstance(dataset, (list, tuple)) and dataset else dataset
+    if not found and isinstance(first, Mapping) and first.get("normalize_labels"):
+        for ours in ("target", "grad_target"):
+            if f"{ours}_std" in first:
+                mean = first.get(f"{ours}_mean", 0.0)
+                found[ours] = _scale({"mean": mean, "std": first[f"{ours}_std"]})
+    return found or None
+
+
+def _scale(value: Any) -> dict[str, float] | None:
+    """Mean and std as plain floats, from floats or from arrays of one."""
+    if not isinstance(value, Mapping) or not value:
+        return None
+    std = value["std"] if "std" in value else value["rmsd"]
+    pairs = {"mean": value["mean"], "std": std}
+    return {name: float(np.asarray(number).reshape(-1)[0]) for name, number in pairs.items()}
+
+
+def _content(path: str | Path) -> Mapping[str, Any]:
+    content = load_torch(path)
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a dictionary.")
+    return content
+
+
+def _unwrapped(state: Any, path: str | Path) -> dict[str, np.ndarray]:
+    """The state dict without the ``module.`` that each wrapper put before its names."""
+    if not isinstance(state, Mapping) or not state:
+        raise CheckpointError(f"{path} has no state_dict.")
+    first = str(next(iter(state)))
+    prefix = "module." * first.split(".").count("module")
+    strange = [k for k, v in state.items() if not isinstance(v, np.ndarray)]
+    if strange:
+        raise CheckpointError(f"{path}: '{strange[0]}' in the state_dict is no tensor.")
+    return {str(k).removeprefix(prefix): v for k, v in state.items()}
+
+
+def _averaged(state: dict[str, np.ndarray], shadow: Any, path: str | Path) -> dict[str, np.ndarray]:
+    """The state with its parameters replaced, in file order, by the nameless averages."""
+    names = [k for k in state if not k.endswith(BUFFERS)]
+    shapes = [np.shape(average) for average in shadow]
+    if shapes != [state[k].shape for k in names]:
+        raise CheckpointError(
+            f"{path}: the averaged weights ({len(shapes)} tensors) do not match the "
+            f"{len(names)} parameters. ema=False takes the last weights instead."
+        )
+    return {**state, **dict(zip(names, shadow, strict=True))}

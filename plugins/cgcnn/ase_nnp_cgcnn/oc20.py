@@ -1,0 +1,201 @@
+"""CGCNN as the OC20 baseline: energies of slabs with adsorbates, forces by differentiation.
+
+Chanussot et al. 2021, arXiv:2010.09990, Sec. 5. Against the 2018 model: all neighbours within 6
+Angstrom, at most 50; Gaussians one spacing wide; a layer normalisation in the place of the second
+batch normalisation; a deeper network after the mean over atoms. That mean makes the energy
+intensive although it stands for the whole slab.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from ase import Atoms
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from ase_nnp.errors import ConfigError
+from ase_nnp.graph import AtomGraph
+from ase_nnp.potential import Conservative
+
+from .elements import MAX_Z, NUM_FEATURES, element_features
+from .layers import GatedEdges, head, mean_over_atoms, with_batch_counters
+
+__all__ = ["AdsorptionModel", "from_config"]
+
+IDENTITY = {"mean": 0.0, "std": 1.0}
+
+
+def from_config(config: Mapping[str, Any]) -> AdsorptionModel:
+    """Build the model of a configuration; ConfigError where it contradicts itself."""
+    keys = dict(config)
+    if keys.pop("embeddings") != "khot":
+        raise ConfigError(
+            f"embeddings is {config['embeddings']!r}; only 'khot', the table of the "
+            "published models, is here."
+        )
+    constructor = keys.pop("constructor") or {}
+    gaussians = constructor.get("bond_feat_dim", keys["num_gaussians"])
+    if gaussians != keys["num_gaussians"]:
+        raise ConfigError(
+            f"bond_feat_dim is {gaussians} and num_gaussians {keys['num_gaussians']}; "
+            "they must be equal."
+        )
+    if constructor.get("num_targets", 1) != 1:
+        raise ConfigError(
+            f"num_targets is {constructor['num_targets']}; a potential has one target, the energy."
+        )
+    return AdsorptionModel(**keys)
+
+
+class AdsorptionModel(Conservative):
+    """Adsorption energy with its forces (S2EF), or the relaxed adsorption energy (IS2RE).
+
+    Parameters
+    ----------
+    atom_embedding_size, num_graph_conv_layers
+        Width of atoms and number of convolutions.
+    fc_feat_size, num_fc_layers
+        Width and number of the layers after pooling.
+    cutoff, num_gaussians, max_neighbors
+        Neighbours within ``cutoff`` (Angstrom), at most so many nearest; Gaussians from 0 to
+        ``cutoff``.
+    regress_forces
+        False for IS2RE models, which give an energy only.
+    use_pbc
+        False: no periodic images at all.
+    pbc
+        Lattice vectors along which a structure that is periodic there has images. The published
+        models were trained without images along the third: that matters in a cell without vacuum.
+    normalizer
+        ``{"target": {"mean", "std"}, "grad_target": {"mean", "std"}}`` in eV and eV/Angstrom, or
+        just ``{"mean", "std"}``. Without one the network's number is the energy in eV.
+    """
+
+    energy_kind = "adsorption"
+    elements = frozenset(range(1, MAX_Z + 1))
+    outputs: tuple[str, ...] = Conservative.outputs
+    features: Tensor
+
+    def __init__(
+        self,
+        *,
+        atom_embedding_size: int,
+        num_graph_conv_layers: int,
+        fc_feat_size: int,
+        num_fc_layers: int,
+        cutoff: float,
+        num_gaussians: int,
+        max_neighbors: int | None,
+        regress_forces: bool,
+        use_pbc: bool,
+        pbc: Sequence[bool],
+        normalizer: Mapping[str, Any] | None,
+    ) -> None:
+        super().__init__()
+        self.cutoff, self.max_neighbors = float(cutoff), max_neighbors
+        self.images = np.array(pbc, dtype=bool) & bool(use_pbc)
+        if self.images.shape != (3,):
+            raise ConfigError(f"pbc must be three booleans, not {pbc!r}.")
+        self.energy_reference = "clean slab and gas-phase N2, H2O, CO, H2 (OC20)"
+        if not regress_forces:
+            self.outputs = ("energy",)
+            self.energy_reference += "; of the relaxed structure, from the initial one"
+        self._set_scale(normalizer or IDENTITY)
+
+        offset = torch.linspace(0.0, cutoff, num_gaussians)
+        self.steepness = -0.5 / float(offset[1] - offset[0]) ** 2
+        self.distance_expansion = Offsets(offset)
+        features = torch.from_numpy(element_features())
+        self.register_buffer("features", features, persistent=False)
+        size = atom_embedding_size
+        self.embedding_fc = nn.Linear(NUM_FEATURES, size)
+        self.convs = nn.ModuleList(
+            Convolution(size, num_gaussians) for _ in range(num_graph_conv_layers)
+        )
+        self.conv_to_fc = nn.Sequential(nn.Linear(size, fc_feat_size), nn.Softplus())
+        self.fcs = nn.Sequential()
+        for _ in range(num_fc_layers - 1):
+            self.fcs.extend([nn.Linear(fc_feat_size, fc_feat_size), nn.Softplus()])
+        self.fc_out = nn.Linear(fc_feat_size, 1)
+
+    def _set_scale(self, normalizer: Mapping[str, Any]) -> None:
+        energy = normalizer.get("target", normalizer if "std" in normalizer else IDENTITY)
+        self.mean, self.std = float(energy["mean"]), float(energy["std"])
+        # The published forces are the gradient of the normalised energy times a scale of their own.
+        forces = normalizer.get("grad_target") or energy
+        self.force_scale = float(forces["std"]) / self.std
+        if self.force_scale != 1.0:
+            self.conservative = False
+            self.outputs = tuple(name for name in self.outputs if name != "stress")
+
+    def make_graph(
+        self, atoms: Atoms | Sequence[Atoms], device: torch.device | str | None = None
+    ) -> AtomGraph:
+        """As the base class, with periodic images along :attr:`images` only."""
+        structures = [atoms] if isinstance(atoms, Atoms) else list(atoms)
+        flags = np.array([one.pbc for one in structures])
+        graph = super().make_graph([self._searched(one) for one in structures], device)
+        return graph.replace(pbc=torch.from_numpy(flags).to(graph.pbc.device))
+
+    def _searched(self, atoms: Atoms) -> Atoms:
+        """The structure without the images that the model does not see."""
+        if not (atoms.pbc & ~self.images).any():
+            return atoms
+        less: Atoms = atoms.copy()
+        less.pbc = atoms.pbc & self.images
+        return less
+
+    def compute(self, graph: AtomGraph, properties: Collection[str]) -> dict[str, Tensor]:
+        """As the base class, with the forces on their own scale where a checkpoint has one."""
+        found = super().compute(graph, properties)
+        if self.force_scale != 1.0 and "forces" in found:
+            found["forces"] = found["forces"] * self.force_scale
+        return found
+
+    def energies(self, graph: AtomGraph) -> Tensor:
+        """Return the energy of each structure, (B,) eV."""
+        distance = graph.edge_vectors().norm(dim=1)
+        offset = self.distance_expansion.offset
+        edges = torch.exp(self.steepness * (distance[:, None] - offset) ** 2)
+        source, target = graph.edge_index
+        atoms = self.embedding_fc(self.features[graph.atomic_numbers])
+        for convolution in self.convs:
+            atoms = convolution(atoms, edges, source, target)
+        layers = (m for m in (*self.conv_to_fc, *self.fcs, self.fc_out) if isinstance(m, nn.Linear))
+        raw = head(layers, mean_over_atoms(atoms, graph))[:, 0]
+        return (raw * self.std + self.mean).to(self.dtype)
+
+    def load_weights(self, tensors: Mapping[str, Tensor]) -> None:
+        """As the base class; the batch counters may be missing."""
+        super().load_weights(with_batch_counters(self, tensors))
+
+
+class Offsets(nn.Module):
+    """Centres of the Gaussians, (n,) Angstrom; part of the published weights."""
+
+    offset: Tensor
+
+    def __init__(self, offset: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("offset", offset)
+
+
+class Convolution(nn.Module):
+    """One exchange of messages, gated as in Eq. 5 of arXiv:1710.10324."""
+
+    def __init__(self, atom_size: int, edge_size: int) -> None:
+        super().__init__()
+        self.lin1 = GatedEdges(atom_size, edge_size)
+        self.bn1 = nn.BatchNorm1d(2 * atom_size)
+        self.ln1 = nn.LayerNorm(atom_size)
+
+    def forward(self, atoms: Tensor, edges: Tensor, source: Tensor, target: Tensor) -> Tensor:
+        """Return the atoms (N, A) after one exchange with their neighbours."""
+        gate, core = self.bn1(self.lin1(atoms, edges, source, target)).chunk(2, dim=1)
+        message = torch.sigmoid(gate) * softplus(core)
+        total = torch.zeros_like(atoms).index_add(0, target, message)
+        return softplus(self.ln1(total) + atoms)
