@@ -69,9 +69,7 @@ def blocks(target: Tensor, num_atoms: int, dtype: torch.dtype) -> tuple[Block, .
         number, start = (counts, starts) if atoms is None else (counts[atoms], starts[atoms])
         width = int(number.max())
         rank = torch.arange(width)
-        table = order[(start[:, None] + rank).clamp(max=last)] if last or width else None
-        if table is None:
-            table = torch.zeros(len(number), 0, dtype=torch.int64)
+        table = order[(start[:, None] + rank).clamp(max=last)]
         mask = (rank < number[:, None]).to(dtype)[..., None]
         made.append(Block(atoms, table, mask))
     return tuple(made)
@@ -114,18 +112,15 @@ class Convolution(nn.Module):
         self.radial = MLP([num_basis, *radial["inner_dims"], sum(channels)], radial)
         self.linear = not radial["inner_dims"] and radial["final_activation"].lower() == "identity"
         self.degrees: list[int] = []  # l1 that take part
-        self.columns: list[slice] = []  # their radial weights
-        start = 0
+        self.columns: list[int] = []  # numbers of their radial weights
         for l1 in inputs.degrees:
             own = [p for p in self.paths if p.l1 == l1]
-            width = len(own) * inputs.mult(l1)
             if own:
                 self.degrees.append(l1)
-                self.columns.append(slice(start, start + width))
+                self.columns.append(len(own) * inputs.mult(l1))
                 tensor, path_of = _couplings(own)
                 self.register_buffer(f"coupling_{l1}", tensor, persistent=False)
                 self.register_buffer(f"path_of_{l1}", path_of, persistent=False)
-            start += width
 
     def names(self) -> Names:
         """Published names."""
@@ -144,11 +139,10 @@ class Convolution(nn.Module):
         """Sort (N, U, Q) of each l1 into degrees, channels in the order of (l1, l2)."""
         found: dict[int, list[Tensor]] = {k: [] for k in self.outputs.degrees}
         for l1 in self.degrees:
-            start = 0
-            for path in (p for p in self.paths if p.l1 == l1):
-                stop = start + 2 * path.l3 + 1
-                found[path.l3].append(parts[l1][:, :, start:stop])
-                start = stop
+            ends = [p.l3 for p in self.paths if p.l1 == l1]
+            pieces = parts[l1].split([2 * l3 + 1 for l3 in ends], dim=2)
+            for l3, piece in zip(ends, pieces, strict=True):
+                found[l3].append(piece)
         return {k: torch.cat(v, dim=1) / norm for k, v in found.items()}
 
     # The sum over neighbours first
@@ -174,10 +168,10 @@ class Convolution(nn.Module):
 
     def _mixers(self) -> list[Tensor]:
         """Radial weights and couplings as one matrix a channel: (U, (i j b), Q) of each l1."""
-        kernel = self.radial.kernels[0]
+        kernels = self.radial.kernels[0].split(self.columns, dim=1)
         made = []
-        for l1, columns in zip(self.degrees, self.columns, strict=True):
-            own = kernel[:, columns].unflatten(1, (-1, self.inputs.mult(l1)))  # (b, path, u)
+        for l1, kernel in zip(self.degrees, kernels, strict=True):
+            own = kernel.unflatten(1, (-1, self.inputs.mult(l1)))  # (b, path, u)
             weight = own.index_select(1, getattr(self, f"path_of_{l1}")).permute(2, 0, 1)
             coupling = getattr(self, f"coupling_{l1}")  # (i, j, Q)
             made.append((coupling[None, :, :, None] * weight[:, None, None]).flatten(1, 3))
@@ -194,16 +188,18 @@ class Convolution(nn.Module):
     ) -> list[Tensor]:
         n, k = block.table.shape
         flat = block.table.flatten()
-        rows = x.index_select(0, source.index_select(0, flat)).view(n, k, -1).transpose(1, 2)
-        b = basis.index_select(0, flat).view(n, k, -1) * block.mask
-        y = harmonics.index_select(0, flat).view(n, k, -1)
+        rows = x.index_select(0, source.index_select(0, flat)).unflatten(0, (n, k))
+        features = dict(zip(self.inputs.degrees, rows.split(self.inputs.widths(), 2), strict=True))
+        b = basis.index_select(0, flat).unflatten(0, (n, k)) * block.mask
+        y = harmonics.index_select(0, flat).unflatten(0, (n, k))
         made = []
         geometry: dict[tuple[int, int], Tensor] = {}
         for l1, mixer in zip(self.degrees, mixers, strict=True):
             low, high = self._harmonic_range(l1)
             if (low, high) not in geometry:
-                geometry[low, high] = (y[..., low:high, None] * b[:, :, None, :]).flatten(2)
-            moments = torch.bmm(rows[:, self.inputs.slice(l1)], geometry[low, high])
+                part = y if high - low == y.shape[2] else y[..., low:high]
+                geometry[low, high] = (part[..., None] * b[:, :, None, :]).flatten(2)
+            moments = torch.bmm(features[l1].transpose(1, 2), geometry[low, high])
             moments = moments.view(n, self.inputs.mult(l1), -1)  # (atom, u, (i j b))
             made.append(torch.bmm(moments.transpose(0, 1), mixer).transpose(0, 1))
         return made
@@ -215,17 +211,16 @@ class Convolution(nn.Module):
     # A message for each edge
 
     def _messages(self, x: Tensor, edges: Edges) -> dict[int, Tensor]:
-        rows = x.index_select(0, edges.source)
-        weights = self.radial(edges.basis)
+        rows = self.inputs.split(x.index_select(0, edges.source))
+        weights = self.radial(edges.basis).split(self.columns, dim=1)
         made = {}
-        for l1, columns in zip(self.degrees, self.columns, strict=True):
+        for l1, weight in zip(self.degrees, weights, strict=True):
             low, high = self._harmonic_range(l1)
             coupling = getattr(self, f"coupling_{l1}")
             local = torch.einsum("ej,ijq->eiq", edges.harmonics[:, low:high], coupling)
-            features = rows[:, self.inputs.slice(l1)].unflatten(1, (-1, 2 * l1 + 1))
-            radial = weights[:, columns].unflatten(1, (-1, self.inputs.mult(l1)))
+            radial = weight.unflatten(1, (-1, self.inputs.mult(l1)))
             radial = radial.index_select(1, getattr(self, f"path_of_{l1}")).transpose(1, 2)
-            messages = torch.bmm(features, local) * radial
+            messages = torch.bmm(rows[l1], local) * radial
             total = messages.new_zeros(x.shape[0], *messages.shape[1:])
             made[l1] = total.index_add(0, edges.target, messages)
         return made

@@ -21,8 +21,7 @@ class Gate(nn.Module):
     def __init__(self, outputs: Irreps) -> None:
         super().__init__()
         self.outputs = outputs
-        self.gates = outputs.channels - outputs.mults[0]
-        self.inputs = Irreps((outputs.mults[0] + self.gates, *outputs.mults[1:]))
+        self.inputs = Irreps((outputs.channels, *outputs.mults[1:]))
 
     def names(self) -> Names:
         """There are no weights."""
@@ -30,12 +29,13 @@ class Gate(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         """Map flat rows of ``inputs`` to ``outputs``."""
-        count = self.outputs.mults[0]
-        scalars = SILU * F.silu(h[:, : count + self.gates])
-        parts, start = [scalars[:, :count]], count
-        for degree in self.outputs.degrees[1:]:
-            block = h[:, self.inputs.slice(degree)].unflatten(1, (-1, 2 * degree + 1))
-            stop = start + self.outputs.mults[degree]
-            parts.append((block * scalars[:, start:stop, None]).flatten(1))
-            start = stop
+        blocks = self.inputs.split(h)
+        scalars = SILU * F.silu(blocks[0])
+        first, *gates = scalars.split(self.outputs.mults[:1] + self._gated(), dim=1)
+        parts = [first.squeeze(2)]
+        for degree, gate in zip(self.outputs.degrees[1:], gates, strict=True):
+            parts.append((blocks[degree] * gate).flatten(1))
         return torch.cat(parts, dim=1)
+
+    def _gated(self) -> tuple[int, ...]:
+        return tuple(self.outputs.mults[k] for k in self.outputs.degrees[1:])

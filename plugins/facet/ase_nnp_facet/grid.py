@@ -112,8 +112,8 @@ class SphereMixer(nn.Module):
         up = self.proj_up(h)
         c = torch.cat(
             [
-                up[:, self.spread.slice(k)].unflatten(1, (self.width, -1)).transpose(1, 2)
-                for k in self.spread.degrees
+                block.transpose(1, 2)
+                for block in self.spread.split(up).values()
             ],
             dim=1,
         )
@@ -126,10 +126,8 @@ class SphereMixer(nn.Module):
             q = torch.cat(parts)
         else:
             q = self.on_grid(c)
-        blocks, start = {}, 0
-        for k in self.spread.degrees:
-            blocks[k] = q[:, start : start + 2 * k + 1].transpose(1, 2)
-            start += 2 * k + 1
+        parts = q.split([2 * k + 1 for k in self.spread.degrees], dim=1)
+        blocks = {k: p.transpose(1, 2) for k, p in zip(self.spread.degrees, parts, strict=True)}
         blocks[0] = torch.cat([h[:, : self.irreps.mults[0], None], blocks[0]], dim=1)
         down = self.proj_down.join(blocks, h)
         if record is not None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ase_nnp.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["Irreps", "Path", "paths"]
 
@@ -49,6 +52,15 @@ class Irreps:
         """Where the block of ``degree`` stands in a flat row."""
         start = sum(self.mults[k] * (2 * k + 1) for k in range(degree))
         return slice(start, start + self.mults[degree] * (2 * degree + 1))
+
+    def widths(self) -> list[int]:
+        """Lengths of the blocks of :attr:`degrees` in a flat row."""
+        return [self.mults[k] * (2 * k + 1) for k in self.degrees]
+
+    def split(self, rows: Tensor) -> dict[int, Tensor]:
+        """Cut flat rows (N, dim) into blocks (N, channels, 2 l + 1) by degree."""
+        parts = rows.split(self.widths(), dim=1)
+        return {k: p.unflatten(1, (-1, 2 * k + 1)) for k, p in zip(self.degrees, parts, strict=True)}
 
     def __str__(self) -> str:
         return "+".join(f"{self.mults[degree]}x{degree}e" for degree in self.degrees)
@@ -105,7 +117,7 @@ def paths(inputs: Irreps, lmax: int, outputs: Irreps, symmetry: str) -> list[Pat
     for l1 in inputs.degrees:
         for l2 in range(lmax + 1):
             for l3 in range(abs(l1 - l2), l1 + l2 + 1):
-                odd: Any = (l1 + l2 + l3) % 2
+                odd = (l1 + l2 + l3) % 2
                 if outputs.mult(l3) and not (symmetry == "O(3)" and odd):
                     kept.append(Path(l1, l2, l3))
     return kept

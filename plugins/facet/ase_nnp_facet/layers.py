@@ -34,11 +34,15 @@ def learn_or_keep(module: nn.Module, name: str, value: Tensor, learn: bool) -> N
         module.register_buffer(name, value.double())
 
 
+def _identity(x: Tensor) -> Tensor:
+    return x
+
+
 def activation(name: str) -> Any:
     """Return the function behind a configured name."""
     known = {"silu": F.silu, "tanh": torch.tanh, "gelu": F.gelu, "relu": F.relu}
     if name.lower() == "identity":
-        return lambda x: x
+        return _identity
     if name.lower() not in known:
         raise ConfigError(f"Unknown activation {name!r}; known: identity, {', '.join(known)}.")
     return known[name.lower()]
@@ -77,10 +81,7 @@ class EquivariantLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map flat rows (N, inputs.dim) to (N, outputs.dim)."""
-        return self.join({k: self._split(x, k) for k in self.inputs.degrees}, x)
-
-    def _split(self, x: Tensor, degree: int) -> Tensor:
-        return x[:, self.inputs.slice(degree)].unflatten(1, (-1, 2 * degree + 1))
+        return self.join(self.inputs.split(x), x)
 
     def join(self, blocks: Mapping[int, Tensor], like: Tensor) -> Tensor:
         """Map blocks (N, M_l, 2l + 1) by degree to flat rows (N, outputs.dim)."""
@@ -122,7 +123,7 @@ class LayerNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise flat rows (N, D)."""
         count = self.irreps.mults[0]
-        scalars, rest = x[:, :count], x[:, count:]
+        scalars, rest = x.split((count, x.shape[1] - count), dim=1)
         scalars = scalars - scalars.mean(dim=1, keepdim=True)
         parts = [scalars * self._inverse(scalars)]
         if rest.shape[1]:
