@@ -51,11 +51,11 @@ def _write_config(group: Any, sample: Sample) -> None:
     group["pbc"] = row.pop("pbc")
     group["weight"] = 1.0
     group["config_type"] = str(data.get("config_type", "Default"))
+    group.create_group("property_weights")
     properties = group.create_group("properties")
     for name in _PROPERTIES:
-        value = row.get(name)
-        properties[name] = "None" if value is None else np.asarray(value, dtype=np.float64)
-        row.pop(name, None)
+        if (value := row.pop(name, None)) is not None:
+            properties[name] = np.asarray(value, dtype=np.float64)
     for key, name in _INFO.items():
         value = data.get(key)
         if isinstance(value, (int, float, np.integer, np.floating)):

@@ -20,7 +20,8 @@ from ase_nnp.errors import DatasetError
 if TYPE_CHECKING:
     from ase_nnp.datasets.sample import Sample
 
-#: What the sink knows about itself: ``{"token", "done", "written", "skipped"}``.
+#: What the sink knows about itself: ``{"token", "done", "written", "skipped", "about"}``; ``about``
+#: is what is said of the dataset as a whole (``energy_kind``, ``energy_reference``).
 State = dict[str, Any]
 FLAT_MAGIC = b"ase_nnp flat records 1"
 FLAT_KEY = b"__format__"
@@ -95,9 +96,7 @@ class _LMDBSink(Sink):
             import lmdb
 
             try:
-                self._env = lmdb.open(
-                    str(self.part), subdir=False, map_size=1 << 40, meminit=False, lock=False
-                )
+                self._env = lmdb.open(str(self.part), subdir=False, map_size=1 << 40, lock=False)
             except lmdb.Error as error:
                 raise DatasetError(f"cannot be written ({error})", path=self.part) from error
         return self._env
@@ -119,13 +118,13 @@ class _LMDBSink(Sink):
         except lmdb.Error as error:
             raise DatasetError(f"cannot be written ({error})", path=self.part) from error
 
-    def _last(self, written: int) -> dict[bytes, bytes]:
+    def _last(self, state: State) -> dict[bytes, bytes]:
         raise NotImplementedError
 
     def finish(self, target: Path) -> None:
         state = self.state() or {"written": 0}
         with self._open().begin(write=True) as transaction:
-            for key, value in self._last(state["written"]).items():
+            for key, value in self._last(state).items():
                 transaction.put(key, value)
             transaction.delete(_PROGRESS)
         self._env.sync(True)
@@ -149,11 +148,11 @@ class ASELMDBSink(_LMDBSink):
     def encode(samples: Sequence[Sample]) -> list[bytes]:
         return [ase_row(sample) for sample in samples]
 
-    def _last(self, written: int) -> dict[bytes, bytes]:
+    def _last(self, state: State) -> dict[bytes, bytes]:
         return {
-            b"nextid": zlib.compress(to_json(written + 1)),
+            b"nextid": zlib.compress(to_json(state["written"] + 1)),
             b"deleted_ids": zlib.compress(b"[]"),
-            b"metadata": zlib.compress(to_json({"format": "ase_nnp"})),
+            b"metadata": zlib.compress(to_json(state.get("about", {}))),
         }
 
 
@@ -167,8 +166,12 @@ class FlatLMDBSink(_LMDBSink):
     def encode(samples: Sequence[Sample]) -> list[bytes]:
         return [flat_record(sample) for sample in samples]
 
-    def _last(self, written: int) -> dict[bytes, bytes]:
-        return {FLAT_KEY: FLAT_MAGIC, b"length": str(written).encode()}
+    def _last(self, state: State) -> dict[bytes, bytes]:
+        return {
+            FLAT_KEY: FLAT_MAGIC,
+            b"length": str(state["written"]).encode(),
+            b"metadata": to_json(state.get("about", {})),
+        }
 
 
 class ExtXYZSink(Sink):

@@ -89,6 +89,10 @@ class AseLmdbShard(Shard):
         self._hide(self._value(b"deleted_ids"))
         if self._length == 0:
             raise DatasetError("no visible rows", path=self.path)
+        said = self.metadata if stored_energy_kind is None else None
+        if isinstance(said, dict) and said.get("energy_kind") in ("total", "adsorption", "mixed"):
+            self.energy_kind = said["energy_kind"]
+            self.energy_reference = said.get("energy_reference")
 
     def _hide(self, deleted: Any) -> None:
         if deleted is None or deleted == []:

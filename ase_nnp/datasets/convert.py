@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ase_nnp.datasets._sinks import Sink, State, sink_class
 from ase_nnp.datasets.sample import Sample, from_atoms
-from ase_nnp.datasets.writers import CHUNK, check_target, encode_chunk
+from ase_nnp.datasets.writers import CHUNK, about, check_target, encode_chunk
 from ase_nnp.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -107,6 +107,7 @@ def convert(
         if not resume:
             sink.remove()
         state = sink.state() or {"token": token, "done": 0, "written": 0, "skipped": []}
+        state["about"] = about(dataset)
         if state["token"] != token:
             raise DatasetError(
                 "the rest of a conversion from another source or with other settings lies here; "

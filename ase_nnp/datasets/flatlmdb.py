@@ -129,6 +129,18 @@ class FlatLMDBShard(Shard):
                 f"length is {length!r} with {self._file.entries} entries", path=path, key="length"
             )
         self._length = int(length)
+        about = self._about()
+        self.energy_kind = about.get("energy_kind", "total")
+        self.energy_reference = about.get("energy_reference")
+
+    def _about(self) -> dict[str, str]:
+        import orjson
+
+        try:
+            about = orjson.loads(self._file.get(b"metadata") or b"{}")
+        except orjson.JSONDecodeError as error:
+            raise DatasetError(str(error), path=self.path, key="metadata") from error
+        return dict(about) if isinstance(about, dict) else {}
 
     def __len__(self) -> int:
         return self._length

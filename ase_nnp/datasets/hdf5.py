@@ -97,7 +97,18 @@ class HDF5Shard(Shard):
             raise DatasetError(f"damaged HDF5 data ({error})", path=path) from error
         if not self.blocks:
             raise DatasetError(f"no frames in this {self.layout.name} file", path=path)
+        self._first_kind()
         self._ends = np.cumsum([block.frames for block in self.blocks], dtype=np.int64)
+
+    def _first_kind(self) -> None:
+        """Take the kind of energy from our own writer's note, where there is one."""
+        if isinstance(self.layout, MACE) and not self.blocks[0].problem:
+            try:
+                found = self.layout.read(self._root(), self.blocks[0], 0, self._choices)
+            except (DatasetError, *H5_ERRORS):
+                return  # reported when the record is read
+            kind = ((found.row or {}).get("info") or {}).get("energy_kind")
+            self.energy_kind = kind if isinstance(kind, str) else "total"
 
     def _root(self) -> h5py.File:
         import h5py

@@ -68,19 +68,32 @@ def write_dataset(
         return _by_plugin(sink_type, target, structures)
     sink = sink_type(target.with_name(f".{target.name}.{os.getpid()}.tmp"))
     sink.remove()
+    note = about(structures)
+    kinds: set[str] = set()
     written = 0
     try:
         for chunk in chunks(structures, chunk_size):
             samples = [from_atoms(atoms) for atoms in chunk]
+            kinds |= {s["info"]["energy_kind"] for s in samples if "energy_kind" in s["info"]}
+            if "energy_kind" not in note and len(kinds) == 1:
+                note = {"energy_kind": str(*kinds)}
+            elif len(kinds) > 1:
+                note = {"energy_kind": "mixed"}
             payloads = encode_chunk(sink_type, samples, written)
             written += len(chunk)
-            sink.append(payloads, {"done": written, "written": written})
+            sink.append(payloads, {"done": written, "written": written, "about": note})
         if not written:
             raise DatasetError("there is no structure to write", path=target)
         sink.finish(target)
     finally:
         sink.remove()
     return written
+
+
+def about(structures: object) -> dict[str, str]:
+    """Return what a dataset says of its energies as a whole."""
+    said = {name: getattr(structures, name, None) for name in ("energy_kind", "energy_reference")}
+    return {name: value for name, value in said.items() if isinstance(value, str)}
 
 
 def check_target(target: Path, overwrite: bool) -> None:
