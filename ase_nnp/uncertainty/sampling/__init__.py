@@ -1,0 +1,3 @@
+"""Sampling the weights of a model from their posterior by stochastic-gradient Markov chains."""
+
+from __future__ import annotations
