@@ -49,18 +49,34 @@ class EnergyScale(nn.Module):
         """Published names, which are our own."""
         yield from self.named_parameters()
 
+    def set(self, shifts: Mapping[int, float], shift: float, scale: float) -> None:
+        """Start from known numbers: eV by species index, eV an atom, and eV as the unit of ``e``."""
+        with torch.no_grad():
+            for index, value in shifts.items():
+                self.shift[index] = value
+            if self.kind == "sevennet":
+                self.shift[1:] += shift
+                self.scale.fill_(scale)
+            else:
+                self.global_shift.fill_(shift)
+                self.global_scale.fill_(math.log(math.expm1(scale)) - math.log(math.e - 1.0))
+
     def forward(self, e: Tensor, species: Tensor, batch: Tensor, count: int) -> Tensor:
-        """Return energies (count,) in eV from ``e`` (N,)."""
+        """Return energies (count,) in eV from ``e`` (N,).
+
+        The sum over atoms is in float64, so that a model in float32 loses no digits to shifts of
+        thousands of eV.
+        """
 
         def total(values: Tensor) -> Tensor:
             return values.new_zeros(count).index_add(0, batch, values)
 
         scale, shift = self.scale[species], self.shift[species]
         if self.kind == "sevennet":
-            return total(e * scale + shift)
+            return total((e * scale).double() + shift.double())
         if not self.reference:
             unit = _positive(scale) * _positive(self.global_scale)
-            return total(e * unit + shift + self.global_shift)
+            return total((e * unit).double() + shift.double() + self.global_shift.double())
         n = total(torch.ones_like(e))
         unit = _positive(total(scale)) / n * _positive(self.global_scale)
         mean = total(e) / (n + 1e-6) * unit + total(shift) / n + self.global_shift

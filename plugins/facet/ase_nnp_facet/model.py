@@ -242,6 +242,15 @@ class Facet(Conservative):
         part = ((self.rmax - r[at - 1]) / (r[at] - r[at - 1])).clamp(0.0, 1.0)
         return average[at - 1] + part * (average[at] - average[at - 1])
 
+    def set_energy_scale(
+        self, shifts: Mapping[int, float], shift: float = 0.0, scale: float = 1.0
+    ) -> None:
+        """Set where training starts: energies of free atoms (eV, by atomic number), a further
+        shift of every atom (eV) and the size of what the network has to add (eV).
+        """
+        own = {int(self.species_index[z]): value for z, value in shifts.items()}
+        self.energy_scale.set(own, shift, scale)
+
     def reference_names(self) -> dict[str, nn.Parameter]:
         """Return the parameters under the names of the published weights."""
         found: dict[str, nn.Parameter] = {"node_embedding/embed/embedding": self.embedding}

@@ -1,0 +1,151 @@
+"""Train Facet on the acetylacetone set: energies and forces at 300 K, tested at 600 K.
+
+    python benchmarks/facet_acac.py DATA_FOLDER OUT_FOLDER --epochs 300 --minutes 60
+
+DATA_FOLDER holds train_300K.xyz, dev_600K.xyz and isolated_atoms.xyz; the first 450 shuffled training frames
+are learned from and the other 50 choose nothing but are watched. A run that was stopped goes on from OUT_FOLDER/state.pt.
+The averaged weights are written to OUT_FOLDER/model.nnp, the course to OUT_FOLDER/log.jsonl.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from ase.io import read
+
+import ase_nnp
+from ase_nnp import AtomGraph
+
+CONFIG = {
+    "species": [1, 6, 8],
+    "hidden_irreps": ["64x0e + 32x1o + 16x2e"] * 2,
+    "outs_per_node": 64,
+    "avg_num_neighbors": 12.0,
+    "edge_embed": {"r_max": 5.0},
+}
+
+
+def load(model, frames):
+    """Graphs, with energies and forces to learn in ``extra``."""
+    graphs = []
+    for atoms in frames:
+        graph = model.make_graph(atoms)
+        energy = torch.tensor([atoms.get_potential_energy()], dtype=torch.float64)
+        forces = torch.tensor(atoms.get_forces(), dtype=model.dtype)
+        graphs.append(graph.replace(extra={"energy": energy, "forces": forces}))
+    return graphs
+
+
+def rmse(model, graphs, size=50):
+    """Energy (meV a structure) and force (meV/A) errors, root mean square."""
+    energy, force = [], []
+    model.eval()
+    for i in range(0, len(graphs), size):
+        batch = AtomGraph.collate(graphs[i : i + size])
+        out = model.compute(batch, ("energy", "forces"))
+        energy.append((out["energy"] - batch.extra["energy"]).double())
+        force.append((out["forces"] - batch.extra["forces"]).double().flatten())
+    return [1e3 * float(torch.cat(x).square().mean().sqrt()) for x in (energy, force)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--config", type=json.loads, default={}, help="JSON, over CONFIG")
+    parser.add_argument("--epochs", type=int, default=300)
+    parser.add_argument("--batch", type=int, default=5)
+    parser.add_argument("--lr", type=float, default=5e-3)
+    parser.add_argument("--ema", type=float, default=0.995)
+    parser.add_argument("--energy-weight", type=float, nargs=2, default=(1.0, 100.0))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=math.inf, help="CPU time of this call")
+    parser.add_argument("--watch", type=int, default=10, help="epochs between tests")
+    args = parser.parse_args()
+
+    torch.set_num_threads(1)
+    torch.manual_seed(args.seed)
+    args.out.mkdir(parents=True, exist_ok=True)
+    frames = read(args.data / "train_300K.xyz", ":")
+    order = np.random.default_rng(args.seed).permutation(len(frames))
+    train_frames, held_frames = ([frames[i] for i in part] for part in (order[:450], order[450:]))
+
+    model = ase_nnp.build_model(
+        "facet", {**CONFIG, **args.config}, seed=args.seed, device="cpu", dtype="float32"
+    )
+    train, held = load(model, train_frames), load(model, held_frames)
+    dev = load(model, read(args.data / "dev_600K.xyz", ":"))
+
+    free = {a.numbers[0]: a.get_potential_energy() for a in read(args.data / "isolated_atoms.xyz", ":")}
+    binding = [
+        (a.get_potential_energy() - sum(free[z] for z in a.numbers)) / len(a) for a in train_frames
+    ]
+    model.set_energy_scale(free, shift=float(np.mean(binding)), scale=1.0)
+
+    model.train()
+    averaged = copy.deepcopy(model)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=1e-6, amsgrad=True)
+    steps = math.ceil(len(train) / args.batch)
+    first, step, used = 0, 0, 0.0
+    state_file = args.out / "state.pt"
+    if state_file.exists():
+        state = torch.load(state_file, weights_only=True)
+        model.load_state_dict(state["model"])
+        averaged.load_state_dict(state["averaged"])
+        optimiser.load_state_dict(state["optimiser"])
+        first, step, used = state["epoch"], state["step"], state["used"]
+    start = time.process_time()
+
+    for epoch in range(first, args.epochs):
+        model.train()
+        order = np.random.default_rng([args.seed, epoch]).permutation(len(train))
+        losses = []
+        for part in np.array_split(order, steps):
+            progress = step / (steps * args.epochs)
+            warm = min(1.0, (step + 1) / (2 * steps))
+            for group in optimiser.param_groups:
+                group["lr"] = args.lr * warm * (0.5 + 0.5 * math.cos(math.pi * progress)) + 1e-6
+            low, high = args.energy_weight
+            weight = low * (high / low) ** progress
+            batch = AtomGraph.collate([train[i] for i in part])
+            out = model.compute(batch, ("energy", "forces"))
+            size = batch.atoms_per_structure()
+            energy_loss = ((out["energy"] - batch.extra["energy"]) / size).square().mean()
+            force_loss = (out["forces"] - batch.extra["forces"]).square().mean()
+            loss = force_loss + weight * energy_loss
+            optimiser.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
+            optimiser.step()
+            step += 1
+            decay = min(args.ema, step / (step + 10))
+            with torch.no_grad():
+                for mean, now in zip(averaged.parameters(), model.parameters(), strict=True):
+                    mean.lerp_(now, 1.0 - decay)
+            losses.append(float(loss.detach()))
+        spent = used + time.process_time() - start
+        last = epoch + 1 == args.epochs or time.process_time() - start > 60 * args.minutes
+        if (epoch + 1) % args.watch == 0 or last:
+            line = {"epoch": epoch + 1, "cpu_min": round(spent / 60, 2), "loss": np.mean(losses)}
+            line["held_300K"], line["dev_600K"] = rmse(averaged, held), rmse(averaged, dev)
+            print(json.dumps(line), flush=True)
+            with open(args.out / "log.jsonl", "a") as log:
+                log.write(json.dumps(line) + "\n")
+            state = {"model": model.state_dict(), "averaged": averaged.state_dict()}
+            state |= {"optimiser": optimiser.state_dict(), "epoch": epoch + 1, "step": step}
+            torch.save(state | {"used": spent}, args.out / "state.part")
+            (args.out / "state.part").replace(state_file)
+            ase_nnp.save_model(averaged, args.out / "model.nnp", trained_on="AcAc train_300K", **line)
+        if last:
+            break
+
+
+if __name__ == "__main__":
+    main()
