@@ -32,7 +32,16 @@ __all__ = [
 @hookimpl
 def register_datasets(register: Callable[[DatasetFormat], None]) -> None:
     """Offer the built-in formats."""
-    from ase_nnp.datasets import aselmdb, flatlmdb, hdf5, oc20_lmdb
+    from ase_nnp.datasets import (
+        asedb,
+        asefiles,
+        aselmdb,
+        extxyz,
+        flatlmdb,
+        hdf5,
+        oc20_lmdb,
+        pymatgen_json,
+    )
 
-    for module in (oc20_lmdb, aselmdb, flatlmdb, hdf5):
+    for module in (oc20_lmdb, aselmdb, flatlmdb, hdf5, extxyz, asedb, asefiles, pymatgen_json):
         register(module.FORMAT)
