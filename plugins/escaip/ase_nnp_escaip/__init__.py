@@ -1,1 +1,79 @@
-"""The escaip family."""
+"""EScAIP (arXiv:2410.24169): attention on the neighbours of each atom, in its published generations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ase_nnp import ModelFamily, hookimpl
+from ase_nnp_escaip.config import COMMON, GEN1, GEN3, OWN
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ase_nnp.potential import Potential
+
+
+def _build(config: dict[str, Any]) -> Potential:
+    from ase_nnp_escaip.build import build  # torch is imported here
+
+    return build(config)
+
+
+def _load(path: str | Path, **options: Any) -> Potential:
+    from ase_nnp_escaip.checkpoint import load
+
+    return load(path, **options)
+
+
+@hookimpl
+def register_models(register: Callable[[ModelFamily], None]) -> None:
+    """Register the family."""
+    register(
+        ModelFamily(
+            name="escaip",
+            summary="EScAIP: attention on neighbours, direct or gradient forces; made to be fast",
+            build=_build,
+            load=_load,
+            defaults={**COMMON, **GEN1, **GEN3, **OWN},
+            # Parts of published files that do not change a number.
+            ignored=(
+                "name",
+                "model",
+                "dataset_list",
+                "batch_size",
+                "max_batch_size",
+                "max_atoms",
+                "max_num_nodes_per_batch",
+                "knn_pad_size",
+                "use_padding",
+                "use_compile",
+                "use_export",
+                "use_fp16_backbone",
+                "enforce_max_neighbors_strictly",
+                "otf_graph",
+                "use_pbc_single",
+            ),
+            config_extras=("normalizer", "heads", "generation", "element_references"),
+            cite="https://arxiv.org/abs/2410.24169",
+            license="MIT",
+            weights_license="published weights: see the README; none are shipped",
+            outputs=("energy", "forces", "stress"),
+            energy_kind="config",
+            conservative=None,
+            test_config={
+                "generation": 3,
+                "hidden_size": 16,
+                "num_layers": 2,
+                "atten_num_heads": 2,
+                "freequency_list": [3, 2, 3],
+                "max_radius": 5.0,
+                "knn_k": 20,
+                "node_direction_expansion_size": 4,
+                "atom_embedding_size": 8,
+                "node_direction_embedding_size": 4,
+                "edge_distance_embedding_size": 16,
+                "edge_distance_expansion_size": 32,
+            },
+        )
+    )

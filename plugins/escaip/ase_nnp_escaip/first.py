@@ -1,0 +1,300 @@
+"""The network of generations 1 and 2 (the paper's published weights, and its next repository version).
+
+An atom's feature is the mean over its neighbours; the edges carry features only to the outputs, and
+in generation 2 also into the messages.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ase_nnp_escaip.attention import Geometry, attend
+from ase_nnp_escaip.config import Settings
+from ase_nnp_escaip.layers import activated, feed_forward, normalization, part
+from ase_nnp_escaip.slots import reduce_rows
+from ase_nnp_escaip.third import EdgeAttributes, Features, FeedForward
+
+__all__ = ["Exportable", "OutputBlock", "neighbour_mean"]
+
+
+class FirstEdgeAttributes(EdgeAttributes):
+    """As in generation 3, under the older name."""
+
+    joint = "edge_linear"
+
+
+class NodeEdgeNorm(nn.Module):
+    """A norm for the atoms and one for the edges."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        self.node_norm = normalization(settings)
+        self.edge_norm = normalization(settings)
+
+
+def neighbour_mean(x: Tensor, at: Geometry) -> Tensor:
+    """Mean of rows over each atom, (n, ...), with the published guard against no rows."""
+    counts = at.slots.mask.sum(1, keepdim=True).to(x.dtype)
+    return at.slots.sum(x) / (counts + 1e-5)
+
+
+class FirstInputLayer(FirstEdgeAttributes):
+    """First edge features."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.edge_ffn = feed_forward(settings, 1)
+        self.norm = normalization(settings)
+
+    def forward(self, features: Features) -> list[Tensor]:
+        """Return edge features (R, H) of each block."""
+        atoms = self.of_atoms(features)
+        found = []
+        for basis, at in zip(features.basis, features.geometry, strict=True):
+            e = self.of_edges(atoms, basis, at)
+            found.append(e + self.edge_ffn(self.norm(e)))
+        return found
+
+
+class FirstInputBlock(nn.Module):
+    """First features of atoms and edges."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        self.input_layer = FirstInputLayer(settings)
+        self.norm = NodeEdgeNorm(settings)
+
+    def forward(self, features: Features) -> tuple[Tensor, list[Tensor]]:
+        """Return nodes (N, H) and edges (R, H) of each block."""
+        edges = self.input_layer(features)
+        pairs = zip(edges, features.geometry, strict=True)
+        nodes = torch.cat([neighbour_mean(e, at) for e, at in pairs])
+        return self.norm.node_norm(nodes), [self.norm.edge_norm(e) for e in edges]
+
+
+class PackedProjections(nn.Module):
+    """Weights of a multi-head attention with queries, keys and values in one matrix."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * size, size))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * size))
+        self.out_proj = nn.Linear(size, size)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+
+
+class FirstAttention(FirstEdgeAttributes):
+    """Messages on edges, and attention among the edges of an atom."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        s, size = settings, settings.hidden_size
+        self.settings = s
+        self.node_linear = activated(s, 2 * size, size)
+        self.message_linear = activated(s, (2 if s.generation == 1 else 3) * size, size)
+        packed = PackedProjections(size)
+        if s.atten_name == "xformers":  # that backend keeps them one level higher
+            self.in_proj_weight, self.in_proj_bias = packed.in_proj_weight, packed.in_proj_bias
+            self.out_proj = packed.out_proj
+        else:
+            self.multi_head_attention = packed
+        if s.use_angle_embedding != "none":
+            self.angle_scalar = nn.Parameter(torch.ones(s.atten_num_heads))
+
+    def forward(
+        self, nodes: Tensor, edges: list[Tensor], features: Features, only_nodes: bool
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return the change of the nodes (N, H) and of the edges of each block."""
+        settings, size = self.settings, self.settings.hidden_size
+        packed = self if settings.atten_name == "xformers" else self.multi_head_attention
+        weight, bias = packed.in_proj_weight, packed.in_proj_bias
+        atoms = self.of_atoms(features)
+        linear = self.node_linear[0]
+        sender = part(linear, 0, size, nodes)
+        receiver = part(linear, size, 2 * size, nodes) + linear.bias
+        of_nodes, of_edges = [], []
+        for e, basis, at in zip(edges, features.basis, features.geometry, strict=True):
+            pair = sender.index_select(0, at.slots.sender)
+            pair += receiver.index_select(0, at.slots.receiver)
+            attributes = self.of_edges(atoms, basis, at)
+            message = self._message(attributes, self.node_linear[1](pair), e)
+            q, k, v = functional.linear(message, weight, bias).chunk(3, dim=-1)
+            extra = None
+            if settings.use_angle_embedding != "none":
+                assert at.cosine is not None
+                extra = self.angle_scalar[:, None, None] * at.cosine.clamp(-1.0, 1.0)[:, None]
+            out = attend(q, k, v, settings.atten_num_heads, at, extra, first=False)
+            if only_nodes:  # the projection of a mean is the mean of the projections
+                mean = neighbour_mean(out, at)
+                share = neighbour_mean(torch.ones_like(out[:, :1]), at)
+                mean = functional.linear(mean, packed.out_proj.weight)
+                of_nodes.append(mean + share * packed.out_proj.bias)
+                continue
+            out = packed.out_proj(out)
+            of_nodes.append(neighbour_mean(out, at))
+            of_edges.append(out)
+        return torch.cat(of_nodes), of_edges
+
+    def _message(self, attributes: Tensor, pair: Tensor, edges: Tensor) -> Tensor:
+        size = self.settings.hidden_size
+        linear = self.message_linear[0]
+        message = functional.linear(attributes, linear.weight[:, :size], linear.bias)
+        if self.settings.generation == 2:
+            message.addmm_(edges, linear.weight[:, size : 2 * size].t())
+        message.addmm_(pair, linear.weight[:, -size:].t())
+        result: Tensor = self.message_linear[1](message)
+        return result
+
+
+class FirstBlock(nn.Module):
+    """Attention and feed-forward, each added to its input."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        self.depth = settings.stochastic_depth_prob
+        self.graph_attention = FirstAttention(settings)
+        self.feedforward = FeedForward(settings, edges=True)
+        self.norm_attn = normalization(settings)
+        self.norm_ffn = NodeEdgeNorm(settings)
+
+    def forward(
+        self, nodes: Tensor, edges: list[Tensor], features: Features, only_nodes: bool
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return new nodes and edges; with ``only_nodes`` the edges stay as they were."""
+        change, changes = self.graph_attention(
+            self.norm_attn(nodes), edges, features, only_nodes
+        )
+        nodes = nodes + self._drop(change)
+        nodes = nodes + self._drop(self.feedforward.mlp_node(self.norm_ffn.node_norm(nodes)))
+        if only_nodes:
+            return nodes, edges
+        found = []
+        for k, e in enumerate(changes):
+            e = edges[k] + self._drop(e)
+            edges[k] = changes[k] = e.new_empty(0)  # let go of the old ones early
+            found.append(e + self._drop(self.feedforward.mlp_edge(self.norm_ffn.edge_norm(e))))
+        return nodes, found
+
+    def _drop(self, x: Tensor) -> Tensor:
+        if not self.training or not self.depth:
+            return x
+        keep = torch.rand(len(x), 1, device=x.device, dtype=x.dtype) >= self.depth
+        return x * keep / (1.0 - self.depth)
+
+
+class FirstReadout(nn.Module):
+    """What one depth of the network contributes to energy and forces."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        size = settings.readout_hidden_layer_multiplier
+        self.energy_ffn = feed_forward(settings, size)
+        self.energy_norm = normalization(settings)
+        if settings.edge_outputs:
+            self.force_ffn = feed_forward(settings, size)
+            self.force_norm = normalization(settings)
+
+    def nodes(self, x: Tensor) -> Tensor:
+        """Return the node readout."""
+        result: Tensor = x + self.energy_ffn(self.energy_norm(x))
+        return result
+
+    def edges(self, x: Tensor) -> Tensor:
+        """Return the edge readout."""
+        result: Tensor = x + self.force_ffn(self.force_norm(x))
+        return result
+
+
+class FirstOutputLayer(nn.Module):
+    """Residual feed-forward between two norms, and a last layer without bias."""
+
+    def __init__(self, settings: Settings, outputs: int) -> None:
+        super().__init__()
+        self.ffn = feed_forward(settings, settings.output_hidden_layer_multiplier)
+        self.pre_norm = normalization(settings)
+        self.post_norm = normalization(settings)
+        self.final_output = nn.Sequential(nn.Linear(settings.hidden_size, outputs, bias=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (..., outputs) from (..., H)."""
+        result: Tensor = self.final_output(self.post_norm(x + self.ffn(self.pre_norm(x))))
+        return result
+
+
+class OutputBlock(nn.Module):
+    """Joined readouts, energy and direct forces."""
+
+    avg_num_nodes: Tensor
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        size = settings.hidden_size
+        self.size, joined = size, (settings.num_layers + 1) * size
+        self.register_buffer("avg_num_nodes", torch.tensor(float(settings.avg_num_nodes)))
+        self.node_input_projection = activated(settings, joined, size)
+        self.energy_layer = FirstOutputLayer(settings, 1)
+        if settings.edge_outputs:
+            self.edge_input_projection = activated(settings, joined, size)
+            self.force_direction_layer = FirstOutputLayer(settings, 3)
+            self.force_magnitude_layer = FirstOutputLayer(settings, 1)
+
+    def add(self, projection: nn.Sequential, depth: int, x: Tensor, total: Tensor | None) -> Tensor:
+        """Add the share of one depth, without holding the readouts of the others."""
+        linear = projection[0]
+        assert isinstance(linear, nn.Linear)
+        weight = linear.weight[:, depth * self.size : (depth + 1) * self.size]
+        if total is None:
+            return functional.linear(x, weight, linear.bias)
+        return total.addmm_(x, weight.t())
+
+
+class Exportable(nn.Module):
+    """The whole network."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        self.settings = settings
+        self.input_block = FirstInputBlock(settings)
+        self.transformer_blocks = nn.ModuleList(
+            FirstBlock(settings) for _ in range(settings.num_layers)
+        )
+        self.readout_layers = nn.ModuleList(
+            FirstReadout(settings) for _ in range(settings.num_layers + 1)
+        )
+        self.output_block = OutputBlock(settings)
+
+    def forward(
+        self, features: Features, edge_outputs: bool
+    ) -> tuple[Tensor, list[Tensor], Tensor | None]:
+        """Return energies (B,) and, with ``edge_outputs``, numbers (R, 3) by block and magnitudes."""
+        out = self.output_block
+        nodes, edges = self.input_block(features)
+        node_total: Tensor | None = None
+        edge_totals: list[Tensor | None] = [None] * len(edges)
+        last = len(self.transformer_blocks)
+        # Generation 1 reads the edges nowhere but in the forces.
+        spare = self.settings.generation == 1
+        for depth, readout in enumerate(self.readout_layers):
+            if depth:
+                only_nodes = not edge_outputs and (spare or depth == last)
+                block = self.transformer_blocks[depth - 1]
+                nodes, edges = block(nodes, edges, features, only_nodes)
+            node_total = out.add(out.node_input_projection, depth, readout.nodes(nodes), node_total)
+            if edge_outputs:
+                for k, e in enumerate(edges):
+                    value = readout.edges(e)
+                    total = out.add(out.edge_input_projection, depth, value, edge_totals[k])
+                    edge_totals[k] = total
+        assert node_total is not None
+        node = out.node_input_projection[1](node_total)
+        each = out.energy_layer(node)[:, 0]
+        energy = reduce_rows(each, features.batch, features.structures) / out.avg_num_nodes
+        if not edge_outputs:
+            return energy, [], None
+        activation = out.edge_input_projection[1]
+        numbers = [
+            out.force_direction_layer(activation(total)) for total in edge_totals if total is not None
+        ]
+        return energy, numbers, out.force_magnitude_layer(node)

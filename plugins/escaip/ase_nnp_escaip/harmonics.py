@@ -1,0 +1,96 @@
+"""Spherical harmonics of the directions to the neighbours, and the bond-order features."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Harmonics", "safe_sqrt"]
+
+
+class Harmonics(nn.Module):
+    r"""Real harmonics up to a degree, scaled so that each degree has length 1 on a unit vector.
+
+    They are homogeneous polynomials: the zero vector gives 1 in degree 0 and 0 above. The columns
+    run over degrees, ``2 l + 1`` each; within a degree the order and the axes are our own, as only
+    lengths and inner products of a degree are ever used.
+
+    Parameters
+    ----------
+    order
+        The highest degree.
+
+    Notes
+    -----
+    With the normalised associated Legendre functions over :math:`\sin^m\theta`, called Q,
+
+    .. math:: \sqrt{l^2-m^2}\, Q_l^m = (2l-1) z Q_{l-1}^m - \sqrt{(l-1)^2-m^2}\, r^2 Q_{l-2}^m .
+    """
+
+    def __init__(self, order: int) -> None:
+        super().__init__()
+        self.order = order
+        size = order + 1
+        first, second = (torch.zeros(size, size, dtype=torch.float64) for _ in "ab")
+        for l in range(1, size):  # noqa: E741 - the degree is called l everywhere
+            for m in range(l):
+                root = math.sqrt(l * l - m * m)
+                first[l, m] = (2 * l - 1) / root
+                second[l, m] = math.sqrt(max(0, (l - 1) ** 2 - m * m)) / root
+        # Q_m^m = (2m-1)!! / sqrt((2m)!); a factor sqrt(2) makes the pair +-m real.
+        diagonal = [1.0]
+        for m in range(1, size):
+            diagonal.append(diagonal[-1] * math.sqrt((2 * m - 1) / (2 * m)))
+        degrees = torch.repeat_interleave(torch.arange(size), 2 * torch.arange(size) + 1)
+        onto = torch.nn.functional.one_hot(degrees, size).double()
+        ends = torch.tensor(diagonal, dtype=torch.float64)
+        # Not buffers: in single precision they would stay rounded when used in double.
+        self._exact = (first, second, ends, onto)
+        self._ready: dict[tuple[torch.device, torch.dtype], tuple[Tensor, ...]] = {}
+
+    def _tables(self, like: Tensor) -> tuple[Tensor, ...]:
+        key = (like.device, like.dtype)
+        if key not in self._ready:
+            self._ready[key] = tuple(t.to(like.device, like.dtype) for t in self._exact)
+        return self._ready[key]
+
+    def forward(self, direction: Tensor) -> Tensor:
+        """Return (R, (order + 1)^2) from unit or zero vectors (R, 3)."""
+        first, second, ends, _ = self._tables(direction)
+        x, y, z = direction[:, 0:1], direction[:, 1:2], direction[:, 2:3]
+        length = direction.square().sum(-1, keepdim=True)
+        cosines, sines = [torch.ones_like(x)], [torch.zeros_like(x)]
+        for m in range(1, self.order + 1):
+            c, s = cosines[-1], sines[-1]
+            if m == 1:
+                c = c * math.sqrt(2)
+            cosines.append(x * c - y * s)
+            sines.append(x * s + y * c)
+        cosine, sine = torch.cat(cosines, 1), torch.cat(sines, 1)
+        polar = [torch.ones_like(x)]
+        columns = [polar[0]]
+        for l in range(1, self.order + 1):  # noqa: E741
+            inner = first[l, :l] * z * polar[-1]
+            if l > 1:
+                lower = second[l, : l - 1] * length * polar[-2]
+                inner = torch.cat([inner[:, : l - 1] - lower, inner[:, l - 1 :]], 1)
+            polar.append(torch.cat([inner, ends[l].expand_as(x)], 1))
+            columns += [polar[-1] * cosine[:, : l + 1], polar[-1][:, 1:] * sine[:, 1 : l + 1]]
+        return torch.cat(columns, 1)
+
+    def power(self, mean: Tensor) -> Tensor:
+        """Return the squared length of each degree, (N, order + 1), of rows (N, (order + 1)^2)."""
+        return mean.square() @ self._tables(mean)[3]
+
+
+def safe_sqrt(x: Tensor) -> Tensor:
+    """Square root whose derivative is 0, not infinite or noise, where ``x`` vanishes to rounding.
+
+    At a site of high symmetry the mean of a degree is 0 and the derivative of its length has no
+    direction; 0 is the mean over all of them.
+    """
+    zero = x <= (32 * torch.finfo(x.dtype).eps) ** 2
+    root = torch.sqrt(torch.where(zero, torch.ones_like(x), x))
+    return torch.where(zero, x.detach().sqrt(), root)

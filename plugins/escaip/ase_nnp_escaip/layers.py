@@ -1,0 +1,141 @@
+"""Small parts that both generations are made of, under the names that their files use."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ase_nnp_escaip.config import Settings
+
+__all__ = [
+    "Activation",
+    "DistanceBasis",
+    "OutputLayer",
+    "activated",
+    "feed_forward",
+    "legendre",
+    "normalization",
+    "part",
+]
+
+#: Every distance basis is twice as wide as the spacing of its centres.
+WIDTH = 2.0
+
+
+class Activation(nn.Module):
+    """One of the named activations, then dropout while training."""
+
+    def __init__(self, name: str, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.name, self.dropout = name, dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the activated array, of the same shape."""
+        if self.name == "gelu":
+            x = functional.gelu(x)
+        elif self.name == "relu":
+            x = functional.relu(x)
+        elif self.name == "leaky_relu":
+            x = functional.leaky_relu(x, 0.01)
+        elif self.name == "squared_relu":
+            x = functional.relu(x).square()
+        elif self.name == "star_relu":
+            x = 0.8944 * functional.relu(x).square() - 0.4472
+        else:  # smelu: a parabola between two straight lines
+            parabola = (x + 2).square() / 8
+            x = torch.where(x.abs() <= 2, parabola, functional.relu(x))
+        return functional.dropout(x, self.dropout) if self.training and self.dropout else x
+
+
+def activated(settings: Settings, inputs: int, outputs: int) -> nn.Sequential:
+    """Linear and activation; the weights are called ``0.weight`` and ``0.bias``."""
+    return nn.Sequential(
+        nn.Linear(inputs, outputs), Activation(settings.activation, settings.mlp_dropout)
+    )
+
+
+def feed_forward(settings: Settings, multiplier: int) -> nn.Sequential:
+    """Two linear layers with an activation between, ``0.0.*`` and ``1.0.*``; 0 is one layer."""
+    size = settings.hidden_size
+    if multiplier == 0:
+        return nn.Sequential(nn.Linear(size, size))
+    return nn.Sequential(
+        activated(settings, size, multiplier * size),
+        nn.Sequential(nn.Linear(multiplier * size, size)),
+    )
+
+
+def normalization(settings: Settings) -> nn.Module:
+    """RMS norm (its epsilon is that of the precision), layer norm, or nothing."""
+    if settings.normalization == "rmsnorm":
+        return nn.RMSNorm(settings.hidden_size, eps=None)
+    if settings.normalization == "layernorm":
+        return nn.LayerNorm(settings.hidden_size, eps=1e-5)
+    return nn.Identity()
+
+
+class OutputLayer(nn.Module):
+    """Feed-forward network and a last linear layer without bias."""
+
+    def __init__(self, settings: Settings, outputs: int) -> None:
+        super().__init__()
+        self.ffn = feed_forward(settings, settings.output_hidden_layer_multiplier)
+        self.final_output = nn.Sequential(nn.Linear(settings.hidden_size, outputs, bias=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (..., outputs) from (..., H)."""
+        result: Tensor = self.final_output(self.ffn(x))
+        return result
+
+
+class DistanceBasis(nn.Module):
+    """Values of a distance on equally spaced centres from 0 to the cutoff.
+
+    ``published`` keeps the centres in single precision and in the state dict, as generation 1
+    does; otherwise they are exact and no part of the weights.
+    """
+
+    offset: Tensor
+
+    def __init__(self, settings: Settings, *, published: bool) -> None:
+        super().__init__()
+        kind = np.float32 if published else np.float64
+        centres = np.linspace(0.0, settings.max_radius, settings.edge_distance_expansion_size)
+        offset = torch.from_numpy(centres.astype(kind))
+        self.register_buffer("offset", offset, persistent=published)
+        self.step = float(offset[1] - offset[0])
+        self.function = settings.distance_function.replace("linears", "linear_s")
+
+    def forward(self, distance: Tensor) -> Tensor:
+        """Return (R, G) from distances (R,) in Angstrom."""
+        x = distance[:, None] - self.offset
+        if self.function == "gaussian":
+            return torch.exp(x.square().mul_(-0.5 / (WIDTH * self.step) ** 2))
+        x = x * (WIDTH / self.step)
+        if self.function == "linear_sigmoid":
+            return torch.sigmoid(x) + 0.001 * x
+        return torch.sigmoid(x)
+
+
+def legendre(cosine: Tensor, order: int, unit: Tensor | float = 1.0) -> list[Tensor]:
+    """Return the Legendre polynomials of degree 0 to ``order``.
+
+    ``unit`` is the product of the squared lengths of the two directions: with 0 for a pair that
+    has no direction, every degree above 0 vanishes there.
+    """
+    found = [torch.ones_like(cosine), cosine]
+    for degree in range(2, order + 1):
+        first = (2 * degree - 1) / degree * cosine * found[-1]
+        found.append(first - (degree - 1) / degree * unit * found[-2])
+    return found[: order + 1]
+
+
+def part(layer: nn.Linear, first: int, last: int, x: Tensor) -> Tensor:
+    """Apply the columns ``first:last`` of a linear layer, without its bias.
+
+    A layer on joined inputs is the sum of such parts, and a part that only depends on the atom is
+    computed once per atom instead of once per neighbour.
+    """
+    return functional.linear(x, layer.weight[:, first:last])
