@@ -25,8 +25,9 @@ from ase_nnp.graph import AtomGraph
 from ase_nnp.potential import Potential
 
 from .elements import MAX_Z, NUM_FEATURES, element_features
-from .layers import GatedEdges, head, mean_over_atoms, with_batch_counters
+from .layers import GatedEdges, check_sizes, head, mean_over_atoms, with_batch_counters
 from .properties import choose_property
+from .scaling import read_scale
 
 __all__ = ["CrystalModel", "from_config"]
 
@@ -88,6 +89,15 @@ class CrystalModel(Potential):
         normalizer: Mapping[str, float] | None,
     ) -> None:
         super().__init__()
+        check_sizes(
+            atom_fea_len=atom_fea_len,
+            n_conv=n_conv,
+            h_fea_len=h_fea_len,
+            n_h=n_h,
+            max_num_nbr=max_num_nbr,
+            radius=radius,
+            step=step,
+        )
         if task not in ("regression", "classification"):
             raise ConfigError(f"task must be 'regression' or 'classification', not {task!r}.")
         self.property = choose_property(property, task)
@@ -96,8 +106,8 @@ class CrystalModel(Potential):
         self.units = self.property.units
         self.energy_kind = "total" if "energy" in self.outputs else "none"
         self.cutoff, self.max_neighbors = float(radius), int(max_num_nbr)
-        scale = normalizer or {"mean": 0.0, "std": 1.0}
-        self.mean, self.std = float(scale["mean"]), float(scale["std"])
+        scale = read_scale(normalizer or {"mean": 0.0, "std": 1.0})
+        self.mean, self.std = scale["mean"], scale["std"]
 
         centres = torch.from_numpy(np.arange(dmin, radius + step, step, dtype=float))
         if nbr_fea_len not in (None, len(centres)):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, softplus
 
+from ase_nnp.errors import ConfigError
 from ase_nnp.graph import AtomGraph
 
-__all__ = ["GatedEdges", "head", "mean_over_atoms", "with_batch_counters"]
+__all__ = ["GatedEdges", "check_sizes", "head", "mean_over_atoms", "with_batch_counters"]
 
 
 class GatedEdges(nn.Linear):
@@ -32,6 +34,14 @@ class GatedEdges(nn.Linear):
         centre = torch.addmm(self.bias, atoms, of_centre.T)
         neighbour = atoms @ of_neighbour.T
         return torch.addmm(centre[target] + neighbour[source], edges, of_edge.T)
+
+
+def check_sizes(**sizes: Any) -> None:
+    """Raise ConfigError for a size that is no positive number."""
+    for name, size in sizes.items():
+        whole = isinstance(size, int) or name in ("radius", "step", "cutoff")
+        if isinstance(size, bool) or not isinstance(size, (int, float)) or not whole or size <= 0:
+            raise ConfigError(f"{name} must be a positive number, whole for a count; not {size!r}.")
 
 
 def mean_over_atoms(atoms: Tensor, graph: AtomGraph) -> Tensor:

@@ -15,6 +15,7 @@ from ase_nnp.unpickle import load_torch
 
 from . import CRYSTAL, OC20, crystal, oc20
 from .properties import Property, find_property
+from .scaling import oc20_scales, read_scale
 
 __all__ = ["load_crystal", "load_oc20"]
 
@@ -49,25 +50,26 @@ def load_crystal(path: str | Path, **options: Any) -> crystal.CrystalModel:
             f"{path} is no checkpoint of the 2018 CGCNN: its state_dict has no layers "
             "'embedding', 'conv_to_fc' and 'fc_out'."
         )
-    classes, hidden = state["fc_out.weight"].shape
+    classes, hidden = _matrix(state, "fc_out.weight", path)
     if classes > 2:
         raise CheckpointError(
             f"{path} sorts into {classes} classes; one number or two classes were expected."
         )
-    atoms, features = state["embedding.weight"].shape
-    convs = [v for k, v in state.items() if k.endswith(".fc_full.weight")]
+    atoms, features = _matrix(state, "embedding.weight", path)
+    convs = [k for k in state if k.endswith(".fc_full.weight")]
     task = "regression" if classes == 1 else "classification"
     known = _guess_property(Path(path), content.get("args"), task)
+    scale = content.get("normalizer")
     config = {
         "property": None if known is None else known.name,
         "task": task,
         "orig_atom_fea_len": features,
         "atom_fea_len": atoms,
-        "nbr_fea_len": convs[0].shape[1] - 2 * atoms if convs else None,
+        "nbr_fea_len": _matrix(state, convs[0], path)[1] - 2 * atoms if convs else None,
         "n_conv": len(convs),
         "h_fea_len": hidden,
         "n_h": 1 + sum(k.startswith("fcs.") and k.endswith(".weight") for k in state),
-        "normalizer": _scale(content.get("normalizer")) if classes == 1 else None,
+        "normalizer": read_scale(scale) if scale and classes == 1 else None,
     }
     full = resolve_config(CRYSTAL, config, **options)
     model = crystal.from_config(full)
@@ -131,7 +133,7 @@ def load_oc20(path: str | Path, *, ema: bool = True, **options: Any) -> oc20.Ads
         "regress_forces": trained.get("trainer") != "energy",
         **{k: v for k, v in given.items() if k in OC20.defaults},
         **_oc20_sizes(state, path),
-        "normalizer": _oc20_scales(content.get("normalizers"), trained.get("dataset")),
+        "normalizer": _oc20_normalizer(content.get("normalizers"), trained.get("dataset")),
     }
     full = resolve_config(OC20, config, **options)
     model = oc20.from_config(full)
@@ -141,44 +143,25 @@ def load_oc20(path: str | Path, *, ema: bool = True, **options: Any) -> oc20.Ads
 
 
 def _oc20_sizes(state: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
-    try:
-        atoms = state["embedding_fc.weight"].shape[0]
-        hidden = state["conv_to_fc.0.weight"].shape[0]
-        offset = state["distance_expansion.offset"]
-    except KeyError as error:
-        raise CheckpointError(f"{path} says cgcnn and has no tensor {error}.") from error
     return {
-        "atom_embedding_size": atoms,
-        "fc_feat_size": hidden,
-        "num_gaussians": len(offset),
+        "atom_embedding_size": _matrix(state, "embedding_fc.weight", path)[0],
+        "fc_feat_size": _matrix(state, "conv_to_fc.0.weight", path)[0],
+        "num_gaussians": np.size(state.get("distance_expansion.offset", ())),
         "num_graph_conv_layers": sum(k.endswith(".lin1.weight") for k in state),
         "num_fc_layers": 1 + sum(k.startswith("fcs.") and k.endswith(".weight") for k in state),
     }
 
 
-def _oc20_scales(normalizers: Any, dataset: Any) -> dict[str, Any] | None:
-    """Normalizers under their old names, wherever the file keeps them."""
-    found: dict[str, Any] = {}
-    for ours, later in (("target", "energy"), ("grad_target", "forces")):
-        for name in (ours, later):
-            if isinstance(normalizers, Mapping) and name in normalizers:
-                found[ours] = _scale(normalizers[name])
+def _oc20_normalizer(normalizers: Any, dataset: Any) -> dict[str, Any] | None:
+    """Normalizers, which old files may keep with the data set instead."""
+    found: dict[str, Any] = oc20_scales(normalizers)
     first = dataset[0] if isinstance(dataset, (list, tuple)) and dataset else dataset
     if not found and isinstance(first, Mapping) and first.get("normalize_labels"):
-        for ours in ("target", "grad_target"):
-            if f"{ours}_std" in first:
-                mean = first.get(f"{ours}_mean", 0.0)
-                found[ours] = _scale({"mean": mean, "std": first[f"{ours}_std"]})
+        for name in ("target", "grad_target"):
+            if f"{name}_std" in first:
+                mean = first.get(f"{name}_mean", 0.0)
+                found[name] = read_scale({"mean": mean, "std": first[f"{name}_std"]})
     return found or None
-
-
-def _scale(value: Any) -> dict[str, float] | None:
-    """Mean and std as plain floats, from floats or from arrays of one."""
-    if not isinstance(value, Mapping) or not value:
-        return None
-    std = value["std"] if "std" in value else value["rmsd"]
-    pairs = {"mean": value["mean"], "std": std}
-    return {name: float(np.asarray(number).reshape(-1)[0]) for name, number in pairs.items()}
 
 
 def _content(path: str | Path) -> Mapping[str, Any]:
@@ -198,6 +181,15 @@ def _unwrapped(state: Any, path: str | Path) -> dict[str, np.ndarray]:
     if strange:
         raise CheckpointError(f"{path}: '{strange[0]}' in the state_dict is no tensor.")
     return {str(k).removeprefix(prefix): v for k, v in state.items()}
+
+
+def _matrix(state: Mapping[str, Any], name: str, path: str | Path) -> tuple[int, int]:
+    """Shape of a weight, after which the sizes of the model are guessed."""
+    shape: tuple[int, ...] = np.shape(state[name]) if name in state else ()
+    if len(shape) != 2:
+        found = f"has shape {shape}" if name in state else "is missing"
+        raise CheckpointError(f"{path}: the matrix '{name}' {found}.")
+    return shape
 
 
 def _averaged(state: dict[str, np.ndarray], shadow: Any, path: str | Path) -> dict[str, np.ndarray]:

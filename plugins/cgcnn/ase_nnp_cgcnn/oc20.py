@@ -22,11 +22,10 @@ from ase_nnp.graph import AtomGraph
 from ase_nnp.potential import Conservative
 
 from .elements import MAX_Z, NUM_FEATURES, element_features
-from .layers import GatedEdges, head, mean_over_atoms, with_batch_counters
+from .layers import GatedEdges, check_sizes, head, mean_over_atoms, with_batch_counters
+from .scaling import oc20_scales
 
 __all__ = ["AdsorptionModel", "from_config"]
-
-IDENTITY = {"mean": 0.0, "std": 1.0}
 
 
 def from_config(config: Mapping[str, Any]) -> AdsorptionModel:
@@ -96,6 +95,15 @@ class AdsorptionModel(Conservative):
         normalizer: Mapping[str, Any] | None,
     ) -> None:
         super().__init__()
+        check_sizes(
+            atom_embedding_size=atom_embedding_size,
+            num_graph_conv_layers=num_graph_conv_layers,
+            fc_feat_size=fc_feat_size,
+            num_fc_layers=num_fc_layers,
+            cutoff=cutoff,
+            num_gaussians=num_gaussians,
+            max_neighbors=1 if max_neighbors is None else max_neighbors,
+        )
         self.cutoff, self.max_neighbors = float(cutoff), max_neighbors
         self.images = np.array(pbc, dtype=bool) & bool(use_pbc)
         if self.images.shape != (3,):
@@ -104,8 +112,10 @@ class AdsorptionModel(Conservative):
         if not regress_forces:
             self.outputs = ("energy",)
             self.energy_reference += "; of the relaxed structure, from the initial one"
-        self._set_scale(normalizer or IDENTITY)
+        self._set_scale(oc20_scales(normalizer))
 
+        if num_gaussians < 2:
+            raise ConfigError("num_gaussians must be 2 or more: their spacing is their width.")
         offset = torch.linspace(0.0, cutoff, num_gaussians)
         self.steepness = -0.5 / float(offset[1] - offset[0]) ** 2
         self.distance_expansion = Offsets(offset)
@@ -122,12 +132,11 @@ class AdsorptionModel(Conservative):
             self.fcs.extend([nn.Linear(fc_feat_size, fc_feat_size), nn.Softplus()])
         self.fc_out = nn.Linear(fc_feat_size, 1)
 
-    def _set_scale(self, normalizer: Mapping[str, Any]) -> None:
-        energy = normalizer.get("target", normalizer if "std" in normalizer else IDENTITY)
-        self.mean, self.std = float(energy["mean"]), float(energy["std"])
+    def _set_scale(self, scales: Mapping[str, Mapping[str, float]]) -> None:
+        energy = scales.get("target", {"mean": 0.0, "std": 1.0})
+        self.mean, self.std = energy["mean"], energy["std"]
         # The published forces are the gradient of the normalised energy times a scale of their own.
-        forces = normalizer.get("grad_target") or energy
-        self.force_scale = float(forces["std"]) / self.std
+        self.force_scale = scales.get("grad_target", energy)["std"] / self.std
         if self.force_scale != 1.0:
             self.conservative = False
             self.outputs = tuple(name for name in self.outputs if name != "stress")

@@ -63,17 +63,10 @@ def crystal_value(w, features, atoms, *, n_conv, n_h, radius, step=0.2, slots=12
         c = f"convs.{k}"
         new = []
         for i, near in enumerate(lists):
-            total = sum(
-                message(
-                    w,
-                    f"{c}.fc_full",
-                    f"{c}.bn1",
-                    v[i],
-                    v[j],
-                    np.exp(-(((d - centres) / step) ** 2)),
-                )
-                for d, j in near
-            )
+            total = np.zeros_like(v[i])
+            for d, j in near:
+                edge = np.exp(-(((d - centres) / step) ** 2))
+                total = total + message(w, f"{c}.fc_full", f"{c}.bn1", v[i], v[j], edge)
             new.append(softplus(v[i] + batch_norm(w, f"{c}.bn2", total)))
         v = new
     x = softplus(linear(w, "conv_to_fc", softplus(np.mean(v, axis=0))))
