@@ -91,7 +91,7 @@ class Predictor:
         """
         outputs = self.model.outputs
         if wanted is None:
-            return tuple(p for p in outputs if p != "stress")
+            return tuple(p for p in outputs if not p.startswith("stress"))
         strange = [p for p in wanted if p not in outputs]
         if strange:
             raise ConfigError(
@@ -159,34 +159,40 @@ class Predictor:
             raise PredictionError(
                 f"{type(self.model).__name__} declares {', '.join(missing)} and did not return it."
             )
-        keep = {k: v for k, v in output.items() if k != "stress" or "stress" in properties}
-        arrays = {k: v.detach().double().cpu().numpy() for k, v in keep.items()}
-        return _split(arrays, atoms, self.model.per_atom, first)
+        keep = {k: v for k, v in output.items() if not k.startswith("stress") or k in properties}
+        arrays = {
+            k: (v if v.dtype == torch.bool else v.double()).detach().cpu().numpy()
+            for k, v in keep.items()
+        }
+        return _split(arrays, atoms, self.model, first)
 
 
 def _split(
-    arrays: dict[str, np.ndarray], atoms: Sequence[Atoms], per_atom: Collection[str], first: int
+    arrays: dict[str, np.ndarray], atoms: Sequence[Atoms], model: Potential, first: int
 ) -> list[dict[str, Any]]:
     sizes = [len(a) for a in atoms]
     ends = np.cumsum([0, *sizes])
     rows: list[dict[str, Any]] = [{} for _ in atoms]
     for name, array in arrays.items():
-        want = ends[-1] if name in per_atom else len(atoms)
-        if array.shape[:1] != (want,):
+        axis = model.row_axis.get(name, 0)
+        want = ends[-1] if name in model.per_atom else len(atoms)
+        if array.shape[axis : axis + 1] != (want,):
             raise PredictionError(
-                f"'{name}' has shape {array.shape}; its first axis should be {want} "
+                f"'{name}' has shape {array.shape}; its axis {axis} should be {want} "
                 f"({len(atoms)} structures with {ends[-1]} atoms)."
             )
         for k, one in enumerate(atoms):
-            value = array[ends[k] : ends[k + 1]] if name in per_atom else array[k]
-            if name == "stress" and one.cell.rank < 3:
+            rows_of_one = np.arange(ends[k], ends[k + 1]) if name in model.per_atom else k
+            value = array.take(rows_of_one, axis=axis)
+            if name.startswith("stress") and one.cell.rank < 3:
                 continue
-            if not np.isfinite(value).all():
+            unbounded = name.startswith("ood_") or name.endswith("_interval")
+            if np.isnan(value).any() or not (unbounded or np.isfinite(value).all()):
                 raise PredictionError(
                     f"'{name}' of structure {first + k} ({one.get_chemical_formula()}) is not "
                     "finite. Are atoms on top of each other, or positions very large?"
                 )
-            rows[k][name] = float(value) if value.ndim == 0 else value.copy()
+            rows[k][name] = value.item() if value.ndim == 0 else value.copy()
     return rows
 
 

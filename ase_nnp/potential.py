@@ -64,6 +64,8 @@ class Potential(nn.Module):
     energy_reference: str = ""
     units: Mapping[str, str] = {}
     per_atom: frozenset[str] = PER_ATOM
+    #: Axis of the atoms or structures in outputs where it is not the first (members come first).
+    row_axis: Mapping[str, int] = {}
     reads: tuple[str, ...] = ()
     graph_options: Mapping[str, Any] = {}
     #: Set by the registry: which family and configuration this is, and where its weights are from.
