@@ -191,12 +191,18 @@ class NNPCalculator(Calculator):  # type: ignore[misc]
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """Return what changed since the last calculation, of what the model reads."""
-        changes: list[str] = super().check_state(atoms, tol=tol)
-        if "initial_charges" in changes and "initial_charges" not in self.model.reads:
-            changes.remove("initial_charges")
-        if "initial_magmoms" in changes and "initial_magmoms" not in self.model.reads:
-            changes.remove("initial_magmoms")
-        if self.atoms is not None and not changes:
+        if self.atoms is None:
+            return list(all_changes)
+        old, changes = self.atoms, []
+        if not np.array_equal(atoms.numbers, old.numbers):
+            changes.append("numbers")
+        elif not (np.abs(atoms.positions - old.positions) <= tol).all():
+            changes.append("positions")
+        if not np.array_equal(atoms.cell[:], old.cell[:]):
+            changes.append("cell")
+        if not np.array_equal(atoms.pbc, old.pbc):
+            changes.append("pbc")
+        if not changes:
             now = self._read(atoms)
             changes = [k for k, v in now.items() if not np.array_equal(v, self._seen.get(k))]
         return changes
@@ -210,7 +216,13 @@ class NNPCalculator(Calculator):  # type: ignore[misc]
             elif name == "fixed":
                 held = [c.index for c in atoms.constraints if isinstance(c, FixAtoms)]
                 seen[name] = np.unique(np.concatenate(held)) if held else np.zeros(0, int)
-            elif name not in ("initial_charges", "initial_magmoms"):
+            elif name in ("initial_charges", "initial_magmoms"):
+                seen[name] = (
+                    atoms.get_initial_charges()
+                    if "charges" in name
+                    else (atoms.get_initial_magnetic_moments())
+                )
+            else:
                 value = atoms.info.get(name)
                 seen[name] = None if value is None else np.array(value)
         return seen
@@ -230,14 +242,15 @@ class NNPCalculator(Calculator):  # type: ignore[misc]
             if name not in self.implemented_properties:
                 raise PropertyNotImplementedError(f"The model does not give '{name}'.")
         volume = atoms.cell.rank == 3
-        if "stress" in properties and not volume:
+        if not volume and any(p.startswith("stress") for p in properties):
             raise PropertyNotImplementedError(
                 "Stress needs a cell with a volume; this structure has "
                 f"{atoms.cell.rank} lattice vectors."
             )
         self.atoms = None
-        self._want_stress |= "stress" in properties
-        wanted = [p for p in self.model.outputs if p != "stress" or (self._want_stress and volume)]
+        self._want_stress |= any(p.startswith("stress") for p in properties)
+        stress = self._want_stress and volume
+        wanted = [p for p in self.model.outputs if stress or not p.startswith("stress")]
         try:
             found = self._predictor.single(atoms, wanted)
         except UnsupportedElementError as error:
@@ -248,11 +261,13 @@ class NNPCalculator(Calculator):  # type: ignore[misc]
             raise _NoAnswer(str(error)) from error
         results: dict[str, Any] = {}
         for name, value in found.items():
-            if name.startswith("stress") and np.shape(value) == (3, 3):
+            if name.startswith("stress") and np.shape(value)[-2:] == (3, 3):
                 value = full_3x3_to_voigt_6_stress(value)
             results[name] = value
         if "energy" in results:
             results["free_energy"] = results["energy"]
+        if hasattr(self.model, "uq"):
+            results["uq"] = dict(self.model.uq)
         self._seen = self._read(atoms)
         self.atoms = atoms.copy()
         self.results = results

@@ -46,6 +46,9 @@ def relax(
     from rich.console import Console
     from rich.progress import Progress
 
+    from ase_nnp.workflows.relax import check_optimizer
+
+    check_optimizer(optimizer)
     data = read_structures(structures)
     if index is not None:
         if not -len(data) <= index < len(data):

@@ -14,7 +14,7 @@ from ase_nnp.errors import ConfigError
 if TYPE_CHECKING:
     from ase import Atoms
 
-__all__ = ["OPTIMIZERS", "Relaxation", "relax"]
+__all__ = ["OPTIMIZERS", "Relaxation", "check_optimizer", "relax"]
 
 OPTIMIZERS = ("FIRE", "BFGS", "LBFGS", "FIRE2", "BFGSLineSearch")
 
@@ -63,8 +63,7 @@ def relax(
     callback
         Called as ``callback(step, energy, fmax)`` after each step.
     """
-    if optimizer not in OPTIMIZERS:
-        raise ConfigError(f"No optimizer '{optimizer}'. There are: {', '.join(OPTIMIZERS)}.")
+    check_optimizer(optimizer)
     import ase.optimize
     from ase.filters import FrechetCellFilter
 
@@ -84,6 +83,12 @@ def relax(
     return Relaxation(
         moving, converged, taken, before, float(moving.get_potential_energy()), _fmax(target)
     )
+
+
+def check_optimizer(name: str) -> None:
+    """Raise ConfigError for an optimizer that is not one of :data:`OPTIMIZERS`."""
+    if name not in OPTIMIZERS:
+        raise ConfigError(f"No optimizer '{name}'. There are: {', '.join(OPTIMIZERS)}.")
 
 
 def _fmax(target: Any) -> float:

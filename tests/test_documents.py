@@ -1,0 +1,40 @@
+"""README and tutorials are run, so that they stay true."""
+
+from __future__ import annotations
+
+import doctest
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+TUTORIALS = sorted((ROOT / "tutorials").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", TUTORIALS, ids=lambda p: p.stem)
+def test_tutorials_run(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(path), run_name="__main__")
+
+
+def test_the_readme_is_a_doctest(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    result = doctest.testfile(
+        str(ROOT / "README.md"), module_relative=False, optionflags=doctest.ELLIPSIS
+    )
+    assert result.attempted > 5
+    assert result.failed == 0
+
+
+def test_every_user_visible_file_that_is_named_exists():
+    text = (ROOT / "README.md").read_text()
+    for name in re.findall(r"\]\(((?!http)[\w./-]+)\)", text):
+        assert (ROOT / name).exists(), name
+
+
+def test_the_changelog_speaks_of_this_version():
+    import ase_nnp
+
+    assert ase_nnp.__version__ in (ROOT / "CHANGELOG.md").read_text()
