@@ -56,6 +56,7 @@ def convert(
     overwrite: bool = False,
     chunk_size: int = CHUNK,
     progress: Progress | None = None,
+    source_format: str | None = None,
     **open_options: Any,
 ) -> Conversion:
     """Convert ``src`` to one file ``dst``.
@@ -85,6 +86,8 @@ def convert(
         Records written together; an interruption costs at most so many per worker.
     progress
         Called as ``progress(done, total)`` after every chunk.
+    source_format
+        Name of the format of ``src``, where its content does not tell.
     **open_options
         For :func:`ase_nnp.open_dataset`.
 
@@ -94,6 +97,8 @@ def convert(
         A broken record (unless skipped), an existing ``dst``, another conversion at work on it,
         or the rest of a conversion from another source.
     """
+    if source_format is not None:
+        open_options["format"] = source_format
     target = Path(dst)
     sink_type = sink_class(target, format)
     check_target(target, overwrite)

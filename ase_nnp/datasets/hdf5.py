@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 __all__ = ["FORMAT", "HDF5Shard", "open_hdf5"]
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
-_ENERGY_UNITS = {"eV": 1.0, "Hartree": HARTREE, "kcal/mol": 0.04336410390059322}
-_ENERGY_UNITS["kJ/mol"] = 0.010364269656262174
+_KJ_MOL = 0.010364269656262174
+_ENERGY_UNITS = {"eV": 1.0, "Hartree": HARTREE, "kcal/mol": 4.184 * _KJ_MOL, "kJ/mol": _KJ_MOL}
 _LENGTH_UNITS = {"Angstrom": 1.0, "Bohr": BOHR, "nm": 10.0}
 
 #: Tried in this order; the first that recognises a file reads it.
