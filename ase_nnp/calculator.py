@@ -79,7 +79,7 @@ class NNPCalculator(Calculator):  # type: ignore[misc]
     nolabel = True
     name = "nnp"
     # Not the base class's list, which some packages extend for everybody.
-    implemented_properties = ()
+    implemented_properties: list[str] = []  # noqa: RUF012
 
     def __init__(
         self,
@@ -123,6 +123,7 @@ class NNPCalculator(Calculator):  # type: ignore[misc]
                 dtype=dtype,
                 **options,
             )
+        assert isinstance(model, Potential)
         if uncertainty is not None:
             from ase_nnp.uncertainty import attach
 
@@ -204,7 +205,7 @@ class NNPCalculator(Calculator):  # type: ignore[misc]
             changes.append("pbc")
         if not changes:
             now = self._read(atoms)
-            changes = [k for k, v in now.items() if not np.array_equal(v, self._seen.get(k))]
+            changes = [k for k, v in now.items() if not np.array_equal(v, self._seen[k])]
         return changes
 
     def _read(self, atoms: Atoms) -> dict[str, Any]:

@@ -94,7 +94,7 @@ class Potential(nn.Module):
         StructureError
             For atoms that cannot be meant.
         """
-        structures = [atoms] if hasattr(atoms, "get_positions") else list(atoms)
+        structures: list[Any] = [atoms] if hasattr(atoms, "get_positions") else list(atoms)
         self.check_elements(structures)
         return AtomGraph.from_atoms(
             structures,
@@ -267,7 +267,7 @@ def gradients(
             energy.sum(), wanted, create_graph=keep, retain_graph=keep, allow_unused=True
         )
     else:  # no atom saw another: the energy is constant
-        grads = (None,) * len(wanted)
+        grads = tuple(torch.zeros_like(w) for w in wanted)
     values = [torch.zeros_like(w) if g is None else g for g, w in zip(grads, wanted, strict=True)]
     if forces:
         result["forces"] = -values[0]

@@ -55,11 +55,12 @@ class Registry:
         self.pm = pluggy.PluginManager(hookspecs.GROUP)
         self.pm.add_hookspecs(hookspecs)
         hook = self.pm.hook
-        for call, table, kind in (
+        offers: tuple[tuple[Any, dict[str, Any], type], ...] = (
             (hook.register_models, self.families, ModelFamily),
             (hook.register_datasets, self.datasets, DatasetFormat),
             (hook.register_uncertainties, self.uncertainties, UncertaintyMethod),
-        ):
+        )
+        for call, table, kind in offers:
             call.call_historic(kwargs={"register": self._adder(table, kind)})
         hook.register_commands.call_historic(kwargs={"register": self._add_command})
 
@@ -69,8 +70,9 @@ class Registry:
                 raise PluginError(
                     f"register() takes a {kind.__name__}, and got {type(thing).__name__}."
                 )
-            self._claim(thing.name, table, kind.__name__)
-            table[thing.name] = thing
+            name: str = getattr(thing, "name")  # noqa: B009
+            self._claim(name, table, kind.__name__)
+            table[name] = thing
 
         return register
 
@@ -89,7 +91,13 @@ class Registry:
 
     def add_plugin(self, name: str, load: Callable[[], object]) -> None:
         """Register the plugin that ``load`` returns; if it fails, keep why and go on."""
-        tables = (self.families, self.datasets, self.uncertainties, self.commands, self.owners)
+        tables: list[dict[str, Any]] = [
+            self.families,
+            self.datasets,
+            self.uncertainties,
+            self.commands,
+            self.owners,
+        ]
         before = [dict(table) for table in tables]
         plugin: object | None = None
         self._adding = name
