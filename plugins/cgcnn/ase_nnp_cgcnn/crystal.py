@@ -176,9 +176,8 @@ class CrystalModel(Potential):
         distance = graph.extra.get("edge_distance")
         if distance is None:
             distance = self._true_distances(graph)
-        if graph.num_edges != self.max_neighbors * graph.num_atoms:
-            graph = self._padded(graph, distance)
-            distance = graph.extra["edge_distance"]
+        graph = self._padded(graph, distance)
+        distance = graph.extra["edge_distance"]
         # Wide distances give features that float32 would round; made in float64 they do not.
         width = (distance.double()[:, None] - self.centres.double()) / self.step
         edges = torch.exp(-(width**2)).to(self.dtype)
@@ -196,6 +195,8 @@ class CrystalModel(Potential):
 
     def _padded(self, graph: AtomGraph, distance: Tensor) -> AtomGraph:
         """Give every atom ``max_neighbors`` slots; the spare ones hold atom 0 at ``radius + 1``."""
+        if graph.num_edges == self.max_neighbors * graph.num_atoms:
+            return graph.replace(extra={**graph.extra, "edge_distance": distance})
         source, target = graph.edge_index
         filled = torch.bincount(target, minlength=graph.num_atoms)
         spare = (self.max_neighbors - filled).clamp_min(0)
