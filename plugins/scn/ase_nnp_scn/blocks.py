@@ -7,6 +7,7 @@ coefficients than rotated rows of all edges, or than grid points.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -15,7 +16,7 @@ from torch.nn import functional
 
 from ase_nnp_scn.neighbors import Neighbors
 from ase_nnp_scn.radial import DistanceBasis
-from ase_nnp_scn.rotation import WignerRows
+from ase_nnp_scn.rotation import degrees
 from ase_nnp_scn.sphere import grid
 
 #: Bytes of intermediate values held at once while no gradient is recorded.
@@ -62,69 +63,62 @@ class MessageBlock(nn.Module):
 
     def __init__(self, lmax: int, mmax: int, channels: int, hidden: int, width: int) -> None:
         super().__init__()
-        self.channels, self.lmax = channels, lmax
-        self.rows = WignerRows.slices(lmax, mmax)
+        self.channels, self.hidden = channels, hidden
+        self.degrees = degrees(lmax, mmax)
+        self.rows = self.degrees[-1].rows.stop
         self.fc1_dist = nn.Linear(width, hidden)
-        self.fc1_edge_proj = nn.Linear(2 * len(self.rows) * channels, hidden)
+        self.fc1_edge_proj = nn.Linear(2 * self.rows * channels, hidden)
         self.fc1_edge = nn.Linear(hidden, hidden)
-        self.fc2_edge = nn.Linear(hidden, len(self.rows) * channels)
+        self.fc2_edge = nn.Linear(hidden, self.rows * channels)
 
     def forward(self, x: Tensor, edge: Tensor, near: Neighbors) -> Tensor:
         """Return summed messages (N, (lmax + 1)**2, C) from x (N, B, C) and edge features (N, K, W)."""
         atoms, width = near.source.shape
-        hidden, taps = self.fc1_edge.in_features, near.rows.shape[1] // max(width, 1)
-        count = (self.lmax + 1) ** 2
         if width == 0:
-            return x.new_zeros(atoms, count, self.channels)
-        whole = x.requires_grad
-        weight = self.fc1_edge_proj.weight.view(hidden, 2, len(self.rows), self.channels)
+            return x.new_zeros(atoms, self.degrees[-1].block.stop, self.channels)
+        hidden, taps, whole = self.hidden, near.rows.shape[1] // width, x.requires_grad
+        # Weights by end, degree and row, so that one product serves all rows of a degree.
+        split = self.fc1_edge_proj.weight.view(hidden, 2, self.rows, self.channels).unbind(1)
+        source, target = (
+            [end[:, d.rows].transpose(0, 1).reshape(-1, self.channels).T for d in self.degrees]
+            for end in split
+        )
 
         # One row more than slots: the padding of the table by source ends there.
         inputs = x.new_zeros(atoms * width + 1, taps * hidden)
         size = near.source_slot.shape[1] * taps * hidden
         for part in parts(atoms, size, whole):
-            start = inputs.new_zeros(part.stop - part.start, size // hidden, hidden)
-            from_source = self._project(x[part], weight[:, 0], near.source_rows[part], start)
+            start = x.new_zeros(part.stop - part.start, near.source_rows.shape[1], hidden)
+            projected = self._project(x[part], source, near.source_rows[part], start)
             flat = near.source_slot[part].reshape(-1)
-            inputs.index_copy_(0, flat, from_source.view(len(flat), -1))
+            inputs.index_copy_(0, flat, projected.view(len(flat), -1))
 
-        size = width * taps * (3 * hidden + len(self.rows) * self.channels)
-        summed = [
-            self._messages(x[part], weight[:, 1], inputs, part, edge[part], near.rows[part])
-            for part in parts(atoms, size, whole)
-        ]
+        size = width * taps * (3 * hidden + self.rows * self.channels)
+        summed = []
+        for part in parts(atoms, size, whole):
+            start = inputs[part.start * width : part.stop * width].view(-1, width * taps, hidden)
+            start = start + self.fc1_edge_proj.bias
+            h = self._project(x[part], target, near.rows[part], start)
+            summed.append(self._messages(h, edge[part], near.back[part]))
         return torch.cat(summed)
 
-    def _project(self, x: Tensor, weight: Tensor, rows: Tensor, total: Tensor) -> Tensor:
+    def _project(self, x: Tensor, weights: list[Tensor], rows: Tensor, total: Tensor) -> Tensor:
         """Add the rotated and projected coefficients of atoms to ``total`` (n, slots, H)."""
-        for number, (_, entries, block) in enumerate(self.rows):
-            projected = functional.linear(x[:, block], weight[:, number])
+        for degree, weight in zip(self.degrees, weights, strict=True):
+            entries = degree.entries
+            block = x[:, degree.block].reshape(-1, self.channels)
+            projected = block.mm(weight).view(len(x), entries.stop - entries.start, self.hidden)
             total = _add_product(total, rows[:, :, entries], projected)
         return total
 
-    def _messages(
-        self, x: Tensor, weight: Tensor, inputs: Tensor, part: slice, edge: Tensor, rows: Tensor
-    ) -> Tensor:
+    def _messages(self, h: Tensor, edge: Tensor, back: Tensor) -> Tensor:
+        """Return summed messages (n, B, C) from the first layer's output (n, K * T, H)."""
         atoms, width = edge.shape[:2]
-        hidden = self.fc1_edge.in_features
-        taps = inputs.shape[1] // hidden
-        start = inputs[part.start * width : part.stop * width].view(atoms, width * taps, hidden)
-        h = self._project(x, weight, rows, start + self.fc1_edge_proj.bias)
         gate = activate(self.fc1_dist(edge))
-        h = (activate(h).view(atoms, width, taps, hidden) * gate[:, :, None]).flatten(1, 2)
+        h = (activate(h).view(atoms, width, -1, self.hidden) * gate[:, :, None]).flatten(1, 2)
         h = activate(self.fc2_edge(activate(self.fc1_edge(h))))
-        message = h.view(atoms, width * taps, len(self.rows), self.channels)
-
-        # Back with the transposed rows of the tap's own frame: the published combination of taps.
-        degrees: dict[int, Tensor] = {}
-        for number, (degree, entries, _) in enumerate(self.rows):
-            back = rows[:, :, entries].transpose(1, 2)
-            if degree in degrees:
-                degrees[degree] = _add_product(degrees[degree], back, message[:, :, number])
-            else:
-                degrees[degree] = torch.bmm(back, message[:, :, number])
-        result = torch.cat(list(degrees.values()), dim=1)
-        return result / taps if taps > 1 else result
+        message = h.view(atoms, -1, self.channels)
+        return torch.bmm(back.transpose(1, 2), message)
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor) -> Tensor:
@@ -160,13 +154,13 @@ class GridBlock(nn.Module):
         size = self.to_grid.shape[0] * (fc1.out_features + fc2.out_features)
         results = []
         for part in parts(len(x), size, both.requires_grad):
-            values = self.to_grid @ self._first(both[part], weight) + fc1.bias
+            values = self.to_grid @ self._first(both[part], weight, fc1.bias)
             values = activate(fc2(activate(values)))
             result = functional.linear(self.from_grid @ values, fc3.weight)
-            results.append(result + self.from_grid.sum(1)[:, None] * fc3.bias)
+            results.append(_add_constant(result, fc3.bias))
         return torch.cat(results)
 
-    def _first(self, both: Tensor, weight: Tensor) -> Tensor:
+    def _first(self, both: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Apply the first layer to coefficients: degree l is part of the bands 0 .. lmax - l."""
         results, start = [], 0
         for bands in range(self.bands, 0, -1):
@@ -174,7 +168,13 @@ class GridBlock(nn.Module):
             total = weight[:, :, :bands].sum(2).flatten(1)
             results.append(functional.linear(both[:, start:stop], total))
             start = stop
-        return torch.cat(results, dim=1)
+        return _add_constant(torch.cat(results, dim=1), bias)
+
+
+def _add_constant(x: Tensor, constant: Tensor) -> Tensor:
+    """Add a constant function on the sphere to coefficients (N, B, C); Y_00 is 1 / sqrt(4 pi)."""
+    x[:, 0] += math.sqrt(4 * math.pi) * constant
+    return x
 
 
 class EdgeBlock(nn.Module):

@@ -15,7 +15,7 @@ from ase_nnp_scn.blocks import EdgeBlock, GridBlock, activate, parts
 from ase_nnp_scn.frames import drawn_reference, frames_about, structure_reference, turn
 from ase_nnp_scn.neighbors import NEAREST, Neighbors, empty_table, ranks, table
 from ase_nnp_scn.radial import DistanceBasis
-from ase_nnp_scn.rotation import WignerRows
+from ase_nnp_scn.rotation import WignerRows, degrees
 from ase_nnp_scn.sphere import harmonics, sample_points
 
 if TYPE_CHECKING:
@@ -191,24 +191,25 @@ class SCN(Potential):
         offset = torch.arange(copies, device=rank.device)[:, None] * atoms
         source, target = ((end + offset).flatten() for end in graph.edge_index)
         rank, distance = rank.repeat(copies), distance.repeat(copies)
-        if len(self.degrees) == 1:
-            return [table(target, source, rank, distance, rows, atoms * copies)]
         tables = []
-        for first, last, lmax in ((0, NEAREST, self.degrees[0]), (NEAREST, None, self.degrees[1])):
-            inside = rank >= first if last is None else rank < last
+        for number, lmax in enumerate(self.degrees):
+            first = NEAREST * number
+            inside = rank >= first
+            if number + 1 < len(self.degrees):
+                inside &= rank < first + NEAREST
             edges = inside.nonzero()[:, 0]
             if len(edges) == 0:
                 tables.append(empty_table(atoms * copies, graph.positions))
                 continue
-            size = WignerRows.slices(lmax, self.mmax)[-1][1].stop
-            place = rank[edges] - first
+            layout = degrees(lmax, self.mmax)
             tables.append(
                 table(
                     target[edges],
                     source[edges],
-                    place,
+                    rank[edges] - first,
                     distance[edges],
-                    rows[edges, :, :size],
+                    rows[edges, :, : layout[-1].entries.stop],
+                    layout,
                     atoms * copies,
                 )
             )

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ase_nnp_scn.rotation import Degree, back_rotation
+
 #: So many nearest neighbours go to the first of two message blocks.
 NEAREST = 12
 #: Distances that agree to this (Angstrom) may stand in either block, as the given list has them.
@@ -25,12 +27,19 @@ class Neighbors:
     source: Tensor  # (N, K) int64
     distance: Tensor  # (N, K)
     rows: Tensor  # (N, K * T, P), by target atom
+    back: Tensor  # (N, K * T * R, B), matrices that turn R rows of messages back
     source_rows: Tensor  # (N, Q * T, P), the same rows by source atom
     source_slot: Tensor  # (N, Q), where in the flat (N * K) each belongs; N * K for padding
 
 
 def table(
-    target: Tensor, source: Tensor, place: Tensor, distance: Tensor, rows: Tensor, atoms: int
+    target: Tensor,
+    source: Tensor,
+    place: Tensor,
+    distance: Tensor,
+    rows: Tensor,
+    layout: list[Degree],
+    atoms: int,
 ) -> Neighbors:
     """Fill the table of ``atoms`` atoms.
 
@@ -41,25 +50,28 @@ def table(
         Which slot of its target an edge takes, from 0.
     distance : (E,)
     rows : (E, T, P)
+    layout
+        How the P rotation numbers lie.
     """
     width = int(place.max()) + 1
     slot = target * width + place
     itself = torch.arange(atoms, device=slot.device).repeat_interleave(width)
     by_source = count_within(source, atoms)
     depth = int(by_source.max()) + 1
-    back = source * depth + by_source
+    other = source * depth + by_source
     nowhere = torch.full((atoms * depth,), atoms * width, device=slot.device)
-    taps, size = rows.shape[1:]
+
+    def fill(values: Tensor, places: Tensor, count: int) -> Tensor:
+        empty = values.new_zeros(atoms * count, *values.shape[1:])
+        return empty.index_copy(0, places, values).unflatten(0, (atoms, count))
+
     return Neighbors(
         source=itself.index_copy(0, slot, source).view(atoms, width),
-        distance=distance.new_zeros(atoms * width).index_copy(0, slot, distance).view(atoms, width),
-        rows=rows.new_zeros(atoms * width, taps, size)
-        .index_copy(0, slot, rows)
-        .view(atoms, -1, size),
-        source_rows=rows.new_zeros(atoms * depth, taps, size)
-        .index_copy(0, back, rows)
-        .view(atoms, -1, size),
-        source_slot=nowhere.index_copy(0, back, slot).view(atoms, depth),
+        distance=fill(distance, slot, width),
+        rows=fill(rows, slot, width).flatten(1, 2),
+        back=fill(back_rotation(rows, layout), slot, width).flatten(1, 2),
+        source_rows=fill(rows, other, depth).flatten(1, 2),
+        source_slot=nowhere.index_copy(0, other, slot).view(atoms, depth),
     )
 
 
@@ -97,8 +109,5 @@ def ranks(target: Tensor, distance: Tensor, atoms: int) -> Tensor:
 def empty_table(atoms: int, like: Tensor) -> Neighbors:
     """Return the table of atoms without neighbours."""
     nothing = torch.zeros((atoms, 0), dtype=torch.int64, device=like.device)
-    none = like.new_zeros(atoms, 0)
-    rows = like.new_zeros(atoms, 0, 1)
-    return Neighbors(
-        source=nothing, distance=none, rows=rows, source_rows=rows, source_slot=nothing
-    )
+    none, rows = like.new_zeros(atoms, 0), like.new_zeros(atoms, 0, 1)
+    return Neighbors(nothing, none, rows, back=rows, source_rows=rows, source_slot=nothing)

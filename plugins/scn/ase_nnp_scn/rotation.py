@@ -14,25 +14,36 @@ derivatives by the product rule: polynomials in the frame, smooth everywhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 
-def reduced_rows(lmax: int, mmax: int) -> Iterator[tuple[int, int]]:
-    """Yield (l, m) of the rows that are kept, in the order of the reduced coefficients."""
+class Degree(NamedTuple):
+    """Where the parts of one degree lie."""
+
+    rows: slice  # kept orders among the reduced coefficients
+    entries: slice  # in the P rotation numbers of an edge: 2l + 1 coefficients times rows
+    block: slice  # among the (lmax + 1)**2 coefficients
+
+
+def degrees(lmax: int, mmax: int) -> list[Degree]:
+    """Return the layout of the degrees 0 .. lmax; the kept orders are -mmax .. mmax."""
+    result, row, entry = [], 0, 0
     for degree in range(lmax + 1):
-        reach = min(degree, mmax)
-        for order in range(-reach, reach + 1):
-            yield degree, order
+        count, width = 2 * min(degree, mmax) + 1, 2 * degree + 1
+        rows, entries = slice(row, row + count), slice(entry, entry + count * width)
+        result.append(Degree(rows, entries, slice(degree**2, (degree + 1) ** 2)))
+        row, entry = rows.stop, entries.stop
+    return result
 
 
 class WignerRows(nn.Module):
     """Rows |m| <= mmax of the Wigner matrices of edge frames, up to ``lmax``.
 
-    The rows of one edge lie one behind the other in a vector of length P, row (l, m) taking 2l + 1
-    places: ``slices`` says where.
+    The numbers of one edge lie one behind the other, degree by degree, in each first by coefficient
+    and then by row (m = -1, 0, 1): see :func:`degrees`.
     """
 
     def __init__(self, lmax: int, mmax: int) -> None:
@@ -42,16 +53,6 @@ class WignerRows(nn.Module):
             coupling, tangent = _constants(degree)
             self.register_buffer(f"coupling_{degree}", coupling, persistent=False)
             self.register_buffer(f"tangent_{degree}", tangent, persistent=False)
-
-    @staticmethod
-    def slices(lmax: int, mmax: int) -> list[tuple[int, slice, slice]]:
-        """Return, for each kept row, its degree, its slice in P and its slice of coefficients."""
-        rows, start = [], 0
-        for degree, _ in reduced_rows(lmax, mmax):
-            width = 2 * degree + 1
-            rows.append((degree, slice(start, start + width), slice(degree**2, (degree + 1) ** 2)))
-            start += width
-        return rows
 
     def forward(self, frames: Tensor) -> Tensor:
         """Return the rows (E, P) for frames (E, 3, 3) with the unit edge vector as middle row."""
@@ -68,7 +69,8 @@ class WignerRows(nn.Module):
             value = _couple(value, u, coupling)
             if self.mmax:
                 turned = slope * getattr(self, f"tangent_{degree}")
-                parts += [turned[:, 0], value, turned[:, 1]]
+                three = torch.stack([turned[:, 0], value, turned[:, 1]], dim=2)
+                parts.append(three.flatten(1))
             else:
                 parts.append(value)
         return torch.cat(parts, dim=1)
@@ -95,3 +97,17 @@ def _constants(degree: int) -> tuple[Tensor, Tensor]:
         before = step[low - 2, 1, low - 1] * slope if low > 1 else 0.0
         slope = float(before + step[low - 1, 0, low - 1])
     return coupling, torch.tensor(1.0 / slope, dtype=torch.float64)
+
+
+def back_rotation(rows: Tensor, layout: list[Degree]) -> Tensor:
+    """Return the matrices (E, T * R, B) whose transpose turns messages back and averages the taps.
+
+    A tap returns with the rows of its own frame; that is the published combination of taps.
+    """
+    edges, taps = rows.shape[:2]
+    back = rows.new_zeros(edges, taps, layout[-1].rows.stop, layout[-1].block.stop)
+    for degree in layout:
+        count = degree.rows.stop - degree.rows.start
+        matrix = rows[:, :, degree.entries].unflatten(2, (-1, count))
+        back[:, :, degree.rows, degree.block] = matrix.transpose(2, 3) / taps
+    return back.flatten(1, 2)
