@@ -82,6 +82,8 @@ CRYSTAL = ModelFamily(
         "epoch",
         "best_mae_error",
         "args",
+        "class_names",
+        "classes",
         "n_parameters",
         "strict_load_of_state_dict_in_current_torch",
     ),

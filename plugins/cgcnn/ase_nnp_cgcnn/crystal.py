@@ -106,7 +106,8 @@ class CrystalModel(Potential):
         self.units = self.property.units
         self.energy_kind = "total" if "energy" in self.outputs else "none"
         self.cutoff, self.max_neighbors = float(radius), int(max_num_nbr)
-        scale = read_scale(normalizer or {"mean": 0.0, "std": 1.0})
+        used = normalizer if normalizer and not self.classifies else {"mean": 0.0, "std": 1.0}
+        scale = read_scale(used)
         self.mean, self.std = scale["mean"], scale["std"]
 
         centres = torch.from_numpy(np.arange(dmin, radius + step, step, dtype=float))
@@ -169,7 +170,7 @@ class CrystalModel(Potential):
             found["energy"] = value * graph.atoms_per_structure()
         elif self.property.derived:
             found[self.property.derived] = 10.0**value
-        return {name: found[name].to(self.dtype) for name in self.outputs}
+        return {name: found[name].to(self.fc_out.weight.dtype) for name in self.outputs}
 
     def raw(self, graph: AtomGraph) -> Tensor:
         """Return what the last layer gives, (B, 1) or (B, 2) in float64."""
@@ -180,7 +181,7 @@ class CrystalModel(Potential):
         distance = graph.extra["edge_distance"]
         # Wide distances give features that float32 would round; made in float64 they do not.
         width = (distance.double()[:, None] - self.centres.double()) / self.step
-        edges = torch.exp(-(width**2)).to(self.dtype)
+        edges = torch.exp(-(width**2)).to(self.fc_out.weight.dtype)
         source, target = graph.edge_index
         atoms = self.embedding(self.features[graph.atomic_numbers])
         for convolution in self.convs:

@@ -176,7 +176,7 @@ class AdsorptionModel(Conservative):
             atoms = convolution(atoms, edges, source, target)
         layers = (m for m in (*self.conv_to_fc, *self.fcs, self.fc_out) if isinstance(m, nn.Linear))
         raw = head(layers, mean_over_atoms(atoms, graph))[:, 0]
-        return (raw * self.std + self.mean).to(self.dtype)
+        return (raw * self.std + self.mean).to(self.fc_out.weight.dtype)
 
     def load_weights(self, tensors: Mapping[str, Tensor]) -> None:
         """As the base class; the batch counters may be missing."""
