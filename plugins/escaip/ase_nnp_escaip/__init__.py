@@ -26,54 +26,55 @@ def _load(path: str | Path, **options: Any) -> Potential:
     return load(path, **options)
 
 
+FAMILY = ModelFamily(
+    name="escaip",
+    summary="EScAIP: attention on neighbours, direct or gradient forces; made to be fast",
+    build=_build,
+    load=_load,
+    defaults={**COMMON, **GEN1, **GEN3, **OWN},
+    # Parts of published files that do not change a number.
+    ignored=(
+        "name",
+        "model",
+        "dataset_list",
+        "batch_size",
+        "max_batch_size",
+        "max_atoms",
+        "max_num_nodes_per_batch",
+        "knn_pad_size",
+        "use_padding",
+        "use_compile",
+        "use_export",
+        "use_fp16_backbone",
+        "enforce_max_neighbors_strictly",
+        "otf_graph",
+        "use_pbc_single",
+    ),
+    config_extras=("normalizer", "heads", "generation", "element_references"),
+    cite="https://arxiv.org/abs/2410.24169",
+    license="MIT",
+    weights_license="published weights: see the README; none are shipped",
+    outputs=("energy", "forces", "stress"),
+    energy_kind="config",
+    conservative=None,
+    test_config={
+        "generation": 3,
+        "hidden_size": 16,
+        "num_layers": 2,
+        "atten_num_heads": 2,
+        "freequency_list": [3, 2, 3],
+        "max_radius": 5.0,
+        "knn_k": 20,
+        "node_direction_expansion_size": 4,
+        "atom_embedding_size": 8,
+        "node_direction_embedding_size": 4,
+        "edge_distance_embedding_size": 16,
+        "edge_distance_expansion_size": 32,
+    },
+)
+
+
 @hookimpl
 def register_models(register: Callable[[ModelFamily], None]) -> None:
     """Register the family."""
-    register(
-        ModelFamily(
-            name="escaip",
-            summary="EScAIP: attention on neighbours, direct or gradient forces; made to be fast",
-            build=_build,
-            load=_load,
-            defaults={**COMMON, **GEN1, **GEN3, **OWN},
-            # Parts of published files that do not change a number.
-            ignored=(
-                "name",
-                "model",
-                "dataset_list",
-                "batch_size",
-                "max_batch_size",
-                "max_atoms",
-                "max_num_nodes_per_batch",
-                "knn_pad_size",
-                "use_padding",
-                "use_compile",
-                "use_export",
-                "use_fp16_backbone",
-                "enforce_max_neighbors_strictly",
-                "otf_graph",
-                "use_pbc_single",
-            ),
-            config_extras=("normalizer", "heads", "generation", "element_references"),
-            cite="https://arxiv.org/abs/2410.24169",
-            license="MIT",
-            weights_license="published weights: see the README; none are shipped",
-            outputs=("energy", "forces", "stress"),
-            energy_kind="config",
-            conservative=None,
-            test_config={
-                "generation": 3,
-                "hidden_size": 16,
-                "num_layers": 2,
-                "atten_num_heads": 2,
-                "freequency_list": [3, 2, 3],
-                "max_radius": 5.0,
-                "knn_k": 20,
-                "node_direction_expansion_size": 4,
-                "atom_embedding_size": 8,
-                "node_direction_embedding_size": 4,
-                "edge_distance_embedding_size": 16,
-                "edge_distance_expansion_size": 32,
-            },
-        )
-    )
+    register(FAMILY)

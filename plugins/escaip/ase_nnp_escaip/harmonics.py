@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from ase_nnp_escaip.layers import Constants
+
 __all__ = ["Harmonics", "safe_sqrt"]
 
 
@@ -46,19 +48,11 @@ class Harmonics(nn.Module):
         degrees = torch.repeat_interleave(torch.arange(size), 2 * torch.arange(size) + 1)
         onto = torch.nn.functional.one_hot(degrees, size).double()
         ends = torch.tensor(diagonal, dtype=torch.float64)
-        # Not buffers: in single precision they would stay rounded when used in double.
-        self._exact = (first, second, ends, onto)
-        self._ready: dict[tuple[torch.device, torch.dtype], tuple[Tensor, ...]] = {}
-
-    def _tables(self, like: Tensor) -> tuple[Tensor, ...]:
-        key = (like.device, like.dtype)
-        if key not in self._ready:
-            self._ready[key] = tuple(t.to(like.device, like.dtype) for t in self._exact)
-        return self._ready[key]
+        self.tables = Constants(first, second, ends, onto)
 
     def forward(self, direction: Tensor) -> Tensor:
         """Return (R, (order + 1)^2) from unit or zero vectors (R, 3)."""
-        first, second, ends, _ = self._tables(direction)
+        first, second, ends, _ = self.tables.like(direction)
         x, y, z = direction[:, 0:1], direction[:, 1:2], direction[:, 2:3]
         length = direction.square().sum(-1, keepdim=True)
         cosines, sines = [torch.ones_like(x)], [torch.zeros_like(x)]
@@ -82,7 +76,7 @@ class Harmonics(nn.Module):
 
     def power(self, mean: Tensor) -> Tensor:
         """Return the squared length of each degree, (N, order + 1), of rows (N, (order + 1)^2)."""
-        return mean.square() @ self._tables(mean)[3]
+        return mean.square() @ self.tables.like(mean)[3]
 
 
 def safe_sqrt(x: Tensor) -> Tensor:

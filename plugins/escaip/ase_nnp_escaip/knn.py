@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ase_nnp.graph import AtomGraph
-from ase_nnp.neighbors import BACKENDS, canonical
 from ase_nnp_escaip.config import Settings
 
 __all__ = ["FULL", "Edges", "nearest", "reach", "reverse_edges"]
@@ -158,15 +156,18 @@ def _key(centre: Tensor, other: Tensor, shift: Tensor, bound: Tensor, atoms: int
 
 def _search(graph: AtomGraph, settings: Settings) -> AtomGraph:
     """The radius graph for the positions of a graph that came with edges of its own."""
-    from ase.geometry import complete_cell
+    from ase import Atoms
 
-    positions = graph.positions.detach().double()
-    full = np.stack([complete_cell(c) for c in graph.cell.detach().double().cpu().numpy()])
-    cell = torch.from_numpy(full).to(positions.device)
-    search = BACKENDS["vesin" if positions.device.type == "cpu" else "torch"]
-    edges, shift = search(positions, cell, graph.pbc, graph.batch, reach(settings))
-    edges, shift = canonical(positions, cell, graph.batch, edges, shift)
-    return graph.replace(edge_index=edges, edge_shift=shift, extra={})
+    arrays = (graph.atomic_numbers, graph.positions.detach().double())
+    numbers, positions = (t.cpu().numpy() for t in arrays)
+    cells, pbc = graph.cell.detach().double().cpu().numpy(), graph.pbc.cpu().numpy()
+    owner = graph.batch.cpu().numpy()
+    structures = [
+        Atoms(numbers[owner == b], positions[owner == b], cell=cells[b], pbc=pbc[b])
+        for b in range(len(cells))
+    ]
+    found = AtomGraph.from_atoms(structures, reach(settings), device=graph.positions.device)
+    return graph.replace(edge_index=found.edge_index, edge_shift=found.edge_shift, extra={})
 
 
 def _given(graph: AtomGraph, full: AtomGraph, settings: Settings) -> Edges:

@@ -11,6 +11,7 @@ from ase_nnp_escaip.config import Settings
 
 __all__ = [
     "Activation",
+    "Constants",
     "DistanceBasis",
     "OutputLayer",
     "activated",
@@ -22,6 +23,24 @@ __all__ = [
 
 #: Every distance basis is twice as wide as the spacing of its centres.
 WIDTH = 2.0
+
+
+class Constants:
+    """Exact tensors in float64, handed out in the precision and on the device of another tensor.
+
+    Buffers would stay rounded once a model has been in single precision.
+    """
+
+    def __init__(self, *exact: Tensor) -> None:
+        self.exact = exact
+        self._ready: dict[tuple[torch.device, torch.dtype], tuple[Tensor, ...]] = {}
+
+    def like(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Return the tensors as ``x`` is."""
+        key = (x.device, x.dtype)
+        if key not in self._ready:
+            self._ready[key] = tuple(t.to(x.device, x.dtype) for t in self.exact)
+        return self._ready[key]
 
 
 class Activation(nn.Module):
@@ -97,20 +116,22 @@ class DistanceBasis(nn.Module):
     does; otherwise they are exact and no part of the weights.
     """
 
-    offset: Tensor
-
     def __init__(self, settings: Settings, *, published: bool) -> None:
         super().__init__()
-        kind = np.float32 if published else np.float64
         centres = np.linspace(0.0, settings.max_radius, settings.edge_distance_expansion_size)
-        offset = torch.from_numpy(centres.astype(kind))
-        self.register_buffer("offset", offset, persistent=published)
-        self.step = float(offset[1] - offset[0])
+        if published:
+            self.register_buffer("offset", torch.from_numpy(centres.astype(np.float32)))
+            self.step = float(self.offset[1] - self.offset[0])
+        else:
+            self.offset = None
+            self.step = float(centres[1] - centres[0])
+        self.centres = Constants(torch.from_numpy(centres))
         self.function = settings.distance_function.replace("linears", "linear_s")
 
     def forward(self, distance: Tensor) -> Tensor:
         """Return (R, G) from distances (R,) in Angstrom."""
-        x = distance[:, None] - self.offset
+        offset = self.centres.like(distance)[0] if self.offset is None else self.offset
+        x = distance[:, None] - offset
         if self.function == "gaussian":
             return torch.exp(x.square().mul_(-0.5 / (WIDTH * self.step) ** 2))
         x = x * (WIDTH / self.step)

@@ -16,7 +16,7 @@ from ase_nnp_escaip.attention import Geometry, kernel
 from ase_nnp_escaip.harmonics import Harmonics
 from ase_nnp_escaip.heads import EnergyHead, ForceHead, Wrapped, make_head
 from ase_nnp_escaip.knn import FULL, nearest, reach
-from ase_nnp_escaip.layers import DistanceBasis
+from ase_nnp_escaip.layers import Constants, DistanceBasis
 from ase_nnp_escaip.rotations import rotation_tensor
 from ase_nnp_escaip.slots import Slots, blocks, reduce_rows
 from ase_nnp_escaip.third import Backbone, Features
@@ -53,12 +53,11 @@ class EScAIP(Potential):
             self.outputs = ("energy", "forces")
         else:
             self.outputs = ("energy",)
-        self.graph_options = {"wrap": True}
+        self._units(config)
+        self.graph_options: dict[str, Any] = {"wrap": True}
         if not settings.use_pbc:
             self.graph_options["pbc"] = (False, False, False)
-        self._units(config)
-        tensor = rotation_tensor(settings.rotations)
-        self.register_buffer("rotation_tensor", tensor, persistent=False)
+        self._rotations = Constants(rotation_tensor(settings.rotations))
         self.differentiable = False
         self._compiled: Callable[..., Any] | None = None
 
@@ -81,8 +80,10 @@ class EScAIP(Potential):
                 if name not in given and self.conservative:
                     self.scale[name] = self.scale["energy"]
         references = config.get("element_references")
-        table = torch.zeros(0) if references is None else X
-        self.register_buffer("element_energies", table, persistent=False)
+        table = torch.tensor([] if references is None else references, dtype=torch.float64)
+        self._elements = Constants(table)
+        if table.numel():
+            self.elements = frozenset(z for z in self.elements if z < table.numel())
         if self.conservative and self.scale["forces"] != self.scale["energy"]:
             self.conservative = False  # scaled apart from the energy, as trained
         kind = config.get("energy_kind")
@@ -128,11 +129,10 @@ class EScAIP(Potential):
 
     def _energy(self, raw: Tensor, graph: AtomGraph) -> Tensor:
         energy = raw * self.scale["energy"] + self.mean
-        if not self.element_energies.numel():
+        table = self._elements.like(energy)[0]
+        if not table.numel():
             return energy
-        known = len(self.element_energies)
-        table = torch.cat([self.element_energies, self.element_energies.new_full((1,), torch.nan)])
-        each = table[graph.atomic_numbers.clamp_max(known)]
+        each = table[graph.atomic_numbers]
         return energy + reduce_rows(each, graph.batch, graph.num_structures)
 
     def freeze(self) -> EScAIP:
@@ -156,7 +156,8 @@ class EScAIP(Potential):
             return torch.cat([slots.sum(d * u) for d, (slots, u) in pairs])
         found = []
         for d, (slots, u) in zip(numbers, at, strict=True):
-            found.append(slots.sum(torch.einsum("rb,bac,rc->ra", d, self.rotation_tensor, u)))
+            tensor = self._rotations.like(u)[0]
+            found.append(slots.sum(torch.einsum("rb,bac,rc->ra", d, tensor, u)))
         return torch.cat(found)
 
     def load_weights(self, tensors: Mapping[str, Tensor]) -> None:
