@@ -34,6 +34,7 @@ SCN_DEFAULTS: dict[str, Any] = {
     "use_pbc": True,
     "regress_forces": True,
     "normalizer": None,
+    "element_references": None,
     "energy_kind": "adsorption",
     "frames": 1,
     "forces": "direct",
@@ -53,38 +54,6 @@ IGNORED = (
 )
 
 
-@hookimpl
-def register_models(register: Any) -> None:
-    """Offer the family."""
-    register(
-        ModelFamily(
-            name="scn",
-            summary="Spherical channel network: OC20 adsorption energies and direct forces",
-            build=_build,
-            load=_load,
-            defaults=SCN_DEFAULTS,
-            ignored=IGNORED,
-            config_extras=("normalizer",),
-            cite="https://arxiv.org/abs/2206.14331",
-            weights_license="CC-BY-4.0 (Open Catalyst Project)",
-            outputs=("energy", "forces"),
-            energy_kind="config",
-            conservative=None,
-            test_config={
-                "num_interactions": 2,
-                "lmax": 4,
-                "sphere_channels": 6,
-                "sphere_channels_reduce": 4,
-                "hidden_channels": 8,
-                "num_sphere_samples": 20,
-                "num_basis_functions": 8,
-                "distance_resolution": 0.2,
-                "cutoff": 5.0,
-            },
-        )
-    )
-
-
 def _build(config: dict[str, Any]) -> Potential:
     from ase_nnp_scn.model import SCN
 
@@ -94,4 +63,37 @@ def _build(config: dict[str, Any]) -> Potential:
 def _load(path: Path, **options: Any) -> Potential:
     from ase_nnp_scn.checkpoint import load
 
-    return load(path, **options)
+    return load(path, FAMILY, **options)
+
+
+FAMILY = ModelFamily(
+    name="scn",
+    summary="Spherical channel network: OC20 adsorption energies and direct forces",
+    build=_build,
+    load=_load,
+    defaults=SCN_DEFAULTS,
+    ignored=IGNORED,
+    config_extras=("normalizer",),
+    cite="https://arxiv.org/abs/2206.14331",
+    weights_license="CC-BY-4.0 (Open Catalyst Project)",
+    outputs=("energy", "forces"),
+    energy_kind="config",
+    conservative=None,
+    test_config={
+        "num_interactions": 2,
+        "lmax": 4,
+        "sphere_channels": 6,
+        "sphere_channels_reduce": 4,
+        "hidden_channels": 8,
+        "num_sphere_samples": 20,
+        "num_basis_functions": 8,
+        "distance_resolution": 0.2,
+        "cutoff": 5.0,
+    },
+)
+
+
+@hookimpl
+def register_models(register: Any) -> None:
+    """Offer the family."""
+    register(FAMILY)

@@ -16,6 +16,7 @@ from ase_nnp_scn.frames import drawn_reference, frames_about, structure_referenc
 from ase_nnp_scn.neighbors import NEAREST, Neighbors, empty_table, ranks, table
 from ase_nnp_scn.radial import DistanceBasis
 from ase_nnp_scn.rotation import WignerRows, degrees
+from ase_nnp_scn.scaling import read_normalizers
 from ase_nnp_scn.sphere import harmonics, sample_points
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class SCN(Potential):
 
     points: Tensor
     point_harmonics: Tensor
+    elements_energy: Tensor | None
     reads = ()
 
     def __init__(self, config: Mapping[str, Any]) -> None:
@@ -64,7 +66,13 @@ class SCN(Potential):
         self.graph_options = {"wrap": True} | ({} if config["use_pbc"] else {"pbc": (False,) * 3})
         self.elements = frozenset(range(1, int(config["max_num_elements"])))
         self.outputs = self._outputs()
-        self.scale = _scale(config["normalizer"])
+        self.scale = read_normalizers(config["normalizer"] or {})
+        references = config["element_references"]
+        self.register_buffer(
+            "elements_energy",
+            None if references is None else torch.tensor(references, dtype=torch.float64),
+            persistent=False,
+        )
         self._build(config)
 
     def _outputs(self) -> tuple[str, ...]:
@@ -172,7 +180,11 @@ class SCN(Potential):
             structures = structures + number * graph.num_structures
         mean, std = self.scale["energy"]
         total = energies.new_zeros(copies * graph.num_structures).index_add(0, structures, energies)
-        result = _over_frames("energy", total.view(copies, -1) * std + mean)
+        total = total.view(copies, -1) * std + mean
+        if self.elements_energy is not None:
+            own = self.elements_energy[graph.atomic_numbers]
+            total = total + torch.zeros_like(total[0]).index_add(0, graph.batch, own)
+        result = _over_frames("energy", total)
         if force is not None:
             mean, std = self.scale["forces"]
             result |= _over_frames("forces", force.view(copies, -1, 3) * std + mean)
@@ -272,13 +284,6 @@ def _over_frames(name: str, values: Tensor) -> dict[str, Tensor]:
     if len(values) == 1:
         return {name: values[0]}
     return {name: values.mean(0), f"{name}_std": values.std(0)}
-
-
-def _scale(normalizer: Any) -> dict[str, tuple[float, float]]:
-    """Return (mean, standard deviation) of energy and forces from a normalizer entry."""
-    from ase_nnp_scn.checkpoint import read_normalizers
-
-    return read_normalizers(normalizer or {})
 
 
 def check(config: Mapping[str, Any]) -> None:
