@@ -344,7 +344,18 @@ for _module in ("builtins", "__builtin__"):
         GLOBALS[_module, _name] = Call({"set": set, "frozenset": frozenset,
                                           "complex": complex, "slice": slice}[_name])  # fmt: skip
     GLOBALS[_module, "bytearray"] = GLOBALS[_module, "bytes"] = Call(_bytearray)
-    for _name in ("object", "dict", "list", "tuple", "int", "float", "str", "bool"):
+    for _name in (
+        "object",
+        "dict",
+        "list",
+        "tuple",
+        "int",
+        "long",
+        "float",
+        "str",
+        "unicode",
+        "bool",
+    ):
         GLOBALS[_module, _name] = Name("builtins." + _name)
 
 #: Dtypes by the name of the storage, as it stands in a file.
