@@ -170,7 +170,7 @@ class ElementFit:
         return self
 
     def solve(self) -> dict[str, Any]:
-        """Return ``references`` (eV by symbol), ``rmse`` (eV), ``rank``, ``elements``, ``count``."""
+        """Return ``references`` (eV by symbol), ``rmse`` (eV), ``rank`` and counts."""
         from ase.data import chemical_symbols
 
         self._fold()

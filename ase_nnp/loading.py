@@ -1,0 +1,563 @@
+"""Datasets to batches of graphs: budgets instead of counts, the same order on every machine.
+
+A batch is filled up to a budget of atoms or edges, so its memory is about the same whatever the
+sizes of the structures. The order follows from seed and epoch alone, every rank gets the same
+number of batches of similar size, and an interrupted epoch continues where it stopped::
+
+    data = AtomGraphDataset(open_dataset("train/"), model=model)
+    loader = GraphLoader(data, budget=2000, workers=4, seed=1)
+    for batch in loader:
+        prediction = model(batch.graph)
+        error = prediction["energy"] - batch.targets["energy"]
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from ase_nnp.datasets.sample import Sample, from_atoms, to_atoms
+from ase_nnp.errors import ConfigError, DatasetError
+from ase_nnp.graph import AtomGraph
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from ase_nnp.potential import Potential
+
+__all__ = ["AtomGraphDataset", "BudgetSampler", "GraphBatch", "GraphLoader", "bare_graph"]
+
+Array = np.ndarray[Any, Any]
+LABELS = ("energy", "forces")
+
+
+@dataclass(frozen=True)
+class GraphBatch:
+    """B structures with N atoms: the graph, the labels and where they came from.
+
+    ``targets`` holds ``energy`` (B,) eV, ``forces`` (N, 3) eV/Angstrom, ``stress`` (B, 3, 3)
+    eV/Angstrom^3, as far as asked for; NaN where a structure has no such label. ``index`` (B,) are
+    positions in the dataset.
+    """
+
+    graph: AtomGraph
+    targets: dict[str, Tensor]
+    index: Tensor
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> GraphBatch:
+        """Return the batch on ``device``; ``dtype`` applies to floating tensors."""
+        targets = {k: v.to(device, dtype, non_blocking=True) for k, v in self.targets.items()}
+        return GraphBatch(self.graph.to(device, dtype), targets, self.index.to(device))
+
+    def pin_memory(self) -> GraphBatch:
+        """Return the batch in page-locked memory, for copies to a GPU beside its work."""
+        from dataclasses import fields
+
+        pinned = {
+            f.name: value.pin_memory()
+            for f in fields(self.graph)
+            if isinstance(value := getattr(self.graph, f.name), Tensor)
+        }
+        extra = {k: v.pin_memory() for k, v in self.graph.extra.items()}
+        targets = {k: v.pin_memory() for k, v in self.targets.items()}
+        return GraphBatch(self.graph.replace(**pinned, extra=extra), targets, self.index)
+
+
+_NO_EDGES = (torch.zeros((2, 0), dtype=torch.int64), torch.zeros((0, 3), dtype=torch.int64))
+
+
+def bare_graph(
+    sample: Sample, dtype: torch.dtype = torch.float32, *, edges: bool = False
+) -> AtomGraph:
+    """Turn a sample's arrays into a graph of one structure, without ``ase.Atoms``.
+
+    Parameters
+    ----------
+    sample
+        As from :meth:`AtomsDataset.arrays`.
+    dtype
+        Of positions and cell.
+    edges
+        Take the edges stored with the sample; otherwise there are none.
+    """
+    numbers = torch.from_numpy(sample["atomic_numbers"].astype(np.int64))
+    n = len(numbers)
+    info = sample["info"]
+    tags, fixed = sample.get("tags"), sample.get("fixed")
+    index, shift = _NO_EDGES
+    if edges:
+        index = torch.from_numpy(sample["edge_index"].astype(np.int64))
+        shift = torch.from_numpy(sample["edge_shift"].astype(np.int64))
+    return AtomGraph(
+        atomic_numbers=numbers,
+        positions=torch.tensor(sample["positions"], dtype=dtype),
+        cell=torch.tensor(sample["cell"], dtype=dtype)[None],
+        pbc=torch.tensor(sample["pbc"])[None],
+        batch=torch.zeros(n, dtype=torch.int64),
+        edge_index=index,
+        edge_shift=shift,
+        tags=torch.zeros(n, dtype=torch.int64)
+        if tags is None
+        else torch.from_numpy(tags.astype(np.int64)),
+        fixed=torch.zeros(n, dtype=torch.bool)
+        if fixed is None
+        else torch.from_numpy(fixed.astype(bool)),
+        charge=torch.tensor([float(info.get("charge", 0))], dtype=dtype),
+        spin=torch.tensor([float(info.get("spin", 0))], dtype=dtype),
+    )
+
+
+class AtomGraphDataset(Dataset[GraphBatch]):
+    """Structures with labels as graphs, one at a time or many.
+
+    Nothing open is held, so it goes into fork, spawn and forkserver workers.
+
+    Parameters
+    ----------
+    dataset
+        An AtomsDataset, or a sequence of Atoms.
+    model
+        The potential that will be fed: its cutoff, cap on neighbours, precision and further graph
+        options are taken, and its kind of energy must be that of the labels.
+    cutoff, max_neighbors
+        The graph rule, where there is no model. Without either, graphs have no edges.
+    dtype
+        Of positions, cells and labels; default that of the model, else float32.
+    labels
+        Which of ``energy``, ``forces``, ``stress`` go into ``targets``.
+    stored_edges
+        ``"auto"`` uses edges stored in the files if they follow the same rule, which is tested on
+        a few structures; True uses them untested, False never.
+
+    Raises
+    ------
+    DatasetError
+        Energies of another kind than the model's; False edges asked for and none stored.
+    """
+
+    def __init__(
+        self,
+        dataset: Sequence[Atoms],
+        *,
+        model: Potential | None = None,
+        cutoff: float | None = None,
+        max_neighbors: int | None = None,
+        dtype: torch.dtype | None = None,
+        labels: Sequence[str] = LABELS,
+        stored_edges: bool | str = "auto",
+    ) -> None:
+        unknown = set(labels) - {"energy", "forces", "stress"}
+        if unknown:
+            raise ConfigError(f"labels {sorted(unknown)}; they are energy, forces, stress")
+        if stored_edges not in (True, False, "auto"):
+            raise ConfigError(f"stored_edges is {stored_edges!r}; it is True, False or 'auto'")
+        self.dataset, self.labels = dataset, tuple(labels)
+        self.graph_options: dict[str, Any] = {}
+        if model is not None:
+            cutoff = model.cutoff if cutoff is None else cutoff
+            max_neighbors = model.max_neighbors if max_neighbors is None else max_neighbors
+            dtype = model.dtype if dtype is None else dtype
+            self.graph_options = dict(model.graph_options)
+            if "energy" in labels:
+                _same_energy(dataset, model)
+        self.cutoff, self.max_neighbors = cutoff, max_neighbors
+        self.dtype = torch.float32 if dtype is None else dtype
+        self.uses_stored_edges = (
+            cutoff is not None and _stored_edges_fit(self)
+            if stored_edges == "auto"
+            else bool(stored_edges)
+        )
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def sample(self, index: int) -> Sample:
+        """Return one structure as arrays."""
+        arrays = getattr(self.dataset, "arrays", None)
+        return from_atoms(self.dataset[index]) if arrays is None else arrays(index)
+
+    def graph(self, sample: Sample) -> AtomGraph:
+        """Return the graph of a sample under this dataset's rule."""
+        if self.uses_stored_edges and "edge_index" in sample:
+            return bare_graph(sample, self.dtype, edges=True)
+        if self.cutoff is None:
+            return bare_graph(sample, self.dtype)
+        return AtomGraph.from_atoms(
+            to_atoms(sample),
+            self.cutoff,
+            self.max_neighbors,
+            dtype=self.dtype,
+            **self.graph_options,
+        )
+
+    def __getitem__(self, index: int) -> GraphBatch:
+        sample = self.sample(index)
+        graph = self.graph(sample)
+        targets = {name: self._target(name, sample, graph) for name in self.labels}
+        return GraphBatch(graph, targets, torch.tensor([index]))
+
+    def __getitems__(self, indices: Sequence[int]) -> GraphBatch:
+        """Return many structures as one batch."""
+        return collate([self[int(index)] for index in indices])
+
+    def _target(self, name: str, sample: Sample, graph: AtomGraph) -> Tensor:
+        shapes = {"energy": (1,), "forces": (graph.num_atoms, 3), "stress": (1, 3, 3)}
+        if name not in sample:
+            return torch.full(shapes[name], math.nan, dtype=self.dtype)
+        return torch.tensor(sample[name], dtype=self.dtype).reshape(shapes[name])
+
+    def sizes(self, unit: str = "atoms") -> Array:
+        """Return (n,) what each structure takes of a budget.
+
+        Parameters
+        ----------
+        unit
+            ``"atoms"``, or ``"edges"``: stored edges are counted; else the cap on neighbours
+            times the atoms bounds them; without a cap all graphs are built once to count.
+        """
+        if unit == "atoms":
+            natoms = getattr(self.dataset, "natoms", None)
+            if natoms is None:
+                natoms = [len(atoms) for atoms in self.dataset]
+            return np.asarray(natoms, dtype=np.int64)
+        if unit != "edges":
+            raise ConfigError(f"a budget is of 'atoms' or 'edges', not {unit!r}")
+        if self.cutoff is None and not self.uses_stored_edges:
+            raise ConfigError("a budget of edges needs a model or a cutoff")
+        if self.uses_stored_edges and hasattr(self.dataset, "metadata"):
+            stored = np.asarray(self.dataset.metadata.num_edges, dtype=np.int64)
+            if (stored >= 0).all():
+                return stored
+        if self.max_neighbors is not None:
+            return self.sizes("atoms") * self.max_neighbors
+        return np.array([self.graph(self.sample(k)).num_edges for k in range(len(self))])
+
+
+def collate(items: Sequence[GraphBatch]) -> GraphBatch:
+    """Join batches into one."""
+    targets = {name: torch.cat([item.targets[name] for item in items]) for name in items[0].targets}
+    graph = AtomGraph.collate([item.graph for item in items])
+    return GraphBatch(graph, targets, torch.cat([item.index for item in items]))
+
+
+def _same_energy(dataset: Any, model: Potential) -> None:
+    kinds = ("total", "adsorption")
+    ours, theirs = getattr(dataset, "energy_kind", None), model.energy_kind
+    if ours == "mixed" or (ours in kinds and theirs in kinds and ours != theirs):
+        raise DatasetError(
+            f"the dataset holds {ours} energies and the model's are {theirs}; "
+            f"use dataset.with_energy({theirs!r})"
+        )
+
+
+def _stored_edges_fit(data: AtomGraphDataset) -> bool:
+    """Whether stored edges are what the graph rule would find, by a few structures."""
+    n = len(data)
+    if n == 0 or not hasattr(data.dataset, "arrays") or data.graph_options.get("pbc") is not None:
+        return False
+    for index in np.unique(np.linspace(0, n - 1, 6).astype(int)).tolist():
+        sample = data.sample(index)
+        if "edge_index" not in sample or "edge_shift" not in sample:
+            return False
+        if not _same_neighbours(data, sample):
+            return False
+    return True
+
+
+def _same_neighbours(data: AtomGraphDataset, sample: Sample) -> bool:
+    """Compare the sorted neighbour distances of every atom; which of equals does not matter.
+
+    The first OC20 converter counted an atom as its own neighbour when it applied the cap and then
+    left it out, so one neighbour less than the cap is the same rule.
+    """
+    assert data.cutoff is not None
+    stored = bare_graph(sample, torch.float64, edges=True)
+    found = AtomGraph.from_atoms(
+        to_atoms(sample), data.cutoff, data.max_neighbors, dtype=torch.float64
+    )
+    cap = data.max_neighbors
+    for ours, theirs in zip(_profiles(stored), _profiles(found), strict=True):
+        short = len(theirs) - len(ours)
+        if short and not (short == 1 and len(theirs) == cap):
+            return False
+        if not np.allclose(ours, theirs[: len(ours)], rtol=0, atol=1e-3):
+            return False
+    return True
+
+
+def _profiles(graph: AtomGraph) -> list[Array]:
+    """Return the ascending neighbour distances of each atom."""
+    centre = graph.edge_index[1].numpy()
+    distance = graph.edge_vectors().norm(dim=1).numpy()
+    order = np.lexsort((distance, centre))
+    ends = np.cumsum(np.bincount(centre, minlength=graph.num_atoms))
+    return np.split(distance[order], ends[:-1])
+
+
+class BudgetSampler(Sampler[list[int]]):
+    """Batches of indices that stay within a budget, the same for everyone with the same seed.
+
+    Each epoch shuffles all structures, packs windows of them into batches by decreasing size, and
+    puts batches of similar size next to each other, one a rank. A structure larger than the
+    budget is a batch of its own.
+
+    Parameters
+    ----------
+    sizes
+        (n,) atoms or edges of each structure.
+    budget
+        What one batch may hold.
+    max_structures
+        Cap on the structures of a batch.
+    shuffle, seed
+        Order; without shuffling, batches follow the dataset.
+    rank, world_size
+        Which share of the batches is ours; all ranks get equally many. Where they do not divide,
+        the largest batches are cut in two, or some batches are repeated if there are too few
+        structures to cut.
+    drop_last
+        Leave batches out instead of cutting or repeating.
+    """
+
+    _WINDOW = 100  # batches packed together
+
+    def __init__(
+        self,
+        sizes: Any,
+        budget: int,
+        *,
+        max_structures: int | None = None,
+        shuffle: bool = True,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        drop_last: bool = False,
+    ) -> None:
+        self.sizes = np.asarray(sizes, dtype=np.int64)
+        if self.sizes.ndim != 1 or (self.sizes < 0).any():
+            raise ConfigError("sizes must be a list of counts, none negative")
+        if budget < 1 or (max_structures is not None and max_structures < 1):
+            raise ConfigError(f"budget {budget}, max_structures {max_structures}: at least 1")
+        if not 0 <= rank < world_size:
+            raise ConfigError(f"rank {rank} of {world_size}; ranks count from 0")
+        self.budget, self.max_structures = int(budget), max_structures
+        self.shuffle, self.seed = shuffle, int(seed)
+        self.rank, self.world_size, self.drop_last = rank, world_size, drop_last
+        self.epoch = 0
+        self.start = 0
+        self._plan: tuple[int, list[list[int]]] | None = None
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch: the order is a function of seed and epoch."""
+        self.epoch, self.start = int(epoch), 0
+
+    def batches(self) -> list[list[int]]:
+        """Return all batches of this rank in this epoch."""
+        if self._plan is None or self._plan[0] != self.epoch:
+            self._plan = (self.epoch, self._dealt())
+        return self._plan[1]
+
+    def __len__(self) -> int:
+        return len(self.batches()) - self.start
+
+    def __iter__(self) -> Iterator[list[int]]:
+        yield from self.batches()[self.start :]
+
+    def _dealt(self) -> list[list[int]]:
+        random = np.random.default_rng([self.seed, self.epoch])
+        n = len(self.sizes)
+        order = random.permutation(n) if self.shuffle else np.arange(n)
+        batches = self._packed(order) if self.shuffle else self._in_order(order)
+        batches = self._divisible(batches)
+        world = self.world_size
+        if self.shuffle:
+            totals = np.array([self.sizes[b].sum() for b in batches], dtype=np.int64)
+            # Similar sizes side by side, so that ranks wait little for each other.
+            batches = [batches[k] for k in np.argsort(-totals, kind="stable")]
+            steps = random.permutation(len(batches) // world)
+        else:
+            steps = np.arange(len(batches) // world)
+        # The rank that gets the largest of a step changes from step to step.
+        return [batches[s * world + (self.rank + int(s)) % world] for s in steps.tolist()]
+
+    def _fits(self, total: int, count: int, size: int) -> bool:
+        within = self.max_structures is None or count < self.max_structures
+        return count == 0 or (within and total + size <= self.budget)
+
+    def _in_order(self, order: Array) -> list[list[int]]:
+        batches: list[list[int]] = []
+        total = 0
+        for index in order.tolist():
+            size = int(self.sizes[index])
+            if not batches or not self._fits(total, len(batches[-1]), size):
+                batches.append([])
+                total = 0
+            batches[-1].append(index)
+            total += size
+        return batches
+
+    def _packed(self, order: Array) -> list[list[int]]:
+        """Pack windows of the shuffled order, largest first into the fullest batch that fits."""
+        mean = max(1.0, float(self.sizes.mean())) if len(self.sizes) else 1.0
+        window = max(1, math.ceil(self._WINDOW * max(1.0, self.budget / mean)))
+        batches: list[list[int]] = []
+        for first in range(0, len(order), window):
+            part = order[first : first + window]
+            batches += self._best_fit(part[np.argsort(-self.sizes[part], kind="stable")])
+        return batches
+
+    def _best_fit(self, order: Array) -> list[list[int]]:
+        import bisect
+
+        batches: list[list[int]] = []
+        room: list[tuple[int, int]] = []  # (room left, batch), sorted
+        for index in order.tolist():
+            size = int(self.sizes[index])
+            place = bisect.bisect_left(room, (size, -1))
+            if place == len(room):
+                batches.append([])
+                entry = (self.budget, len(batches) - 1)
+            else:
+                entry = room.pop(place)
+            left, number = entry
+            batches[number].append(index)
+            if self.max_structures is None or len(batches[number]) < self.max_structures:
+                bisect.insort(room, (max(0, left - size), number))
+        return batches
+
+    def _divisible(self, batches: list[list[int]]) -> list[list[int]]:
+        extra = -len(batches) % self.world_size
+        if extra and self.drop_last:
+            return batches[: len(batches) // self.world_size * self.world_size]
+        for _ in range(extra):
+            largest = max(range(len(batches)), key=lambda k: (len(batches[k]) > 1, len(batches[k])))
+            whole = batches[largest]
+            half = len(whole) // 2
+            if half:
+                batches[largest] = whole[::2]
+                batches.append(whole[1::2])
+            else:
+                batches.append(list(whole))
+        return batches
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what :meth:`load_state_dict` needs to continue."""
+        return {"epoch": self.epoch, "start": self.start, "seed": self.seed, "plan": self._digest()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue after ``state["start"]`` batches of ``state["epoch"]``.
+
+        Raises
+        ------
+        ConfigError
+            If seed, sizes, budget or ranks are not those of the state.
+        """
+        if state["plan"] != self._digest():
+            raise ConfigError(
+                "the saved position belongs to another dataset, seed, budget or number of ranks"
+            )
+        self.epoch, self.start = int(state["epoch"]), int(state["start"])
+
+    def _digest(self) -> str:
+        import hashlib
+
+        settings = (self.budget, self.max_structures, self.shuffle, self.seed)
+        settings += (self.world_size, self.drop_last)
+        return hashlib.sha256(repr(settings).encode() + self.sizes.tobytes()).hexdigest()[:32]
+
+
+class GraphLoader:
+    """Iterate over batches of graphs, prefetched by worker processes.
+
+    A ``for`` over the loader is one epoch; the next has another order. :meth:`state_dict` between
+    two batches and :meth:`load_state_dict` in a new process continue with the batch that would
+    have come next, as does a new ``for`` after one that was left early (:meth:`set_epoch` starts
+    an epoch anew).
+
+    Parameters
+    ----------
+    data
+        The graphs.
+    budget
+        Atoms or edges of a batch.
+    unit
+        ``"atoms"`` or ``"edges"``.
+    workers
+        Processes that read and build graphs; 0 does it in this one.
+    context
+        ``"fork"``, ``"spawn"`` or ``"forkserver"``; default the platform's.
+    prefetch
+        Batches that each worker prepares ahead.
+    pin_memory
+        Put batches into page-locked memory.
+    **options
+        For :class:`BudgetSampler`: ``max_structures, shuffle, seed, rank, world_size, drop_last``.
+        With torch.distributed running, rank and world size are taken from it.
+    """
+
+    def __init__(
+        self,
+        data: AtomGraphDataset,
+        budget: int,
+        *,
+        unit: str = "atoms",
+        workers: int = 0,
+        context: str | None = None,
+        prefetch: int = 4,
+        pin_memory: bool = False,
+        **options: Any,
+    ) -> None:
+        distributed = torch.distributed
+        if distributed.is_available() and distributed.is_initialized():
+            options.setdefault("rank", distributed.get_rank())
+            options.setdefault("world_size", distributed.get_world_size())
+        self.data = data
+        self.sampler = BudgetSampler(data.sizes(unit), budget, **options)
+        self._loader: DataLoader[GraphBatch] = DataLoader(
+            data,
+            batch_sampler=self.sampler,
+            collate_fn=_ready,
+            num_workers=workers,
+            multiprocessing_context=context if workers else None,
+            prefetch_factor=prefetch if workers else None,
+            persistent_workers=workers > 0,
+            pin_memory=pin_memory,
+        )
+        self._epoch, self._done = 0, 0
+
+    def __len__(self) -> int:
+        """Batches in the epoch, whether already seen or not."""
+        return len(self.sampler.batches())
+
+    def set_epoch(self, epoch: int) -> None:
+        """Start ``epoch`` from its first batch."""
+        self._epoch, self._done = int(epoch), 0
+
+    def __iter__(self) -> Iterator[GraphBatch]:
+        # Workers run ahead, so the position is counted here, where batches are used.
+        self.sampler.epoch, self.sampler.start = self._epoch, self._done
+        for batch in self._loader:
+            self._done += 1
+            yield batch
+        self._epoch, self._done = self._epoch + 1, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position after the last batch handed out."""
+        return {**self.sampler.state_dict(), "epoch": self._epoch, "start": self._done}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to a saved position; see :meth:`BudgetSampler.load_state_dict`."""
+        self.sampler.load_state_dict(state)
+        self._epoch, self._done = int(state["epoch"]), int(state["start"])
+
+
+def _ready(batch: GraphBatch) -> GraphBatch:
+    """``__getitems__`` has joined the batch already."""
+    return batch
