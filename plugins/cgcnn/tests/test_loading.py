@@ -274,3 +274,15 @@ def test_later_names_of_the_normalizer_are_taken():
     scale = {"energy": {"mean": -0.75, "stdev": 2.5}, "forces": {"mean": 0.0, "stdev": 2.5}}
     assert (oc20(normalizer=scale).mean, oc20(normalizer=scale).std) == (-0.75, 2.5)
     assert oc20(normalizer={"mean": 1.0, "std": 3.0}).std == 3.0
+
+
+def test_numbers_of_an_older_numpy_are_read(tmp_path):
+    """The published classifier keeps its best score as a numpy scalar under an old module path."""
+    path = crystal_file(
+        tmp_path / "x.pth.tar", crystal(), zipped=False, best_mae_error=np.float64(0.9)
+    )
+    data = path.read_bytes()
+    old = data.replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
+    assert b"numpy.core.multiarray\nscalar" in old
+    path.write_bytes(old)
+    assert load_model("cgcnn", checkpoint=path).provenance["best_mae_error"] == 0.9
