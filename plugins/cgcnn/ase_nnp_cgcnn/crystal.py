@@ -179,7 +179,7 @@ class CrystalModel(Potential):
             distance = self._true_distances(graph)
         graph = self._padded(graph, distance)
         distance = graph.extra["edge_distance"]
-        # Wide distances give features that float32 would round; made in float64 they do not.
+        # In float64 whatever the model's precision, as the published features were made.
         width = (distance.double()[:, None] - self.centres.double()) / self.step
         edges = torch.exp(-(width**2)).to(self.fc_out.weight.dtype)
         source, target = graph.edge_index
