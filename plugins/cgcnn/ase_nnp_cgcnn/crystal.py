@@ -69,7 +69,6 @@ class CrystalModel(Potential):
     conservative = False
     elements = frozenset(range(1, MAX_Z + 1))
     max_neighbors: int
-    centres: Tensor
     features: Tensor
 
     def __init__(
@@ -110,18 +109,17 @@ class CrystalModel(Potential):
         scale = read_scale(used)
         self.mean, self.std = scale["mean"], scale["std"]
 
-        centres = torch.from_numpy(np.arange(dmin, radius + step, step, dtype=float))
-        if nbr_fea_len not in (None, len(centres)):
+        self.first, self.step = float(dmin), float(step)
+        self.gaussians = len(np.arange(dmin, radius + step, step))
+        if nbr_fea_len not in (None, self.gaussians):
             raise ConfigError(
                 f"nbr_fea_len is {nbr_fea_len}, but dmin {dmin}, radius {radius} and step {step} "
-                f"make {len(centres)} Gaussians."
+                f"make {self.gaussians} Gaussians."
             )
-        self.step = float(step)
-        self.register_buffer("centres", centres, persistent=False)
         features = torch.from_numpy(element_features())
         self.register_buffer("features", features, persistent=False)
         self.embedding = nn.Linear(NUM_FEATURES, atom_fea_len)
-        self.convs = nn.ModuleList(Convolution(atom_fea_len, len(centres)) for _ in range(n_conv))
+        self.convs = nn.ModuleList(Convolution(atom_fea_len, self.gaussians) for _ in range(n_conv))
         self.conv_to_fc = nn.Linear(atom_fea_len, h_fea_len)
         self.dropout = nn.Dropout(0.5 if self.classifies else 0.0)
         self.fcs = nn.ModuleList(nn.Linear(h_fea_len, h_fea_len) for _ in range(n_h - 1))
@@ -179,9 +177,7 @@ class CrystalModel(Potential):
             distance = self._true_distances(graph)
         graph = self._padded(graph, distance)
         distance = graph.extra["edge_distance"]
-        # In float64 whatever the model's precision, as the published features were made.
-        width = (distance.double()[:, None] - self.centres.double()) / self.step
-        edges = torch.exp(-(width**2)).to(self.fc_out.weight.dtype)
+        edges = self._edge_features(distance).to(self.fc_out.weight.dtype)
         source, target = graph.edge_index
         atoms = self.embedding(self.features[graph.atomic_numbers])
         for convolution in self.convs:
@@ -193,6 +189,12 @@ class CrystalModel(Potential):
     def load_weights(self, tensors: Mapping[str, Tensor]) -> None:
         """As the base class; files older than torch's batch counters are complete without them."""
         super().load_weights(with_batch_counters(self, tensors))
+
+    def _edge_features(self, distance: Tensor) -> Tensor:
+        """Gaussians (E, F) of distances, in float64: the published features were made so."""
+        number = torch.arange(self.gaussians, dtype=torch.float64, device=distance.device)
+        away = distance.double()[:, None] - (self.first + self.step * number)
+        return torch.exp(-((away / self.step) ** 2))
 
     def _padded(self, graph: AtomGraph, distance: Tensor) -> AtomGraph:
         """Give every atom ``max_neighbors`` slots; the spare ones hold atom 0 at ``radius + 1``."""
