@@ -32,7 +32,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 
 METALS = ("Cu", "Ni", "Pd", "Pt")
-ADSORBATES = ("O", "H", "CO", "OH", "N")
+ADSORBATES = ("O", "H", "CO", "N", "C")
 PER_SHARD = 20
 
 

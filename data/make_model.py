@@ -26,7 +26,7 @@ HERE = Path(__file__).parent
 CONFIG = {
     "hidden_irreps": ["16x0e + 8x1o + 4x2e"],
     "outs_per_node": 8,
-    "edge_embed": {"r_max": 5.0},
+    "edge_embed": {"r_max": 4.5},
     "species": [1, 6, 7, 8, 28, 29, 46, 78],
 }
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from ase.build import bulk
 from ase.io import read, write
-from ase_nnp.cli import main
 
 from ase_nnp import build_model, open_dataset, save_model
+from ase_nnp.cli import main
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 

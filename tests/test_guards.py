@@ -19,6 +19,7 @@ CORE = ROOT / "ase_nnp"
 LAYERS = [
     "errors",
     "family",
+    "_pickle_values",
     "_pickle_scan",
     "unpickle",
     "hookspecs",

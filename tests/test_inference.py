@@ -7,10 +7,10 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk, fcc111, molecule
-from ase_nnp.errors import ConfigError, PredictionError, StructureError
-from ase_nnp.inference import Predictor
 
 from ase_nnp import Potential, build_model, predict
+from ase_nnp.errors import ConfigError, PredictionError, StructureError
+from ase_nnp.inference import Predictor
 
 
 @pytest.fixture
@@ -21,7 +21,8 @@ def lj():
 @pytest.fixture
 def many():
     rng = np.random.default_rng(0)
-    found = [bulk("Cu", cubic=True), Atoms("He"), molecule("C2H6"), fcc111("Cu", (2, 2, 2), vacuum=4)]
+    slab = fcc111("Cu", (2, 2, 2), vacuum=4)
+    found = [bulk("Cu", cubic=True), Atoms("He"), molecule("C2H6"), slab]
     for atoms in found * 3:
         atoms.rattle(0.05, rng=rng)
     return [a.copy() for a in found * 3]

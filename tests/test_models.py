@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 from ase.build import bulk
+
+from ase_nnp import build_model, load_model, predict, save_model
 from ase_nnp.errors import CheckpointError, ConfigError, UnknownModelError, UnsafeFileError
 from ase_nnp.models import model_hash
 from ase_nnp.tensors import read_header, read_tensors, write_tensors
-
-from ase_nnp import build_model, load_model, predict, save_model
 
 
 @pytest.fixture

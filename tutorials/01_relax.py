@@ -17,8 +17,8 @@ DATA = Path(__file__).resolve().parent.parent / "data"
 # %% [markdown]
 # ## Look at the data
 #
-# `open_dataset` takes a file or a folder and finds out by itself what it is: here two LMDB shards in the
-# layout of the OC20 downloads. A dataset is a sequence of `ase.Atoms`.
+# `open_dataset` takes a file or a folder and finds out by itself what it is: here two LMDB shards
+# in the layout of the OC20 downloads. A dataset is a sequence of `ase.Atoms`.
 
 # %%
 dataset = ase_nnp.open_dataset(DATA / "oc20_toy")
@@ -29,8 +29,8 @@ print("label:", slab.get_potential_energy(), "eV,", dataset.energy_kind, "energy
 # %% [markdown]
 # ## Predict
 #
-# Any installed family works the same way; `ase-nnp models` lists them. This one is a small toy that was trained
-# on EMT labels (`data/make_model.py`), enough to try things.
+# Any installed family works the same way; `ase-nnp models` lists them. This one is a small toy that
+# was trained on EMT labels (`data/make_model.py`), enough to try things.
 
 # %%
 model = ase_nnp.load_model(DATA / "toy.nnp")
@@ -42,8 +42,8 @@ assert results[0]["forces"].shape == (len(slab), 3)
 # %% [markdown]
 # ## Relax
 #
-# The calculator goes where any ASE calculator goes. Constraints from the dataset are kept: the tag-0
-# atoms do not move.
+# The calculator goes where any ASE calculator goes. Constraints from the dataset are kept: the
+# tag-0 atoms do not move.
 
 # %%
 slab.calc = ase_nnp.NNPCalculator(model)
