@@ -54,8 +54,9 @@ def _calculator_class() -> Any:
 
 def __getattr__(name: str) -> Any:
     if name == "__ase_plugins__":
-        import ase_nnp
         from ase._4.plugins.plugin import CalculatorPlugin
+
+        import ase_nnp
 
         return [
             CalculatorPlugin(

@@ -221,7 +221,9 @@ def _collect(atoms: Any, *, wrap: bool, pbc: Sequence[bool] | None) -> AtomGraph
         except StructureError as error:
             if len(structures) == 1:
                 raise
-            raise type(error)(f"Structure {number} ({one.get_chemical_formula()}): {error}") from None
+            raise type(error)(
+                f"Structure {number} ({one.get_chemical_formula()}): {error}"
+            ) from None
         for key, value in row.items():
             columns.setdefault(key, []).append(value)
 

@@ -207,7 +207,9 @@ def _is_path(text: str) -> bool:
     return Path(text).is_file() or "/" in text or "\\" in text or bool(Path(text).suffix)
 
 
-def _load_checkpoint(family: ModelFamily, checkpoint: str | Path, options: dict[str, Any]) -> Potential:
+def _load_checkpoint(
+    family: ModelFamily, checkpoint: str | Path, options: dict[str, Any]
+) -> Potential:
     path = Path(checkpoint)
     for offered in family.pretrained:
         if str(checkpoint) == offered.name:

@@ -17,7 +17,14 @@ from torch import Tensor
 
 from ase_nnp.errors import CheckpointError
 
-__all__ = ["as_tensors", "read_header", "read_tensors", "tensor_hash", "whole_file", "write_tensors"]
+__all__ = [
+    "as_tensors",
+    "read_header",
+    "read_tensors",
+    "tensor_hash",
+    "whole_file",
+    "write_tensors",
+]
 
 #: A safetensors header larger than this is no header.
 MAX_HEADER = 100 * 2**20
@@ -106,7 +113,9 @@ def read_header(path: str | Path) -> dict[str, str]:
     return dict(found) if isinstance(found, dict) else {}
 
 
-def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
+def write_tensors(
+    path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]
+) -> None:
     """Write a safetensors file that appears whole or not at all."""
     from safetensors.torch import save_file
 
