@@ -3,8 +3,59 @@
 Two layers. On plain arrays, without torch: ``metrics``, ``calibration``, ``observables``,
 ``ood``. On potentials: methods that wrap potentials and add ``energy_std`` and ``forces_std``,
 samplers of weights, and what ASE users need to store, watch and propagate them.
+
+The names below are imported when they are first used.
 """
 
 from __future__ import annotations
 
-__all__: list[str] = []
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+_WHERE = {
+    "Calibration": "calibrated",
+    "ChainSettings": "sampling.chains",
+    "DeepEnsemble": "methods.ensemble",
+    "LastLayerLaplace": "methods.last_layer",
+    "LatentDistanceMethod": "methods.latent",
+    "Pool": "methods.ensemble",
+    "ShallowEnsemble": "methods.shallow",
+    "UncertainPotential": "methods.base",
+    "attach": "fitting",
+    "calibrate": "fitting",
+    "fit": "fitting",
+    "list_methods": "fitting",
+    "load_uncertainty": "files",
+    "save_uncertainty": "files",
+    "uncertainty_info": "files",
+    "wrap": "fitting",
+    "members_from_samples": "sampling.store",
+    "run_chains": "sampling.chains",
+}
+_MODULES = ("calibration", "metrics", "observables", "ood", "sampling")
+
+__all__ = [*_WHERE, *_MODULES]
+
+if TYPE_CHECKING:
+    from ase_nnp.uncertainty.calibrated import Calibration as Calibration
+    from ase_nnp.uncertainty.files import load_uncertainty as load_uncertainty
+    from ase_nnp.uncertainty.files import save_uncertainty as save_uncertainty
+    from ase_nnp.uncertainty.files import uncertainty_info as uncertainty_info
+    from ase_nnp.uncertainty.fitting import attach as attach
+    from ase_nnp.uncertainty.fitting import calibrate as calibrate
+    from ase_nnp.uncertainty.fitting import fit as fit
+    from ase_nnp.uncertainty.fitting import list_methods as list_methods
+    from ase_nnp.uncertainty.fitting import wrap as wrap
+    from ase_nnp.uncertainty.methods.base import UncertainPotential as UncertainPotential
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WHERE:
+        return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
+    if name in _MODULES:
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

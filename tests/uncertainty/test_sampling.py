@@ -264,13 +264,13 @@ def test_noise_scales_are_learned_from_the_data(data):
     model = Pair(seed=3).double()  # the truth, so that only noise of 0.05 is left
     settings = ChainSettings(
         sampler="psgld",
-        steps=1000,
-        burn_in=800,
+        steps=800,
+        burn_in=600,
         samples=20,
-        step_size=1e-3,
-        last_step_size=1e-5,
+        step_size=3e-4,
+        last_step_size=1e-4,
         batch_size=10,
-        noise={"energy": 0.5, "forces": 0.5},
+        noise={"energy": 0.1, "forces": 0.1},
         prior_mean="start",
     )
     samples = run_chain(model, data, settings, seed=2)

@@ -1,0 +1,158 @@
+"""One file that holds a fitted uncertainty and loads beside its model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import ase_nnp
+from ase_nnp.errors import CheckpointError
+from ase_nnp.models import model_hash
+from ase_nnp.potential import Potential
+from ase_nnp.tensors import read_header, read_tensors, tensor_hash, write_tensors
+from ase_nnp.uncertainty.calibrated import Calibration
+from ase_nnp.uncertainty.methods.base import NOT_COVERED, UncertainPotential
+
+__all__ = ["check_model", "load_uncertainty", "save_uncertainty", "uncertainty_info"]
+
+KEY = "ase_nnp_uncertainty"
+FORMAT = 1
+UNITS = {"energy": "eV", "forces": "eV/Angstrom", "stress": "eV/Angstrom^3"}
+
+
+def fingerprint(model: Potential) -> str:
+    """Hash of weights, rounded to single precision so that a change of dtype is no mismatch."""
+    state = {k: v.float() for k, v in model.state_dict().items()}
+    if not state:
+        return model_hash(model)
+    config = json.dumps([model.family, dict(model.config)], sort_keys=True, default=str)
+    return tensor_hash(state) + config
+
+
+def check_model(fitted_for: Potential, model: Potential) -> None:
+    """Refuse a model that is not the one an uncertainty was fitted for."""
+    inner = fitted_for
+    while isinstance(inner, UncertainPotential):
+        inner = inner.base
+    if inner is not model and model is not fitted_for and _hash(inner) != _hash(model):
+        raise CheckpointError(
+            "This uncertainty was fitted for another model (the weights differ). Fit it again."
+        )
+
+
+def _hash(model: Potential) -> str:
+    import hashlib
+
+    return hashlib.sha256(fingerprint(model).encode()).hexdigest()
+
+
+def save_uncertainty(model: UncertainPotential, path: str | Path, **notes: Any) -> None:
+    """Write a fitted uncertainty: method, calibration, hashes of data and model, units.
+
+    The model itself is not in the file, nor is any structure; further members of an ensemble are.
+
+    Parameters
+    ----------
+    model
+        What :func:`ase_nnp.uncertainty.fit` returned.
+    path
+        Usually ``*.uq``; it appears whole or not at all.
+    notes
+        Anything JSON-able worth keeping.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    layers: list[dict[str, Any]] = []
+    layer: Potential = model
+    while isinstance(layer, UncertainPotential):
+        own, values = layer.state()
+        tensors |= {f"{len(layers)}.{k}": v for k, v in own.items()}
+        layers.append(
+            {
+                "method": layer.method,
+                "values": values,
+                "calibration": layer.calibration.to_json(),
+            }
+        )
+        layer = layer.base
+    tensors["format"] = torch.tensor(FORMAT)
+    header = {
+        "format": FORMAT,
+        "written_by": f"ase_nnp {ase_nnp.__version__}",
+        "layers": layers,
+        "model": {"family": layer.family, "hash": _hash(layer)},
+        "units": UNITS,
+        "data_hash": model.calibration.data_hash,
+        "sha256": tensor_hash(tensors),
+        "not_covered": NOT_COVERED,
+        "notes": notes,
+    }
+    try:
+        text = json.dumps(header, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"The method's settings are not plain JSON: {error}.") from error
+    write_tensors(path, tensors, {KEY: text})
+
+
+def uncertainty_info(path: str | Path) -> dict[str, Any]:
+    """Return the header of a file: method, calibration, hashes, units, notes."""
+    if not Path(path).is_file():
+        raise CheckpointError(f"There is no uncertainty file {path}.")
+    text = read_header(path).get(KEY)
+    if text is None:
+        raise CheckpointError(f"{path} holds no fitted uncertainty.")
+    try:
+        header: dict[str, Any] = json.loads(text)
+        version = header["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: the header is damaged ({error!r}).") from error
+    if version > FORMAT:
+        raise CheckpointError(f"{path} has format {version}; this ase_nnp reads up to {FORMAT}.")
+    return header
+
+
+def load_uncertainty(path: str | Path, model: Potential) -> UncertainPotential:
+    """Put a fitted uncertainty on the model that it was fitted for.
+
+    Raises
+    ------
+    CheckpointError
+        The file is damaged, or belongs to another model.
+    """
+    header = uncertainty_info(path)
+    if header["model"]["hash"] != _hash(model):
+        raise CheckpointError(
+            f"{path} was fitted for another model: family '{header['model']['family']}', hash "
+            f"{header['model']['hash'][:12]}, not {_hash(model)[:12]}. Fit it for this one."
+        )
+    tensors = read_tensors(path)
+    if tensor_hash(tensors) != header["sha256"]:
+        raise CheckpointError(f"{path}: the tensors do not match the header's SHA-256.")
+    current = model
+    for number in reversed(range(len(header["layers"]))):
+        layer, prefix = header["layers"][number], f"{number}."
+        own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        current = _class_of(layer["method"]).from_state(current, own, layer["values"])
+        current.set_calibration(Calibration.from_json(layer["calibration"]))
+    assert isinstance(current, UncertainPotential)
+    return current
+
+
+def _class_of(method: str) -> type[UncertainPotential]:
+    """The class of a method, by its name; subclasses that plugins define count."""
+    import importlib
+
+    for module in ("ensemble", "last_layer", "latent", "native", "shallow", "stochastic"):
+        importlib.import_module(f"ase_nnp.uncertainty.methods.{module}")
+    from ase_nnp.registry import installed
+
+    installed()  # plugins may define more
+    waiting = [UncertainPotential]
+    while waiting:
+        kind = waiting.pop()
+        if kind.method == method:
+            return kind
+        waiting += kind.__subclasses__()
+    raise CheckpointError(f"No installed plugin has the uncertainty method '{method}'.")

@@ -1,0 +1,190 @@
+"""From potentials and data to a calibrated uncertainty, and onto a model."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ase_nnp.errors import ConfigError, UncertaintyError
+from ase_nnp.family import UncertaintyMethod
+from ase_nnp.inference import Predictor
+from ase_nnp.potential import Potential
+from ase_nnp.uncertainty.calibrated import Calibration, fit_calibration
+from ase_nnp.uncertainty.methods.base import UncertainPotential
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+__all__ = ["attach", "calibrate", "data_hash", "fit", "labels_of", "list_methods", "wrap"]
+
+
+def list_methods() -> dict[str, UncertaintyMethod]:
+    """Every uncertainty method by name: the built-in ones and those of plugins."""
+    from ase_nnp.registry import installed
+    from ase_nnp.uncertainty.plugin import METHODS
+
+    return {m.name: m for m in METHODS} | dict(installed().uncertainties)
+
+
+def wrap(
+    method: str, potentials: Potential | Sequence[Potential], **options: Any
+) -> UncertainPotential:
+    """Wrap one or several potentials in a method, by its name; not yet calibrated.
+
+    Raises
+    ------
+    ConfigError
+        An unknown method, or options that it does not take.
+    """
+    methods = list_methods()
+    if method not in methods:
+        raise ConfigError(
+            f"no uncertainty method is named '{method}'. There are: {', '.join(sorted(methods))}."
+        )
+    members = [potentials] if isinstance(potentials, Potential) else list(potentials)
+    try:
+        found = methods[method].wrap(members, **options)
+    except TypeError as error:
+        if "unexpected keyword" in str(error):
+            raise ConfigError(
+                f"The method '{method}' does not take this option: {error}"
+            ) from error
+        raise
+    return found  # type: ignore[return-value]
+
+
+def labels_of(structures: Sequence[Atoms]) -> list[dict[str, Any]]:
+    """Energies and forces that structures carry, as far as they all have them."""
+    rows: list[dict[str, Any]] = []
+    for number, atoms in enumerate(structures):
+        if atoms.calc is None:
+            raise UncertaintyError(
+                f"Structure {number} has no labels (no calculator with results)."
+            )
+        results = atoms.calc.results
+        rows.append({k: results[k] for k in ("energy", "forces") if k in results})
+    shared = set.intersection(*(set(row) for row in rows)) if rows else set()
+    if not shared:
+        raise UncertaintyError("The structures share no label: neither energy nor forces.")
+    return [{k: row[k] for k in ("energy", "forces") if k in shared} for row in rows]
+
+
+def data_hash(structures: Sequence[Atoms]) -> str:
+    """SHA-256 over numbers, positions, cells, periodicity and labels, in order."""
+    digest = hashlib.sha256()
+    for atoms in structures:
+        for array in (atoms.numbers, atoms.positions, atoms.cell[:], atoms.pbc):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        if atoms.calc is not None:
+            for name in ("energy", "forces"):
+                if name in atoms.calc.results:
+                    digest.update(np.asarray(atoms.calc.results[name], dtype=float).tobytes())
+    return digest.hexdigest()
+
+
+def calibrate(
+    model: UncertainPotential,
+    structures: Sequence[Atoms],
+    *,
+    calibrator: str = "nll",
+    coverage: float = 0.9,
+    unit: str = "value",
+    progress: bool | None = None,
+) -> UncertainPotential:
+    """Fit scale and conformal intervals on labelled structures that trained nothing.
+
+    Parameters are those of :func:`ase_nnp.uncertainty.calibrated.fit_calibration`. An earlier
+    calibration is replaced. Returns the model.
+    """
+    labels = labels_of(structures)
+    model.set_calibration(Calibration())
+    names = [k for k in labels[0] if k in model.outputs]
+    wanted = [*names, *(f"{k}_std" for k in names if f"{k}_std" in model.outputs)]
+    predictions = Predictor(model)(structures, wanted, progress=progress)
+    return model.set_calibration(
+        fit_calibration(
+            labels,
+            predictions,
+            [a.numbers for a in structures],
+            calibrator=calibrator,
+            coverage=coverage,
+            unit=unit,
+            n_members=len(model.members),
+            components=3 if model.force_std_mode == "isotropic" else 1,
+            data_hash=data_hash(structures),
+        )
+    )
+
+
+def fit(
+    method: str,
+    potentials: Potential | Sequence[Potential],
+    *,
+    train: Sequence[Atoms] | None = None,
+    calibration: Sequence[Atoms] | None = None,
+    calibrator: str = "nll",
+    coverage: float = 0.9,
+    unit: str = "value",
+    **options: Any,
+) -> UncertainPotential:
+    """Wrap potentials in a method and calibrate it.
+
+    Parameters
+    ----------
+    method
+        Name of a method; :func:`list_methods` lists them.
+    potentials
+        One or several, as the method wants.
+    train
+        Training structures, for the methods that look at them.
+    calibration
+        Labelled structures held back from training; without them nothing is calibrated.
+    calibrator, coverage, unit
+        As in :func:`calibrate`.
+    options
+        Of the method.
+    """
+    if train is not None and method == "pool":
+        options.setdefault("align_on", train)
+    elif train is not None and method in ("last_layer", "shallow", "latent"):
+        options["train"] = train
+    model = wrap(method, potentials, **options)
+    if calibration is not None:
+        calibrate(model, calibration, calibrator=calibrator, coverage=coverage, unit=unit)
+    return model
+
+
+def attach(
+    model: Potential, uncertainty: UncertainPotential | str | Path | Mapping[str, Any]
+) -> UncertainPotential:
+    """Return the model with an uncertainty; what ``NNPCalculator(model, uncertainty=...)`` does.
+
+    Parameters
+    ----------
+    model
+        The potential that the uncertainty was fitted for.
+    uncertainty
+        The path of a file written by :func:`ase_nnp.uncertainty.save_uncertainty`; a fitted
+        method; or the name of a method that needs no fit (``"dropout"``, ``"rotation"``,
+        ``"native"``).
+
+    Raises
+    ------
+    CheckpointError
+        It was fitted for another model.
+    """
+    from ase_nnp.uncertainty.files import check_model, load_uncertainty
+
+    if isinstance(uncertainty, UncertainPotential):
+        check_model(uncertainty.base, model)
+        return uncertainty
+    if isinstance(uncertainty, str) and uncertainty in list_methods():
+        return wrap(uncertainty, model)
+    if isinstance(uncertainty, Mapping):
+        options = dict(uncertainty)
+        return wrap(options.pop("method"), model, **options)
+    return load_uncertainty(uncertainty, model)

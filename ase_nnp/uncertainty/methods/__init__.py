@@ -1,0 +1,3 @@
+"""Uncertainty methods: potentials that wrap potentials and add ``*_std``."""
+
+from __future__ import annotations

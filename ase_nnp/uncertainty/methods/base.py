@@ -1,0 +1,218 @@
+"""What every uncertainty method is: a potential around potentials."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from ase import Atoms
+from torch import Tensor, nn
+
+from ase_nnp.errors import UncertaintyError
+from ase_nnp.graph import AtomGraph
+from ase_nnp.potential import Potential
+from ase_nnp.uncertainty.calibrated import Calibration
+
+__all__ = ["NOT_COVERED", "UncertainPotential", "structures_of"]
+
+#: What no spread of a model can show; every report repeats it.
+NOT_COVERED = "Errors of the reference method and of the model's form are not covered."
+
+PER_ATOM = {"forces_std_norm", "forces_cov", "forces_members", "forces_interval", "ood_scores"}
+
+
+class UncertainPotential(Potential):
+    """A potential whose outputs hold ``*_std`` beside what the wrapped one gives.
+
+    Canonical outputs, where a method has them: ``energy_std`` (B,) eV; ``energies_std`` (N,) eV,
+    which does not add up; ``forces_std`` (N, 3) eV/Angstrom, equal columns unless
+    ``force_std_mode="component"``; ``forces_std_norm`` (N,); ``stress_std`` (B, 6) Voigt;
+    ``ood_score`` (B,), ``ood_flag`` (B,), ``ood_scores`` (N,); with a calibration
+    ``energy_interval`` (B, 2) and ``forces_interval`` (2, N, 3).
+
+    Parameters
+    ----------
+    members
+        The potentials; the first speaks for all (cutoff, what it reads, what energy means).
+    force_std_mode
+        ``"isotropic"`` or ``"component"``.
+    calibration
+        Applied to every spread; see :meth:`calibrate`.
+    """
+
+    method: ClassVar[str] = ""
+    #: Adds outputs of its own beside stds, or gives stds of other properties.
+    row_axis: Mapping[str, int] = {"forces_members": 1, "forces_interval": 1}
+
+    def __init__(
+        self,
+        members: Sequence[Potential],
+        *,
+        force_std_mode: str = "isotropic",
+        calibration: Calibration | None = None,
+    ) -> None:
+        super().__init__()
+        if not members:
+            raise UncertaintyError("An uncertainty method needs at least one potential.")
+        if force_std_mode not in ("isotropic", "component"):
+            raise UncertaintyError(
+                f"force_std_mode must be 'isotropic' or 'component', not {force_std_mode!r}."
+            )
+        self.members = nn.ModuleList(members)
+        self.force_std_mode = force_std_mode
+        self.calibration = calibration or Calibration()
+        base = self.base
+        self.cutoff, self.max_neighbors = base.cutoff, base.max_neighbors
+        self.conservative, self.energy_kind = base.conservative, base.energy_kind
+        self.energy_reference, self.units = base.energy_reference, base.units
+        self.reads, self.graph_options = base.reads, base.graph_options
+        self.provenance = base.provenance
+        known = [m.elements for m in members if m.elements is not None]
+        self.elements = frozenset.intersection(*known) if known else None
+        self.per_atom = frozenset(base.per_atom | PER_ATOM)
+        self.eval()
+
+    @property
+    def base(self) -> Potential:
+        """The first member."""
+        member: Potential = self.members[0]  # type: ignore[assignment]
+        return member
+
+    @property
+    def potentials(self) -> list[Potential]:
+        """The members."""
+        return list(self.members)  # type: ignore[arg-type]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the first member."""
+        return self.base.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the first member."""
+        return self.base.device
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Move every member; the method's own tables stay in float64."""
+        for member in self.members:
+            member.to(*args, **kwargs)
+        return self
+
+    def make_graph(
+        self, atoms: Atoms | Sequence[Atoms], device: torch.device | str | None = None
+    ) -> AtomGraph:
+        """Return the graph that the first member wants."""
+        structures = [atoms] if isinstance(atoms, Atoms) else list(atoms)
+        self.check_elements(structures)
+        return self.base.make_graph(structures, device)
+
+    def graph_for(self, member: Potential, graph: AtomGraph) -> AtomGraph:
+        """Return the batch as ``member`` wants it, searched anew where members differ."""
+        base = self.base
+        same = (
+            type(member).make_graph is type(base).make_graph
+            and (member.cutoff, member.max_neighbors) == (base.cutoff, base.max_neighbors)
+            and dict(member.graph_options) == dict(base.graph_options)
+        )
+        if not same:
+            return member.make_graph(structures_of(graph))
+        return graph if member.dtype == graph.positions.dtype else graph.to(dtype=member.dtype)
+
+    @property
+    def uq(self) -> dict[str, Any]:
+        """What the error bars are: method, calibrated or not, on what, and what they leave out."""
+        c = self.calibration
+        return {
+            "method": self.method,
+            "calibrated": bool(c.properties),
+            "calibrator": c.calibrator if c.properties else None,
+            "coverage": c.coverage if c.properties else None,
+            "n_cal": c.structures,
+            "calibration_hash": c.data_hash,
+            "not_covered": NOT_COVERED,
+        }
+
+    def set_calibration(self, calibration: Calibration) -> Self:
+        """Take a calibration; from then on stds are calibrated and intervals are given."""
+        self.calibration = calibration
+        intervals = [f"{k}_interval" for k in calibration.properties]
+        rest = [k for k in self.outputs if not k.endswith("_interval")]
+        self.outputs = (*rest, *intervals)
+        return self
+
+    def forward(self, graph: AtomGraph) -> dict[str, Tensor]:
+        """Return everything in :attr:`outputs`."""
+        return self.compute(graph, self.outputs)
+
+    def compute(self, graph: AtomGraph, properties: Collection[str]) -> dict[str, Tensor]:
+        """Return at least ``properties``."""
+        result = {k: v.detach() for k, v in self.spread(graph, properties).items()}
+        if "forces_std" in result and self.force_std_mode == "isotropic":
+            pooled = result["forces_std"].square().mean(dim=1, keepdim=True).sqrt()
+            result["forces_std"] = pooled.expand(-1, 3)
+        self._calibrate(result, graph)
+        if "forces_std" in result:
+            result["forces_std_norm"] = result["forces_std"].norm(dim=1)
+        return result
+
+    def spread(self, graph: AtomGraph, properties: Collection[str]) -> dict[str, Tensor]:
+        """Predictions and raw spreads; what a method writes."""
+        raise NotImplementedError
+
+    def _calibrate(self, result: dict[str, Tensor], graph: AtomGraph) -> None:
+        for name, one in self.calibration.properties.items():
+            key = f"{name}_std"
+            if key not in result or name not in result:
+                continue
+            like = result[key]
+            std = one.std(like.double().cpu().numpy())
+            z = graph.atomic_numbers.cpu().numpy() if name == "forces" else None
+            half = torch.as_tensor(one.half_width(std, z)).to(like)
+            ends = result[name] - half, result[name] + half
+            result[f"{name}_interval"] = torch.stack(ends, dim=0 if name == "forces" else 1)
+            result[key] = torch.as_tensor(np.ascontiguousarray(std)).to(like)
+            for other in (f"{name}_members", f"{name}_cov"):
+                if other in result and one.kind == "scale":
+                    centre = result[name] if other.endswith("members") else 0.0
+                    power = 1 if other.endswith("members") else 2
+                    if name == "energy" and power == 1:
+                        centre = result[name][:, None]
+                    result[other] = centre + one.numbers[0] ** power * (result[other] - centre)
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and plain values that make this method again beside its first member."""
+        return {}, {"force_std_mode": self.force_std_mode}
+
+    @classmethod
+    def from_state(
+        cls, base: Potential, tensors: Mapping[str, Tensor], values: Mapping[str, Any]
+    ) -> Self:
+        """Make the method from a potential and what :meth:`state` gave."""
+        return cls([base], **values)
+
+
+def structures_of(graph: AtomGraph) -> list[Atoms]:
+    """Return the batch as ase.Atoms again."""
+    from ase.constraints import FixAtoms
+
+    out = []
+    numbers = graph.atomic_numbers.cpu().numpy()
+    positions = graph.positions.detach().double().cpu().numpy()
+    batch = graph.batch.cpu().numpy()
+    cell = graph.cell.detach().double().cpu().numpy()
+    for i in range(graph.num_structures):
+        own = batch == i
+        atoms = Atoms(numbers[own], positions[own], cell=cell[i], pbc=graph.pbc[i].cpu().numpy())
+        if graph.tags is not None:
+            atoms.set_tags(graph.tags.cpu().numpy()[own])
+        if graph.fixed is not None and graph.fixed.cpu().numpy()[own].any():
+            atoms.set_constraint(FixAtoms(mask=graph.fixed.cpu().numpy()[own]))
+        for name in ("charge", "spin"):
+            value = getattr(graph, name)
+            if value is not None:
+                atoms.info[name] = float(value[i])
+        out.append(atoms)
+    return out

@@ -1,0 +1,94 @@
+"""Derivatives of last-layer features in positions and strain, by batched backward passes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ase_nnp.errors import UncertaintyError
+from ase_nnp.graph import AtomGraph
+from ase_nnp.potential import Conservative, Potential
+from ase_nnp.uncertainty.methods.features import LastLayer, energy_of
+
+__all__ = ["FeatureJacobian", "feature_jacobian"]
+
+
+@dataclass(frozen=True)
+class FeatureJacobian:
+    """Results of a model with features and their derivatives along K directions.
+
+    Attributes
+    ----------
+    result
+        The model's own outputs.
+    atoms, total
+        Features of atoms (N, d), if any, and of structures (B, d).
+    forces
+        (K, N, 3) ``-d(Phi . v_k)/dx``.
+    stress
+        (K, B, 3, 3) ``d(Phi . v_k)/d strain / volume``, if asked for.
+    """
+
+    result: dict[str, Tensor]
+    atoms: Tensor | None
+    total: Tensor
+    forces: Tensor
+    stress: Tensor | None
+
+
+def feature_jacobian(
+    model: Potential,
+    layer: LastLayer,
+    graph: AtomGraph,
+    properties: Collection[str],
+    directions: Tensor | None,
+    *,
+    stress: bool,
+) -> FeatureJacobian:
+    """Differentiate the features along ``directions`` (d, K), or along each feature.
+
+    A conservative model's own forces and stress are one more row of the same backward pass.
+    """
+    joint = isinstance(model, Conservative) and set(properties) <= {"energy", "forces", "stress"}
+    result: dict[str, Tensor] = {} if joint else dict(model.compute(graph, properties))
+    wanted = [graph.positions.detach().requires_grad_(True)]
+    with layer.watch(model) as caught, torch.enable_grad():
+        moved = graph.replace(positions=wanted[0])
+        if stress:
+            wanted.append(torch.zeros_like(graph.cell, requires_grad=True))
+            symmetric = 0.5 * (wanted[1] + wanted[1].transpose(1, 2))
+            shift = torch.einsum("nc,ncd->nd", wanted[0], symmetric[graph.batch])
+            cell = graph.cell + graph.cell @ symmetric
+            moved = graph.replace(positions=wanted[0] + shift, cell=cell)
+        energy = energy_of(model, moved)
+        atoms, total = layer.split(caught[-1], moved)
+        if not total.requires_grad:
+            raise UncertaintyError(
+                "The features do not depend on positions differentiably; use force_std='none'."
+            )
+        rows = total.sum(dim=0)
+        if directions is not None:
+            rows = rows @ directions.to(rows)
+        outputs = torch.cat([rows, energy.sum()[None]]) if joint else rows
+        seed = torch.eye(len(outputs), dtype=outputs.dtype, device=outputs.device)
+        grads = torch.autograd.grad(outputs, wanted, seed, is_grads_batched=True, allow_unused=True)
+    values = [
+        w.new_zeros((len(outputs), *w.shape)) if g is None else g
+        for w, g in zip(wanted, grads, strict=True)
+    ]
+    forces = -values[0]
+    tensor = None
+    if stress:
+        volume = torch.linalg.det(graph.cell).abs()[:, None, None]
+        safe = torch.where(volume > 0, volume, torch.ones_like(volume))
+        tensor = torch.where(volume > 0, values[1] / safe, torch.zeros_like(values[1]))
+    if joint:
+        result["energy"] = energy.detach()
+        result["forces"] = forces[-1]
+        forces = forces[:-1]
+        if tensor is not None:
+            result["stress"], tensor = tensor[-1], tensor[:-1]
+    return FeatureJacobian(result, atoms, total, forces, tensor)

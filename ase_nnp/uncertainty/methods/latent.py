@@ -1,0 +1,188 @@
+"""Latent distance: how far atoms are from what the model was trained on, from one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+import torch
+from ase import Atoms
+from torch import Tensor
+
+from ase_nnp.errors import UncertaintyError
+from ase_nnp.graph import AtomGraph
+from ase_nnp.potential import Potential
+from ase_nnp.uncertainty.methods.base import UncertainPotential
+from ase_nnp.uncertainty.methods.features import LastLayer, atom_features, radial_descriptor
+from ase_nnp.uncertainty.ood import KNNDistance, Mahalanobis, ood_threshold, structure_ood_score
+
+__all__ = ["FeatureReader", "LatentDistanceMethod"]
+
+#: Stands for the infinite distance of an element that was not seen, where std must be finite.
+FAR = 1e6
+
+
+class FeatureReader:
+    """Per-atom features of a model: inputs of a named layer, or a radial descriptor."""
+
+    def __init__(self, layer: str) -> None:
+        self.layer = layer
+
+    @classmethod
+    def of(cls, model: Potential, structures: Sequence[Atoms]) -> FeatureReader:
+        """Pick the last per-atom layer that depends on more than the element."""
+        return cls(atom_features(model, model.make_graph(list(structures[:2])))[0])
+
+    def run(
+        self, model: Potential, graph: AtomGraph, properties: Collection[str]
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Results of the model and its features (N, d), from the same call."""
+        if not self.layer:
+            result = model.compute(graph, properties)
+            return result, radial_descriptor(graph, min(model.cutoff, 6.0)).detach()
+        with LastLayer(self.layer, "atom", 1.0).watch(model) as caught:
+            result = model.compute(graph, properties)
+        features = caught[0].detach()
+        return result, features.reshape(graph.num_atoms, -1)
+
+
+class LatentDistanceMethod(UncertainPotential):
+    """Mahalanobis or nearest-neighbour distance in the model's own features, per element.
+
+    ``forces_std`` is the distance of each atom and ``energy_std`` the root of the sum of
+    squares; both are in arbitrary units until calibrated. ``ood_score`` is the largest distance
+    of a structure, ``ood_flag`` whether it exceeds the given quantile of the training scores.
+
+    Parameters
+    ----------
+    members
+        One potential.
+    train
+        Training structures.
+    kind
+        ``"mahalanobis"`` keeps means and covariances only; ``"knn"`` keeps the features.
+    quantile
+        Of the training scores, for the flag.
+    k, max_points
+        Neighbours, and features kept of each element.
+    """
+
+    method = "latent"
+
+    def __init__(
+        self,
+        members: Sequence[Potential],
+        *,
+        train: Sequence[Atoms] | None = None,
+        kind: str = "mahalanobis",
+        quantile: float = 0.99,
+        k: int = 10,
+        max_points: int = 5000,
+        fitted: tuple[FeatureReader, Any, float] | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(members, **options)
+        if kind not in ("mahalanobis", "knn"):
+            raise UncertaintyError(f"kind must be 'mahalanobis' or 'knn', not {kind!r}.")
+        self.kind, self.quantile = kind, quantile
+        if fitted is not None:
+            self.reader, self.threshold = fitted[0], fitted[2]
+            self.distance: Any = fitted[1]
+        elif not train:
+            raise UncertaintyError("Latent distances need the training structures: train=[...].")
+        else:
+            self._fit(train, k, max_points)
+        # Around a method that gives stds of its own, only the distances are added.
+        own = [p for p in ("energy", "forces") if p in self.base.outputs]
+        self.own_std = [p for p in own if f"{p}_std" not in self.base.outputs]
+        extra = [f"{p}_std" for p in self.own_std]
+        extra += ["forces_std_norm"] if "forces" in self.own_std else []
+        self.outputs = (*self.base.outputs, *extra, "ood_score", "ood_flag", "ood_scores")
+
+    def _fit(self, train: Sequence[Atoms], k: int, max_points: int) -> None:
+        self.reader = FeatureReader.of(self.base, train)
+        rows, numbers, structure = [], [], []
+        for i, atoms in enumerate(train):
+            features = self.reader.run(self.base, self.base.make_graph(atoms), ("energy",))[1]
+            rows.append(features.double().cpu().numpy())
+            numbers.append(atoms.numbers)
+            structure.append(np.full(len(atoms), i))
+        x, z = np.concatenate(rows), np.concatenate(numbers)
+        if self.kind == "knn":
+            self.distance = KNNDistance.fit(x, z, k=k, max_points=max_points)
+        else:
+            self.distance = Mahalanobis.fit(x, z)
+        scores = structure_ood_score(self.distance(x, z), np.concatenate(structure))
+        self.threshold = ood_threshold(scores, self.quantile)
+
+    def spread(self, graph: AtomGraph, properties: Collection[str]) -> dict[str, Tensor]:
+        """The model's own results with distances beside them."""
+        plain = [p for p in self.base.outputs if p in properties or p == "energy"]
+        result, features = self.reader.run(self.base, graph, plain)
+        result = dict(result)
+        distance = self.distance(
+            features.double().cpu().numpy(), graph.atomic_numbers.cpu().numpy()
+        )
+        return result | self.scores(distance, graph)
+
+    def scores(self, distance: np.ndarray, graph: AtomGraph) -> dict[str, Tensor]:
+        """Outputs made of the atoms' distances."""
+        atoms = torch.as_tensor(distance).to(graph.positions)
+        worst = atoms.new_full((graph.num_structures,), -torch.inf)
+        worst = worst.scatter_reduce(0, graph.batch, atoms, "amax")
+        out = {"ood_scores": atoms, "ood_score": worst, "ood_flag": worst > self.threshold}
+        near = atoms.clamp(max=FAR, min=1e-12)
+        if "forces" in self.own_std:
+            out["forces_std"] = near[:, None].expand(-1, 3)
+        square = near.new_zeros(graph.num_structures).index_add(0, graph.batch, near.square())
+        if "energy" in self.own_std:
+            out["energy_std"] = square.sqrt()
+        return out
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Means and factors, or the features kept; no structures."""
+        tensors: dict[str, Tensor] = {}
+        d = self.distance
+        tables = (
+            {"training": d.training}
+            if self.kind == "knn"
+            else {"means": d.means, "factors": d.factors}
+        )
+        for what, table in tables.items():
+            tensors |= {f"{what}.{z}": torch.as_tensor(v) for z, v in table.items()}
+        if self.kind == "knn":
+            tensors["scale"] = torch.as_tensor(d.scale)
+        values = {
+            **super().state()[1],
+            "kind": self.kind,
+            "quantile": self.quantile,
+            "layer": self.reader.layer,
+            "threshold": self.threshold,
+            "k": getattr(d, "k", 10),
+        }
+        return tensors, values
+
+    @classmethod
+    def from_state(
+        cls, base: Potential, tensors: Mapping[str, Tensor], values: Mapping[str, Any]
+    ) -> Self:
+        """Read what :meth:`state` gave."""
+        options = dict(values)
+        reader = FeatureReader(options.pop("layer"))
+        threshold, k = options.pop("threshold"), options.pop("k")
+
+        def table(what: str) -> dict[int, np.ndarray]:
+            prefix = f"{what}."
+            return {
+                int(n.removeprefix(prefix)): v.numpy()
+                for n, v in tensors.items()
+                if n.startswith(prefix)
+            }
+
+        distance: Any
+        if options["kind"] == "knn":
+            distance = KNNDistance(table("training"), tensors["scale"].numpy(), k)
+        else:
+            distance = Mahalanobis(table("means"), table("factors"))
+        return cls([base], fitted=(reader, distance, threshold), **options)

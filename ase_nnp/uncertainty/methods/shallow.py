@@ -1,0 +1,150 @@
+"""Shallow ensembles: many last layers on one backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Self
+
+import torch
+from ase import Atoms
+from torch import Tensor
+
+from ase_nnp.errors import UncertaintyError
+from ase_nnp.graph import AtomGraph
+from ase_nnp.potential import Potential
+from ase_nnp.uncertainty.methods.base import UncertainPotential
+from ase_nnp.uncertainty.methods.features import LastLayer
+from ase_nnp.uncertainty.methods.jacobian import feature_jacobian
+from ase_nnp.uncertainty.methods.last_layer import LastLayerLaplace, linear_problem
+
+__all__ = ["ShallowEnsemble"]
+
+
+class ShallowEnsemble(UncertainPotential):
+    """M read-outs ``E_m = w_m . Phi`` of one model; one pass and one batched backward.
+
+    The heads start as draws from the last-layer Laplace posterior and are tuned by the Gaussian
+    likelihood of energies and forces with the mean and variance over the heads
+    (Kellner and Ceriotti 2024, arXiv:2402.16621). The backbone stays as it is.
+
+    Parameters
+    ----------
+    members
+        One potential with a linear last layer.
+    train
+        Labelled training structures.
+    heads
+        M.
+    tune
+        Steps of Adam on the likelihood; 0 leaves the Laplace draws.
+    noise, seed
+        As for the last-layer method.
+    details
+        Also return ``energy_members`` and ``forces_members``.
+    """
+
+    method = "shallow"
+
+    def __init__(
+        self,
+        members: Sequence[Potential],
+        *,
+        train: Sequence[Atoms] | None = None,
+        heads: int = 16,
+        tune: int = 200,
+        noise: Mapping[str, float] | None = None,
+        seed: int = 0,
+        details: bool = False,
+        fitted: tuple[LastLayer, Tensor] | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(members, **options)
+        if fitted is not None:
+            self.layer, self.shifts = fitted
+        else:
+            if heads < 2 or not train:
+                raise UncertaintyError("A shallow ensemble needs two heads and train=[...].")
+            laplace = LastLayerLaplace([self.base], train=train, noise=noise)
+            self.layer = laplace.layer
+            weight: Any = self.base.get_submodule(self.layer.name).weight
+            draws = laplace.sample_weights(heads, seed) - weight.detach().double().cpu().flatten()
+            self.shifts = _tune(self.base, self.layer, train, laplace.noise, draws, tune)
+        self.details = details
+        outputs = [*self.base.outputs, "energy_std"]
+        if "forces" in outputs:
+            outputs += ["forces_std", "forces_std_norm"]
+        if details:
+            outputs += ["energy_members", *(["forces_members"] if "forces" in outputs else [])]
+        self.outputs = tuple(outputs)
+
+    def spread(self, graph: AtomGraph, properties: Collection[str]) -> dict[str, Tensor]:
+        """Mean and spread over the heads."""
+        plain = [p for p in self.base.outputs if p in properties or p == "energy"]
+        shifts = self.shifts.to(graph.positions.device)
+        with_forces = "forces" in self.base.outputs and any(p.startswith("f") for p in properties)
+        if not with_forces:
+            with self.layer.watch(self.base) as caught:
+                result = dict(self.base.compute(graph, plain))
+            total = self.layer.split(caught[0].detach(), graph)[1]
+        else:
+            found = feature_jacobian(self.base, self.layer, graph, plain, shifts.T, stress=False)
+            result, total = dict(found.result), found.total.detach()
+            forces = result["forces"] + found.forces
+            result["forces"], result["forces_std"] = forces.mean(dim=0), forces.std(dim=0)
+            if self.details:
+                result["forces_members"] = forces
+        energies = result["energy"].double()[:, None] + total.double() @ shifts.T
+        like = result["energy"].dtype
+        result["energy"] = energies.mean(dim=1).to(like)
+        result["energy_std"] = energies.std(dim=1).to(like)
+        if self.details:
+            result["energy_members"] = energies.to(like)
+        return result
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The heads, as differences from the model's own."""
+        layer = self.layer
+        place = [layer.name, layer.rows, layer.scale, layer.mean]
+        return {"shifts": self.shifts}, {
+            **super().state()[1],
+            "layer": place,
+            "details": self.details,
+        }
+
+    @classmethod
+    def from_state(
+        cls, base: Potential, tensors: Mapping[str, Tensor], values: Mapping[str, Any]
+    ) -> Self:
+        """Read what :meth:`state` gave."""
+        options = dict(values)
+        return cls([base], fitted=(LastLayer(*options.pop("layer")), tensors["shifts"]), **options)
+
+
+def _tune(
+    model: Potential,
+    layer: LastLayer,
+    train: Sequence[Atoms],
+    noise: Mapping[str, float],
+    shifts: Tensor,
+    steps: int,
+) -> Tensor:
+    """Minimise ``log s^2 + (y - mu)^2 / s^2`` over the heads; the problem is linear in them."""
+    if steps == 0:
+        return shifts
+    tables = linear_problem(model, layer, train, noise)
+    with torch.enable_grad():
+        # In units of the spread of the draws, so that one step size suits every weight.
+        unit = shifts.std(dim=0, keepdim=True).clamp(min=1e-12)
+        z = (shifts / unit).detach().requires_grad_(True)
+        adam = torch.optim.Adam([z], lr=0.05)
+        for _ in range(steps):
+            adam.zero_grad()
+            loss = torch.zeros((), dtype=torch.float64)
+            for kind, (rows, errors) in tables.items():
+                members = rows @ (z * unit).T
+                variance = members.var(dim=1) + (1e-3 * noise[kind]) ** 2
+                misfit = (errors - members.mean(dim=1)) ** 2
+                loss = loss + (variance.log() + misfit / variance).mean()
+            loss.backward()  # type: ignore[no-untyped-call]
+            adam.step()
+    return (z * unit).detach()

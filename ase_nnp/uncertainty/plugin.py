@@ -1,0 +1,85 @@
+"""The built-in methods, registered through the same hook as anybody's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ase_nnp.family import RegisterUncertainty, UncertaintyMethod
+from ase_nnp.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from ase_nnp.potential import Potential
+
+__all__ = ["METHODS", "register_uncertainties"]
+
+
+def _method(name: str, place: str, summary: str, cite: str = "") -> UncertaintyMethod:
+    module, cls = place.split(":")
+
+    def wrap(potentials: Sequence[Potential], **options: Any) -> Potential:
+        # torch is imported here, not when methods are listed
+        kind: Callable[..., Potential] = getattr(
+            import_module(f"ase_nnp.uncertainty.methods.{module}"), cls
+        )
+        return kind(list(potentials), **options)
+
+    return UncertaintyMethod(name=name, summary=summary, wrap=wrap, cite=cite)
+
+
+METHODS = (
+    _method(
+        "ensemble",
+        "ensemble:DeepEnsemble",
+        "spread of several models of one kind",
+        "https://arxiv.org/abs/1612.01474",
+    ),
+    _method(
+        "pool",
+        "ensemble:Pool",
+        "spread of models of different families, element offsets fitted away",
+        "https://arxiv.org/abs/2507.21297",
+    ),
+    _method(
+        "last_layer",
+        "last_layer:LastLayerLaplace",
+        "Laplace approximation of the last layer (LLPR) with energy and force rows, or POPS",
+        "https://arxiv.org/abs/2403.02251",
+    ),
+    _method(
+        "shallow",
+        "shallow:ShallowEnsemble",
+        "many read-outs on one backbone",
+        "https://arxiv.org/abs/2402.16621",
+    ),
+    _method(
+        "latent",
+        "latent:LatentDistanceMethod",
+        "distance from the training atoms in the model's features, per element",
+        "https://arxiv.org/abs/2407.10844",
+    ),
+    _method(
+        "dropout",
+        "stochastic:MonteCarloDropout",
+        "dropout left on, for models that have it",
+        "https://arxiv.org/abs/1506.02142",
+    ),
+    _method(
+        "rotation",
+        "stochastic:RotationSpread",
+        "spread over rotated copies, for models that are not equivariant",
+    ),
+    _method(
+        "native",
+        "native:NativeUncertainty",
+        "what the model states itself: mean-variance and confidence heads, committees",
+    ),
+)
+
+
+@hookimpl
+def register_uncertainties(register: RegisterUncertainty) -> None:
+    """Offer the built-in methods."""
+    for method in METHODS:
+        register(method)

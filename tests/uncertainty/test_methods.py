@@ -1,0 +1,429 @@
+"""Methods that wrap potentials: what they add, and that it is what it claims."""
+
+import numpy as np
+import pytest
+import torch
+from ase.build import bulk
+from lj_model import LennardJones
+from toy_models import Direct, Pair, label, molecules
+
+from ase_nnp import NNPCalculator
+from ase_nnp.errors import ConfigError, UncertaintyError
+from ase_nnp.inference import predict
+from ase_nnp.uncertainty import metrics as met
+from ase_nnp.uncertainty.fitting import attach, calibrate, fit, list_methods, wrap
+from ase_nnp.uncertainty.linear import bayesian_linear_regression
+from ase_nnp.uncertainty.methods.features import find_last_layer
+from ase_nnp.uncertainty.methods.native import confidence_to_std, to_canonical
+
+
+@pytest.fixture(scope="module")
+def truth():
+    return Pair(seed=9).double()
+
+
+@pytest.fixture(scope="module")
+def train(truth):
+    return label(molecules(25, seed=1), truth, noise=0.02)
+
+
+@pytest.fixture(scope="module")
+def held_back(truth):
+    return label(molecules(20, seed=2), truth, noise=0.02, seed=5)
+
+
+@pytest.fixture(scope="module")
+def members():
+    return [Pair(hidden=8, seed=s).double() for s in range(4)]
+
+
+def test_every_method_is_offered_through_the_hook():
+    from ase_nnp.registry import Registry
+    from ase_nnp.uncertainty import plugin
+
+    registry = Registry()
+    registry.add_plugin("uncertainty", lambda: plugin)
+    assert not registry.broken
+    assert set(registry.uncertainties) == {m.name for m in plugin.METHODS} <= set(list_methods())
+    with pytest.raises(ConfigError, match="no uncertainty method"):
+        wrap("magic", Pair())
+    with pytest.raises(ConfigError, match="does not take"):
+        wrap("rotation", Pair(), speed=9)
+
+
+def test_an_ensemble_is_the_mean_and_the_sample_spread(members, train):
+    ensemble = wrap("ensemble", members, details=True, mode="sequential")
+    for atoms, got in zip(train, predict(ensemble, train), strict=True):
+        each = [predict(m, [atoms])[0] for m in members]
+        energy = np.array([e["energy"] for e in each])
+        forces = np.array([e["forces"] for e in each])
+        assert got["energy"] == pytest.approx(energy.mean())
+        assert got["energy_std"] == pytest.approx(energy.std(ddof=1))
+        np.testing.assert_allclose(got["forces"], forces.mean(axis=0), atol=1e-12)
+        np.testing.assert_allclose(got["forces_std"], met.forces_std(forces), atol=1e-12)
+        np.testing.assert_allclose(got["forces_std_norm"], met.forces_std_norm(forces), atol=1e-12)
+        np.testing.assert_allclose(got["forces_cov"], met.forces_cov(forces), atol=1e-12)
+        np.testing.assert_allclose(got["energy_members"], energy)
+        np.testing.assert_allclose(got["forces_members"], forces, atol=1e-12)
+
+
+def test_component_mode_gives_the_raw_columns(members, train):
+    ensemble = wrap("ensemble", members, force_std_mode="component", mode="sequential")
+    forces = np.array([predict(m, train[:1])[0]["forces"] for m in members])
+    got = predict(ensemble, train[:1])[0]["forces_std"]
+    np.testing.assert_allclose(got, met.forces_std(forces, "component"), atol=1e-12)
+
+
+def test_batched_members_are_those_in_turn(members):
+    crystal = bulk("Cu", cubic=True)
+    crystal.rattle(0.1, seed=1)
+    structures = [crystal, *molecules(3)]
+    wanted = ("energy", "forces", "stress", "energy_std", "forces_std", "stress_std")
+    one = predict(wrap("ensemble", members, mode="sequential"), structures, wanted)
+    joint = predict(wrap("ensemble", members, mode="batched"), structures, wanted)
+    for a, b in zip(one, joint, strict=True):
+        assert set(a) >= set(wanted[:2])
+        for key in a:
+            np.testing.assert_allclose(a[key], b[key], rtol=1e-8, atol=1e-11, err_msg=key)
+    assert "stress_std" in one[0]
+    assert "stress_std" not in one[1]
+
+
+def test_auto_settles_on_a_path_once_and_says_why(members, train):
+    ensemble = wrap("ensemble", members)
+    predict(ensemble, train[:1])
+    assert ensemble.runner.choice in ("batched", "sequential")
+    assert "sequential" in ensemble.runner.reason
+    mixed = wrap("ensemble", [Pair(), Pair(hidden=4)])
+    predict(mixed, train[:1])
+    assert mixed.runner.choice == "sequential"
+    assert "shape" in mixed.runner.reason
+    with pytest.raises(UncertaintyError, match="cannot be batched"):
+        predict(wrap("ensemble", [Pair(), Pair(hidden=4)], mode="batched"), train[:1])
+
+
+def test_stress_std_is_the_spread_in_voigt_order(members):
+    atoms = bulk("Cu", cubic=True)
+    atoms.rattle(0.2, seed=2)
+    atoms.calc = NNPCalculator(wrap("ensemble", members))
+    each = []
+    for m in members:
+        copy = atoms.copy()
+        copy.calc = NNPCalculator(m)
+        each.append(copy.get_stress())
+    np.testing.assert_allclose(atoms.get_stress(), np.mean(each, axis=0), atol=1e-12)
+    want = np.std(each, axis=0, ddof=1)
+    np.testing.assert_allclose(atoms.calc.results["stress_std"], want, atol=1e-12)
+
+
+def test_a_pool_of_different_models_agrees_once_aligned(train):
+    class Shifted(Pair):
+        """Other zeros of energy, another cutoff, other precision."""
+
+        cutoff = 5.0
+
+        def energies(self, graph):
+            from torch import tensor
+
+            shift = tensor([0.0, -13.6, 0, 0, 0, 0, -1030.0, 0, -2041.0]).to(graph.positions)
+            extra = shift[graph.atomic_numbers]
+            return super().energies(graph).index_add(0, graph.batch, extra)
+
+    members = [Pair(seed=9).double(), Shifted(seed=9).double(), Direct(seed=9).double()]
+    raw = predict(wrap("ensemble", members, mode="sequential"), train[:3])
+    assert raw[0]["energy_std"] > 100
+    structures = [*train, *molecules(5, size=4), *molecules(5, size=7, seed=3)]
+    pool = wrap("pool", members, align_on=structures)
+    aligned = predict(pool, train[:3])
+    assert aligned[0]["energy_std"] < 1
+    want = predict(members[0], train[:3])
+    for got, single in zip(aligned, want, strict=True):
+        assert got["energy"] == pytest.approx(single["energy"], abs=1)
+    with pytest.raises(UncertaintyError, match="align_on"):
+        wrap("pool", members)
+
+
+def rows_of(model, layer, structures, noise):
+    """Rows of the linear problem by finite differences, over their noise."""
+    rows = []
+
+    def features(atoms):
+        graph = model.make_graph(atoms)
+        with layer.watch(model) as caught, torch.no_grad():
+            model.energies(graph)
+        return layer.split(caught[0], graph)[1][0].numpy()
+
+    for atoms in structures:
+        rows.append(features(atoms)[None] / noise["energy"])
+        step, slopes = 1e-4, []
+        for i in range(len(atoms)):
+            for k in range(3):
+                up, down = atoms.copy(), atoms.copy()
+                up.positions[i, k] += step
+                down.positions[i, k] -= step
+                slopes.append(-(features(up) - features(down)) / (2 * step) / noise["forces"])
+        rows.append(np.array(slopes))
+    return np.concatenate(rows), features
+
+
+def test_last_layer_is_exact_bayesian_linear_regression(train):
+    model = Pair(width=5, hidden=6, seed=2).double()
+    noise = {"energy": 0.05, "forces": 0.2}
+    few = train[:6]
+    laplace = wrap("last_layer", model, train=few, noise=noise, ridge=1e-4)
+    rows, features = rows_of(model, laplace.layer, few, noise)
+    lam = 1e-4 * np.trace(rows.T @ rows) / rows.shape[1]
+    exact = bayesian_linear_regression(rows, np.zeros(len(rows)), 1.0, lam)
+    atoms = molecules(1, seed=8)[0]
+    got = predict(laplace, [atoms])[0]
+    want = exact.predictive_std_epistemic(features(atoms)[None])[0]
+    assert got["energy_std"] == pytest.approx(want, rel=1e-5)
+    jacobian = rows_of(model, laplace.layer, [atoms], {"energy": 1, "forces": 1})[0][1:]
+    component = exact.predictive_std_epistemic(jacobian).reshape(-1, 3)
+    pooled = np.sqrt((component**2).mean(axis=1))
+    np.testing.assert_allclose(got["forces_std"][:, 0], pooled, rtol=1e-4)
+    assert got["energies_std"].shape == (len(atoms),)
+    single = predict(model, [atoms])[0]
+    assert got["energy"] == pytest.approx(single["energy"], rel=1e-12)
+    np.testing.assert_allclose(got["forces"], single["forces"], atol=1e-12)
+    diagonal = np.sqrt(features(atoms) ** 2 @ (1 / np.diag(exact.posterior_precision)))
+    assert abs(diagonal / want - 1) > 0.05
+
+
+def test_sampled_force_std_approaches_the_exact_one(train):
+    model = Pair(hidden=6, seed=2).double()
+    exact = wrap("last_layer", model, train=train[:8])
+    many = wrap("last_layer", model, train=train[:8], force_std="sampled", samples=4000)
+    a, b = (predict(m, train[9:10])[0]["forces_std"] for m in (exact, many))
+    np.testing.assert_allclose(a, b, rtol=0.1)
+    none = wrap("last_layer", model, train=train[:8], force_std="none")
+    assert "forces_std" not in predict(none, train[:1])[0]
+    assert "energy_std" in predict(none, train[:1])[0]
+
+
+def test_last_layer_stress_std_is_that_of_sampled_weights(train):
+    atoms = bulk("Cu", cubic=True)
+    atoms.rattle(0.1, seed=3)
+    model = Pair(hidden=5, seed=3).double()
+    laplace = wrap("last_layer", model, train=[*train[:4], atoms], noise={"energy": 0.1})
+    got = predict(laplace, [atoms], ("stress", "stress_std"))[0]
+    np.testing.assert_allclose(
+        got["stress"], predict(model, [atoms], ("stress",))[0]["stress"], atol=1e-12
+    )
+    weights, stresses = laplace.sample_weights(3000, seed=1), []
+    kept = model.readout.weight.detach().clone()
+    base = torch.eye(5, dtype=torch.float64)
+    with torch.no_grad():
+        for row in base:  # the stress is linear in the weights
+            model.readout.weight.copy_(row[None])
+            stresses.append(predict(model, [atoms], ("stress",))[0]["stress"])
+        model.readout.weight.copy_(kept)
+    draws = np.einsum("md,dij->mij", weights.numpy(), np.array(stresses))
+    np.testing.assert_allclose(got["stress_std"], met.stress_std(draws), rtol=0.1)
+
+
+def test_pops_spans_the_misfit_of_a_wrong_model(train):
+    model = Pair(width=3, seed=1).double()
+    pops = fit("last_layer", model, train=train, covariance="pops")
+    laplace = fit("last_layer", model, train=train)
+    a, b = (predict(m, train[:1])[0]["energy_std"] for m in (pops, laplace))
+    assert a > 3 * b  # the model is wrong, and only POPS knows
+
+
+def test_the_last_layer_is_found_only_where_it_is_one():
+    graph = Pair().double().make_graph([*molecules(1), *molecules(1, size=4)])
+    for scale, mean in ((1.0, False), (-2.5, False), (1.0, True)):
+
+        class Scaled(Pair):
+            def energies(self, graph, scale=scale, mean=mean):
+                energy = scale * super().energies(graph) + 3.0
+                return energy / graph.atoms_per_structure() if mean else energy
+
+        layer = find_last_layer(Scaled().double(), graph)
+        assert (layer.name, layer.rows, layer.mean) == ("readout", "atom", mean)
+        assert layer.scale == pytest.approx(scale)
+
+    class Squared(Pair):
+        def energies(self, graph):
+            return super().energies(graph) ** 2
+
+    for model in (Squared().double(), LennardJones(0.4, 2.3, 6.0)):
+        with pytest.raises(UncertaintyError, match="latent"):
+            find_last_layer(model, graph)
+
+
+def test_a_shallow_ensemble_learns_the_size_of_its_errors(train, held_back):
+    model = Pair(width=4, seed=1).double()
+    exact = fit("shallow", model, train=train, heads=12, tune=0, details=True)
+    tuned = fit("shallow", model, train=train, heads=12, details=True)
+    found = predict(tuned, held_back)
+    true = np.concatenate([a.get_forces() for a in held_back])
+
+    def nll(rows):
+        pred = np.concatenate([r["forces"] for r in rows])
+        return met.nll_gaussian(true, pred, np.concatenate([r["forces_std"] for r in rows]))
+
+    assert nll(found) < nll(predict(exact, held_back)) - 1
+    row = found[0]
+    np.testing.assert_allclose(row["forces"], row["forces_members"].mean(axis=0), atol=1e-10)
+    assert row["energy_std"] == pytest.approx(row["energy_members"].std(ddof=1), rel=1e-6)
+    std = met.forces_std(row["forces_members"])
+    np.testing.assert_allclose(row["forces_std"], std, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["mahalanobis", "knn"])
+def test_latent_distance_knows_strange_structures(kind, train):
+    model = Pair(hidden=6, seed=1).double()
+    latent = fit("latent", model, train=train, kind=kind)
+    near = predict(latent, molecules(15, seed=4))
+    far = predict(latent, molecules(15, seed=4, spread=0.6))
+    scores = [[r["ood_score"] for r in rows] for rows in (near, far)]
+    assert met.auroc_ood(*scores) > 0.8
+    flags = [np.mean([r["ood_flag"] for r in rows]) for rows in (near, far)]
+    assert flags[0] < flags[1]
+    assert isinstance(near[0]["ood_flag"], bool)
+    assert near[0]["ood_score"] == near[0]["ood_scores"].max()
+    single = predict(model, molecules(1, seed=4))[0]
+    np.testing.assert_allclose(near[0]["forces"], single["forces"], atol=1e-12)
+    strange = predict(latent, molecules(1, numbers=(1, 6, 79)))[0]
+    assert strange["ood_score"] == np.inf
+    assert strange["ood_flag"]
+    assert np.isfinite(strange["forces_std"]).all()
+
+
+def test_latent_distance_works_for_a_model_without_features(train):
+    latent = fit("latent", LennardJones(0.4, 1.0, 4.0).double(), train=train)
+    row = predict(latent, train[:1])[0]
+    assert latent.reader.layer == ""
+    assert row["ood_scores"].shape == (len(train[0]),)
+
+
+def test_distances_go_around_another_method(train):
+    model = Pair(hidden=6, seed=1).double()
+    inner = fit("last_layer", model, train=train, force_std="none")
+    both = fit("latent", inner, train=train)
+    row = predict(both, train[:1])[0]
+    assert row["energy_std"] == pytest.approx(predict(inner, train[:1])[0]["energy_std"])
+    assert "ood_score" in row
+    assert both.uq["method"] == "latent"
+
+
+def test_dropout_is_reproducible_and_leaves_the_model_alone(train):
+    model = Pair(hidden=16, dropout=0.2).double()
+    before = predict(model, train[:1])[0]["energy"]
+    method = wrap("dropout", model, passes=8)
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    one, two = predict(method, train[:1]), predict(method, train[:1])
+    assert torch.equal(torch.get_rng_state(), state)
+    assert one[0]["energy_std"] == two[0]["energy_std"] > 0
+    assert predict(model, train[:1])[0]["energy"] == before
+    with pytest.raises(UncertaintyError, match="no dropout"):
+        wrap("dropout", Pair())
+
+
+def test_rotation_spread_is_zero_for_an_equivariant_model_only(train):
+    crystal = bulk("Cu", cubic=True)
+    crystal.rattle(0.1, seed=1)
+    fair = predict(
+        wrap("rotation", Pair(seed=1).double(), passes=4), [crystal], ("forces_std", "stress_std")
+    )[0]
+    assert fair["forces_std"].max() < 1e-10
+    assert np.abs(fair["stress_std"]).max() < 1e-10
+
+    class Skewed(Pair):
+        def energies(self, graph):
+            stretched = graph.positions * graph.positions.new_tensor([1.0, 1.05, 1.0])
+            return super().energies(graph.replace(positions=stretched))
+
+    assert predict(wrap("rotation", Skewed().double()), train[:1])[0]["energy_std"] > 1e-4
+
+
+def test_native_uncertainties_get_canonical_names(train):
+    class MeanVariance(Pair):
+        outputs = ("energy", "forces", "energy_var", "confidence")
+        per_atom = Pair.per_atom | {"confidence"}
+
+        def compute(self, graph, properties):
+            result = super().compute(graph, ("energy", "forces"))
+            chance = torch.zeros(graph.num_atoms, 50)
+            chance[:, 9] = 1
+            return result | {"energy_var": result["energy"] ** 2, "confidence": chance}
+
+    row = predict(wrap("native", MeanVariance().double()), train[:1])[0]
+    assert row["energy_std"] == pytest.approx(abs(row["energy"]))
+    # bin 9 of 50 up to 0.4: errors of 0.076, shared by three components
+    np.testing.assert_allclose(row["forces_std_norm"], 0.076, rtol=1e-6)
+    logits = torch.randn(4, 50)
+    assert torch.allclose(confidence_to_std(logits), confidence_to_std(logits.softmax(dim=1)))
+    found = to_canonical({"forces_var": torch.full((3,), 4.0)})
+    assert torch.equal(found["forces_std"], torch.full((3, 3), 2.0))
+    with pytest.raises(UncertaintyError, match="states no uncertainty"):
+        wrap("native", Pair())
+
+
+@pytest.mark.parametrize("calibrator", ["nll", "abs", "crps", "corrected", "affine", "isotonic"])
+def test_calibration_scales_stds_and_gives_intervals(calibrator, truth, train, held_back):
+    members = [Pair(seed=9).double() for _ in range(5)]
+    torch.manual_seed(0)
+    with torch.no_grad():  # the truth is one more draw of the same kind
+        common = torch.randn_like(truth.readout.weight)
+        for m in members:
+            m.readout.weight.add_(0.03 * (torch.randn_like(common) - common))
+    ensemble = fit("ensemble", members, calibration=held_back, calibrator=calibrator)
+    assert ensemble.uq["calibrated"]
+    assert ensemble.uq["n_cal"] == 20
+    assert "not covered" in ensemble.uq["not_covered"]
+    rows = predict(ensemble, held_back)
+    error = np.concatenate(
+        [a.get_forces() - r["forces"] for a, r in zip(held_back, rows, strict=True)]
+    )
+    std = np.concatenate([r["forces_std"] for r in rows])
+    assert 0.4 < met.var_z(error, 0 * error, std) < 2.5
+    lower, upper = np.concatenate([r["forces_interval"] for r in rows], axis=1)
+    true = np.concatenate([a.get_forces() for a in held_back])
+    assert met.coverage(true, lower, upper) == pytest.approx(0.9, abs=0.02)
+    low, high = rows[0]["energy_interval"]
+    assert low < rows[0]["energy"] < high
+
+
+def test_intervals_for_whole_structures_hold_all_their_atoms(members, truth):
+    structures = label(molecules(60, seed=6), truth)
+    ensemble = fit("ensemble", members, calibration=structures[:30], unit="structure")
+    held = []
+    for atoms, row in zip(structures[30:], predict(ensemble, structures[30:]), strict=True):
+        lower, upper = row["forces_interval"]
+        held.append(((lower <= atoms.get_forces()) & (atoms.get_forces() <= upper)).all())
+    assert np.mean(held) > 0.75
+    assert calibrate(ensemble, structures).calibration.unit == "value"
+
+
+def test_the_calculator_shows_the_canonical_keys(members, train, held_back):
+    ensemble = fit("ensemble", members, calibration=held_back, details=True)
+    atoms = train[0].copy()
+    atoms.calc = NNPCalculator(members[0], uncertainty=ensemble)
+    other = NNPCalculator(members[1])
+    assert atoms.calc.get_property("energy_std", atoms) > 0
+    n, results = len(atoms), atoms.calc.results
+    shapes = {
+        "forces_std": (n, 3),
+        "forces_std_norm": (n,),
+        "forces_cov": (n, 3, 3),
+        "energy_members": (4,),
+        "forces_members": (4, n, 3),
+        "energy_interval": (2,),
+        "forces_interval": (2, n, 3),
+    }
+    assert {k: np.shape(results[k]) for k in shapes} == shapes
+    assert results["uq"]["method"] == "ensemble"
+    assert "energy_std" in atoms.calc.implemented_properties
+    assert "energy_std" not in other.implemented_properties
+
+
+def test_attach_takes_names_and_mappings_and_refuses_another_model(members):
+    assert attach(members[0], "rotation").method == "rotation"
+    assert attach(members[0], {"method": "rotation", "passes": 3}).passes == 3
+    from ase_nnp.errors import CheckpointError
+
+    with pytest.raises(CheckpointError, match="another model"):
+        attach(members[2], wrap("ensemble", members[:2]))
