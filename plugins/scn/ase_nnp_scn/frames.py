@@ -2,14 +2,15 @@
 
 A frame is the matrix with rows ``(a, u, b)``, u the unit vector of the edge and ``a`` normal to u
 and to a reference vector w. The paper (arXiv:2206.14331, Sec. 3.2) draws w at random; a calculator
-needs a rule. Ours, by structure:
+needs a rule. Ours:
 
-* periodic along any direction: w is a direction fixed to the cell, so that it turns with the cell
-  and stays put when atoms move;
-* not periodic: w is the mean direction of the centre's neighbours, weighted towards near ones, or
-  that of the neighbour's neighbours where the first is parallel to u or vanishes, as it does at a
-  centre of symmetry;
-* where all these fail (linear molecules), a direction fixed in space.
+* w is the mean direction of the centre's neighbours, weighted towards near ones;
+* where that vanishes (a centre of symmetry) or is parallel to u, that of the neighbour's neighbours;
+* where both fail, as in a perfect crystal, a direction fixed to the cell, or to space for atoms
+  that are not periodic (linear molecules).
+
+Frames turn with the structure and do not depend on the order of the atoms. They jump where the rule
+changes from one case to the next.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ GENERIC = ((0.36, 0.48, 0.80), (0.80, -0.36, 0.48))
 #: Edges closer to the first generic direction than this cosine use the second.
 PARALLEL = 0.98
 #: Sine below which a local direction counts as parallel to the edge or as vanishing.
-VANISHING = 0.01
+VANISHING = 1e-3
 #: Angstrom; decay of the weights of local directions.
-NEAR = 2.0
+NEAR = 2.5
 
 
 def frames_about(u: Tensor, w: Tensor) -> Tensor:
@@ -77,8 +78,7 @@ def structure_reference(graph: AtomGraph, vectors: Tensor) -> Tensor:
     reference = fixed
     for candidate in (local[source], local[target]):
         clear = torch.linalg.cross(u, candidate).norm(dim=1) > VANISHING
-        use = clear & ~periodic[structure]
-        reference = torch.where(use[:, None], candidate, reference)
+        reference = torch.where(clear[:, None], candidate, reference)
     return reference
 
 
