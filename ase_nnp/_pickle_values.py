@@ -19,7 +19,6 @@ from ase_nnp.errors import UnsafeFileError
 Array = np.ndarray[Any, Any]
 
 MAX_EXPANDED = 1 << 22  # elements of a tensor beyond those of its storage (strides that repeat)
-_U2 = np.dtype("<u2")
 
 
 class Sealed(type):
@@ -189,6 +188,10 @@ _TORCH_DTYPES = {
 }
 
 
+NUMPY = {code: np.dtype(code) for code in {*_TORCH_DTYPES.values()} - {"bf16"}}
+NUMPY["bf16"] = np.dtype("<u2")
+
+
 class StorageType:
     """``torch.FloatStorage`` and its kin, as a name with a dtype."""
 
@@ -215,7 +218,7 @@ class Halves:
 
 def make_storage(code: str, buffer: Any, count: int, offset: int = 0) -> Array | Halves:
     """Return the ``count`` numbers of a storage: what tensors are views of."""
-    dtype = _U2 if code == "bf16" else np.dtype(code)
+    dtype = NUMPY[code]
     if count < 0 or count * dtype.itemsize > len(buffer) - offset:
         raise UnpickleError(f"storage of {count} x {dtype} in {len(buffer) - offset} bytes")
     data: Array = np.frombuffer(buffer, dtype, count, offset)
@@ -249,11 +252,21 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Array
     return _strided(storage, offset, size, stride)
 
 
+def _whole(count: int, size: Any, stride: Any) -> bool:
+    """Whether a tensor is its storage in order: nearly all tensors in a record are."""
+    if len(size) == 1:
+        return bool(size[0] == count and stride == (1,))
+    if len(size) == 2:
+        return bool(size[0] * size[1] == count and stride == (size[1], 1) and size[0] > 0)
+    if len(size) == 3 and size[0] == 1 and size[1] > 0:
+        _, rows, columns = size
+        return bool(rows * columns == count and stride == (rows * columns, columns, 1))
+    return False
+
+
 def _strided(data: Array, offset: Any, size: Any, stride: Any) -> Array:
-    if offset == 0 and len(size) == 2 == len(stride):  # nearly all there is in a record
-        rows, columns = size
-        if stride == (columns, 1) and rows > 0 and rows * columns == data.size:
-            return data.reshape(size)
+    if offset == 0 and data.size and _whole(data.size, size, stride):
+        return data.reshape(size)
     size, stride = _sizes(size), _sizes(stride)
     if len(size) != len(stride) or type(offset) is not int or offset < 0:
         raise UnpickleError(f"tensor with offset {offset!r}, shape {size}, strides {stride}")
@@ -284,7 +297,8 @@ def _tensor_v3(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) ->
 
 
 def width(code: str) -> int:
-    return 2 if code == "bf16" else np.dtype(code).itemsize
+    """Return the bytes of one element."""
+    return NUMPY[code].itemsize
 
 
 def _from_type(function: Any, cls: Any, args: Any, state: Any = None) -> Any:

@@ -31,6 +31,7 @@ _BIG = 1  # the value lies on overflow pages
 _EMPTY = 2**64 - 1
 _MAX_OPEN = 200  # descriptors kept open by this process
 _CACHED_PAGES = 64
+_ONE_READ = 65536  # values shorter than this come with their header
 
 
 def looks_like_lmdb(head: bytes) -> bool:
@@ -102,6 +103,8 @@ class LmdbFile:
                     value = self._lookup(fd, key)
                 except DatasetError as error:
                     failure = error
+                except IndexError:
+                    failure = self._error("damaged: a node lies outside its page")
                 if not self._refresh(fd):  # nobody committed meanwhile
                     if failure is not None:
                         raise failure
@@ -217,9 +220,10 @@ class LmdbFile:
             if high < 1:
                 raise self._error(f"damaged: page {number} is empty")
             while low < high:  # first node whose key is greater
-                middle = (low + high) // 2
-                *_, start, end = self._node(page, middle)
-                if key < page[start:end]:
+                middle = (low + high) >> 1
+                offset = page[16 + 2 * middle] | page[17 + 2 * middle] << 8
+                end = offset + 8 + (page[offset + 6] | page[offset + 7] << 8)
+                if key < page[offset + 8 : end]:
                     high = middle
                 else:
                     low = middle + 1
@@ -244,12 +248,15 @@ class LmdbFile:
         position = number * self._page_size
         if not 2 <= number <= self._last:
             raise self._error(f"damaged: overflow page {number} of {self._last + 1}")
-        found, _, kind, low, high = _HEADER.unpack(os.pread(fd, 16, position))
+        data = os.pread(fd, 16 + (size if size < _ONE_READ else 0), position)
+        if len(data) < 16:
+            raise self._error("the file shrank while it was open")
+        found, _, kind, low, high = _HEADER.unpack_from(data)
         if found != number or not kind & _OVERFLOW:
             raise self._error(f"damaged: page {number} is not an overflow page")
         if size > (low | high << 16) * self._page_size - 16:
             raise self._error(f"damaged: a value of {size} bytes on too few pages")
-        value = os.pread(fd, size, position + 16)
+        value = data[16:] if size < _ONE_READ else os.pread(fd, size, position + 16)
         if len(value) != size:
             raise self._error("the file shrank while it was open")
         return value

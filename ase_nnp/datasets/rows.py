@@ -29,6 +29,9 @@ _RESULTS = (
     *("dielectric_tensor", "born_effective_charges", "polarization"),
 )
 _ARRAYS = ("momenta", "masses", "initial_magmoms", "initial_charges")
+_ALL_PERIODIC = {"__ndarray__": [[3], "bool", [True, True, True]]}
+_PERIODIC = np.ones(3, bool)
+_PERIODIC.flags.writeable = False
 #: Where writers of this package keep further per-atom arrays.
 _MORE_ARRAYS = "atoms_arrays"
 
@@ -60,11 +63,12 @@ def to_array(value: Any, name: str) -> Array:
         shape, kind, values = tagged
         if not (isinstance(kind, str) and _DTYPE.fullmatch(kind)):
             raise DatasetError(f"{name} is an array of {kind!r}; numbers are wanted")
-        if not all(type(n) is int and n >= 0 for n in shape) or len(shape) > 8:
+        if len(shape) > 8 or any(type(n) is not int or n < 0 for n in shape):
             raise DatasetError(f"{name} has the shape {shape}")
         if type(values) is not list or len(values) != math.prod(shape):
             raise DatasetError(f"{name} of shape {shape} with {len(values)} values")
-        return np.array(values, kind).reshape(shape)
+        array = np.array(values, kind)
+        return array if array.shape == (*shape,) else array.reshape(shape)
     if type(value) is list:
         array = np.array(value)
         if array.dtype.kind in "biufU":
@@ -99,15 +103,12 @@ def row_to_sample(row: Any) -> Sample:
         if name not in row:
             raise DatasetError(f"a row without {name}")
     numbers = to_array(row["numbers"], "numbers")
-    pbc = to_array(row["pbc"], "pbc")
-    if pbc.shape != (3,):
-        raise DatasetError(f"pbc of shape {pbc.shape}, not (3,)")
     info: dict[str, Any] = {}
     sample: Sample = {
         "atomic_numbers": numbers,
         "positions": to_array(row["positions"], "positions"),
         "cell": to_array(row["cell"], "cell"),
-        "pbc": pbc.astype(bool, copy=False),
+        "pbc": _periodicity(row["pbc"]),
         "info": info,
     }
     n = len(numbers)
@@ -126,6 +127,15 @@ def row_to_sample(row: Any) -> Sample:
             sample[name] = array if name == "forces" else full_stress(array)
     _rest(row, n, sample)
     return sample
+
+
+def _periodicity(value: Any) -> Array:
+    if value == _ALL_PERIODIC:
+        return _PERIODIC
+    pbc = to_array(value, "pbc")
+    if pbc.shape != (3,):
+        raise DatasetError(f"pbc of shape {pbc.shape}, not (3,)")
+    return pbc.astype(bool, copy=False)
 
 
 def _free_data(row: dict[str, Any], sample: Sample) -> None:
@@ -197,7 +207,7 @@ def _constraints(described: Any, n: int, sample: Sample) -> None:
         name, kwargs = entry["name"], entry.get("kwargs", {})
         if name == "FixAtoms":
             indices = kwargs["indices"]
-            indices = np.array(plain(indices, "indices"))
+            indices = np.array(plain(indices, "indices") if type(indices) is dict else indices)
             if indices.dtype == bool and indices.shape == (n,):
                 fixed |= indices
                 continue

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ase_nnp.datasets import _atoms
 from ase_nnp.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -73,22 +74,23 @@ def _numbers(values: Array) -> Array:
     return whole
 
 
-def _cell(cell: Array, pbc: Any) -> None:
+def _cell(cell: Array, pbc: list[bool]) -> None:
     if cell.shape != (3, 3):
         raise DatasetError(f"a cell of shape {cell.shape}")
-    rows = cell.tolist()
-    if not all(math.isfinite(x) for row in rows for x in row):
+    a, b, c = rows = cell.tolist()
+    if not math.isfinite(sum(a) + sum(b) + sum(c)):
         raise DatasetError("a cell with values that are not finite numbers")
-    periodic = [row for row, on in zip(rows, pbc, strict=True) if on]
+    periodic = rows if all(pbc) else [row for row, on in zip(rows, pbc, strict=True) if on]
     lengths = [math.hypot(*row) for row in periodic]
     if periodic and min(lengths) < 1e-6:
         raise DatasetError("a periodic direction without a lattice vector")
     if len(periodic) > 1:
         (a1, a2, a3), (b1, b2, b3) = periodic[:2]
-        normal = (a2 * b3 - a3 * b2, a3 * b1 - a1 * b3, a1 * b2 - a2 * b1)
-        volume = math.hypot(*normal)
+        n1, n2, n3 = a2 * b3 - a3 * b2, a3 * b1 - a1 * b3, a1 * b2 - a2 * b1
         if len(periodic) == 3:
-            volume = abs(sum(x * y for x, y in zip(normal, periodic[2], strict=True)))
+            volume = abs(n1 * c[0] + n2 * c[1] + n3 * c[2])
+        else:
+            volume = math.hypot(n1, n2, n3)
         if not volume > _FLATNESS * math.prod(lengths):
             raise DatasetError("a singular cell: its periodic vectors span no volume")
 
@@ -132,11 +134,46 @@ def _edges(sample: Sample, n: int) -> None:
 
 def to_atoms(sample: Sample) -> Atoms:
     """Build ``ase.Atoms`` with labels in a SinglePointCalculator; copies all arrays."""
-    from ase import Atoms
-    from ase.calculators.singlepoint import SinglePointCalculator
-    from ase.constraints import FixAtoms
+    kinds = _atoms.classes()
+    results = dict(sample["results"]) if "results" in sample else {}
+    for name in ("energy", "forces"):
+        if name in sample:
+            results[name] = sample[name]
+    if "stress" in sample:
+        results["stress"] = _atoms.voigt(sample["stress"])
+    constraints = list(_constraints(sample["constraints"])) if "constraints" in sample else []
+    fixed = sample.get("fixed")
+    if fixed is not None and not fixed.any():
+        fixed = None
+    make = _known_atoms if kinds.known else _any_atoms
+    atoms = make(kinds, sample, results)
+    if fixed is not None:
+        held = _atoms.fixed_atoms(kinds, fixed) if kinds.known else kinds.fix(mask=fixed)
+        constraints.insert(0, held)
+    if constraints:
+        atoms.set_constraint(constraints)
+    atoms.info = dict(sample["info"])
+    return atoms  # type: ignore[no-any-return]
 
-    atoms = Atoms(
+
+def _known_atoms(kinds: Any, sample: Sample, results: dict[str, Any]) -> Any:
+    numbers = sample["atomic_numbers"]
+    arrays = {"numbers": numbers, "positions": sample["positions"].astype(np.float64, copy=False)}
+    tags = sample.get("tags")
+    if tags is not None:
+        arrays["tags"] = tags
+    for name, values in sample["arrays"].items() if "arrays" in sample else ():
+        if len(values) != len(numbers):
+            raise DatasetError(f"{name} of shape {values.shape} for {len(numbers)} atoms")
+        arrays[name] = np.asarray(values)
+    atoms = _atoms.bare_atoms(kinds, arrays, sample["cell"], sample["pbc"])
+    if results:
+        atoms._calc = _atoms.stored_results(kinds, atoms, results)
+    return atoms
+
+
+def _any_atoms(kinds: Any, sample: Sample, results: dict[str, Any]) -> Any:
+    atoms = kinds.atoms(
         numbers=sample["atomic_numbers"],
         positions=sample["positions"],
         cell=sample["cell"],
@@ -145,21 +182,8 @@ def to_atoms(sample: Sample) -> Atoms:
     )
     for name, values in sample.get("arrays", {}).items():
         atoms.set_array(name, values)
-    results = dict(sample.get("results", ()))
-    if "energy" in sample:
-        results["energy"] = sample["energy"]
-    if "forces" in sample:
-        results["forces"] = sample["forces"]
-    if "stress" in sample:
-        results["stress"] = sample["stress"].ravel()[[0, 4, 8, 5, 2, 1]]
     if results:
-        atoms.calc = SinglePointCalculator(atoms, **results)
-    constraints = list(_constraints(sample.get("constraints", ())))
-    if "fixed" in sample and sample["fixed"].any():
-        constraints.insert(0, FixAtoms(indices=np.flatnonzero(sample["fixed"])))
-    if constraints:
-        atoms.set_constraint(constraints)
-    atoms.info = dict(sample["info"])
+        atoms.calc = kinds.calculator(atoms, **results)
     return atoms
 
 
@@ -173,9 +197,6 @@ def _constraints(described: Any) -> Any:
             raise DatasetError(
                 f"constraint {entry.get('name')!r} cannot be made: {error}"
             ) from None
-
-
-_INFO_ONLY = ("energy", "forces", "stress")
 
 
 def from_atoms(atoms: Atoms) -> Sample:

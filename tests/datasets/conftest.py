@@ -88,6 +88,15 @@ def assert_same_atoms(ours, theirs):
     assert same(ours.info, theirs.info), (ours.info, theirs.info)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory):
+    """Metadata of these tests stay out of the user's cache."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("ASE_NNP_CACHE", str(tmp_path_factory.mktemp("cache")))
+    yield
+    patch.undo()
+
+
 @pytest.fixture
 def slabs():
     return [slab(seed, metal) for seed, metal in enumerate(["Cu", "Pt", "Ag", "Cu", "Pd", "Cu"])]
