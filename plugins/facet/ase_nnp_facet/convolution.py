@@ -29,7 +29,7 @@ from .layers import MLP, Names
 __all__ = ["Block", "Convolution", "Edges", "blocks"]
 
 #: Atoms whose moments are formed at once.
-ATOMS = 64
+ATOMS = 32
 
 
 @dataclass(frozen=True)

@@ -120,6 +120,8 @@ _CHOICES = {
     "norm": ("identity", "layer"),
     "node_embed.kind": ("linear",),
     "edge_embed.radius_transform": ("identity",),
+    "edge_embed.radial_basis.kind": ("bessel", "gauss", "spline"),
+    "edge_embed.envelope.kind": ("smooth", "exp", "xplor", "polynomial"),
     "interaction.kind": ("simple",),
     "interaction.linear_outro": ("true",),
     "interaction.message.kind": ("sevennet-conv",),

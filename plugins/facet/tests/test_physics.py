@@ -1,0 +1,128 @@
+"""What any potential owes, and where this one stands."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk
+
+import ase_nnp
+from ase_nnp.testing import conformance
+
+test_conformance = conformance("facet")
+
+
+def test_energy_an_atom_does_not_depend_on_the_size_of_the_cell(tiny):
+    atoms = bulk("NaCl", "rocksalt", a=5.6, cubic=True)
+    atoms.rattle(0.1, seed=0)
+    one, many = ase_nnp.predict(tiny(), [atoms, atoms.repeat((2, 2, 1))], ("energy",))
+    assert abs(one["energy"] / len(atoms) - many["energy"] / (4 * len(atoms))) < 1e-10
+
+
+def test_forces_and_stress_are_the_derivatives(tiny, structures):
+    model, atoms = tiny(), structures[0]
+    atoms.calc = ase_nnp.NNPCalculator(model)
+    forces, stress = atoms.get_forces(), atoms.get_stress(voigt=False)
+    step = 2e-5
+    for atom, axis in ((0, 0), (3, 2), (5, 1)):
+        values = []
+        for sign in (1, -1):
+            moved = atoms.copy()
+            moved.positions[atom, axis] += sign * step
+            values.append(ase_nnp.predict(model, [moved], ("energy",))[0]["energy"])
+        assert -(values[0] - values[1]) / (2 * step) == pytest.approx(forces[atom, axis], abs=1e-7)
+    for i, j in ((0, 0), (1, 2)):
+        values = []
+        for sign in (1, -1):
+            strain = np.eye(3)
+            strain[i, j] += 0.5 * sign * step
+            strain[j, i] += 0.5 * sign * step
+            moved = atoms.copy()
+            moved.set_cell(atoms.cell @ strain, scale_atoms=True)
+            values.append(ase_nnp.predict(model, [moved], ("energy",))[0]["energy"])
+        slope = (values[0] - values[1]) / (2 * step) / atoms.get_volume()
+        assert slope == pytest.approx(stress[i, j], abs=1e-8)
+
+
+def third_differences(model, distances):
+    """Second derivatives of the energy of a dimer at each distance, from its exact forces."""
+    step = 1e-5
+    frames = [
+        Atoms("OH", [[0, 0, 0], [d + s * step, 0.1, 0.2]]) for d in distances for s in (-1, 1)
+    ]
+    forces = [r["forces"][1, 0] for r in ase_nnp.predict(model, frames, ("forces",))]
+    return -(np.array(forces[1::2]) - np.array(forces[::2])) / (2 * step)
+
+
+@pytest.mark.parametrize("kind", ["smooth", "exp", "xplor"])
+def test_the_second_derivative_is_continuous_through_the_cutoff(tiny, kind):
+    edge = {"r_max": 4.0, "envelope": {"kind": kind, "cutoff_start": 0.8}}
+    model = tiny(edge_embed=edge)
+    special = np.array([3.2, 3.6, 4.0])  # where the envelope begins, its middle, its end
+    reach = np.sqrt(special**2 - 0.05)
+    below = third_differences(model, reach - 1e-4)
+    above = third_differences(model, reach + 1e-4)
+    assert np.abs(third_differences(model, [3.4])).max() > 1e-3
+    assert np.abs(below - above).max() < 2e-2 * np.abs(third_differences(model, [3.4])).max()
+
+
+def test_the_published_envelope_has_the_known_jump_in_its_middle(tiny):
+    edge = {"r_max": 4.0, "envelope": {"kind": "exp", "cutoff_start": 0.8}}
+    model = tiny(edge_embed=edge, reference=True)
+    middle = np.sqrt(3.6**2 - 0.05)
+    below, above = third_differences(model, [middle - 1e-4, middle + 1e-4])
+    assert abs(below - above) > 2e-2 * abs(third_differences(model, [3.4])[0])
+
+
+def mirrored(atoms):
+    other = atoms.copy()
+    other.set_cell(-atoms.cell)
+    other.positions = -atoms.positions
+    return other
+
+
+@pytest.mark.parametrize("parity", ["o", "e"])
+def test_inversion_is_a_symmetry_exactly_where_the_labels_say_so(tiny, structures, parity):
+    level = f"8x0e + 4x1{parity} + 4x2e"
+    model = tiny(hidden_irreps=[level, level])
+    assert model.symmetry == {"o": "O(3)", "e": "SO(3)"}[parity]
+    here, there = ase_nnp.predict(model, [structures[2], mirrored(structures[2])])
+    error = np.abs(here["forces"] + there["forces"]).max() / np.abs(here["forces"]).max()
+    assert error < 1e-10 if parity == "o" else error > 1e-6
+
+
+def test_a_finer_grid_is_closer_to_rotation_symmetry(tiny, structures):
+    atoms = structures[2]
+    turned = atoms.copy()
+    turned.rotate(37, (1, 2, 3))
+    turn = np.linalg.lstsq(atoms.positions, turned.positions, rcond=None)[0]
+    errors = []
+    for degree in (5, 11, 23):
+        own = {"s2_grid": {"quadrature": "lebedev", "degree": degree}}
+        model = tiny(self_connection=own)
+        with torch.no_grad():
+            for layer in model.layers[:-1]:
+                layer.mixer.proj_up.weights["0"].mul_(2)
+                layer.mixer.proj_up.weights["1"].mul_(2)
+                layer.mixer.proj_up.weights["2"].mul_(2)
+        here, there = ase_nnp.predict(model, [atoms, turned])
+        scale = np.abs(here["forces"]).max()
+        errors.append(np.abs(here["forces"] @ turn - there["forces"]).max() / scale)
+    print(errors)
+    assert errors[0] > 5 * errors[1] > 25 * errors[2]
+    assert errors[0] > 1e-4
+
+
+def test_elements_outside_the_list_are_refused(tiny):
+    with pytest.raises(ase_nnp.UnsupportedElementError, match="Cu"):
+        ase_nnp.predict(tiny(species=[1, 8]), [bulk("Cu")])
+
+
+def test_large_shifts_cost_single_precision_no_digits(tiny, structures):
+    model = tiny().float()
+    before = ase_nnp.predict(model, structures[:1], ("energy",))[0]["energy"]
+    model.set_energy_scale({12: -4096.0, 8: -2048.0})
+    after = ase_nnp.predict(model, structures[:1], ("energy",))[0]["energy"]
+    assert after + 4 * 6144 == pytest.approx(before, abs=2e-6)
