@@ -26,7 +26,6 @@ class _Classes(NamedTuple):
     calculator: Any
     fix: Any
     known: bool  # whether the attributes are those we set
-    spin: bool  # whether a calculator carries its own get_spin_polarized
 
 
 @cache
@@ -45,9 +44,7 @@ def classes() -> _Classes:
         and set(vars(FixAtoms([0]))) == {"index"}
         and set(vars(Cell(np.eye(3)))) == {"array"}
     )
-    return _Classes(
-        Atoms, Cell, SinglePointCalculator, FixAtoms, known, "get_spin_polarized" in inside
-    )
+    return _Classes(Atoms, Cell, SinglePointCalculator, FixAtoms, known)
 
 
 def voigt(stress: Array) -> Array:
@@ -73,7 +70,11 @@ def bare_atoms(kinds: _Classes, arrays: dict[str, Array], cell: Array, pbc: Arra
 
 
 def stored_results(kinds: _Classes, atoms: Any, results: dict[str, Any]) -> Any:
-    """Build the SinglePointCalculator of ``atoms``, with a copy of it inside."""
+    """Build the SinglePointCalculator of ``atoms``, with a copy of it inside.
+
+    The deprecated ``get_spin_polarized``, a method bound to the object it hangs on, is left out:
+    that ring keeps each structure in memory until the garbage collector comes round.
+    """
     calculator = kinds.calculator.__new__(kinds.calculator)
     calculator.__dict__.update(
         atoms=bare_atoms(kinds, atoms.arrays, atoms._cellobj.array, atoms._pbc),
@@ -86,8 +87,6 @@ def stored_results(kinds: _Classes, atoms: Any, results: dict[str, Any]) -> Any:
         prefix=None,
         use_cache=False,
     )
-    if kinds.spin:
-        calculator.get_spin_polarized = calculator._deprecated_get_spin_polarized
     return calculator
 
 
@@ -97,8 +96,10 @@ def _no_parameters() -> Any:
     return Parameters()
 
 
-def fixed_atoms(kinds: _Classes, fixed: Array) -> Any:
-    """Build FixAtoms for the atoms where ``fixed`` is true."""
+def fixed_atoms(kinds: _Classes, index: Array) -> Any:
+    """Build FixAtoms for the atoms of these numbers."""
+    if not kinds.known:
+        return kinds.fix(indices=index)
     constraint = kinds.fix.__new__(kinds.fix)
-    constraint.index = np.flatnonzero(fixed)
+    constraint.index = index
     return constraint

@@ -8,8 +8,6 @@ checked before anything is allocated. Of a row's ``data`` every entry goes to ``
 from __future__ import annotations
 
 import json
-import math
-import re
 from typing import Any
 
 import numpy as np
@@ -21,7 +19,11 @@ __all__ = ["parse_json", "row_to_sample"]
 
 Array = np.ndarray[Any, Any]
 
-_DTYPE = re.compile(r"bool|u?int(8|16|32|64)|float(16|32|64)|str")
+_DTYPES = frozenset(
+    ["bool", "str"]
+    + [f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)]
+    + ["float16", "float32", "float64"]
+)
 _SCALARS = frozenset(["energy", "free_energy", "magmom"])
 #: ASE's all_properties, but for energy, forces and stress.
 _RESULTS = (
@@ -61,11 +63,14 @@ def to_array(value: Any, name: str) -> Array:
                 return to_array(value["array"], name)
             raise DatasetError(f"{name} is no array")
         shape, kind, values = tagged
-        if not (isinstance(kind, str) and _DTYPE.fullmatch(kind)):
+        if type(kind) is not str or kind not in _DTYPES:
             raise DatasetError(f"{name} is an array of {kind!r}; numbers are wanted")
-        if len(shape) > 8 or any(type(n) is not int or n < 0 for n in shape):
-            raise DatasetError(f"{name} has the shape {shape}")
-        if type(values) is not list or len(values) != math.prod(shape):
+        count = 1
+        for size in shape:
+            if type(size) is not int or size < 0 or len(shape) > 8:
+                raise DatasetError(f"{name} has the shape {shape}")
+            count *= size
+        if type(values) is not list or len(values) != count:
             raise DatasetError(f"{name} of shape {shape} with {len(values)} values")
         array = np.array(values, kind)
         return array if array.shape == (*shape,) else array.reshape(shape)
@@ -202,23 +207,22 @@ def _constraints(described: Any, n: int, sample: Sample) -> None:
         described = parse_json(described.encode() if isinstance(described, str) else described)
     if type(described) is not list:
         raise DatasetError("constraints is no list")
-    fixed, others = np.zeros(n, bool), []
+    fixed, others, held = np.zeros(n, bool), [], False
     for entry in described:
         name, kwargs = entry["name"], entry.get("kwargs", {})
         if name == "FixAtoms":
             indices = kwargs["indices"]
             indices = np.array(plain(indices, "indices") if type(indices) is dict else indices)
-            if indices.dtype == bool and indices.shape == (n,):
-                fixed |= indices
-                continue
-            if indices.size and not (
-                indices.dtype.kind in "iu" and indices.min() >= -n and indices.max() < n
-            ):
-                raise DatasetError(f"FixAtoms on atoms that {n} atoms do not have")
-            fixed[indices.astype(np.int64)] = True
+            if indices.size and indices.dtype.kind not in "iub":
+                raise DatasetError(f"FixAtoms on {indices.dtype} instead of numbers of atoms")
+            try:
+                fixed[indices if indices.size else []] = True
+            except IndexError:
+                raise DatasetError(f"FixAtoms on atoms that {n} atoms do not have") from None
+            held = True
         else:
             others.append(_other_constraint(name, plain(kwargs, name), n))
-    if fixed.any():
+    if held:
         sample["fixed"] = fixed
     if others:
         sample["constraints"] = others

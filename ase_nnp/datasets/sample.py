@@ -68,6 +68,8 @@ def _numbers(values: Array) -> Array:
     low, high = values.min(), values.max()
     if not (low >= 1 and high <= 118):
         raise DatasetError(f"atomic numbers from {low:g} to {high:g}; they must be 1 to 118")
+    if values.dtype == np.int64:
+        return values
     whole = values.astype(np.int64)
     if values.dtype.kind == "f" and not np.array_equal(whole, values):
         raise DatasetError("atomic numbers that are no whole numbers")
@@ -142,14 +144,12 @@ def to_atoms(sample: Sample) -> Atoms:
     if "stress" in sample:
         results["stress"] = _atoms.voigt(sample["stress"])
     constraints = list(_constraints(sample["constraints"])) if "constraints" in sample else []
-    fixed = sample.get("fixed")
-    if fixed is not None and not fixed.any():
-        fixed = None
     make = _known_atoms if kinds.known else _any_atoms
     atoms = make(kinds, sample, results)
-    if fixed is not None:
-        held = _atoms.fixed_atoms(kinds, fixed) if kinds.known else kinds.fix(mask=fixed)
-        constraints.insert(0, held)
+    fixed = sample.get("fixed")
+    held = fixed.nonzero()[0] if fixed is not None else ()
+    if len(held):
+        constraints.insert(0, _atoms.fixed_atoms(kinds, held))
     if constraints:
         atoms.set_constraint(constraints)
     atoms.info = dict(sample["info"])
