@@ -19,7 +19,7 @@ from ase.constraints import FixAtoms
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from ase_nnp.errors import ConfigError, PredictionError, StructureError, UnsupportedElementError
-from ase_nnp.inference import Predictor
+from ase_nnp.inference import Predictor, has_stress
 from ase_nnp.potential import Potential
 
 __all__ = ["NNPCalculator"]
@@ -231,22 +231,23 @@ class NNPCalculator(Calculator):  # type: ignore[misc]
     def calculate(
         self,
         atoms: Atoms | None = None,
-        properties: Sequence[str] = ("energy",),
+        properties: Sequence[str] | None = None,
         system_changes: Sequence[str] = all_changes,
     ) -> None:
-        """Evaluate the model once; called by ASE when something changed."""
+        """Evaluate the model once, for ``properties`` or everything but the stress."""
         self.results = {}
         atoms = atoms if atoms is not None else self.atoms
         if atoms is None:
             raise CalculatorSetupError("There are no atoms to calculate.")
+        properties = properties or [p for p in self.implemented_properties if p != "stress"]
         for name in properties:
             if name not in self.implemented_properties:
                 raise PropertyNotImplementedError(f"The model does not give '{name}'.")
-        volume = atoms.cell.rank == 3
+        volume = has_stress(atoms)
         if not volume and any(p.startswith("stress") for p in properties):
             raise PropertyNotImplementedError(
-                "Stress needs a cell with a volume; this structure has "
-                f"{atoms.cell.rank} lattice vectors."
+                f"Stress needs a periodic cell with a volume; this structure has "
+                f"{atoms.cell.rank} lattice vectors and pbc {atoms.pbc.tolist()}."
             )
         self.atoms = None
         self._want_stress |= any(p.startswith("stress") for p in properties)

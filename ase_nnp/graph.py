@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -78,16 +78,23 @@ class AtomGraph:
     ) -> AtomGraph:
         """Return the graph on ``device``; ``dtype`` applies to the floating tensors."""
 
+        # A copy to the host that has not ended must not be read, so only the way there overlaps.
+        overlap = device is not None and torch.device(device).type != "cpu"
+
         def move(value: Tensor) -> Tensor:
             kind = dtype if value.is_floating_point() else None
-            return value.to(device=device, dtype=kind, non_blocking=True)
+            return value.to(device=device, dtype=kind, non_blocking=overlap)
 
-        moved: dict[str, Any] = {}
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if isinstance(value, Tensor):
-                moved[f.name] = move(value)
-        return replace(self, **moved, extra={k: move(v) for k, v in self.extra.items()})
+        return self._each(move)
+
+    def clone(self) -> AtomGraph:
+        """Return a copy with tensors of its own."""
+        return self._each(torch.clone)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> AtomGraph:
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        changed = {k: change(v) for k, v in values.items() if isinstance(v, Tensor)}
+        return replace(self, **changed, extra={k: change(v) for k, v in self.extra.items()})
 
     @classmethod
     def from_atoms(
@@ -166,7 +173,14 @@ class AtomGraph:
             For a bad structure, an index out of range or offsets that are not whole.
         """
         base = _collect(atoms, wrap=wrap, pbc=None)
-        index = torch.as_tensor(np.asarray(edge_index).astype(np.int64).reshape(2, -1))
+        index = torch.as_tensor(np.asarray(edge_index).astype(np.int64))
+        if index.numel() == 0:
+            index = index.reshape(2, 0)
+        if index.ndim != 2 or index.shape[0] != 2:
+            raise StructureError(
+                f"edge_index has shape {tuple(index.shape)}; (2, edges) was expected: sources in "
+                "the first row, targets in the second."
+            )
         raw = torch.as_tensor(np.asarray(edge_shift, dtype=np.float64).reshape(-1, 3))
         shift = raw.round().long()
         if shift.shape[0] != index.shape[1]:
@@ -180,12 +194,18 @@ class AtomGraph:
                 f"edge_index runs from {int(index.min())} to {int(index.max())}, "
                 f"but there are {base.num_atoms} atoms."
             )
+        if not torch.equal(base.batch[index[0]], base.batch[index[1]]):
+            raise StructureError("edge_index joins atoms of different structures.")
         graph = replace(base, edge_index=index, edge_shift=shift, extra=dict(extra or {}))
         return graph.to(device, dtype)
 
     @classmethod
     def collate(cls, graphs: Sequence[AtomGraph]) -> AtomGraph:
-        """Join graphs into one batch; optional fields must be present in all or in none."""
+        """Join graphs into one batch.
+
+        Tensors of ``extra`` are joined along their first axis and must be in all graphs; an
+        optional field that one graph lacks is dropped.
+        """
         if len(graphs) == 1:
             return graphs[0]
         atom0 = np.cumsum([0, *(g.num_atoms for g in graphs)]).tolist()
@@ -204,8 +224,12 @@ class AtomGraph:
         joined["edge_index"] = torch.cat(
             [g.edge_index + a for g, a in zip(graphs, atom0, strict=False)], dim=1
         )
-        shared = set.intersection(*(set(g.extra) for g in graphs))
-        joined["extra"] = {k: torch.cat([g.extra[k] for g in graphs]) for k in sorted(shared)}
+        if any(g.extra.keys() != graphs[0].extra.keys() for g in graphs):
+            raise StructureError(
+                "The graphs of a batch carry different extra fields: "
+                + "; ".join(sorted({", ".join(sorted(g.extra)) or "none" for g in graphs}))
+            )
+        joined["extra"] = {k: torch.cat([g.extra[k] for g in graphs]) for k in graphs[0].extra}
         return cls(**joined)
 
 

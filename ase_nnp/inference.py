@@ -42,13 +42,18 @@ def as_atoms(structure: Any) -> Atoms:
     )
 
 
+def has_stress(atoms: Atoms) -> bool:
+    """Whether a stress can be meant: the cell has a volume and is periodic somewhere."""
+    return bool(atoms.cell.rank == 3 and atoms.pbc.any())
+
+
 class Predictor:
     """A model with its device, precision and batch budget.
 
     Parameters
     ----------
     model
-        Any :class:`~ase_nnp.Potential`; it is set to evaluation mode.
+        Any :class:`~ase_nnp.Potential`; evaluated in evaluation mode and left as it was.
     max_edges, max_atoms
         Budget of one batch; a structure larger than this is a batch of its own.
     precision
@@ -66,7 +71,7 @@ class Predictor:
     ) -> None:
         if precision not in (None, "tf32", "bf16"):
             raise ConfigError(f"precision must be None, 'tf32' or 'bf16', not {precision!r}.")
-        self.model = model.eval()
+        self.model = model
         self.precision = precision
         self._max_edges, self._max_atoms = max_edges, max_atoms
         self.calls = 0  # model evaluations so far
@@ -152,7 +157,11 @@ class Predictor:
         first: int = 0,
     ) -> list[dict[str, Any]]:
         self.calls += 1
-        with torch.no_grad(), _precision(self.precision, graph.positions.device):
+        with (
+            torch.no_grad(),
+            _evaluating(self.model),
+            _precision(self.precision, graph.positions.device),
+        ):
             output = self.model.compute(graph, properties)
         missing = [p for p in properties if p not in output]
         if missing:
@@ -184,7 +193,7 @@ def _split(
         for k, one in enumerate(atoms):
             rows_of_one = np.arange(ends[k], ends[k + 1]) if name in model.per_atom else k
             value = array.take(rows_of_one, axis=axis)
-            if name.startswith("stress") and one.cell.rank < 3:
+            if name.startswith("stress") and not has_stress(one):
                 continue
             unbounded = name.startswith("ood_") or name.endswith("_interval")
             if np.isnan(value).any() or not (unbounded or np.isfinite(value).all()):
@@ -194,6 +203,19 @@ def _split(
                 )
             rows[k][name] = value.item() if value.ndim == 0 else value.copy()
     return rows
+
+
+@contextmanager
+def _evaluating(model: Potential) -> Iterator[None]:
+    """Evaluation mode for the duration of one call, so that predicting may interrupt training."""
+    if not model.training:
+        yield
+        return
+    torch.nn.Module.train(model, False)
+    try:
+        yield
+    finally:
+        torch.nn.Module.train(model, True)
 
 
 @contextmanager
@@ -266,7 +288,7 @@ def predict(
     -------
     list of dict
         ``energy`` float (eV), ``forces`` (n, 3) eV/Angstrom, ``stress`` (3, 3) eV/Angstrom^3 for
-        cells with a volume, and any other property under its own name; arrays are float64.
+        periodic cells with a volume, and any other property under its own name; arrays are float64.
 
     Raises
     ------

@@ -139,7 +139,10 @@ def load_model(
             full = resolve_config(family, config, **options)
             loaded = family.build(full)
             _label(loaded, family, full, {"source": Path(weights).name})
-            loaded.load_weights(read_tensors(weights))
+            tensors = read_tensors(weights)
+            if any(t.dtype == torch.float64 for t in tensors.values()):
+                loaded.to(torch.float64)  # or they would be rounded on the way in
+            loaded.load_weights(tensors)
         elif family.pretrained:
             loaded = _load_checkpoint(family, family.pretrained[0].name, options)
         else:

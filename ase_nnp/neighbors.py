@@ -88,9 +88,9 @@ def torch_edges(
     low = torch.where(pbc | empty, torch.zeros_like(low), low)
     extent = torch.where(pbc | empty, torch.ones_like(low), (high - low).clamp_min(1e-9))
     height = extent / inverse.transpose(1, 2).norm(dim=-1)  # distance between opposite faces
-    # Not more bins than atoms (per axis, roughly), or a nearly empty box would cost memory.
-    per_axis = torch.bincount(batch, minlength=count).clamp_min(1).pow(1 / 3).ceil()[:, None] * 2
-    bins = torch.minimum((height / cutoff).floor(), per_axis).clamp_min(1).long()
+    bins = _limited(
+        (height / cutoff).floor().clamp_min(1), 4 * torch.bincount(batch, minlength=count)
+    )
     reach = torch.where(
         pbc, torch.ceil(cutoff * bins / height - 1e-9), torch.minimum(bins - 1, bins * 0 + 1)
     ).long()
@@ -134,6 +134,16 @@ def torch_edges(
         found.append((j[near], i[near], shift[near], length[near]))
     source, centre, shifts, distance = (torch.cat(part) for part in zip(*found, strict=True))
     return torch.stack([source, centre]), shifts, distance
+
+
+def _limited(bins: Tensor, most: Tensor) -> Tensor:
+    """Reduce bins (B, 3) to at most ``most`` (B,) a structure, along its longest axes first."""
+    ordered, axis = bins.sort(dim=1)
+    left = most.to(bins.dtype).clamp_min(1)
+    for k, power in enumerate((1 / 3, 1 / 2, 1.0)):
+        ordered[:, k] = torch.minimum(ordered[:, k], left.pow(power).floor().clamp_min(1))
+        left = left / ordered[:, k]
+    return torch.empty_like(bins).scatter_(1, axis, ordered).long()
 
 
 BACKENDS = {"vesin": vesin_edges, "torch": torch_edges}

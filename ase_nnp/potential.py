@@ -7,6 +7,7 @@ A direct model writes ``forward(graph)``. A model that only knows an energy deri
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -125,7 +126,7 @@ class Potential(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """Precision of the floating parameters and buffers."""
-        for tensor in (*self.parameters(), *self.buffers()):
+        for tensor in chain(self.parameters(), self.buffers()):
             if tensor.is_floating_point():
                 return tensor.dtype
         return getattr(self, "_dtype", torch.float32)
@@ -133,7 +134,7 @@ class Potential(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the parameters live."""
-        for tensor in (*self.parameters(), *self.buffers()):
+        for tensor in chain(self.parameters(), self.buffers()):
             return tensor.device
         return getattr(self, "_device", torch.device("cpu"))
 
@@ -172,18 +173,19 @@ class Potential(nn.Module):
 
     def freeze(self) -> Self:
         """Evaluation mode without parameter gradients; ``train()`` brings both back."""
-        frozen = [p for p in self.parameters() if p.requires_grad]
-        for p in frozen:
-            p.requires_grad_(False)
-        if frozen:
-            self._thaw = True
+        names = [name for name, p in self.named_parameters() if p.requires_grad]
+        self._frozen = {*getattr(self, "_frozen", ()), *names}
+        self.requires_grad_(False)
         return self.eval()
 
     def train(self, mode: bool = True) -> Self:
-        """Switch training mode; ``train()`` after :meth:`freeze` lets parameters learn again."""
-        if mode and getattr(self, "_thaw", False):
-            self.requires_grad_(True)
-            self._thaw = False
+        """Switch training mode; ``train()`` after :meth:`freeze` undoes the freezing."""
+        frozen = getattr(self, "_frozen", None)
+        if mode and frozen:
+            for name, parameter in self.named_parameters():
+                if name in frozen:
+                    parameter.requires_grad_(True)
+            self._frozen = set()
         return super().train(mode)
 
     def describe(self) -> dict[str, Any]:
@@ -234,6 +236,9 @@ class Conservative(Potential):
         """Return at least ``properties``; gradients are taken only when asked for."""
         keep = self.training or self.differentiable
         forces, stress = "forces" in properties, "stress" in properties
+        if torch.is_inference_mode_enabled():  # where nothing can be differentiated
+            with torch.inference_mode(False):
+                return self.compute(graph.clone(), properties)
         with torch.set_grad_enabled(keep or forces or stress):
             result = gradients(self.energies, graph, forces=forces, stress=stress, keep=keep)
         return result if keep else {k: v.detach() for k, v in result.items()}

@@ -205,6 +205,30 @@ def test_no_stress_without_a_volume(lj):
     assert np.isfinite(atoms.get_potential_energy())
 
 
+def test_no_stress_of_a_molecule_in_a_box(lj):
+    atoms = molecule("CO", vacuum=5.0)
+    atoms.calc = NNPCalculator(lj)
+    with pytest.raises(PropertyNotImplementedError, match="periodic"):
+        atoms.get_stress()
+
+
+def test_a_slab_has_a_stress(lj):
+    atoms = fcc111("Cu", (1, 1, 3), vacuum=5.0)
+    atoms.calc = NNPCalculator(lj)
+    assert np.allclose(atoms.get_stress()[:2], calculate_numerical_stress(atoms)[:2], atol=1e-7)
+
+
+def test_calculate_without_properties_fills_results(copper):
+    copper.calc.calculate(copper)
+    assert set(copper.calc.results) == {"energy", "free_energy", "forces"}
+
+
+def test_predicting_leaves_a_model_in_training_mode(lj):
+    lj.train()
+    NNPCalculator(lj).calculate(bulk("Cu"))
+    assert lj.training
+
+
 def test_a_property_the_model_lacks_is_ases_own_error(copper):
     with pytest.raises(PropertyNotImplementedError):
         copper.get_dipole_moment()

@@ -154,11 +154,24 @@ def test_given_edges_are_used_as_they_stand():
         ([[0], [-1]], [[0, 0, 0]], "there are 3 atoms"),
         ([[0], [1]], [[0.5, 0, 0]], "whole numbers"),
         ([[0], [1]], [[0, 0, 0], [0, 0, 0]], "1 edges and edge_shift 2"),
+        ([[0, 1], [1, 2], [2, 0]], [[0, 0, 0]] * 3, r"shape \(3, 2\)"),
     ],
 )
 def test_given_edges_that_cannot_be_are_refused(index, shift, said):
     with pytest.raises(StructureError, match=said):
         AtomGraph.from_edges(molecule("H2O"), index, shift)
+
+
+def test_edges_between_structures_are_refused():
+    with pytest.raises(StructureError, match="different structures"):
+        AtomGraph.from_edges([molecule("H2O"), bulk("Cu")], [[0], [3]], [[0, 0, 0]])
+
+
+def test_graphs_with_different_extra_fields_do_not_join():
+    one, two = (AtomGraph.from_atoms(bulk("Cu"), 3.0) for _ in range(2))
+    one.extra["weight"] = torch.ones(1)
+    with pytest.raises(StructureError, match="weight"):
+        AtomGraph.collate([one, two])
 
 
 def broken(change):
@@ -224,3 +237,9 @@ def test_a_large_crystal_is_searched_in_linear_time(backend):
             figures.append(time.process_time() - start)
         costs.append(min(figures))
     assert costs[1] / costs[0] < 8 * 2.0  # 8 times the atoms; a quadratic search would need 64
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_long_chain_is_searched_without_trying_all_pairs(backend):
+    chain = Atoms("Cu2000", positions=[[2.5 * k, 0, 0] for k in range(2000)])
+    assert AtomGraph.from_atoms(chain, 5.1, backend=backend).num_edges == 2 * (1999 + 1998)

@@ -108,6 +108,23 @@ def test_freezing_ends_with_training(model):
     assert model.train().weight.requires_grad
 
 
+def test_freezing_remembers_what_was_frozen_before(model):
+    model.other = torch.nn.Parameter(torch.ones(1), requires_grad=False)
+    model.freeze()
+    model.freeze().train()
+    assert model.weight.requires_grad
+    assert not model.other.requires_grad
+
+
+def test_forces_are_right_under_inference_mode(model, graph):
+    wanted = model.eval()(graph)["forces"]
+    with torch.inference_mode():
+        found = model(graph)["forces"]
+        again = model(graph.clone())["forces"]
+    assert torch.equal(found, wanted)
+    assert torch.equal(again, wanted)
+
+
 def test_a_model_must_write_forward():
     graph = build_model("lj").make_graph([molecule("H2O")])
     with pytest.raises(NotImplementedError, match="forward"):
