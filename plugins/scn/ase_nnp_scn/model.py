@@ -171,9 +171,12 @@ class SCN(Potential):
 
     def _evaluate(self, graph: AtomGraph, forces: bool = False) -> dict[str, Tensor]:
         copies, atoms = self.frames, graph.num_atoms
-        near = self._neighbors(graph)
+        exact = torch.autocast(graph.positions.device.type, enabled=False)
+        with exact:  # rotations and sums keep their precision where the layers are told not to
+            near = self._neighbors(graph)
         x = self._states(graph.atomic_numbers.repeat(copies), near)
-        energies, force = self._read_out(x, forces)
+        with exact:
+            energies, force = self._read_out(x, forces)
         structures = graph.batch.repeat(copies)
         if copies > 1:
             number = torch.arange(copies, device=x.device).repeat_interleave(atoms)
@@ -258,7 +261,7 @@ class SCN(Potential):
         x = nn.functional.pad(first[:, None], (0, 0, 0, (self.lmax + 1) ** 2 - 1))
         expanded = [self.distance_expansion(n.distance) for n in near]
         for number, block in enumerate(self.edge_blocks):
-            change = block(x, atomic_numbers, expanded, near, self.update)
+            change = block(x, atomic_numbers, expanded, near, self.update).to(x.dtype)
             x = change if number == 0 else x + change
         return x
 

@@ -1,0 +1,399 @@
+"""SCN here and in fairchem-core 1.10: time, memory, throughput.
+
+    OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive python benchmarks/scn.py --reference-env ENV [--json FILE]
+    python benchmarks/scn.py --device cuda [--json FILE]
+
+On the CPU both programs hold the same weights in processes of their own, on one thread, and take
+turns; each figure is the median CPU time of energy and forces with the graph, for atoms that moved
+since the call before. Peak memory is that of a further process that makes one call, in which both use the
+same random edge frames, so that the energies can be compared.
+
+ENV is a virtual environment that holds fairchem-core 1.10; without it one is made, which takes
+about ten minutes. Without ENV and with ``--alone`` only our figures are printed.
+
+On a GPU: structures a second against batch size until memory ends, for float32, TF32 and bfloat16,
+with the largest error in energy per atom and force against float64, with and without compilation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+HERE = Path(__file__).resolve()
+PUBLISHED = {
+    "num_interactions": 12,
+    "hidden_channels": 1024,
+    "sphere_channels": 128,
+    "sphere_channels_reduce": 128,
+    "num_sphere_samples": 128,
+    "num_basis_functions": 128,
+    "distance_function": "gaussian",
+    "max_num_neighbors": 40,
+    "cutoff": 8.0,
+    "lmax": 6,
+    "mmax": 1,
+    "use_grid": True,
+    "num_bands": 1,
+    "num_taps": 1,
+    "regress_forces": True,
+    "use_pbc": True,
+    "basis_width_scalar": 2.0,
+    "otf_graph": True,
+}
+SMALL = PUBLISHED | {
+    "num_interactions": 4,
+    "hidden_channels": 128,
+    "sphere_channels": 32,
+    "sphere_channels_reduce": 32,
+    "num_basis_functions": 32,
+    "max_num_neighbors": 30,
+    "cutoff": 6.0,
+    "lmax": 4,
+}
+CONFIGS = {"published": PUBLISHED, "small": SMALL}
+CASES = {
+    "published-1": ("published", 1),
+    "published-16": ("published", 16),
+    "small-1": ("small", 1),
+    "small-16": ("small", 16),
+}
+REFERENCE_STEPS = (
+    "torch==2.13.0",
+    "--no-deps fairchem-core==1.10.0",
+    "ase e3nn torch_geometric lmdb<1.8 numba orjson pyyaml tqdm submitit tensorboard wandb "
+    "hydra-core torchtnt ase-db-backends monty huggingface_hub pymatgen setuptools wheel",
+    "--no-build-isolation torch-scatter",
+)
+
+
+def slabs(path: str, count: int, seed: int) -> list[Any]:
+    """Return copies of the slab with atoms moved by 0.01 Angstrom."""
+    from ase.io import read
+
+    rng = np.random.default_rng(seed)
+    structures = [read(path) for _ in range(count)]
+    for atoms in structures:
+        atoms.positions += rng.normal(scale=0.01, size=atoms.positions.shape)
+    return structures
+
+
+def find_slab(given: str | None, folder: Path) -> Path:
+    """Write the slab to calculate: the given file, the reference OC20 slab, or one of our own."""
+    from ase import Atoms
+    from ase.build import add_adsorbate, fcc111, molecule
+    from ase.io import read, write
+
+    arrays = HERE.parents[2] / "shared/reference/scn/scn_l6_m1_t4_b2_r2/inputs.npz"
+    if given:
+        atoms = read(given)
+    elif arrays.is_file():
+        with np.load(arrays) as data:
+            part = {k: data[f"oc20_slab/{k}"] for k in ("numbers", "positions", "cell", "pbc")}
+        atoms = Atoms(**part)
+    else:
+        atoms = fcc111("Cu", (3, 3, 4), vacuum=10.0)
+        add_adsorbate(atoms, molecule("CO"), 2.0, "ontop", mol_index=1)
+    write(
+        folder / "slab.extxyz",
+        Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc),
+    )
+    return folder / "slab.extxyz"
+
+
+# In the worker processes; the reference's environment has no ase_nnp.
+
+
+def ours(config: dict[str, Any], weights: str) -> Any:
+    import torch
+
+    import ase_nnp
+
+    model = ase_nnp.load_model("scn", config=config, weights=weights, device="cpu")
+
+    def call(structures: list[Any], drawn: bool) -> list[float]:
+        graph = model.make_graph(structures)
+        if drawn:
+            graph.extra["edge_random"] = torch.rand(graph.num_edges, 3)
+        with torch.no_grad():
+            result = model.compute(graph, ("energy", "forces"))
+        return list(result["energy"].tolist())
+
+    return call
+
+
+def reference(config: dict[str, Any], weights: str) -> Any:
+    import torch
+    from fairchem.core.datasets import data_list_collater
+    from fairchem.core.models.scn.scn import SphericalChannelNetwork
+    from fairchem.core.preprocessing import AtomsToGraphs
+
+    torch.manual_seed(0)
+    model = SphericalChannelNetwork(**config).eval()
+    if Path(weights).exists():
+        model.load_state_dict(torch.load(weights))
+    else:
+        torch.save(model.state_dict(), weights)
+    convert = AtomsToGraphs(r_edges=False, r_pbc=True).convert
+
+    def call(structures: list[Any], drawn: bool) -> list[float]:
+        batch = data_list_collater([convert(s) for s in structures], otf_graph=True)
+        with torch.no_grad():
+            return list(model(batch)["energy"].tolist())
+
+    return call
+
+
+def work(which: str, config: str, weights: str, slab: str) -> None:
+    """Answer each line ``count seed drawn`` with the CPU time of a call."""
+    import torch
+
+    torch.set_num_threads(1)
+    call = {"ours": ours, "reference": reference}[which](CONFIGS[config], weights)
+    print("READY", flush=True)
+    for line in sys.stdin:
+        count, seed, drawn = map(int, line.split())
+        structures = slabs(slab, count, seed)
+        torch.manual_seed(seed)
+        start = time.process_time()
+        energies = call(structures, bool(drawn))
+        spent = time.process_time() - start
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+        print("RESULT " + json.dumps({"s": spent, "energies": energies, "mib": peak}), flush=True)
+
+
+class Worker:
+    """A process that runs one of the two programs."""
+
+    def __init__(self, which: str, python: str, config: str, weights: Path, slab: Path) -> None:
+        command = [python, str(HERE), "--worker", which, config, str(weights), str(slab)]
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
+        )
+        self._line("READY")
+
+    def _line(self, start: str) -> str:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.startswith(start):
+                return line.removeprefix(start)
+        raise SystemExit(f"A worker ended: {self.process.args}")
+
+    def call(self, count: int, seed: int, drawn: bool = False) -> dict[str, Any]:
+        assert self.process.stdin is not None
+        print(count, seed, int(drawn), file=self.process.stdin, flush=True)
+        return dict(json.loads(self._line("RESULT ")))
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def compare(
+    case: str, pythons: dict[str, str], repeat: int, folder: Path, slab: Path
+) -> dict[str, Any]:
+    """Run one case: memory in fresh processes, then times in turns."""
+    config, count = CASES[case]
+    weights = folder / f"{config}.pt"
+    row: dict[str, Any] = {"case": case}
+    energies: list[list[float]] = []
+    if "reference" not in pythons and not weights.exists():
+        fresh_weights(config, weights)
+    for which, python in reversed(pythons.items()):  # the reference writes the weights
+        worker = Worker(which, python, config, weights, slab)
+        answer = worker.call(count, 0, drawn=True)
+        worker.close()
+        row[f"{which}_mib"] = answer["mib"]
+        energies.append(answer["energies"])
+    workers = {w: Worker(w, p, config, weights, slab) for w, p in pythons.items()}
+    times: dict[str, list[float]] = {which: [] for which in workers}
+    for seed in range(repeat + 1):
+        answers = {which: worker.call(count, seed) for which, worker in workers.items()}
+        if seed:  # the first is a warm-up
+            for which, answer in answers.items():
+                times[which].append(answer["s"])
+    for which, worker in workers.items():
+        worker.close()
+        row[f"{which}_s"] = statistics.median(times[which])
+        row[f"{which}_all_s"] = times[which]
+    if "reference" in pythons:
+        ratios = [r / o for o, r in zip(times["ours"], times["reference"], strict=True)]
+        row["faster"] = statistics.median(ratios)
+        row["memory_ratio"] = row["ours_mib"] / row["reference_mib"]
+        row["energy_gap"] = float(np.abs(np.subtract(*energies)).max())
+    return row
+
+
+def fresh_weights(config: str, path: Path) -> None:
+    import torch
+
+    import ase_nnp
+
+    torch.save(ase_nnp.build_model("scn", CONFIGS[config], seed=0, device="cpu").state_dict(), path)
+
+
+def make_reference(folder: Path) -> str:
+    """Install fairchem-core 1.10 into a fresh environment; return its python."""
+    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    python = str(folder / "bin/python")
+    for step in REFERENCE_STEPS:
+        env = {**os.environ, "MAX_JOBS": "1"}
+        subprocess.run([python, "-m", "pip", "install", *step.split()], check=True, env=env)
+    return python
+
+
+def cpu(args: argparse.Namespace) -> list[dict[str, Any]]:
+    pythons = {"ours": sys.executable}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        slab = find_slab(args.structure, folder)
+        if not args.alone:
+            env = args.reference_env
+            pythons["reference"] = f"{env}/bin/python" if env else make_reference(folder / "env")
+        rows = []
+        for case in args.cases:
+            rows.append(compare(case, pythons, args.repeat, folder, slab))
+            print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+    print(
+        f"\n{platform.processor() or platform.machine()}, one thread, CPU time, median of {args.repeat}"
+    )
+    print(
+        "| case | here, s | fairchem-core 1.10, s | faster | here, MiB | reference, MiB | memory |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for row in rows:
+        cells = [row["case"], f"{row['ours_s']:.3f}"]
+        if "faster" in row:
+            cells += [
+                f"{row['reference_s']:.3f}",
+                f"{row['faster']:.2f}x",
+                f"{row['ours_mib']:.0f}",
+            ]
+            cells += [f"{row['reference_mib']:.0f}", f"{row['memory_ratio']:.3f}"]
+        else:
+            cells += ["", "", f"{row['ours_mib']:.0f}", "", ""]
+        print("| " + " | ".join(cells) + " |")
+    return rows
+
+
+def gpu(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Throughput of batches of slabs on a GPU."""
+    import torch
+
+    import ase_nnp
+
+    if not torch.cuda.is_available():
+        raise SystemExit("No CUDA device can be used here.")
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as temporary:
+        slab = str(find_slab(args.structure, Path(temporary)))
+        for config in dict.fromkeys(CASES[case][0] for case in args.cases):
+            model = ase_nnp.build_model("scn", CONFIGS[config], seed=0, device="cuda").freeze()
+            exact = ase_nnp.build_model(
+                "scn", CONFIGS[config], seed=0, device="cuda", dtype="float64"
+            )
+            few = slabs(slab, 2, 0)
+            with torch.no_grad():
+                wanted = exact(exact.make_graph(few))
+            del exact
+            torch.cuda.empty_cache()
+            for compiled in (False, True):
+                rows += gpu_rows(model, compiled, config, slab, wanted, args.repeat)
+    device = torch.cuda.get_device_name()
+    print(f"\n{device}, torch {torch.__version__}; structures of {len(few[0])} atoms")
+    print(
+        "| size | precision | compiled | batch | structures/s | GiB | error E/atom, meV | error F, meV/A |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for r in rows:
+        print(
+            f"| {r['config']} | {r['precision']} | {r['compiled']} | {r['batch']} | {r['per_s']:.1f} | "
+            f"{r['gib']:.2f} | {r['energy_error'] * 1e3:.2g} | {r['force_error'] * 1e3:.2g} |"
+        )
+    return rows
+
+
+def gpu_rows(
+    model: Any, compiled: bool, config: str, slab: str, wanted: dict[str, Any], repeat: int
+) -> list[dict[str, Any]]:
+    import torch
+
+    rows = []
+    network = torch.compile(model.network, dynamic=True) if compiled else model.network
+    usual = torch.backends.cuda.matmul.allow_tf32
+    for precision in ("float32", "tf32", "bf16"):
+        torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+
+        def call(graph: Any, half: bool = precision == "bf16", run: Any = network) -> Any:
+            with torch.no_grad(), torch.autocast("cuda", torch.bfloat16, enabled=half):
+                return model.compute(graph, ("energy", "forces"), network=run)
+
+        answer = call(model.make_graph(slabs(slab, 2, 0)))
+        atoms = len(answer["forces"]) / 2
+        energy = float((answer["energy"] - wanted["energy"]).abs().max()) / atoms
+        force = float((answer["forces"] - wanted["forces"]).abs().max())
+        batch = 1
+        while True:
+            try:
+                row = gpu_time(model, call, slab, batch, repeat)
+            except torch.cuda.OutOfMemoryError:
+                break
+            label = {"config": config, "precision": precision, "compiled": compiled}
+            rows.append({**label, **row, "energy_error": energy, "force_error": force})
+            print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+            batch *= 4
+        torch.cuda.empty_cache()
+    torch.backends.cuda.matmul.allow_tf32 = usual
+    return rows
+
+
+def gpu_time(model: Any, call: Any, slab: str, batch: int, repeat: int) -> dict[str, Any]:
+    import torch
+
+    torch.cuda.reset_peak_memory_stats()
+    times = []
+    for seed in range(repeat + 2):
+        structures = slabs(slab, batch, seed)
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        call(model.make_graph(structures))
+        torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    gib = torch.cuda.max_memory_allocated() / 2**30
+    return {"batch": batch, "per_s": batch / statistics.median(times[2:]), "gib": gib}
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--worker"]:
+        work(*sys.argv[2:])
+        return
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--cases", nargs="+", choices=tuple(CASES), default=list(CASES))
+    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--reference-env", help="environment that holds fairchem-core 1.10")
+    parser.add_argument("--alone", action="store_true", help="do not run the reference")
+    parser.add_argument("--structure", help="any file that ASE reads, instead of the OC20 slab")
+    parser.add_argument("--json", help="also write the figures here")
+    args = parser.parse_args()
+    rows = cpu(args) if args.device == "cpu" else gpu(args)
+    if args.json:
+        Path(args.json).write_text(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()
