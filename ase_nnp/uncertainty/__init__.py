@@ -21,9 +21,19 @@ _WHERE = {
     "Pool": "methods.ensemble",
     "ShallowEnsemble": "methods.shallow",
     "UncertainPotential": "methods.base",
+    "UncertaintyMonitor": "monitor",
+    "UncertaintyTrajectory": "ase_storage",
+    "UncertaintyWarning": "monitor",
+    "aliases": "ase_storage",
     "attach": "fitting",
+    "attach_uncertainty": "ase_storage",
     "calibrate": "fitting",
     "fit": "fitting",
+    "freeze": "ase_storage",
+    "propagate": "propagation",
+    "read_uncertainty": "ase_storage",
+    "write_db": "ase_storage",
+    "write_extxyz": "ase_storage",
     "list_methods": "fitting",
     "load_uncertainty": "files",
     "save_uncertainty": "files",
@@ -37,6 +47,13 @@ _MODULES = ("calibration", "metrics", "observables", "ood", "sampling")
 __all__ = [*_WHERE, *_MODULES]
 
 if TYPE_CHECKING:
+    from ase_nnp.uncertainty.ase_storage import UncertaintyTrajectory as UncertaintyTrajectory
+    from ase_nnp.uncertainty.ase_storage import aliases as aliases
+    from ase_nnp.uncertainty.ase_storage import attach_uncertainty as attach_uncertainty
+    from ase_nnp.uncertainty.ase_storage import freeze as freeze
+    from ase_nnp.uncertainty.ase_storage import read_uncertainty as read_uncertainty
+    from ase_nnp.uncertainty.ase_storage import write_db as write_db
+    from ase_nnp.uncertainty.ase_storage import write_extxyz as write_extxyz
     from ase_nnp.uncertainty.calibrated import Calibration as Calibration
     from ase_nnp.uncertainty.files import load_uncertainty as load_uncertainty
     from ase_nnp.uncertainty.files import save_uncertainty as save_uncertainty
@@ -47,6 +64,9 @@ if TYPE_CHECKING:
     from ase_nnp.uncertainty.fitting import list_methods as list_methods
     from ase_nnp.uncertainty.fitting import wrap as wrap
     from ase_nnp.uncertainty.methods.base import UncertainPotential as UncertainPotential
+    from ase_nnp.uncertainty.monitor import UncertaintyMonitor as UncertaintyMonitor
+    from ase_nnp.uncertainty.monitor import UncertaintyWarning as UncertaintyWarning
+    from ase_nnp.uncertainty.propagation import propagate as propagate
 
 
 def __getattr__(name: str) -> Any:

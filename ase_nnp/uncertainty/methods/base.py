@@ -14,11 +14,9 @@ from ase_nnp.errors import UncertaintyError
 from ase_nnp.graph import AtomGraph
 from ase_nnp.potential import Potential
 from ase_nnp.uncertainty.calibrated import Calibration
+from ase_nnp.uncertainty.propagation import NOT_COVERED
 
 __all__ = ["NOT_COVERED", "UncertainPotential", "structures_of"]
-
-#: What no spread of a model can show; every report repeats it.
-NOT_COVERED = "Errors of the reference method and of the model's form are not covered."
 
 PER_ATOM = {"forces_std_norm", "forces_cov", "forces_members", "forces_interval", "ood_scores"}
 

@@ -1,0 +1,181 @@
+"""Watching a run of molecular dynamics or an optimizer, and stopping it in time."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ase_nnp.errors import UncertaintyError
+from ase_nnp.uncertainty.ase_storage import UncertaintyTrajectory
+
+__all__ = ["MonitorEvent", "UncertaintyMonitor", "UncertaintyWarning"]
+
+log = logging.getLogger(__name__)
+
+MODES = ("stop", "flag", "log", "callback")
+
+
+class UncertaintyWarning(UserWarning):
+    """A run has left what its model knows."""
+
+
+@dataclass(frozen=True)
+class MonitorEvent:
+    """One excursion above the threshold: when, how far and which atoms."""
+
+    step: int
+    value: float
+    threshold: float
+    atoms: tuple[int, ...]
+    symbols: tuple[str, ...]
+
+
+class UncertaintyMonitor:
+    """Compare an uncertainty with a threshold at every step, and act once per excursion.
+
+    Attach it to anything with ``attach``: ``dyn.attach(UncertaintyMonitor(dyn, ...))``, or let
+    ``UncertaintyMonitor.watch(dyn, ...)`` do so. Stopping sets ``dyn.max_steps``, so that the run
+    ends after the current step with positions, velocities and results of one and the same state.
+
+    Parameters
+    ----------
+    dyn
+        An ASE dynamics or optimizer.
+    key
+        What to watch in ``calc.results``: ``"forces_std_norm"``, ``"ood_score"``, ``"energy_std"``
+        and so on. Of vectors per atom the norm counts.
+    threshold
+        Fires above; ``upper`` makes it a band: beyond ``upper`` structures are nonsense rather
+        than informative, and are neither saved nor called back, but do stop a run.
+    patience
+        Fire at the n-th step in a row above the threshold.
+    mode
+        ``"stop"``, ``"flag"`` (``monitor.triggered``), ``"log"`` or ``"callback"``.
+    callback
+        ``callback(atoms, event)``; called in every mode if given.
+    relative
+        A level in eV/Angstrom: the value of an atom is divided by its force plus this level.
+    per_atom
+        Largest atom (True) or mean over atoms (False), for per-atom keys.
+    save
+        Path of a trajectory that collects the structures that fired.
+    """
+
+    def __init__(
+        self,
+        dyn: Any,
+        key: str = "forces_std_norm",
+        threshold: float = 0.1,
+        *,
+        upper: float | None = None,
+        patience: int = 1,
+        mode: str = "stop",
+        callback: Callable[[Any, MonitorEvent], None] | None = None,
+        relative: float | None = None,
+        per_atom: bool = True,
+        save: str | Path | None = None,
+    ) -> None:
+        if mode not in MODES:
+            raise UncertaintyError(f"mode must be one of {', '.join(MODES)}, not {mode!r}.")
+        if mode == "callback" and callback is None:
+            raise UncertaintyError("mode='callback' needs callback=function.")
+        if patience < 1 or (upper is not None and upper <= threshold):
+            raise UncertaintyError("Needs patience >= 1 and upper > threshold.")
+        self.dyn, self.key, self.threshold, self.upper = dyn, key, threshold, upper
+        self.patience, self.mode, self.callback = patience, mode, callback
+        self.relative, self.per_atom = relative, per_atom
+        self.events: list[MonitorEvent] = []
+        self.history: list[float] = []
+        self.triggered = False
+        self._above = 0
+        self._file = None if save is None else UncertaintyTrajectory(save)
+
+    @classmethod
+    def watch(cls, dyn: Any, *args: Any, interval: int = 1, **options: Any) -> UncertaintyMonitor:
+        """Make a monitor and attach it to ``dyn``, to be called every ``interval`` steps."""
+        monitor = cls(dyn, *args, **options)
+        dyn.attach(monitor, interval=interval)
+        return monitor
+
+    def __call__(self) -> None:
+        """Look at the present step."""
+        atoms = self._atoms()
+        value, worst = self._value(atoms)
+        self.history.append(value)
+        if not value > self.threshold:
+            self._above, self.triggered = 0, False
+            return
+        self._above += 1
+        if self._above < self.patience or self.triggered:
+            return  # still patient, or this excursion has been reported
+        self.triggered = True
+        event = MonitorEvent(
+            int(self.dyn.nsteps),
+            value,
+            self.threshold,
+            worst,
+            tuple(atoms.symbols[i] for i in worst),
+        )
+        self.events.append(event)
+        self._act(atoms, event)
+
+    def _act(self, atoms: Any, event: MonitorEvent) -> None:
+        useful = self.upper is None or event.value <= self.upper
+        if self._file is not None and useful:
+            self._file.write(atoms)
+        names = ", ".join(f"{s}{i}" for s, i in zip(event.symbols, event.atoms, strict=True))
+        text = (
+            f"{self.key} = {event.value:.4g} exceeds {self.threshold:.4g} at step {event.step}"
+            + (f" on atoms {names}" if names else "")
+        )
+        if self.mode == "log":
+            log.warning(text)
+        else:
+            if self.mode == "stop":
+                text += "; the run stops here"
+            warnings.warn(text, UncertaintyWarning, stacklevel=4)
+        if self.callback is not None and useful:
+            self.callback(atoms, event)
+        if self.mode == "stop":
+            self.dyn.max_steps = 0
+
+    def _atoms(self) -> Any:
+        found = getattr(self.dyn, "atoms", None)
+        if found is None:
+            found = self.dyn.optimizable.atoms
+        return getattr(found, "atoms", found)
+
+    def _value(self, atoms: Any) -> tuple[float, tuple[int, ...]]:
+        """The watched number now, and the atoms above the threshold, worst first."""
+        results = {} if atoms.calc is None else atoms.calc.results
+        if self.key not in results:
+            atoms.get_potential_energy()
+            results = atoms.calc.results
+        if self.key not in results:
+            raise UncertaintyError(
+                f"The calculator gives no '{self.key}'. It gives: {', '.join(sorted(results))}."
+            )
+        value = np.asarray(results[self.key], dtype=np.float64)
+        if value.shape[:1] != (len(atoms),):
+            return float(np.max(np.abs(value))), ()
+        rows = value.reshape(len(atoms), -1)
+        atomwise = np.linalg.norm(rows, axis=1)
+        if self.relative is not None:
+            force = np.linalg.norm(results["forces"], axis=1)
+            atomwise = atomwise / (force + self.relative)
+        order = np.argsort(-atomwise, kind="stable")
+        worst = tuple(int(i) for i in order if atomwise[i] > self.threshold)
+        if not self.per_atom:
+            return float(atomwise.mean()), worst
+        return float(atomwise.max()), worst
+
+    def close(self) -> None:
+        """Finish the file of saved structures."""
+        if self._file is not None:
+            self._file.close()
