@@ -12,8 +12,10 @@ total, unless ``stored_energy_kind=`` says otherwise.
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -105,8 +107,6 @@ def decode(data: bytes) -> Sample:
             sample["tags"] = value.astype(np.int64, copy=False)
         elif name == "fixed":
             sample["fixed"] = value != 0
-        elif name in ("sid", "fid"):
-            info[name] = _identifier(value)
         else:
             info[name] = _identifier(value)
     if "y_init" in info:
@@ -158,8 +158,8 @@ class LegacyShard(Shard):
         self.references = references
         self._lmdb = LmdbFile(self.path)
         self._length = self._count()
-        self.energy_kind = stored_energy_kind or self._guess_kind()
-        self.energy_reference = OC20_REFERENCE if self.energy_kind == "adsorption" else None
+        self._kind = stored_energy_kind
+        self._kind_known = stored_energy_kind is not None
 
     def _count(self) -> int:
         """Return the number of records: the ``length`` key if it can be believed."""
@@ -210,6 +210,18 @@ class LegacyShard(Shard):
             )
         return value
 
+    @property
+    def energy_kind(self) -> str | None:  # type: ignore[override]
+        """What the energies of this file are; judged by its first records."""
+        if not self._kind_known:
+            self._kind, self._kind_known = self._guess_kind(), True
+        return self._kind
+
+    @property
+    def energy_reference(self) -> str | None:  # type: ignore[override]
+        """To what its adsorption energies are referred."""
+        return OC20_REFERENCE if self.energy_kind == "adsorption" else None
+
     def _guess_kind(self) -> str | None:
         for key in range(min(3, self._length)):
             try:
@@ -256,9 +268,18 @@ def sniff(path: Path) -> bool:
 
 
 def lmdb_kind(path: Path) -> str | None:
-    """Return ``"pickle"``, ``"zlib"``, ``"flat"``, ``"?"`` (an odd LMDB file) or None."""
+    """Return ``"pickle"``, ``"zlib"``, ``"?"`` (an LMDB file of something else) or None."""
     try:
         file = path / "data.mdb" if path.is_dir() else path
+        state = file.stat()
+    except OSError:
+        return None
+    return _kind(path, file, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=1024)
+def _kind(path: Path, file: Path, *_: int) -> str | None:
+    try:
         with open(file, "rb") as handle:
             if not looks_like_lmdb(handle.read(32)):
                 return None
@@ -266,21 +287,18 @@ def lmdb_kind(path: Path) -> str | None:
         return None
     lmdb = LmdbFile(path)
     try:
-        for number, key in enumerate(lmdb.keys()):
+        for key in itertools.islice(lmdb.keys(), 20):
             value = lmdb.get(key) if key.isdigit() or key in (b"length", b"nextid") else None
-            if value is not None and value[:1] == b"\x80":
-                return "pickle"
-            if value is not None and value[:1] == b"\x78":
-                return "zlib"
-            if value is not None and value[8:9] == b"{":
-                return "flat"
-            if number > 20:
-                break
+            if value is not None and value[:1] in _KINDS:
+                return _KINDS[value[:1]]
     except DatasetError:
         pass
     finally:
         lmdb.close()
     return "?"
+
+
+_KINDS = {b"\x80": "pickle", b"\x78": "zlib"}
 
 
 def open_legacy(
