@@ -70,6 +70,7 @@ class GraphBatch:
         return GraphBatch(self.graph.replace(**pinned, extra=extra), targets, self.index)
 
 
+_NUMPY = {torch.float32: np.float32, torch.float64: np.float64, torch.float16: np.float16}
 _NO_EDGES = (torch.zeros((2, 0), dtype=torch.int64), torch.zeros((0, 3), dtype=torch.int64))
 
 
@@ -87,7 +88,8 @@ def bare_graph(
     edges
         Take the edges stored with the sample; otherwise there are none.
     """
-    numbers = torch.from_numpy(sample["atomic_numbers"].astype(np.int64))
+    real = _NUMPY[dtype]
+    numbers = sample["atomic_numbers"].astype(np.int64)
     n = len(numbers)
     info = sample["info"]
     tags, fixed = sample.get("tags"), sample.get("fixed")
@@ -95,22 +97,19 @@ def bare_graph(
     if edges:
         index = torch.from_numpy(sample["edge_index"].astype(np.int64))
         shift = torch.from_numpy(sample["edge_shift"].astype(np.int64))
+    # astype copies, so nothing in the graph shares memory with the sample.
     return AtomGraph(
-        atomic_numbers=numbers,
-        positions=torch.tensor(sample["positions"], dtype=dtype),
-        cell=torch.tensor(sample["cell"], dtype=dtype)[None],
-        pbc=torch.tensor(sample["pbc"])[None],
-        batch=torch.zeros(n, dtype=torch.int64),
+        atomic_numbers=torch.from_numpy(numbers),
+        positions=torch.from_numpy(sample["positions"].astype(real)),
+        cell=torch.from_numpy(sample["cell"].astype(real).reshape(1, 3, 3)),
+        pbc=torch.from_numpy(sample["pbc"].astype(bool).reshape(1, 3)),
+        batch=torch.from_numpy(np.zeros(n, np.int64)),
         edge_index=index,
         edge_shift=shift,
-        tags=torch.zeros(n, dtype=torch.int64)
-        if tags is None
-        else torch.from_numpy(tags.astype(np.int64)),
-        fixed=torch.zeros(n, dtype=torch.bool)
-        if fixed is None
-        else torch.from_numpy(fixed.astype(bool)),
-        charge=torch.tensor([float(info.get("charge", 0))], dtype=dtype),
-        spin=torch.tensor([float(info.get("spin", 0))], dtype=dtype),
+        tags=torch.from_numpy(np.zeros(n, np.int64) if tags is None else tags.astype(np.int64)),
+        fixed=torch.from_numpy(np.zeros(n, bool) if fixed is None else fixed.astype(bool)),
+        charge=torch.from_numpy(np.array([info.get("charge", 0)], real)),
+        spin=torch.from_numpy(np.array([info.get("spin", 0)], real)),
     )
 
 
@@ -169,6 +168,8 @@ class AtomGraphDataset(Dataset[GraphBatch]):
                 _same_energy(dataset, model)
         self.cutoff, self.max_neighbors = cutoff, max_neighbors
         self.dtype = torch.float32 if dtype is None else dtype
+        if self.dtype not in _NUMPY:
+            raise ConfigError(f"dtype {dtype}; graphs come in float32, float64 or float16")
         self.uses_stored_edges = (
             cutoff is not None and _stored_edges_fit(self)
             if stored_edges == "auto"
@@ -200,18 +201,21 @@ class AtomGraphDataset(Dataset[GraphBatch]):
     def __getitem__(self, index: int) -> GraphBatch:
         sample = self.sample(index)
         graph = self.graph(sample)
-        targets = {name: self._target(name, sample, graph) for name in self.labels}
-        return GraphBatch(graph, targets, torch.tensor([index]))
+        n = len(sample["atomic_numbers"])
+        targets = {name: self._target(name, sample, n) for name in self.labels}
+        return GraphBatch(graph, targets, torch.from_numpy(np.array([index])))
 
     def __getitems__(self, indices: Sequence[int]) -> GraphBatch:
         """Return many structures as one batch."""
         return collate([self[int(index)] for index in indices])
 
-    def _target(self, name: str, sample: Sample, graph: AtomGraph) -> Tensor:
-        shapes = {"energy": (1,), "forces": (graph.num_atoms, 3), "stress": (1, 3, 3)}
-        if name not in sample:
-            return torch.full(shapes[name], math.nan, dtype=self.dtype)
-        return torch.tensor(sample[name], dtype=self.dtype).reshape(shapes[name])
+    def _target(self, name: str, sample: Sample, n: int) -> Tensor:
+        shape = {"energy": (1,), "forces": (n, 3), "stress": (1, 3, 3)}[name]
+        real = _NUMPY[self.dtype]
+        value = sample.get(name)
+        if value is None:
+            return torch.from_numpy(np.full(shape, math.nan, real))
+        return torch.from_numpy(np.array(value, real).reshape(shape))
 
     def sizes(self, unit: str = "atoms") -> Array:
         """Return (n,) what each structure takes of a budget.

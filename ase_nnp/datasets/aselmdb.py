@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,20 @@ MAX_INFLATED = 8 << 20
 MAX_RATIO = 60
 
 
+try:  # more than twice as fast, where it is installed
+    _isal: Any = import_module("isal.isal_zlib")
+except ImportError:
+    _decompress, _ERRORS = zlib.decompress, (zlib.error,)
+else:
+    _decompress, _ERRORS = _isal.decompress, (zlib.error, _isal.error, EOFError)
+
+
 def inflate(data: bytes) -> bytes:
     """Decompress one value, within bounds."""
     if len(data) < MAX_INFLATED // 1040:  # zlib cannot make more of it than the bound
         try:
-            return zlib.decompress(data)
-        except zlib.error as error:
+            return _decompress(data)
+        except _ERRORS as error:
             raise DatasetError(f"cannot be decompressed: {error}") from None
     stream = zlib.decompressobj()
     try:
