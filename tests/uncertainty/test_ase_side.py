@@ -166,7 +166,6 @@ def first_excursion(model, threshold, steps=60):
 def test_a_monitor_stops_a_run_at_the_right_step_and_warns_once(members, tmp_path):
     ensemble = wrap("ensemble", members, mode="sequential")
     values, _ = first_excursion(ensemble, 1e9)
-    rising = np.maximum.accumulate(values)
     threshold = (values[0] + max(values)) / 2
     values, expected = first_excursion(ensemble, threshold)
     assert expected > 0

@@ -1,0 +1,188 @@
+"""How good are the error bars? All measures of a fitted uncertainty on labelled structures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ase_nnp.errors import UncertaintyError
+from ase_nnp.uncertainty import metrics as met
+from ase_nnp.uncertainty._arrays import Array
+from ase_nnp.uncertainty.propagation import NOT_COVERED
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from ase_nnp.potential import Potential
+
+__all__ = ["Evaluation", "PropertyTable", "evaluate", "structure_scores_of", "tables_of"]
+
+
+@dataclass(frozen=True)
+class PropertyTable:
+    """Labels, predictions and stds of one property, flat, with their units of bookkeeping.
+
+    ``numbers`` and ``inside`` hold the atomic number and whether the interval held the label,
+    for per-atom properties of which intervals are given.
+    """
+
+    name: str
+    true: Array
+    pred: Array
+    std: Array
+    numbers: Array | None = None
+    inside: Array | None = None
+    width: float = float("nan")
+    atom_error: Array | None = None
+    atom_std: Array | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Measures by property, scores of structures, and what was evaluated."""
+
+    measures: dict[str, dict[str, Any]]
+    tables: dict[str, PropertyTable]
+    scores: Array
+    shifted_scores: Array | None
+    uq: dict[str, Any]
+    structures: int
+    score_name: str
+    ood_auroc: float | None = None
+    notes: tuple[str, ...] = field(default=(NOT_COVERED,))
+
+    def to_json(self) -> dict[str, Any]:
+        """The measures as plain values."""
+        return {
+            "structures": self.structures,
+            "uq": self.uq,
+            "measures": self.measures,
+            "ood": {"score": self.score_name, "auroc": self.ood_auroc},
+            "notes": list(self.notes),
+        }
+
+
+def tables_of(
+    structures: Sequence[Atoms], rows: Sequence[Mapping[str, Any]]
+) -> dict[str, PropertyTable]:
+    """Collect labels and predictions of energy and forces."""
+    from ase_nnp.uncertainty.fitting import labels_of
+
+    labels = labels_of(structures)
+    tables = {}
+    for name in ("energy", "forces"):
+        if name not in labels[0] or f"{name}_std" not in rows[0]:
+            continue
+        true = np.concatenate([np.atleast_1d(label[name]) for label in labels])
+        pred = np.concatenate([np.atleast_1d(row[name]) for row in rows])
+        std = np.concatenate([np.atleast_1d(row[f"{name}_std"]) for row in rows])
+        more: dict[str, Any] = {}
+        if name == "forces":
+            more["numbers"] = np.repeat(np.concatenate([a.numbers for a in structures]), 3)
+            more["atom_error"] = np.linalg.norm(true - pred, axis=1)
+            more["atom_std"] = np.linalg.norm(std, axis=1)
+        if f"{name}_interval" in rows[0]:
+            intervals = [np.asarray(row[f"{name}_interval"]) for row in rows]
+            ends = np.concatenate(intervals, axis=1) if name == "forces" else np.array(intervals).T
+            more["inside"] = ((ends[0] <= true) & (true <= ends[1])).ravel()
+            more["width"] = float((ends[1] - ends[0]).mean())
+        tables[name] = PropertyTable(name, true.ravel(), pred.ravel(), std.ravel(), **more)
+    if not tables:
+        raise UncertaintyError("Labels and predictions share no property with a std.")
+    return tables
+
+
+def structure_scores_of(rows: Sequence[Mapping[str, Any]]) -> tuple[str, Array]:
+    """One out-of-distribution score per structure, and its name.
+
+    ``ood_score`` where a method gives one, else the mean deviation of the forces over atoms, else
+    the energy's std per structure.
+    """
+    if "ood_score" in rows[0]:
+        return "ood_score", np.array([min(row["ood_score"], 1e12) for row in rows])
+    if "forces_std_norm" in rows[0]:
+        return "mean forces_std_norm", np.array([row["forces_std_norm"].mean() for row in rows])
+    return "energy_std", np.array([row["energy_std"] for row in rows])
+
+
+def measures_of(table: PropertyTable, bins: int) -> dict[str, Any]:
+    """All measures of one property."""
+    xyz = table.true, table.pred, table.std
+    error = table.true - table.pred
+    count = max(1, min(bins, len(error) // 5))
+    found: dict[str, Any] = {
+        "n": len(error),
+        "rmse": float(np.sqrt((error**2).mean())),
+        "mae": float(np.abs(error).mean()),
+        "sharpness": met.sharpness_rms(table.std),
+        "nll": met.nll_gaussian(*xyz),
+        "crps": met.crps_gaussian(*xyz),
+        f"ence_{count}_bins": met.ence(*xyz, bins=count),
+        "miscalibration_area": met.miscalibration_area(*xyz),
+        "z_mean_square": met.var_z(*xyz),
+        "pit_ks": met.pit_ks_statistic(*xyz),
+        "ause": met.ause(*xyz),
+    }
+    size, std = np.abs(error), table.std
+    if table.atom_error is not None and table.atom_std is not None:
+        size, std = table.atom_error, table.atom_std
+    if len(size) >= 20 and np.ptp(std) > 0:
+        found["spearman"] = met.spearman(size, std)
+        found["auroc_top_5_percent"] = met.auroc_errors(size, std, quantile=0.95)
+    if table.inside is not None:
+        found["interval_coverage"] = float(table.inside.mean())
+        found["interval_width"] = table.width
+        if table.numbers is not None:
+            from ase.data import chemical_symbols
+
+            found["interval_coverage_by_element"] = {
+                chemical_symbols[int(z)]: float(table.inside[table.numbers == z].mean())
+                for z in np.unique(table.numbers)
+            }
+    return found
+
+
+def evaluate(
+    model: Potential,
+    structures: Sequence[Atoms],
+    shifted: Sequence[Atoms] | None = None,
+    *,
+    bins: int = 20,
+    progress: bool | None = None,
+) -> Evaluation:
+    """Measure the error bars of a model with uncertainty.
+
+    Parameters
+    ----------
+    model
+        A fitted uncertainty.
+    structures
+        Labelled, of the kind that the model knows; not those of the calibration.
+    shifted
+        Structures of another kind, labels not needed, to tell from the first.
+    bins
+        Of equal count, for the ENCE.
+    """
+    from ase_nnp.inference import Predictor
+
+    predictor = Predictor(model)
+    rows = predictor(structures, progress=progress)
+    tables = tables_of(structures, rows)
+    name, scores = structure_scores_of(rows)
+    other, auroc = None, None
+    if shifted is not None:
+        other = structure_scores_of(predictor(shifted, progress=progress))[1]
+        auroc = met.auroc_ood(scores, other)
+    return Evaluation(
+        {k: measures_of(t, bins) for k, t in tables.items()},
+        tables,
+        scores,
+        other,
+        dict(getattr(model, "uq", {})),
+        len(structures),
+        name,
+        auroc,
+    )

@@ -1,0 +1,162 @@
+"""An evaluation as one HTML page with its figures as PNG files beside it."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ase_nnp.errors import ConfigError
+from ase_nnp.uncertainty import metrics as met
+from ase_nnp.uncertainty.evaluation import Evaluation, PropertyTable
+
+__all__ = ["write_report"]
+
+UNITS = {"energy": "eV", "forces": "eV/Å"}
+
+
+def write_report(
+    evaluation: Evaluation, folder: str | Path, title: str = "Uncertainty report"
+) -> Path:
+    """Write ``report.html``, ``report.json`` and the figures into a folder.
+
+    Returns
+    -------
+    Path
+        Of the page.
+
+    Raises
+    ------
+    ConfigError
+        matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ConfigError("The report draws with matplotlib: pip install ase_nnp[plot]") from error
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    figures: list[tuple[str, str]] = []
+
+    def draw(name: str, caption: str, plot: Callable[[Any], None]) -> None:
+        figure = Figure(figsize=(4.6, 3.8), layout="constrained")
+        plot(figure.add_subplot())
+        figure.savefig(folder / f"{name}.png", dpi=120, metadata={"Software": None})
+        figures.append((name, caption))
+
+    for key, table in evaluation.tables.items():
+        for what, (caption, plot) in _PLOTS.items():
+            draw(f"{key}_{what}", f"{key}: {caption}", lambda axes, p=plot, t=table: p(axes, t))
+        if table.inside is not None and table.numbers is not None:
+            caption = f"{key}: interval coverage per element"
+            draw(f"{key}_coverage", caption, lambda axes, t=table: _coverage(axes, t, evaluation))
+    draw("ood", f"structures: {evaluation.score_name}", lambda axes: _ood(axes, evaluation))
+    page = folder / "report.html"
+    page.write_text(_page(evaluation, figures, title), encoding="utf-8")
+    text = json.dumps(evaluation.to_json(), indent=1, default=str)
+    (folder / "report.json").write_text(text + "\n", encoding="utf-8")
+    return page
+
+
+def _reliability(axes: Any, t: PropertyTable) -> None:
+    nominal, observed = met.calibration_curve(t.true, t.pred, t.std)
+    area = met.miscalibration_area(t.true, t.pred, t.std)
+    axes.plot([0, 1], [0, 1], color="0.6", linewidth=1)
+    axes.plot(nominal, observed)
+    axes.fill_between(nominal, nominal, observed, alpha=0.2)
+    axes.set(xlabel="nominal coverage", ylabel="observed coverage", title=f"area {area:.3f}")
+
+
+def _error_std(axes: Any, t: PropertyTable) -> None:
+    error = np.maximum(np.abs(t.true - t.pred), 1e-12)
+    step = max(1, len(error) // 5000)
+    axes.loglog(t.std[::step], error[::step], ".", markersize=2, alpha=0.3)
+    bins = met.ence_bins(t.true, t.pred, t.std, max(1, min(20, len(error) // 5)))
+    axes.loglog(bins.rmv, bins.rmse, "o-", color="C1", markersize=4, label="RMSE of a bin")
+    ends = [bins.rmv.min(), bins.rmv.max()]
+    axes.loglog(ends, ends, color="0.4", linewidth=1)
+    unit = UNITS.get(t.name, "")
+    axes.set(xlabel=f"predicted std ({unit})", ylabel=f"|error| ({unit})")
+    axes.set_ylim(bottom=np.quantile(error, 0.02) / 2)
+    axes.legend()
+
+
+def _confidence(axes: Any, t: PropertyTable) -> None:
+    curve = met.confidence_curve(t.true, t.pred, t.std)
+    axes.plot(curve.fractions, curve.curve, label="by std")
+    axes.plot(curve.fractions, curve.oracle, "--", label="oracle")
+    axes.axhline(curve.random_level, color="0.6", linewidth=1)
+    axes.set(xlabel="fraction removed", ylabel=f"MAE of the rest ({UNITS.get(t.name, '')})")
+    axes.legend()
+
+
+def _pit(axes: Any, t: PropertyTable) -> None:
+    axes.hist(met.pit(t.true, t.pred, t.std), bins=20, range=(0, 1), density=True)
+    axes.axhline(1, color="0.4", linewidth=1)
+    axes.set(xlabel="probability integral transform", ylabel="density")
+
+
+_PLOTS: dict[str, tuple[str, Callable[[Any, PropertyTable], None]]] = {
+    "reliability": ("reliability diagram", _reliability),
+    "error_std": ("error against std", _error_std),
+    "confidence": ("confidence curve", _confidence),
+    "pit": ("PIT histogram", _pit),
+}
+
+
+def _coverage(axes: Any, t: PropertyTable, evaluation: Evaluation) -> None:
+    table = evaluation.measures[t.name]["interval_coverage_by_element"]
+    axes.bar(list(table), list(table.values()))
+    axes.axhline(evaluation.uq.get("coverage") or 0.9, color="0.3", linewidth=1)
+    axes.set(ylim=(0, 1), ylabel="covered")
+
+
+def _ood(axes: Any, e: Evaluation) -> None:
+    parts = [e.scores] if e.shifted_scores is None else [e.scores, e.shifted_scores]
+    top = np.quantile(np.concatenate(parts), 0.99)
+    span = (min(p.min() for p in parts), max(top, parts[0].max() + 1e-12))
+    for values, label in zip(parts, ("known kind", "shifted"), strict=False):
+        axes.hist(values.clip(*span), bins=30, range=span, alpha=0.6, density=True, label=label)
+    if e.ood_auroc is not None:
+        axes.set_title(f"AUROC {e.ood_auroc:.3f}")
+    axes.set(xlabel=e.score_name, ylabel="density")
+    axes.legend()
+
+
+def _page(e: Evaluation, figures: list[tuple[str, str]], title: str) -> str:
+    def cell(value: Any) -> str:
+        if isinstance(value, dict):
+            return html.escape(", ".join(f"{k} {v:.3f}" for k, v in value.items()))
+        return f"{value:.4g}" if isinstance(value, float) else html.escape(str(value))
+
+    names = sorted({k for m in e.measures.values() for k in m})
+    head = "".join(f"<th>{html.escape(k)}</th>" for k in e.measures)
+    body = "".join(
+        f"<tr><td>{html.escape(name)}</td>"
+        + "".join(f"<td>{cell(m.get(name, ''))}</td>" for m in e.measures.values())
+        + "</tr>"
+        for name in names
+    )
+    about = "".join(
+        f"<tr><td>{html.escape(k)}</td><td>{cell(v)}</td></tr>" for k, v in e.uq.items()
+    )
+    images = "".join(
+        f'<figure><img src="{n}.png" alt="{html.escape(c)}"><figcaption>{html.escape(c)}'
+        "</figcaption></figure>"
+        for n, c in figures
+    )
+    notes = "".join(f"<p><b>{html.escape(n)}</b></p>" for n in e.notes)
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}'
+        "</title><style>body{font-family:sans-serif;max-width:62em;margin:2em auto}"
+        "table{border-collapse:collapse}td,th{border:1px solid #ccc;padding:.2em .6em}"
+        "figure{display:inline-block;margin:.5em}img{width:29em}</style></head><body>"
+        f"<h1>{html.escape(title)}</h1><p>{e.structures} structures.</p>{notes}"
+        f"<h2>Method</h2><table>{about}</table>"
+        f"<h2>Measures</h2><table><tr><th></th>{head}</tr>{body}</table>"
+        f"<h2>Figures</h2>{images}</body></html>\n"
+    )
