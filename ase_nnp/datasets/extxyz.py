@@ -108,7 +108,7 @@ class ExtxyzShard(Shard):
     ) -> None:
         self.path = Path(path)
         self.keys = dict(keys or {})
-        self.energy_kind = stored_energy_kind or "total"
+        self.energy_kind = stored_energy_kind or _said_kind(self.path)
         self.options = (tuple(sorted(self.keys.items())), strict, self.energy_kind)
         self._strict = strict
         self._file = FrameFile(self.path)
@@ -177,6 +177,16 @@ class ExtxyzShard(Shard):
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+_KIND = re.compile(rb"(?:^| )energy_kind=(total|adsorption)(?: |$)")
+
+
+def _said_kind(path: Path) -> str:
+    """Return what the first frame says of its energy; total if nothing."""
+    comment = first_bytes(path).split(b"\n", 2)[1:2]
+    said = _KIND.search(comment[0]) if comment else None
+    return said[1].decode() if said else "total"
 
 
 def _is_list(path: Path) -> bool:

@@ -268,7 +268,7 @@ def sniff(path: Path) -> bool:
 
 
 def lmdb_kind(path: Path) -> str | None:
-    """Return ``"pickle"``, ``"zlib"``, ``"?"`` (an LMDB file of something else) or None."""
+    """Return ``"pickle"``, ``"zlib"``, ``"flat"``, ``"?"`` (LMDB of something else) or None."""
     try:
         file = path / "data.mdb" if path.is_dir() else path
         state = file.stat()
@@ -287,6 +287,8 @@ def _kind(path: Path, file: Path, *_: int) -> str | None:
         return None
     lmdb = LmdbFile(path)
     try:
+        if lmdb.get(b"__format__") is not None:
+            return "flat"
         for key in itertools.islice(lmdb.keys(), 20):
             value = lmdb.get(key) if key.isdigit() or key in (b"length", b"nextid") else None
             if value is not None and value[:1] in _KINDS:
