@@ -72,7 +72,7 @@ def tables_of(
     from ase_nnp.uncertainty.fitting import labels_of
 
     labels = labels_of(structures)
-    tables = {}
+    tables: dict[str, PropertyTable] = {}
     for name in ("energy", "forces"):
         if name not in labels[0] or f"{name}_std" not in rows[0]:
             continue

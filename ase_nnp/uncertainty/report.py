@@ -42,19 +42,19 @@ def write_report(
     folder.mkdir(parents=True, exist_ok=True)
     figures: list[tuple[str, str]] = []
 
-    def draw(name: str, caption: str, plot: Callable[[Any], None]) -> None:
+    def draw(name: str, caption: str, plot: Callable[..., None], *given: Any) -> None:
         figure = Figure(figsize=(4.6, 3.8), layout="constrained")
-        plot(figure.add_subplot())
+        plot(figure.add_subplot(), *given)
         figure.savefig(folder / f"{name}.png", dpi=120, metadata={"Software": None})
         figures.append((name, caption))
 
     for key, table in evaluation.tables.items():
         for what, (caption, plot) in _PLOTS.items():
-            draw(f"{key}_{what}", f"{key}: {caption}", lambda axes, p=plot, t=table: p(axes, t))
+            draw(f"{key}_{what}", f"{key}: {caption}", plot, table)
         if table.inside is not None and table.numbers is not None:
             caption = f"{key}: interval coverage per element"
-            draw(f"{key}_coverage", caption, lambda axes, t=table: _coverage(axes, t, evaluation))
-    draw("ood", f"structures: {evaluation.score_name}", lambda axes: _ood(axes, evaluation))
+            draw(f"{key}_coverage", caption, _coverage, table, evaluation)
+    draw("ood", f"structures: {evaluation.score_name}", _ood, evaluation)
     page = folder / "report.html"
     page.write_text(_page(evaluation, figures, title), encoding="utf-8")
     text = json.dumps(evaluation.to_json(), indent=1, default=str)

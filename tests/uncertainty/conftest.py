@@ -2,5 +2,30 @@
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture(scope="session")
+def toy_family():
+    """Register the pair model of these tests as the family ``toy``; return its name."""
+    from ase_nnp import ModelFamily, hookimpl
+    from ase_nnp.registry import installed
+
+    def build(config):
+        from toy_models import Pair
+
+        return Pair(**config)
+
+    @hookimpl
+    def register_models(register):
+        defaults = {"width": 6, "hidden": 0, "seed": 0, "dropout": 0.0}
+        register(ModelFamily(name="toy", summary="for tests", build=build, defaults=defaults))
+
+    registry = installed()
+    registry.add_plugin("toy", lambda: SimpleNamespace(register_models=register_models))
+    assert "toy" not in registry.broken, registry.broken
+    return "toy"
