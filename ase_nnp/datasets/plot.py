@@ -145,6 +145,10 @@ def _sizes(axes: Axes, stats: DatasetStats) -> None:
     edges = np.arange(sizes[0] - 0.5, sizes[-1] + step + 0.5, step)
     counts, _ = np.histogram(sizes, edges, weights=[stats.sizes[n] for n in sizes.tolist()])
     _bars(axes, edges, counts)
+    middle = (edges[0] + edges[-1]) / 2
+    reach = max(edges[-1] - middle, 5.0) * 1.05  # a few sizes only do not fill the width
+    axes.set_xlim(middle - reach, middle + reach)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     return _clean(axes, "atoms a structure", "structures")
 
 

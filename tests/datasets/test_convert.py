@@ -220,3 +220,21 @@ def test_reading_goes_on_while_another_shard_grows(tmp_path, slabs):
     assert np.isfinite(seen).all()
     assert len(reading) == len(slabs)
     assert len(open_dataset(folder)) == 21 * len(slabs)
+
+
+def test_reading_goes_on_while_a_file_is_appended_to(tmp_path, slabs):
+    from ase_nnp.datasets._encode import ase_row
+    from ase_nnp.datasets.sample import from_atoms
+
+    for name in "ab":
+        write_dataset(tmp_path / f"{name}.aselmdb", slabs)
+    reading = open_dataset(tmp_path)
+    before = [atoms.get_potential_energy() for atoms in reading]
+    with lmdb.open(str(tmp_path / "b.aselmdb"), subdir=False, lock=False) as env:
+        for number in range(50):
+            with env.begin(write=True) as transaction:
+                row = ase_row(from_atoms(slabs[number % 6]))
+                transaction.put(str(7 + number).encode(), row)
+            index = number % 12
+            assert reading[index].get_potential_energy() == before[index]
+    assert [atoms.get_potential_energy() for atoms in reading] == before
