@@ -1,12 +1,12 @@
 """SCN here and in fairchem-core 1.10: time, memory, throughput.
 
-    OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive python benchmarks/scn.py --reference-env ENV [--json FILE]
-    python benchmarks/scn.py --device cuda [--json FILE]
+    OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive python benchmarks/scn.py --reference-env ENV
+    python benchmarks/scn.py --device cuda --json FILE
 
 On the CPU both programs hold the same weights in processes of their own, on one thread, and take
 turns; each figure is the median CPU time of energy and forces with the graph, for atoms that moved
-since the call before. Peak memory is that of a further process that makes one call, in which both use the
-same random edge frames, so that the energies can be compared.
+since the call before. Peak memory is that of a further process that makes one
+call, in which both use the same random edge frames, so that the energies can be compared.
 
 ENV is a virtual environment that holds fairchem-core 1.10; without it one is made, which takes
 about ten minutes. Without ENV and with ``--alone`` only our figures are printed.
@@ -268,26 +268,23 @@ def cpu(args: argparse.Namespace) -> list[dict[str, Any]]:
         for case in args.cases:
             rows.append(compare(case, pythons, args.repeat, folder, slab))
             print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
-    print(
-        f"\n{platform.processor() or platform.machine()}, one thread, CPU time, median of {args.repeat}"
-    )
-    print(
-        "| case | here, s | fairchem-core 1.10, s | faster | here, MiB | reference, MiB | memory |"
-    )
-    print("| --- | --- | --- | --- | --- | --- | --- |")
-    for row in rows:
-        cells = [row["case"], f"{row['ours_s']:.3f}"]
-        if "faster" in row:
-            cells += [
-                f"{row['reference_s']:.3f}",
-                f"{row['faster']:.2f}x",
-                f"{row['ours_mib']:.0f}",
-            ]
-            cells += [f"{row['reference_mib']:.0f}", f"{row['memory_ratio']:.3f}"]
-        else:
-            cells += ["", "", f"{row['ours_mib']:.0f}", "", ""]
-        print("| " + " | ".join(cells) + " |")
+    machine = platform.processor() or platform.machine()
+    print(f"\n{machine}, one thread, CPU time, median of {args.repeat}")
+    head = ["case", "here, s", "fairchem-core 1.10, s", "faster"]
+    keys = ["case", "ours_s", "reference_s", "faster", "ours_mib", "reference_mib", "memory_ratio"]
+    print_table([*head, "here, MiB", "reference, MiB", "memory ratio"], keys, rows)
     return rows
+
+
+def print_table(head: list[str], keys: list[str], rows: list[dict[str, Any]]) -> None:
+    """Print rows as Markdown."""
+    print("| " + " | ".join(head) + " |")
+    print("| " + " | ".join("---" for _ in head) + " |")
+    for row in rows:
+        values = [row.get(key, "") for key in keys]
+        print(
+            "| " + " | ".join(f"{v:.3g}" if isinstance(v, float) else f"{v}" for v in values) + " |"
+        )
 
 
 def gpu(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -315,15 +312,10 @@ def gpu(args: argparse.Namespace) -> list[dict[str, Any]]:
                 rows += gpu_rows(model, compiled, config, slab, wanted, args.repeat)
     device = torch.cuda.get_device_name()
     print(f"\n{device}, torch {torch.__version__}; structures of {len(few[0])} atoms")
-    print(
-        "| size | precision | compiled | batch | structures/s | GiB | error E/atom, meV | error F, meV/A |"
-    )
-    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
-    for r in rows:
-        print(
-            f"| {r['config']} | {r['precision']} | {r['compiled']} | {r['batch']} | {r['per_s']:.1f} | "
-            f"{r['gib']:.2f} | {r['energy_error'] * 1e3:.2g} | {r['force_error'] * 1e3:.2g} |"
-        )
+    head = ["size", "precision", "compiled", "batch", "structures/s", "GiB"]
+    keys = ["config", "precision", "compiled", "batch", "per_s", "gib", "energy_error"]
+    head += ["error E per atom, eV", "error F, eV/A"]
+    print_table(head, [*keys, "force_error"], rows)
     return rows
 
 
@@ -333,14 +325,16 @@ def gpu_rows(
     import torch
 
     rows = []
-    network = torch.compile(model.network, dynamic=True) if compiled else model.network
+    plain = model._states  # the layers; the edge tables before them depend on the data
+    if compiled:
+        model._states = torch.compile(plain, dynamic=True)
     usual = torch.backends.cuda.matmul.allow_tf32
     for precision in ("float32", "tf32", "bf16"):
         torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
 
-        def call(graph: Any, half: bool = precision == "bf16", run: Any = network) -> Any:
+        def call(graph: Any, half: bool = precision == "bf16") -> Any:
             with torch.no_grad(), torch.autocast("cuda", torch.bfloat16, enabled=half):
-                return model.compute(graph, ("energy", "forces"), network=run)
+                return model.compute(graph, ("energy", "forces"))
 
         answer = call(model.make_graph(slabs(slab, 2, 0)))
         atoms = len(answer["forces"]) / 2
@@ -358,6 +352,7 @@ def gpu_rows(
             batch *= 4
         torch.cuda.empty_cache()
     torch.backends.cuda.matmul.allow_tf32 = usual
+    model._states = plain
     return rows
 
 

@@ -19,8 +19,8 @@ from ase_nnp_scn.radial import DistanceBasis
 from ase_nnp_scn.rotation import degrees
 from ase_nnp_scn.sphere import grid
 
-#: Bytes of intermediate values held at once while no gradient is recorded.
-PART_BYTES = 64 * 2**20
+#: Bytes of intermediate values held at once, by device, while no gradient is recorded.
+PART_BYTES = {"cpu": 2**26, "cuda": 2**30}
 
 
 def activate(x: Tensor) -> Tensor:
@@ -28,11 +28,17 @@ def activate(x: Tensor) -> Tensor:
     return functional.silu(x, inplace=not x.requires_grad)
 
 
-def parts(atoms: int, numbers_per_atom: int, whole: bool) -> Iterator[slice]:
-    """Yield slices of atoms that bound memory; one slice where gradients hold all of it anyway."""
-    step = max(atoms, 1) if whole else max(16, PART_BYTES // (4 * numbers_per_atom))
-    for start in range(0, atoms, step):
-        yield slice(start, min(start + step, atoms))
+def parts(x: Tensor, numbers_per_atom: int) -> Iterator[slice]:
+    """Yield slices of the atoms in x (N, ...) that bound the memory of what is made of them.
+
+    One slice where a gradient is recorded, which holds everything anyway.
+    """
+    limit = PART_BYTES.get(x.device.type, PART_BYTES["cuda"]) // (
+        x.element_size() * numbers_per_atom
+    )
+    step = max(len(x), 1) if x.requires_grad else max(16, limit)
+    for start in range(0, len(x), step):
+        yield slice(start, min(start + step, len(x)))
 
 
 class DistanceBlock(nn.Module):
@@ -47,7 +53,7 @@ class DistanceBlock(nn.Module):
         self.fc1_edge_attr = nn.Linear(width, width)
 
     def forward(self, expanded: Tensor, source_z: Tensor, target_z: Tensor) -> Tensor:
-        """Return (N, K, width) from (N, K, G), the elements (N, K) of neighbours and (N,) of centres."""
+        """Return (N, K, width) from (N, K, G) and the elements of neighbours and centres."""
         total = self.fc1_dist(expanded)
         total = total + self.source_embedding(source_z) + self.target_embedding(target_z)[:, None]
         return activate(self.fc1_edge_attr(activate(total)))
@@ -72,11 +78,11 @@ class MessageBlock(nn.Module):
         self.fc2_edge = nn.Linear(hidden, self.rows * channels)
 
     def forward(self, x: Tensor, edge: Tensor, near: Neighbors) -> Tensor:
-        """Return summed messages (N, (lmax + 1)**2, C) from x (N, B, C) and edge features (N, K, W)."""
+        """Return summed messages (N, (lmax + 1)**2, C) from x (N, B, C) and edges (N, K, W)."""
         atoms, width = near.source.shape
         if width == 0:
             return x.new_zeros(atoms, self.degrees[-1].block.stop, self.channels)
-        hidden, taps, whole = self.hidden, near.rows.shape[1] // width, x.requires_grad
+        hidden, taps = self.hidden, near.rows.shape[1] // width
         # Weights by end, degree and row, so that one product serves all rows of a degree.
         split = self.fc1_edge_proj.weight.view(hidden, 2, self.rows, self.channels).unbind(1)
         source, target = (
@@ -86,8 +92,9 @@ class MessageBlock(nn.Module):
 
         # One row more than slots: the padding of the table by source ends there.
         inputs = x.new_zeros(atoms * width + 1, taps * hidden)
-        size = near.source_slot.shape[1] * taps * hidden
-        for part in parts(atoms, size, whole):
+        entries = self.degrees[-1].entries
+        size = (near.source_rows.shape[1] + entries.stop - entries.start) * hidden
+        for part in parts(x, size):
             start = x.new_zeros(part.stop - part.start, near.source_rows.shape[1], hidden)
             projected = self._project(x[part], source, near.source_rows[part], start)
             flat = near.source_slot[part].reshape(-1)
@@ -95,7 +102,7 @@ class MessageBlock(nn.Module):
 
         size = width * taps * (3 * hidden + self.rows * self.channels)
         summed = []
-        for part in parts(atoms, size, whole):
+        for part in parts(x, size):
             start = inputs[part.start * width : part.stop * width].view(-1, width * taps, hidden)
             start = start + self.fc1_edge_proj.bias
             h = self._project(x[part], target, near.rows[part], start)
@@ -153,7 +160,7 @@ class GridBlock(nn.Module):
         both = torch.cat([x, message], dim=2)
         size = self.to_grid.shape[0] * (fc1.out_features + fc2.out_features)
         results = []
-        for part in parts(len(x), size, both.requires_grad):
+        for part in parts(both, size):
             values = self.to_grid @ self._first(both[part], weight, fc1.bias)
             values = activate(fc2(activate(values)))
             result = functional.linear(self.from_grid @ values, fc3.weight)

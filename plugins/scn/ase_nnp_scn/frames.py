@@ -5,7 +5,8 @@ and to a reference vector w. The paper (arXiv:2206.14331, Sec. 3.2) draws w at r
 needs a rule. Ours:
 
 * w is the mean direction of the centre's neighbours, weighted towards near ones;
-* where that vanishes (a centre of symmetry) or is parallel to u, that of the neighbour's neighbours;
+* where that vanishes (a centre of symmetry) or is parallel to u, that of the neighbour's
+  neighbours;
 * where both fail, as in a perfect crystal, a direction fixed to the cell, or to space for atoms
   that are not periodic (linear molecules).
 

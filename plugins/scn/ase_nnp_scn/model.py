@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 OC20_REFERENCE = (
-    "OC20 adsorption energy of the whole system: slab with adsorbate minus the relaxed clean slab minus "
-    "gas-phase references for H, C, N and O (from H2, H2O, CO and N2), RPBE"
+    "OC20 adsorption energy of the whole system: slab with adsorbate minus the relaxed clean slab "
+    "minus gas-phase references for H, C, N and O (from H2, H2O, CO and N2), RPBE"
 )
 
 
@@ -49,6 +49,10 @@ class SCN(Potential):
     points: Tensor
     point_harmonics: Tensor
     elements_energy: Tensor | None
+    energy_fc2: nn.Linear
+    energy_fc3: nn.Linear
+    force_fc2: nn.Linear
+    force_fc3: nn.Linear
     reads = ()
 
     def __init__(self, config: Mapping[str, Any]) -> None:
@@ -127,13 +131,13 @@ class SCN(Potential):
     def make_graph(
         self, atoms: Atoms | Sequence[Atoms], device: torch.device | str | None = None
     ) -> AtomGraph:
-        """Return the graph; edges to the nearest neighbours, which the first message block takes, come first.
+        """Return the graph, with the edges of the first message block before those of the second.
 
         Raises
         ------
         UnsupportedElementError, StructureError
         """
-        structures = [atoms] if hasattr(atoms, "get_positions") else list(atoms)
+        structures: list[Any] = [atoms] if hasattr(atoms, "get_positions") else list(atoms)
         self.check_elements(structures)
         # Neighbours are ranked in float64: equal distances must not be told apart by rounding.
         graph = AtomGraph.from_atoms(
@@ -266,13 +270,13 @@ class SCN(Potential):
         return x
 
     def _read_out(self, x: Tensor, forces: bool) -> tuple[Tensor, Tensor | None]:
-        """Return energies (N,) and, if wanted, forces (N, 3) from the states at the sample points."""
+        """Return energies (N,) and, if wanted, forces (N, 3) from states at the sample points."""
         heads = ["energy", "force"] if forces else ["energy"]
         first = [getattr(self, f"{head}_fc1") for head in heads]
         weight = torch.cat([layer.weight for layer in first])
         bias = torch.cat([layer.bias for layer in first])
         energies, force = [], []
-        for part in parts(len(x), 2 * len(self.points) * len(bias), x.requires_grad):
+        for part in parts(x, 2 * len(self.points) * len(bias)):
             mixed = nn.functional.linear(x[part], weight)
             values = activate(self.point_harmonics @ mixed + bias).chunk(len(heads), dim=-1)
             energies.append(self.energy_fc3(activate(self.energy_fc2(values[0])).mean(1))[:, 0])

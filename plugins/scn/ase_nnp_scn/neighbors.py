@@ -63,7 +63,8 @@ def table(
 
     def fill(values: Tensor, places: Tensor, count: int) -> Tensor:
         empty = values.new_zeros(atoms * count, *values.shape[1:])
-        return empty.index_copy(0, places, values).unflatten(0, (atoms, count))
+        filled = empty.index_copy(0, places, values)
+        return filled.view(atoms, count, *values.shape[1:])
 
     return Neighbors(
         source=itself.index_copy(0, slot, source).view(atoms, width),

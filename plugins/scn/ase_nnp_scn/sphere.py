@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def harmonics(points: Tensor, lmax: int) -> Tensor:
-    """Return ``Y_b`` of points (..., 3) as (..., (lmax + 1)**2); a factor w of a point gives w**l."""
+    """Return ``Y_b`` (..., (lmax + 1)**2) of points (..., 3); a point of length w gives w**l."""
     from e3nn import o3
 
     degrees = list(range(lmax + 1))
@@ -22,7 +22,7 @@ def harmonics(points: Tensor, lmax: int) -> Tensor:
 
 
 def grid(lmax: int) -> tuple[Tensor, Tensor]:
-    """Return the matrices coefficients -> grid values (G, B) and grid values -> coefficients (B, G).
+    """Return the matrices from coefficients to grid values (G, B) and back (B, G).
 
     The grid has 2(lmax + 1) polar angles at the middles of equal intervals and 2(lmax + 1) + 1
     azimuths. Fejer's first rule integrates products of two harmonics on it exactly, so the second
