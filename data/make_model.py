@@ -49,6 +49,7 @@ def trajectory_frames(seed: int) -> list:
 
 def main(steps: int) -> None:
     """Train, report the error on structures of another seed, and save."""
+    torch.set_num_threads(1)
     train, test = trajectory_frames(1), trajectory_frames(2)[::5]
     numbers = CONFIG["species"]
 
@@ -98,4 +99,4 @@ def main(steps: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 1500)
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 2000)
