@@ -472,8 +472,8 @@ class BudgetSampler(Sampler[list[int]]):
     def _digest(self) -> str:
         import hashlib
 
-        settings = (self.budget, self.max_structures, self.shuffle, self.seed)
-        settings += (self.world_size, self.drop_last)
+        settings = [self.budget, self.max_structures, self.shuffle, self.seed]
+        settings += [self.world_size, self.drop_last]
         return hashlib.sha256(repr(settings).encode() + self.sizes.tobytes()).hexdigest()[:32]
 
 
@@ -562,6 +562,6 @@ class GraphLoader:
         self._epoch, self._done = int(state["epoch"]), int(state["start"])
 
 
-def _ready(batch: GraphBatch) -> GraphBatch:
+def _ready(batch: Any) -> Any:
     """``__getitems__`` has joined the batch already."""
     return batch

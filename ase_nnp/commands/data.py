@@ -186,7 +186,7 @@ def verify(source: Source, format: FormatOption = None, as_json: JsonOption = Fa
     """Read every record; list all broken ones. Exit code 1 if there are any."""
     from ase_nnp.datasets.verify import verify_dataset
 
-    options = {"format": format} if format else {}
+    options: dict[str, Any] = {"format": format} if format else {}
     with progress_bar("checking") as progress:
         report = verify_dataset(source, progress=progress, **options)
     if as_json:

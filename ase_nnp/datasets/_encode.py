@@ -38,7 +38,7 @@ def row_of(sample: Sample) -> dict[str, Any]:
     if "tags" in sample:
         row["tags"] = sample["tags"]
     data = dict(sample["info"])
-    rest = {}
+    rest: dict[str, Any] = {}
     for name, value in sample.get("arrays", {}).items():
         (row if name in _ROW_ARRAYS else rest)[name] = value
     if rest:

@@ -126,6 +126,11 @@ class Histogram:
         return np.arange(first, last + 2) * self.width, counts
 
 
+def _triangle(above: Array, below: Array) -> Array:
+    """Return R of the QR factorisation of two blocks of rows."""
+    return np.asarray(np.linalg.qr(np.vstack([above, below]), mode="r"))
+
+
 class ElementFit:
     """Least squares of energies by the number of atoms of each element, one batch at a time.
 
@@ -158,13 +163,13 @@ class ElementFit:
                 [np.array([c for c, _ in self._rows]), np.array([e for _, e in self._rows])]
             )
             self._rows = []
-            self._triangle = np.linalg.qr(np.vstack([self._triangle, block]), mode="r")
+            self._triangle = _triangle(self._triangle, block)
 
     def merge(self, other: ElementFit) -> ElementFit:
         """Add what another stream saw; returns self."""
         self._fold()
         other._fold()
-        self._triangle = np.linalg.qr(np.vstack([self._triangle, other._triangle]), mode="r")
+        self._triangle = _triangle(self._triangle, other._triangle)
         self._seen |= other._seen
         self.count += other.count
         return self

@@ -33,7 +33,8 @@ MAX_RATIO = 60
 try:  # more than twice as fast, where it is installed
     _isal: Any = import_module("isal.isal_zlib")
 except ImportError:
-    _decompress, _ERRORS = zlib.decompress, (zlib.error,)
+    _decompress: Any = zlib.decompress
+    _ERRORS: Any = (zlib.error,)
 else:
     _decompress, _ERRORS = _isal.decompress, (zlib.error, _isal.error, EOFError)
 
@@ -42,7 +43,7 @@ def inflate(data: bytes) -> bytes:
     """Decompress one value, within bounds."""
     if len(data) < MAX_INFLATED // 1040:  # zlib cannot make more of it than the bound
         try:
-            return _decompress(data)
+            return bytes(_decompress(data))
         except _ERRORS as error:
             raise DatasetError(f"cannot be decompressed: {error}") from None
     stream = zlib.decompressobj()

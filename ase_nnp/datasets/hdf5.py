@@ -62,7 +62,12 @@ def detect(root: h5py.File) -> Layout:
         if layout.matches(root):
             return layout
     found: list[str] = []
-    root.visit(lambda name: found.append(name) or (True if len(found) > 5 else None))
+
+    def note(name: str) -> bool | None:
+        found.append(name)
+        return True if len(found) > 5 else None
+
+    root.visit(note)
     known = ", ".join(layout.name for layout in LAYOUTS)
     raise DatasetError(
         f"no known layout of HDF5 data ({known}); the file holds {', '.join(found) or 'nothing'}",

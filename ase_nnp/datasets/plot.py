@@ -58,7 +58,8 @@ def plot_stats(stats: DatasetStats, title: str = "") -> Figure:
         ) from error
     stats.flush()
     figure = Figure(figsize=(11, 8.6), layout="constrained")
-    upper, lower = figure.subfigures(2, 1, height_ratios=[1.5, 1])
+    parts: Any = figure.subfigures(2, 1, height_ratios=[1.5, 1])
+    upper, lower = parts
     _elements(upper, stats)
     left, middle, right = lower.subplots(1, 3)
     _sizes(left, stats)
@@ -148,7 +149,7 @@ def _sizes(axes: Axes, stats: DatasetStats) -> None:
     middle = (edges[0] + edges[-1]) / 2
     reach = max(edges[-1] - middle, 5.0) * 1.05  # a few sizes only do not fill the width
     axes.set_xlim(middle - reach, middle + reach)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.locator_params(axis="x", integer=True)
     return _clean(axes, "atoms a structure", "structures")
 
 
