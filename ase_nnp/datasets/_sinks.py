@@ -26,6 +26,8 @@ State = dict[str, Any]
 FLAT_MAGIC = b"ase_nnp flat records 1"
 FLAT_KEY = b"__format__"
 _PROGRESS = b"__progress__"
+#: Bytes of address space to begin with; a map that is full doubles.
+_MAP = 1 << 28
 
 
 class Sink:
@@ -96,7 +98,7 @@ class _LMDBSink(Sink):
             import lmdb
 
             try:
-                self._env = lmdb.open(str(self.part), subdir=False, map_size=1 << 40, lock=False)
+                self._env = lmdb.open(str(self.part), subdir=False, map_size=_MAP, lock=False)
             except lmdb.Error as error:
                 raise DatasetError(f"cannot be written ({error})", path=self.part) from error
         return self._env
@@ -107,26 +109,34 @@ class _LMDBSink(Sink):
         return None if note is None else dict(json.loads(note))
 
     def append(self, payloads: Sequence[bytes], state: State) -> None:
+        number = state["written"] - len(payloads) + self.first_key
+        entries = {str(number + k).encode(): payload for k, payload in enumerate(payloads)}
+        self._put({**entries, _PROGRESS: to_json(state)})
+
+    def _put(self, entries: dict[bytes, Any]) -> None:
+        """Write entries (None deletes one) in one transaction; the map grows where it is full."""
         import lmdb
 
-        number = state["written"] - len(payloads) + self.first_key
-        try:
-            with self._open().begin(write=True) as transaction:
-                for offset, payload in enumerate(payloads):
-                    transaction.put(str(number + offset).encode(), payload)
-                transaction.put(_PROGRESS, to_json(state))
-        except lmdb.Error as error:
-            raise DatasetError(f"cannot be written ({error})", path=self.part) from error
+        while True:
+            try:
+                with self._open().begin(write=True) as transaction:
+                    for key, value in entries.items():
+                        if value is None:
+                            transaction.delete(key)
+                        else:
+                            transaction.put(key, value)
+                return
+            except lmdb.MapFullError:
+                self._env.set_mapsize(2 * self._env.info()["map_size"])
+            except lmdb.Error as error:
+                raise DatasetError(f"cannot be written ({error})", path=self.part) from error
 
     def _last(self, state: State) -> dict[bytes, bytes]:
         raise NotImplementedError
 
     def finish(self, target: Path) -> None:
         state = self.state() or {"written": 0}
-        with self._open().begin(write=True) as transaction:
-            for key, value in self._last(state).items():
-                transaction.put(key, value)
-            transaction.delete(_PROGRESS)
+        self._put({**self._last(state), _PROGRESS: None})
         self._env.sync(True)
         self.close()
         self.part.replace(target)

@@ -105,3 +105,14 @@ def test_large_and_strange_numbers_survive(tmp_path):
         assert back.positions.tolist() == atoms.positions.tolist()
         assert back.info["big"] == 2**70
         assert np.isnan(back.info["nan"])
+
+
+@pytest.mark.parametrize("ending", ["aselmdb", "lmdb"])
+def test_an_lmdb_file_grows_as_it_must(tmp_path, slabs, ending, monkeypatch):
+    from ase_nnp.datasets import _sinks
+
+    monkeypatch.setattr(_sinks, "_MAP", 64 * 1024)
+    write_dataset(tmp_path / f"a.{ending}", slabs * 40, chunk_size=30)
+    back = open_dataset(tmp_path / f"a.{ending}")
+    assert len(back) == 240
+    assert_same_atoms(back[239], slabs[5])
