@@ -46,11 +46,13 @@ def read_text(path: Path, limit: int = 1 << 30) -> str:
     """Return the whole (inflated) text of a small file."""
     try:
         with _open(path) as stream:
-            data = stream.read(limit + 1)
-    except _DAMAGE as error:
-        raise DatasetError(f"cannot be read: {error}", path=path) from None
-    if len(data) > limit:
-        raise DatasetError(f"a list of more than {limit} bytes", path=path)
+            data, problem = _read_some(stream, limit + 1)
+    except OSError as error:
+        raise DatasetError(f"cannot be read: {error.strerror}", path=path) from None
+    if problem is None and len(data) > limit:
+        problem = f"longer than {limit} bytes"
+    if problem is not None:
+        raise DatasetError(problem, path=path)
     return data.decode("utf-8", "replace")
 
 

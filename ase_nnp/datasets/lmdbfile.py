@@ -113,6 +113,9 @@ class LmdbFile:
         finally:
             self._release(fd)
 
+    def __iter__(self) -> Iterator[bytes]:
+        return self.keys()
+
     def keys(self) -> Iterator[bytes]:
         """All keys in LMDB's order (bytewise: 0, 1, 10, 11, 2)."""
         fd = self._open()
