@@ -222,6 +222,9 @@ def convert(
     skip_broken: Annotated[
         bool, typer.Option("--skip-broken", help="Leave broken records out and list them.")
     ] = False,
+    shard_size: Annotated[
+        int | None, typer.Option(help="Make TARGET a folder of files with so many records.", min=1)
+    ] = None,
     restart: Annotated[
         bool, typer.Option("--restart", help="Do not continue an interrupted conversion.")
     ] = False,
@@ -246,6 +249,7 @@ def convert(
             resume=not restart,
             overwrite=overwrite,
             progress=progress,
+            shard_size=shard_size,
             **options,
         )
     if as_json:

@@ -74,7 +74,7 @@ def note_of(part: Path) -> Path:
     return part.with_name(part.name + ".json")
 
 
-def _write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes) -> None:
     """Write a small file so that it is there whole or not at all, even after a power failure."""
     beside = path.with_name(path.name + ".new")
     with open(beside, "wb") as out:
@@ -211,7 +211,7 @@ class ExtXYZSink(Sink):
             out.flush()
             os.fsync(out.fileno())
             size = out.tell()
-        _write_whole(note_of(self.part), to_json({**state, "bytes": size}))
+        write_whole(note_of(self.part), to_json({**state, "bytes": size}))
 
     def finish(self, target: Path) -> None:
         known = self.state() or {"bytes": 0}
@@ -255,9 +255,9 @@ class HDF5Sink(Sink):
         # Same name after a kill between the two writes: the piece is written again, not twice.
         pieces = (self.state() or {"pieces": 0})["pieces"]
         for number, payload in enumerate(payloads):
-            _write_whole(self.part / f"{pieces + number:08d}.h5", payload)
+            write_whole(self.part / f"{pieces + number:08d}.h5", payload)
         note = {**state, "pieces": pieces + len(payloads)}
-        _write_whole(self.part / "state.json", to_json(note))
+        write_whole(self.part / "state.json", to_json(note))
 
     def finish(self, target: Path) -> None:
         from ase_nnp.datasets._hdf5_write import join_batches

@@ -238,3 +238,40 @@ def test_reading_goes_on_while_a_file_is_appended_to(tmp_path, slabs):
             index = number % 12
             assert reading[index].get_potential_energy() == before[index]
     assert [atoms.get_potential_energy() for atoms in reading] == before
+
+
+@pytest.mark.parametrize("ending", [None, "hdf5"])
+def test_a_folder_of_shards_continues_and_is_complete(tmp_path, source, ending):
+    few = open_dataset(source)[:110]
+
+    def stop(done, total):
+        if done > 70:
+            raise KeyboardInterrupt
+
+    folder = tmp_path / "out"
+    options = {"chunk_size": 10, "shard_size": 40, "format": ending}
+    with pytest.raises(KeyboardInterrupt):
+        convert(few, folder, progress=stop, **options)
+    result = convert(few, folder, **options)
+    assert (result.resumed_at, result.written) == (80, 110)
+    suffix = "h5" if ending else "aselmdb"
+    names = [f"data.{k:04d}.{suffix}" for k in range(3)]
+    assert sorted(file.name for file in folder.iterdir()) == [*names, "metadata.npz"]
+    back = open_dataset(folder)
+    assert [atoms.info["number"] for atoms in back] == list(range(110))
+    assert back.natoms.tolist() == [len(atoms) for atoms in back]
+    with pytest.raises(DatasetError, match="not empty"):
+        convert(few, folder, **options)
+
+
+def test_a_source_that_changed_is_not_continued(tmp_path, slabs):
+    def stop(done, total):
+        raise KeyboardInterrupt
+
+    source, target = tmp_path / "a.lmdb", tmp_path / "b.lmdb"
+    write_dataset(source, slabs)
+    with pytest.raises(KeyboardInterrupt):
+        convert(source, target, chunk_size=2, progress=stop)
+    write_dataset(source, slabs[::-1], overwrite=True)
+    with pytest.raises(DatasetError, match="another source"):
+        convert(source, target, chunk_size=2)
