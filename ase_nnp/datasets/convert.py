@@ -157,8 +157,8 @@ def _one_file(
     sink = sink_type(target.with_name(f".{target.name}.part"))
     if not work.resume:
         sink.remove()
-    fresh = {"token": work.token, "done": first, "written": 0, "skipped": []}
-    state = sink.state() or fresh
+    fresh: State = {"token": work.token, "done": first, "written": 0, "skipped": []}
+    state: State = sink.state() or fresh
     if state["token"] != work.token:
         raise DatasetError(
             "the rest of a conversion from another source or with other settings lies here; "
