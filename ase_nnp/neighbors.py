@@ -50,14 +50,20 @@ def vesin_edges(
     xyz, cells, periodic = (t.cpu().numpy() for t in (positions, cell, pbc))
     starts = np.searchsorted(batch.cpu().numpy(), np.arange(len(cells) + 1))
     index, shift, length = [], [], []
-    for b, (first, last) in enumerate(itertools.pairwise(starts)):
-        i, j, s, d = search.compute(xyz[first:last], cells[b], periodic[b], quantities="ijSd")
-        index.append(np.stack([j, i]).astype(np.int64) + first)
+    for b, (first, last) in enumerate(itertools.pairwise(starts.tolist())):
+        i, j, s, d = search.compute(
+            xyz[first:last], cells[b], periodic[b], quantities="ijSd", copy=False
+        )
+        pairs = np.empty((2, len(i)), dtype=np.int64)  # what vesin gave is gone with its next call
+        np.add(j, first, out=pairs[0], casting="unsafe")
+        np.add(i, first, out=pairs[1], casting="unsafe")
+        index.append(pairs)
         shift.append(s.astype(np.int64))
-        length.append(d)
-    edge_index = torch.from_numpy(np.concatenate(index, axis=1))
-    edge_shift = torch.from_numpy(np.concatenate(shift, axis=0))
-    distance = torch.from_numpy(np.concatenate(length))
+        length.append(d.copy())
+    join = len(index) > 1
+    edge_index = torch.from_numpy(np.concatenate(index, axis=1) if join else index[0])
+    edge_shift = torch.from_numpy(np.concatenate(shift, axis=0) if join else shift[0])
+    distance = torch.from_numpy(np.concatenate(length) if join else length[0])
     device = positions.device
     return edge_index.to(device), edge_shift.to(device), distance.to(device)
 

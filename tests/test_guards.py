@@ -19,8 +19,8 @@ CORE = ROOT / "ase_nnp"
 LAYERS = [
     "errors",
     "family",
-    "_pickle_values",
     "_pickle_scan",
+    "_pickle_values",
     "unpickle",
     "hookspecs",
     "config",
