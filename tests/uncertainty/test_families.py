@@ -75,7 +75,7 @@ def test_the_last_layer_works_or_says_what_does(family, members):
         reason = str(error)
     assert "latent" in reason or model is not None
     if model is None:
-        assert family not in ("escaip", "scn")
+        assert family not in ("cgcnn_oc20", "escaip", "facet", "scn")
         return
     single = predict(members[0], data)
     for row, plain in zip(predict(model, data), single, strict=True):

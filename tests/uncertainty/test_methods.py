@@ -430,3 +430,26 @@ def test_attach_takes_names_and_mappings_and_refuses_another_model(members):
 
     with pytest.raises(CheckpointError, match="another model"):
         attach(members[2], wrap("ensemble", members[:2]))
+
+
+class Bare(Pair):
+    """The same model, whose last layer is a parameter and no module that is called."""
+
+    def energies(self, graph):
+        per_atom = (self.features(graph) @ self.readout.weight.T)[:, 0]
+        return per_atom.new_zeros(graph.num_structures).index_add(0, graph.batch, per_atom)
+
+
+def test_a_parameter_serves_where_no_module_is_the_last_layer(train):
+    options = {"train": train[:6], "noise": {"energy": 0.1, "forces": 0.2}}
+    for force_std in ("exact", "none"):
+        plain, bare = (
+            wrap("last_layer", model(hidden=6, seed=2).double(), force_std=force_std, **options)
+            for model in (Pair, Bare)
+        )
+        assert (plain.layer.name, bare.layer.name) == ("readout", "readout.weight")
+        for a, b in zip(predict(plain, train[8:]), predict(bare, train[8:]), strict=True):
+            assert set(a) - set(b) == {"energies_std"}
+            for key in b:
+                np.testing.assert_allclose(a[key], b[key], rtol=1e-7, atol=1e-12, err_msg=key)
+    assert not any(p.requires_grad for p in bare.base.freeze().parameters())

@@ -1,7 +1,8 @@
 """Finding a model's last linear layer, and its features for each atom and structure.
 
-A model may name its layer with an attribute ``last_layer`` (``"head.out"``). Otherwise every
-linear layer with one output is tried, the last one called first, and taken only if the energy is
+A model may name its layer with an attribute ``last_layer`` (``"head.out"``, or a parameter such
+as ``"head.kernel"``). Otherwise every linear layer with one output is tried, the last one called
+first, then every parameter that is one row or column. A candidate is taken only if the energy is
 shown to be linear in its weights with exactly the features found.
 """
 
@@ -19,7 +20,7 @@ from ase_nnp.errors import UncertaintyError
 from ase_nnp.graph import AtomGraph
 from ase_nnp.potential import Potential
 
-__all__ = ["LastLayer", "atom_features", "find_last_layer", "radial_descriptor"]
+__all__ = ["LastLayer", "ParameterLayer", "energy_of", "find_last_layer", "layer_from"]
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,25 @@ class LastLayer:
         finally:
             handle.remove()
 
+    def weight(self, model: Potential) -> Tensor:
+        """The layer's weights."""
+        found = model.get_submodule(self.name).weight
+        assert isinstance(found, Tensor)
+        return found
+
+    def read(
+        self, caught: list[Tensor], graph: AtomGraph, energy: Tensor, *, differentiable: bool
+    ) -> tuple[Tensor | None, Tensor]:
+        """Features of atoms, if there are any, and of structures, after a watched call."""
+        atoms, total = self.split(caught[-1], graph)
+        if differentiable:
+            return atoms, total
+        return None if atoms is None else atoms.detach(), total.detach()
+
+    def state(self) -> list[Any]:
+        """Plain values that make this again (:func:`layer_from`)."""
+        return [self.name, self.rows, self.scale, self.mean]
+
     def split(self, x: Tensor, graph: AtomGraph) -> tuple[Tensor | None, Tensor]:
         """Per-atom (N, d), if there are any, and per-structure (B, d) features of an input."""
         flat = x.reshape(-1, x.shape[-1]) * self.scale
@@ -66,6 +86,57 @@ class LastLayer:
         return atoms, total.index_add(0, graph.batch, atoms)
 
 
+@dataclass(frozen=True)
+class ParameterLayer:
+    """A parameter w that the energy is linear in; features are ``dE_b / dw``.
+
+    For models whose last layer is no module of its own. There are no features of atoms.
+    """
+
+    name: str
+
+    @contextmanager
+    def watch(self, model: Potential) -> Iterator[list[Tensor]]:
+        """Let energies computed inside the block be differentiated in the parameter."""
+        weight = self.weight(model)
+        before = weight.requires_grad
+        weight.requires_grad_(True)
+        try:
+            yield [weight]
+        finally:
+            weight.requires_grad_(before)
+
+    def weight(self, model: Potential) -> Tensor:
+        """The parameter."""
+        return model.get_parameter(self.name)
+
+    def read(
+        self, caught: list[Tensor], graph: AtomGraph, energy: Tensor, *, differentiable: bool
+    ) -> tuple[Tensor | None, Tensor]:
+        """Features of structures (B, d)."""
+        weight = caught[0]
+        # A structure's features come from its own energy alone.
+        rows = [
+            torch.autograd.grad(e, weight, retain_graph=True, create_graph=differentiable)[0]
+            for e in energy
+        ]
+        return None, torch.stack([row.reshape(-1) for row in rows])
+
+    @property
+    def rows(self) -> str:
+        """Always ``"structure"``."""
+        return "structure"
+
+    def state(self) -> list[Any]:
+        """Plain values that make this again."""
+        return [self.name]
+
+
+def layer_from(state: list[Any]) -> LastLayer | ParameterLayer:
+    """Read what ``state()`` of a layer gave."""
+    return ParameterLayer(*state) if len(state) == 1 else LastLayer(*state)
+
+
 def energy_of(model: Potential, graph: AtomGraph) -> Tensor:
     """Energies (B,) with their computation graph, as cheaply as the model allows."""
     if hasattr(model, "energies"):
@@ -74,7 +145,7 @@ def energy_of(model: Potential, graph: AtomGraph) -> Tensor:
     return model(graph)["energy"]  # type: ignore[no-any-return]
 
 
-def find_last_layer(model: Potential, graph: AtomGraph) -> LastLayer:
+def find_last_layer(model: Potential, graph: AtomGraph) -> LastLayer | ParameterLayer:
     """Find and verify the last linear layer on a batch of structures of different sizes.
 
     Raises
@@ -96,11 +167,16 @@ def find_last_layer(model: Potential, graph: AtomGraph) -> LastLayer:
         for handle in handles:
             handle.remove()
     named = getattr(model, "last_layer", None)
-    candidates = [named] if named else [n for n in reversed(order) if order.count(n) == 1]
-    for name in candidates:
+    parameters = dict(model.named_parameters())
+    modules = [n for n in reversed(order) if order.count(n) == 1 and named in (None, n)]
+    for name in modules:
         layer = _verify(model, graph, name)
         if layer is not None:
             return layer
+    slim = [n for n, p in parameters.items() if p.ndim in (1, 2) and 4 <= p.numel() == max(p.shape)]
+    for name in [named] if named in parameters else reversed(slim):
+        if _verify_parameter(model, graph, name):
+            return ParameterLayer(name)
     raise UncertaintyError(
         f"{model.family or type(model).__name__} has no linear last layer that its energy is "
         "linear in (the attribute last_layer may name one). Use the method 'latent', which works "
@@ -142,6 +218,25 @@ def _verify(model: Potential, graph: AtomGraph, name: str) -> LastLayer | None:
     return None
 
 
+def _verify_parameter(model: Potential, graph: AtomGraph, name: str) -> bool:
+    """Check that the energy is linear in a parameter, with features that depend on positions."""
+    layer = ParameterLayer(name)
+    tolerance = 1e-3 if graph.positions.dtype == torch.float32 else 1e-8
+    wiggle = 0.02 * torch.sin(torch.arange(3 * graph.num_atoms).reshape(-1, 3).to(graph.positions))
+    found = []
+    try:
+        for moved in (graph, graph.replace(positions=graph.positions + wiggle)):
+            with layer.watch(model) as caught, torch.enable_grad():
+                energy = energy_of(model, moved)
+                found.append(layer.read(caught, moved, energy, differentiable=False)[1])
+    except RuntimeError:  # the energy does not depend on it
+        return False
+    change = float((found[1] - found[0]).norm())
+    if change <= 10 * tolerance * float(found[0].norm()):
+        return False  # counts of elements, not features
+    return _is_linear(model, graph, layer.weight(model), found[0], tolerance)
+
+
 def _is_linear(
     model: Potential, graph: AtomGraph, weight: Tensor, slopes: Tensor, tolerance: float
 ) -> bool:
@@ -158,46 +253,3 @@ def _is_linear(
     want = slopes @ step.reshape(-1)
     slack = tolerance * (want.abs().max() + before.abs().max())
     return bool((change - want).abs().max() <= 10 * slack)
-
-
-def radial_descriptor(graph: AtomGraph, cutoff: float, width: int = 12) -> Tensor:
-    """Rotation-invariant features (N, 2 width) of any batch: who is near, and how heavy.
-
-    Smooth Gaussians of the neighbour distances up to ``cutoff``, plain and weighted with the
-    neighbours' atomic numbers. For models without features of their own.
-    """
-    distance = graph.edge_vectors().norm(dim=1, keepdim=True)
-    centres = torch.linspace(0.5, cutoff, width).to(distance)
-    spacing = (cutoff - 0.5) / (width - 1)
-    envelope = (0.5 * (1 + torch.cos(torch.pi * distance.clamp(max=cutoff) / cutoff))).square()
-    gaussian = torch.exp(-0.5 * ((distance - centres) / spacing) ** 2) * envelope
-    source, target = graph.edge_index
-    weighted = gaussian * graph.atomic_numbers[source, None].to(gaussian) / 10
-    rows = torch.cat([gaussian, weighted], dim=1)
-    return rows.new_zeros((graph.num_atoms, 2 * width)).index_add(0, target, rows)
-
-
-def atom_features(model: Potential, graph: AtomGraph) -> tuple[str, int]:
-    """Name the last linear layer with one row per atom and how wide its input is.
-
-    Any number of outputs; falls back to ``("", 0)``, which means the radial descriptor.
-    """
-    found: list[tuple[str, int]] = []
-    handles = []
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Linear):
-
-            def note(m: nn.Module, args: tuple[Tensor, ...], name: str = name) -> None:
-                rows = args[0].reshape(-1, args[0].shape[-1]).shape[0]
-                if rows == graph.num_atoms and args[0].shape[-1] > 1:
-                    found.append((name, int(args[0].shape[-1])))
-
-            handles.append(module.register_forward_pre_hook(note))
-    try:
-        model.compute(graph, ("energy",))
-    finally:
-        for handle in handles:
-            handle.remove()
-    names = [name for name, _ in found]
-    unique = [(n, d) for n, d in found if names.count(n) == 1]
-    return unique[-1] if unique else ("", 0)

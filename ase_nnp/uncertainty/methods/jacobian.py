@@ -11,9 +11,9 @@ from torch import Tensor
 from ase_nnp.errors import UncertaintyError
 from ase_nnp.graph import AtomGraph
 from ase_nnp.potential import Conservative, Potential
-from ase_nnp.uncertainty.methods.features import LastLayer, energy_of
+from ase_nnp.uncertainty.methods.features import LastLayer, ParameterLayer, energy_of
 
-__all__ = ["FeatureJacobian", "feature_jacobian"]
+__all__ = ["FeatureJacobian", "feature_jacobian", "plain_features"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class FeatureJacobian:
 
 def feature_jacobian(
     model: Potential,
-    layer: LastLayer,
+    layer: LastLayer | ParameterLayer,
     graph: AtomGraph,
     properties: Collection[str],
     directions: Tensor | None,
@@ -64,7 +64,7 @@ def feature_jacobian(
             cell = graph.cell + graph.cell @ symmetric
             moved = graph.replace(positions=wanted[0] + shift, cell=cell)
         energy = energy_of(model, moved)
-        atoms, total = layer.split(caught[-1], moved)
+        atoms, total = layer.read(caught, moved, energy, differentiable=True)
         if not total.requires_grad:
             raise UncertaintyError(
                 "The features do not depend on positions differentiably; use force_std='none'."
@@ -92,3 +92,31 @@ def feature_jacobian(
         if tensor is not None:
             result["stress"], tensor = tensor[-1], tensor[:-1]
     return FeatureJacobian(result, atoms, total, forces, tensor)
+
+
+def plain_features(
+    model: Potential,
+    layer: LastLayer | ParameterLayer,
+    graph: AtomGraph,
+    properties: Collection[str],
+) -> tuple[dict[str, Tensor], Tensor | None, Tensor]:
+    """Results of a model with features of atoms, if any, and structures, without derivatives."""
+    if isinstance(layer, LastLayer):
+        with layer.watch(model) as caught:
+            result = dict(model.compute(graph, properties))
+        return result, *layer.read(caught, graph, result["energy"], differentiable=False)
+    if isinstance(model, Conservative) and set(properties) <= {"energy", "forces"}:
+        # One forward for all: the energy's own graph is differentiated twice.
+        positions = graph.positions.detach().requires_grad_("forces" in properties)
+        with layer.watch(model) as caught, torch.enable_grad():
+            energy = energy_of(model, graph.replace(positions=positions))
+            _, total = layer.read(caught, graph, energy, differentiable=False)
+            result = {"energy": energy.detach()}
+            if "forces" in properties:
+                result["forces"] = -torch.autograd.grad(energy.sum(), positions)[0]
+        return result, None, total
+    result = dict(model.compute(graph, properties))
+    with layer.watch(model) as caught, torch.enable_grad():
+        energy = energy_of(model, graph)
+        _, total = layer.read(caught, graph, energy, differentiable=False)
+    return result, None, total

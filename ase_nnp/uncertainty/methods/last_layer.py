@@ -22,8 +22,13 @@ from ase_nnp.errors import UncertaintyError
 from ase_nnp.graph import AtomGraph
 from ase_nnp.potential import Potential
 from ase_nnp.uncertainty.methods.base import UncertainPotential
-from ase_nnp.uncertainty.methods.features import LastLayer, find_last_layer
-from ase_nnp.uncertainty.methods.jacobian import feature_jacobian
+from ase_nnp.uncertainty.methods.features import (
+    LastLayer,
+    ParameterLayer,
+    find_last_layer,
+    layer_from,
+)
+from ase_nnp.uncertainty.methods.jacobian import feature_jacobian, plain_features
 
 __all__ = ["LastLayerLaplace"]
 
@@ -63,7 +68,7 @@ class LastLayerLaplace(UncertainPotential):
         force_std: str = "exact",
         samples: int = 16,
         seed: int = 0,
-        fitted: tuple[LastLayer, Tensor] | None = None,
+        fitted: tuple[LastLayer | ParameterLayer, Tensor] | None = None,
         **options: Any,
     ) -> None:
         super().__init__(members, **options)
@@ -112,9 +117,7 @@ class LastLayerLaplace(UncertainPotential):
         slopes = any(p.startswith(("forces_std", "forces_i", "stress_std")) for p in properties)
         root = self.factor.to(graph.positions.device)
         if not slopes or self.force_std == "none":
-            with self.layer.watch(self.base) as caught:
-                result = dict(self.base.compute(graph, plain))
-            atoms, total = self.layer.split(caught[0].detach(), graph)
+            result, atoms, total = plain_features(self.base, self.layer, graph, plain)
             return result | self._energy_parts(atoms, total, root)
         directions = root
         if self.force_std == "sampled":
@@ -140,7 +143,7 @@ class LastLayerLaplace(UncertainPotential):
         """Draws (count, d) of the last layer's weights about their present value."""
         generator = torch.Generator().manual_seed(seed)
         noise = torch.randn(count, self.factor.shape[1], generator=generator, dtype=torch.float64)
-        weight: Any = self.base.get_submodule(self.layer.name).weight
+        weight = self.layer.weight(self.base)
         centre: Tensor = weight.detach().double().cpu().reshape(1, -1)
         return centre + noise @ self.factor.T
 
@@ -149,7 +152,7 @@ class LastLayerLaplace(UncertainPotential):
         layer = self.layer
         values = {
             **super().state()[1],
-            "layer": [layer.name, layer.rows, layer.scale, layer.mean],
+            "layer": layer.state(),
             "noise": self.noise,
             "covariance": self.covariance,
             "ridge": self.ridge,
@@ -165,10 +168,10 @@ class LastLayerLaplace(UncertainPotential):
     ) -> Self:
         """Read what :meth:`state` gave."""
         options = dict(values)
-        return cls([base], fitted=(LastLayer(*options.pop("layer")), tensors["factor"]), **options)
+        return cls([base], fitted=(layer_from(options.pop("layer")), tensors["factor"]), **options)
 
 
-def _locate(model: Potential, train: Sequence[Atoms]) -> LastLayer:
+def _locate(model: Potential, train: Sequence[Atoms]) -> LastLayer | ParameterLayer:
     first = train[0].copy()
     second = train[-1].copy()
     # Of another size, so that a sum over atoms is told from a mean.
@@ -177,21 +180,22 @@ def _locate(model: Potential, train: Sequence[Atoms]) -> LastLayer:
 
 
 def _rows(
-    model: Potential, layer: LastLayer, atoms: Atoms, noise: Mapping[str, float]
+    model: Potential, layer: LastLayer | ParameterLayer, atoms: Atoms, noise: Mapping[str, float]
 ) -> dict[str, Tensor]:
     """Rows (n, d) of the linear problem of one structure, not yet over their noise."""
     graph = model.make_graph(atoms)
     if "forces" not in noise:
-        with layer.watch(model) as caught:
-            model.compute(graph, ("energy",))
-        return {"energy": layer.split(caught[0].detach(), graph)[1].double()}
+        return {"energy": plain_features(model, layer, graph, ("energy",))[2].double()}
     found = feature_jacobian(model, layer, graph, ("energy",), None, stress=False)
     jacobian = found.forces.reshape(len(found.forces), -1).T
     return {"energy": found.total.detach().double(), "forces": jacobian.double()}
 
 
 def accumulate(
-    model: Potential, layer: LastLayer, train: Sequence[Atoms], noise: Mapping[str, float]
+    model: Potential,
+    layer: LastLayer | ParameterLayer,
+    train: Sequence[Atoms],
+    noise: Mapping[str, float],
 ) -> Tensor:
     """Sum of the outer products of all rows over their noise variance, (d, d) float64."""
     total: Tensor | None = None
@@ -206,7 +210,10 @@ def accumulate(
 
 
 def linear_problem(
-    model: Potential, layer: LastLayer, train: Sequence[Atoms], noise: Mapping[str, float]
+    model: Potential,
+    layer: LastLayer | ParameterLayer,
+    train: Sequence[Atoms],
+    noise: Mapping[str, float],
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Rows (n, d) of each kind and what the model misses of the labels, (n,), in float64."""
     from ase_nnp.inference import Predictor
@@ -231,7 +238,7 @@ def linear_problem(
 
 def pops_corrections(
     model: Potential,
-    layer: LastLayer,
+    layer: LastLayer | ParameterLayer,
     train: Sequence[Atoms],
     noise: Mapping[str, float],
     lower: Tensor,

@@ -14,7 +14,8 @@ from ase_nnp.errors import UncertaintyError
 from ase_nnp.graph import AtomGraph
 from ase_nnp.potential import Potential
 from ase_nnp.uncertainty.methods.base import UncertainPotential
-from ase_nnp.uncertainty.methods.features import LastLayer, atom_features, radial_descriptor
+from ase_nnp.uncertainty.methods.descriptors import atom_features, radial_descriptor
+from ase_nnp.uncertainty.methods.features import LastLayer
 from ase_nnp.uncertainty.ood import KNNDistance, Mahalanobis, ood_threshold, structure_ood_score
 
 __all__ = ["FeatureReader", "LatentDistanceMethod"]
@@ -32,7 +33,7 @@ class FeatureReader:
     @classmethod
     def of(cls, model: Potential, structures: Sequence[Atoms]) -> FeatureReader:
         """Pick the last per-atom layer that depends on more than the element."""
-        return cls(atom_features(model, model.make_graph(list(structures[:2])))[0])
+        return cls(atom_features(model, model.make_graph(list(structures[:2]))))
 
     def run(
         self, model: Potential, graph: AtomGraph, properties: Collection[str]

@@ -13,8 +13,8 @@ from ase_nnp.errors import UncertaintyError
 from ase_nnp.graph import AtomGraph
 from ase_nnp.potential import Potential
 from ase_nnp.uncertainty.methods.base import UncertainPotential
-from ase_nnp.uncertainty.methods.features import LastLayer
-from ase_nnp.uncertainty.methods.jacobian import feature_jacobian
+from ase_nnp.uncertainty.methods.features import LastLayer, ParameterLayer, layer_from
+from ase_nnp.uncertainty.methods.jacobian import feature_jacobian, plain_features
 from ase_nnp.uncertainty.methods.last_layer import LastLayerLaplace, linear_problem
 
 __all__ = ["ShallowEnsemble"]
@@ -55,7 +55,7 @@ class ShallowEnsemble(UncertainPotential):
         noise: Mapping[str, float] | None = None,
         seed: int = 0,
         details: bool = False,
-        fitted: tuple[LastLayer, Tensor] | None = None,
+        fitted: tuple[LastLayer | ParameterLayer, Tensor] | None = None,
         **options: Any,
     ) -> None:
         super().__init__(members, **options)
@@ -66,7 +66,7 @@ class ShallowEnsemble(UncertainPotential):
                 raise UncertaintyError("A shallow ensemble needs two heads and train=[...].")
             laplace = LastLayerLaplace([self.base], train=train, noise=noise)
             self.layer = laplace.layer
-            weight: Any = self.base.get_submodule(self.layer.name).weight
+            weight = self.layer.weight(self.base)
             draws = laplace.sample_weights(heads, seed) - weight.detach().double().cpu().flatten()
             self.shifts = _tune(self.base, self.layer, train, laplace.noise, draws, tune)
         self.details = details
@@ -83,9 +83,7 @@ class ShallowEnsemble(UncertainPotential):
         shifts = self.shifts.to(graph.positions.device)
         with_forces = "forces" in self.base.outputs and any(p.startswith("f") for p in properties)
         if not with_forces:
-            with self.layer.watch(self.base) as caught:
-                result = dict(self.base.compute(graph, plain))
-            total = self.layer.split(caught[0].detach(), graph)[1]
+            result, _, total = plain_features(self.base, self.layer, graph, plain)
         else:
             found = feature_jacobian(self.base, self.layer, graph, plain, shifts.T, stress=False)
             result, total = dict(found.result), found.total.detach()
@@ -103,11 +101,9 @@ class ShallowEnsemble(UncertainPotential):
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The heads, as differences from the model's own."""
-        layer = self.layer
-        place = [layer.name, layer.rows, layer.scale, layer.mean]
         return {"shifts": self.shifts}, {
             **super().state()[1],
-            "layer": place,
+            "layer": self.layer.state(),
             "details": self.details,
         }
 
@@ -117,12 +113,12 @@ class ShallowEnsemble(UncertainPotential):
     ) -> Self:
         """Read what :meth:`state` gave."""
         options = dict(values)
-        return cls([base], fitted=(LastLayer(*options.pop("layer")), tensors["shifts"]), **options)
+        return cls([base], fitted=(layer_from(options.pop("layer")), tensors["shifts"]), **options)
 
 
 def _tune(
     model: Potential,
-    layer: LastLayer,
+    layer: LastLayer | ParameterLayer,
     train: Sequence[Atoms],
     noise: Mapping[str, float],
     shifts: Tensor,
