@@ -35,9 +35,9 @@ class SqliteShard(Shard):
                 rows = connection.execute("select id from systems order by id").fetchall()
             finally:
                 connection.close()
-        except sqlite3.Error as error:
+            self._ids = [int(row[0]) for row in rows]
+        except (sqlite3.Error, ValueError, TypeError) as error:
             raise DatasetError(f"not a readable ASE database: {error}", path=self.path) from None
-        self._ids = [int(row[0]) for row in rows]
         if not self._ids:
             raise DatasetError("an ASE database without rows", path=self.path)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ase_nnp.datasets.base import AtomsDataset
-from ase_nnp.errors import DatasetError, UnknownModelError
+from ase_nnp.errors import AseNnpError, DatasetError, UnknownModelError
 from ase_nnp.family import DatasetFormat
 
 __all__ = ["find_format", "open_dataset"]
@@ -61,7 +61,7 @@ def open_dataset(
         parts = [open_dataset(part, format, **options) for part in paths]
         return AtomsDataset.concat(parts) if len(parts) > 1 else parts[0]
     files = _files(Path(os.fspath(paths[0])).expanduser(), formats, format)
-    return _open(files, formats, options)
+    return _open(files, options)
 
 
 def _formats() -> Mapping[str, DatasetFormat]:
@@ -155,15 +155,16 @@ def _unknown(path: Path, formats: Mapping[str, DatasetFormat]) -> str:
     return f"no known kind of dataset; there are {', '.join(sorted(formats))}"
 
 
-def _open(
-    files: Sequence[tuple[Path, DatasetFormat]],
-    formats: Mapping[str, DatasetFormat],
-    options: dict[str, Any],
-) -> AtomsDataset:
-    kind = files[0][1]
+def _open(files: Sequence[tuple[Path, DatasetFormat]], options: dict[str, Any]) -> AtomsDataset:
+    kind, path = files[0][1], files[0][0]
     try:
         return kind.open([file for file, _ in files], **options)  # type: ignore[return-value]
-    except TypeError as error:
-        if "unexpected keyword" in str(error):
-            raise DatasetError(f"format {kind.name}: {error}", path=files[0][0]) from None
+    except AseNnpError:
         raise
+    except TypeError as error:
+        if "unexpected keyword" not in str(error):
+            raise DatasetError(f"cannot be opened: {error}", path=path) from error
+        raise DatasetError(f"format {kind.name}: {error}", path=path) from None
+    except Exception as error:  # a reader is a plugin, and a damaged file may do anything to it
+        reason = f"{type(error).__name__}: {error}"
+        raise DatasetError(f"cannot be opened as {kind.name}: {reason}", path=path) from error
