@@ -32,6 +32,7 @@ LAYERS = [
     "potential",
     "tensors",
     "models",
+    "budget",
     "loading",
     "inference",
     "uncertainty",
