@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from ase_nnp_escaip.attention import Geometry, attend
 from ase_nnp_escaip.config import Settings
-from ase_nnp_escaip.layers import activated, feed_forward, normalization, part
+from ase_nnp_escaip.layers import activated, add_part, feed_forward, normalization, part
 from ase_nnp_escaip.slots import reduce_rows
 from ase_nnp_escaip.third import EdgeAttributes, Features, FeedForward
 
@@ -142,8 +142,8 @@ class FirstAttention(FirstEdgeAttributes):
         linear = self.message_linear[0]
         message = functional.linear(attributes, linear.weight[:, :size], linear.bias)
         if self.settings.generation == 2:
-            message.addmm_(edges, linear.weight[:, size : 2 * size].t())
-        message.addmm_(pair, linear.weight[:, -size:].t())
+            message = add_part(message, linear, size, 2 * size, edges)
+        message = add_part(message, linear, linear.in_features - size, linear.in_features, pair)
         result: Tensor = self.message_linear[1](message)
         return result
 
@@ -244,10 +244,10 @@ class OutputBlock(nn.Module):
         """Add the share of one depth, without holding the readouts of the others."""
         linear = projection[0]
         assert isinstance(linear, nn.Linear)
-        weight = linear.weight[:, depth * self.size : (depth + 1) * self.size]
+        first, last = depth * self.size, (depth + 1) * self.size
         if total is None:
-            return functional.linear(x, weight, linear.bias)
-        return total.addmm_(x, weight.t())
+            return functional.linear(x, linear.weight[:, first:last], linear.bias)
+        return add_part(total, linear, first, last, x)
 
 
 class Exportable(nn.Module):

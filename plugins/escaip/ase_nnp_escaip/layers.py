@@ -15,6 +15,7 @@ __all__ = [
     "DistanceBasis",
     "OutputLayer",
     "activated",
+    "add_part",
     "feed_forward",
     "legendre",
     "normalization",
@@ -160,3 +161,11 @@ def part(layer: nn.Linear, first: int, last: int, x: Tensor) -> Tensor:
     computed once per atom instead of once per neighbour.
     """
     return functional.linear(x, layer.weight[:, first:last])
+
+
+def add_part(total: Tensor, layer: nn.Linear, first: int, last: int, x: Tensor) -> Tensor:
+    """Add :func:`part` to ``total`` in place, which must be a fresh array."""
+    weight = layer.weight[:, first:last]
+    if total.dtype == x.dtype == weight.dtype:
+        return total.addmm_(x, weight.t())
+    return total.add_(functional.linear(x, weight))

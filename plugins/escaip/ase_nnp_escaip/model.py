@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["EScAIP", "ThirdGeneration"]
 
 #: Rows of neighbours that go through a layer at once: small enough for a CPU's cache.
-ROWS = {"cpu": 2048}
+ROWS = {"cpu": 1024}
 MANY = 1 << 40
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from ase_nnp_escaip.attention import Geometry, attend
 from ase_nnp_escaip.config import Settings
-from ase_nnp_escaip.layers import activated, feed_forward, legendre, normalization, part
+from ase_nnp_escaip.layers import activated, add_part, feed_forward, legendre, normalization, part
 from ase_nnp_escaip.slots import reduce_rows
 
 __all__ = ["Backbone", "EdgeAttributes", "Features"]
@@ -183,8 +183,8 @@ class GraphAttention(EdgeAttributes):
         else:
             linear = self.message_linear[0]
             message = functional.linear(attributes, linear.weight[:, :size], linear.bias)
-            message.addmm_(edges, linear.weight[:, size : 2 * size].t())
-            message.addmm_(pair, linear.weight[:, 2 * size :].t())
+            message = add_part(message, linear, size, 2 * size, edges)
+            message = add_part(message, linear, 2 * size, 3 * size, pair)
             message = self.message_linear[1](message)
         result: Tensor = self.message_norm(message)
         return result
@@ -303,10 +303,10 @@ class OutputProjection(nn.Module):
     def add(self, kind: str, depth: int, x: Tensor, total: Tensor | None) -> Tensor:
         """Add the share of one depth, without holding the readouts of the others."""
         linear: nn.Linear = getattr(self, f"{kind}_projection")[0]
-        weight = linear.weight[:, depth * self.size : (depth + 1) * self.size]
+        first, last = depth * self.size, (depth + 1) * self.size
         if total is None:
-            return functional.linear(x, weight, linear.bias)
-        return total.addmm_(x, weight.t())
+            return functional.linear(x, linear.weight[:, first:last], linear.bias)
+        return add_part(total, linear, first, last, x)
 
     def finish(self, kind: str, total: Tensor) -> Tensor:
         """Activation and norm of the joined readouts."""
