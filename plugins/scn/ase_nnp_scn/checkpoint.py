@@ -40,8 +40,8 @@ def load(path: str | Path, family: ModelFamily, *, ema: bool = True, **options: 
     content = load_torch(path)
     if not isinstance(content, Mapping) or "state_dict" not in content:
         raise CheckpointError(
-            f"{path} is no fairchem 1.x checkpoint: no 'state_dict' was found. Weights alone can be "
-            "loaded with config= and weights=."
+            f"{path} is no fairchem 1.x checkpoint: no 'state_dict' was found. Weights alone can "
+            "be loaded with config= and weights=."
         )
     attributes, dataset = _configuration(content, path)
     state = _without_prefix(as_tensors(content["state_dict"], path))

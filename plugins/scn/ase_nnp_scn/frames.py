@@ -1,35 +1,32 @@
 """Edge frames: rotations that bring an edge to the polar axis, and the angle left free about it.
 
 A frame is the matrix with rows ``(a, u, b)``, u the unit vector of the edge and ``a`` normal to u
-and to a reference vector w. The paper (arXiv:2206.14331, Sec. 3.2) draws w at random; a calculator
-needs a rule. Ours:
+and to a reference vector w. The paper (arXiv:2206.14331, Sec. 3.2) draws w at random for each edge
+and call; a calculator needs a rule. Ours takes one direction for all edges of a structure, fixed to
+its cell, or to space where nothing is periodic:
 
-* w is the mean direction of the centre's neighbours, weighted towards near ones;
-* where that vanishes (a centre of symmetry) or is parallel to u, that of the neighbour's
-  neighbours;
-* where both fail, as in a perfect crystal, a direction fixed to the cell, or to space for atoms
-  that are not periodic (linear molecules).
+* it turns with the cell and does not depend on the order of atoms or on what shares the batch;
+* it changes smoothly as atoms move, but for edges within 11 degrees of the direction, which
+  take a second one instead;
+* the direction has no crystallographic meaning, so that edges of different directions have
+  unrelated frames, as when they are drawn. Frames tied to the surroundings (the direction to the
+  near neighbours, say) are the same for many edges, and their errors add up instead of averaging
+  out.
 
-Frames turn with the structure and do not depend on the order of the atoms. They jump where the rule
-changes from one case to the next.
+Further frames of the same structure take further directions.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
 
 from ase_nnp.graph import AtomGraph
 
-#: A direction of no crystallographic meaning, in the axes of the cell (or of space), and a second
-#: one for edges nearly parallel to it.
-GENERIC = ((0.36, 0.48, 0.80), (0.80, -0.36, 0.48))
-#: Edges closer to the first generic direction than this cosine use the second.
+#: Edges closer to the direction than this cosine use another.
 PARALLEL = 0.98
-#: Sine below which a local direction counts as parallel to the edge or as vanishing.
-VANISHING = 1e-3
-#: Angstrom; decay of the weights of local directions.
-NEAR = 2.5
 
 
 def frames_about(u: Tensor, w: Tensor) -> Tensor:
@@ -57,30 +54,24 @@ def drawn_reference(u: Tensor, uniform: Tensor) -> Tensor:
     return w
 
 
-def structure_reference(graph: AtomGraph, vectors: Tensor) -> Tensor:
-    """Return the reference vectors (E, 3) that the rule above gives for edge vectors (E, 3)."""
-    distance = vectors.norm(dim=1, keepdim=True)
-    u = vectors / distance
-    source, target = graph.edge_index
-    structure = graph.batch[target]
-    periodic = graph.pbc.any(1)
-
+def structure_reference(graph: AtomGraph, u: Tensor, number: int = 0) -> Tensor:
+    """Return the reference vectors (E, 3) of unit edge vectors u for frame ``number``."""
     axes = cell_axes(graph.cell, graph.pbc)
     space = torch.eye(3, dtype=axes.dtype, device=axes.device).expand_as(axes)
-    axes = torch.where(periodic[:, None, None], axes, space)
-    first, second = (_generic(k, axes)[structure] for k in (0, 1))
-    along = ((first * u).sum(1).abs() > PARALLEL)[:, None]
-    fixed = torch.where(along, second, first)
+    axes = torch.where(graph.pbc.any(1)[:, None, None], axes, space)
+    structure = graph.batch[graph.edge_index[1]]
+    x, y, z = direction(number)
+    first, second = ((axes.new_tensor(d) @ axes)[structure] for d in ((x, y, z), (y, -z, x)))
+    along = (first * u).sum(1).abs() > PARALLEL
+    return torch.where(along[:, None], second, first)
 
-    weight = torch.exp(-((distance / NEAR) ** 2))
-    total = torch.zeros_like(graph.positions[:, :1]).index_add(0, target, weight)
-    local = torch.zeros_like(graph.positions).index_add(0, target, weight * u)
-    local = local / total.clamp_min(torch.finfo(total.dtype).tiny)
-    reference = fixed
-    for candidate in (local[source], local[target]):
-        clear = torch.linalg.cross(u, candidate).norm(dim=1) > VANISHING
-        reference = torch.where(clear[:, None], candidate, reference)
-    return reference
+
+def direction(number: int) -> tuple[float, float, float]:
+    """Return a unit vector; consecutive numbers cover the sphere evenly."""
+    height = 1 - 2 * ((0.1 + number * 0.7548776662466927) % 1)
+    around = 2 * math.pi * ((0.1476 + number * 0.5698402909980532) % 1)
+    radius = math.sqrt(1 - height * height)
+    return radius * math.cos(around), radius * math.sin(around), height
 
 
 def cell_axes(cell: Tensor, pbc: Tensor) -> Tensor:
@@ -103,8 +94,3 @@ def cell_axes(cell: Tensor, pbc: Tensor) -> Tensor:
     size = second.norm(dim=2, keepdim=True)
     second = second / torch.where(size > 0, size, torch.ones_like(size))
     return torch.cat([first, second, torch.linalg.cross(first, second)], dim=1)
-
-
-def _generic(number: int, axes: Tensor) -> Tensor:
-    direction = torch.tensor(GENERIC[number], dtype=axes.dtype, device=axes.device)
-    return direction @ axes

@@ -205,7 +205,7 @@ class SCN(Potential):
         vectors = graph.edge_vectors()
         distance = vectors.norm(dim=1)
         rank = ranks(graph.edge_index[1], distance, atoms)
-        frames = self._frames(graph, vectors, distance)
+        frames = self._frames(graph, vectors / distance[:, None])
         rows = self._rows(frames)
         offset = torch.arange(copies, device=rank.device)[:, None] * atoms
         source, target = ((end + offset).flatten() for end in graph.edge_index)
@@ -234,20 +234,20 @@ class SCN(Potential):
             )
         return tables
 
-    def _frames(self, graph: AtomGraph, vectors: Tensor, distance: Tensor) -> Tensor:
-        """Return frames (copies * E, 3, 3), the copies turned by equal steps about the edges."""
-        unit = vectors / distance[:, None]
+    def _frames(self, graph: AtomGraph, unit: Tensor) -> Tensor:
+        """Return frames (copies * E, 3, 3) of unit edge vectors (E, 3)."""
         drawn = graph.extra.get("edge_random")
         if drawn is None and self.training and self.random_training:
             drawn = torch.rand_like(unit)
         if drawn is None:
-            reference = structure_reference(graph, vectors)
-        else:
-            reference = drawn_reference(unit, drawn.to(unit))
-        frames = frames_about(unit, reference)
+            numbers = range(self.frames)
+            return torch.cat(
+                [frames_about(unit, structure_reference(graph, unit, k)) for k in numbers]
+            )
+        frames = frames_about(unit, drawn_reference(unit, drawn.to(unit)))
         if self.frames == 1:
             return frames
-        # The taps sample a full turn by themselves; copies fill the angle between two taps.
+        # Copies of a draw are turned by equal steps, which fill the angle between two taps.
         step = 2 * math.pi / (self.taps * self.frames)
         angle = torch.arange(self.frames, device=unit.device, dtype=unit.dtype) * step
         return turn(frames.repeat(self.frames, 1, 1), angle.repeat_interleave(len(unit)))

@@ -63,7 +63,7 @@ def test_frames_do_not_depend_on_the_order_or_place_of_atoms():
 
 
 def test_frames_turn_with_the_atoms():
-    """A random draw changes the energy by the noise of the frames; a rotation by much less."""
+    """A rotation with the cell changes the energy by much less than a random draw does."""
     model = tiny(num_sphere_samples=400, use_grid=False)  # the grid itself is not isotropic
     atoms = slab()
     atoms.positions += np.random.default_rng(1).normal(scale=0.05, size=atoms.positions.shape)
@@ -81,6 +81,29 @@ def test_frames_turn_with_the_atoms():
                 float(model(graph.replace(extra={"edge_random": drawn.double()}))["energy"])
             )
     assert abs(float(predict(model, turned)["energy"][0]) - kept) < 0.05 * np.std(noise)
+
+
+def test_other_vacuum_and_repeated_cells_keep_the_frames():
+    model, atoms = tiny(), slab()
+    atoms.positions += np.random.default_rng(3).normal(scale=0.05, size=atoms.positions.shape)
+    energy = predict(model, atoms)["energy"]
+    taller = atoms.copy()
+    taller.cell[2] *= 2
+    open_cell = atoms.copy()
+    open_cell.cell[2] = 0
+    wide = atoms.repeat((2, 1, 1))
+    found = predict(model, taller, open_cell, wide)["energy"]
+    np.testing.assert_allclose(found, energy * [1, 1, 2], rtol=1e-10)
+
+
+def test_wires_and_molecules_have_frames():
+    model = tiny()
+    wire = Atoms(
+        "Cu2", positions=[[0, 0, 0], [0, 0, 2.4]], cell=[0, 0, 5], pbc=(False, False, True)
+    )
+    found = predict(model, wire, molecule("CO2"), molecule("CH4"))
+    assert np.isfinite(found["energy"]).all()
+    assert np.isfinite(found["forces"]).all()
 
 
 def test_more_frames_average_and_tell_their_spread():
