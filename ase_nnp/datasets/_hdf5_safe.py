@@ -13,7 +13,7 @@ from ase_nnp.errors import DatasetError
 if TYPE_CHECKING:
     import h5py
 
-MAX_ATOMS = 10_000_000
+MAX_ATOMS = 1_000_000
 """Atoms of one structure; a larger claim is a damaged or hostile file."""
 MAX_TEXT = 1_000_000
 """Bytes of one string field."""
