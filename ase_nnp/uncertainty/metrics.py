@@ -6,6 +6,8 @@ Members of a committee are the first axis.
 
 from __future__ import annotations
 
+from ase_nnp.uncertainty.laplace import *  # noqa: F403
+from ase_nnp.uncertainty.laplace import __all__ as _laplace
 from ase_nnp.uncertainty.linear import (
     BayesianLinearRegression as BayesianLinearRegression,
 )
@@ -22,8 +24,19 @@ from ase_nnp.uncertainty.ranking import *  # noqa: F403
 from ase_nnp.uncertainty.ranking import __all__ as _ranking
 from ase_nnp.uncertainty.reliability import *  # noqa: F403
 from ase_nnp.uncertainty.reliability import __all__ as _reliability
+from ase_nnp.uncertainty.sampling.diagnostics import *  # noqa: F403
+from ase_nnp.uncertainty.sampling.diagnostics import __all__ as _diagnostics
 from ase_nnp.uncertainty.scores import *  # noqa: F403
 from ase_nnp.uncertainty.scores import __all__ as _scores
 
-__all__ = [*_mixtures, *_moments, *_pool, *_ranking, *_reliability, *_scores]
+__all__ = [
+    *_laplace,
+    *_mixtures,
+    *_moments,
+    *_pool,
+    *_ranking,
+    *_reliability,
+    *_scores,
+    *_diagnostics,
+]
 __all__ += ["BayesianLinearRegression", "bayesian_linear_regression"]

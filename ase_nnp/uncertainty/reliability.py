@@ -19,7 +19,7 @@ __all__ = [
     "ence",
     "ence_bins",
     "interval_coverage",
-    "mean_absolute_calibration_error",
+    "mean_abs_calibration_error",
     "mean_interval_width",
     "mean_z",
     "miscalibration_area",
@@ -101,7 +101,7 @@ def miscalibration_area(
     return float((np.diff(nominal) * np.where(crossing, triangles, size) / 2).sum())
 
 
-def mean_absolute_calibration_error(
+def mean_abs_calibration_error(
     y_true: ArrayLike, y_pred: ArrayLike, y_std: ArrayLike, levels: int = 100
 ) -> float:
     """Mean over levels of |covered - nominal|."""

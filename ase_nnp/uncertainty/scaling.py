@@ -215,8 +215,16 @@ class IsotonicStd:
         return np.asarray(np.interp(as_finite("y_std", y_std), self.knots, self.values))
 
 
-def fit_isotonic(y_true: ArrayLike, y_pred: ArrayLike, y_std: ArrayLike) -> IsotonicStd:
-    """Isotonic regression of |error| on std, times sqrt(pi / 2) to make it a Gaussian std."""
+def fit_isotonic(
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    y_std: ArrayLike,
+    factor: float = float(np.sqrt(np.pi / 2)),
+) -> IsotonicStd:
+    """Isotonic regression of |error| on std.
+
+    ``factor`` makes the std of a Gaussian of its mean absolute error; 1 leaves the latter.
+    """
     true, pred, std = as_predictions(y_true, y_pred, y_std)
     knots, inverse, counts = np.unique(std, return_inverse=True, return_counts=True)
     mean = np.bincount(inverse.ravel(), np.abs(true - pred)) / counts
@@ -225,7 +233,7 @@ def fit_isotonic(y_true: ArrayLike, y_pred: ArrayLike, y_std: ArrayLike) -> Isot
         raise UncertaintyError("All errors are zero; there is no std to fit.")
     # A block of exact predictions at the small end would claim certainty.
     fitted = np.maximum(fitted, fitted[fitted > 0].min())
-    return IsotonicStd(knots, np.sqrt(np.pi / 2) * fitted)
+    return IsotonicStd(knots, factor * fitted)
 
 
 def fit_isotonic_per_group(

@@ -10,12 +10,13 @@ from ase_nnp.uncertainty._arrays import Array, as_finite, as_members, as_predict
 
 __all__ = [
     "check_score",
-    "coefficient_of_variation",
+    "coefficient_of_variation_of_std",
     "crps_ensemble",
     "crps_gaussian",
     "interval_score",
     "nll_gaussian",
     "nll_student_t",
+    "pinball_loss",
     "sharpness",
     "sharpness_mean",
     "sharpness_rms",
@@ -76,13 +77,18 @@ def crps_ensemble(y_true: ArrayLike, members: ArrayLike, fair: bool = False) -> 
     return float((np.abs(values - true).mean(axis=0) - pairs).mean())
 
 
+def pinball_loss(y_true: ArrayLike, y_quantile: ArrayLike, level: float) -> float:
+    """Mean pinball loss of predicted quantiles of this level."""
+    excess = as_finite("y_quantile", y_quantile) - as_finite("y_true", y_true)
+    return float((((excess >= 0) - level) * excess).mean())
+
+
 def check_score(y_true: ArrayLike, y_pred: ArrayLike, y_std: ArrayLike, levels: int = 99) -> float:
     """Mean check (pinball) loss over quantile levels 0.01 ... 0.99."""
     true, pred, std = as_predictions(y_true, y_pred, y_std)
     total = 0.0
     for q in np.linspace(0.01, 0.99, levels):
-        excess = pred + std * stats.norm.ppf(q) - true
-        total += float((((excess >= 0) - q) * excess).mean())
+        total += pinball_loss(true, pred + std * stats.norm.ppf(q), q)
     return total / levels
 
 
@@ -116,7 +122,7 @@ def sharpness_mean(y_std: ArrayLike) -> float:
     return float(as_finite("y_std", y_std).mean())
 
 
-def coefficient_of_variation(y_std: ArrayLike, ddof: int = 1) -> float:
+def coefficient_of_variation_of_std(y_std: ArrayLike, ddof: int = 1) -> float:
     """Spread of the predicted std over its mean; 0 means that all error bars are the same."""
     std = as_finite("y_std", y_std)
     return float(std.std(ddof=ddof) / std.mean())

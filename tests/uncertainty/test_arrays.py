@@ -336,3 +336,62 @@ def test_torch_is_not_needed_for_arrays():
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_laplace_on_arrays_is_bayesian_regression_with_rows_of_both_kinds():
+    rng = np.random.default_rng(20)
+    features, slopes = rng.normal(size=(30, 4)), rng.normal(size=(30, 9, 4))
+    precision = met.laplace_precision(
+        features, 0.1, jacobian=slopes, noise_forces=0.5, prior_precision=2.0
+    )
+    rows = np.concatenate([features / 0.1, slopes.reshape(-1, 4) / 0.5])
+    exact = met.bayesian_linear_regression(rows, np.zeros(len(rows)), 1.0, 2.0)
+    np.testing.assert_allclose(precision, exact.posterior_precision, rtol=1e-12)
+    sigma = met.laplace_covariance(precision)
+    std = met.quadratic_std(features, sigma)
+    np.testing.assert_allclose(std, exact.predictive_std_epistemic(features), rtol=1e-9)
+    assert met.quadratic_std(slopes, sigma).shape == (30, 9)
+    with_ridge = met.laplace_precision(features, 1.0, ridge=0.5)
+    plain = features.T @ features
+    np.testing.assert_allclose(with_ridge, plain + 0.5 * np.trace(plain) / 4 * np.eye(4))
+
+
+def test_pops_weights_fit_their_own_row():
+    rng = np.random.default_rng(21)
+    rows, errors = rng.normal(size=(40, 3)), rng.normal(size=40)
+    precision = rows.T @ rows + np.eye(3)
+    total = np.zeros((3, 3))
+    for row, error in zip(rows, errors, strict=True):
+        solved = np.linalg.solve(precision, row)
+        change = solved * error / (row @ solved)
+        assert row @ change == pytest.approx(error)
+        total += np.outer(change, change) / 40
+    np.testing.assert_allclose(met.pops_covariance(precision, rows, errors), total, rtol=1e-10)
+
+
+def test_langevin_inflation_and_misfit_temperature():
+    variance = met.ula_variance([8.0, 8.0], 0.05)
+    np.testing.assert_allclose(variance, 1 / 8 / (1 - 0.2))
+    assert np.isinf(met.ula_variance([8.0], 0.25))[0]
+    assert met.misfit_temperature(30.0, 12) == 5.0
+
+
+def test_evidential_loss_punishes_confident_errors():
+    args = [1.0], [0.0], [2.0], [3.0], [1.0]
+    assert met.nig_loss(*args, weight=0.1) == pytest.approx(met.nig_nll(*args) + 0.1 * 7)
+
+
+def test_the_minimum_over_configurations_is_each_members_own():
+    energies = np.array([[0.0, 1.0, 5.0], [2.0, 1.0, 5.0], [3.0, 0.5, 5.0], [1.0, 0.0, 5.0]])
+    found = obs.minimum_over_configurations(energies)
+    assert found.members.tolist() == [0.0, 1.0, 0.5, 0.0]
+    assert found.probabilities.tolist() == [0.25, 0.75, 0]
+    assert found.mean <= energies.mean(axis=0).min()
+    np.testing.assert_allclose(obs.harmonic_ess_fraction([0.4, 1, 2]), [0, 1, np.sqrt(3) / 2])
+
+
+def test_the_pinball_loss_is_least_at_the_quantile():
+    sample = np.random.default_rng(22).normal(size=20001)
+    grid = np.linspace(-2, 2, 401)
+    loss = [met.pinball_loss(sample, np.full(20001, q), 0.8) for q in grid]
+    assert grid[np.argmin(loss)] == pytest.approx(np.quantile(sample, 0.8), abs=0.011)
