@@ -2,18 +2,19 @@
 
 A frame is the matrix with rows ``(a, u, b)``, u the unit vector of the edge and ``a`` normal to u
 and to a reference vector w. The paper (arXiv:2206.14331, Sec. 3.2) draws w at random for each edge
-and call; a calculator needs a rule. Ours takes one direction for all edges of a structure, fixed to
-its cell, or to space where nothing is periodic:
+and call; a calculator needs a rule. Ours makes the frames from two directions p and q, fixed to the
+cell, or to space where nothing is periodic: w is p, and the frame is then turned about the edge by
+an angle of ``TWIST`` times ``u . q``.
 
-* it turns with the cell and does not depend on the order of atoms or on what shares the batch;
-* it changes smoothly as atoms move, but for edges within 11 degrees of the direction, which
-  take a second one instead;
-* the direction has no crystallographic meaning, so that edges of different directions have
-  unrelated frames, as when they are drawn. Frames tied to the surroundings (the direction to the
-  near neighbours, say) are the same for many edges, and their errors add up instead of averaging
-  out.
+* The frames turn with the cell and do not depend on the order of atoms or on the batch.
+* They change smoothly as atoms move, but for edges within 11 degrees of p, which take another
+  direction instead.
+* The directions have no crystallographic meaning and the angle runs through more than two turns,
+  so that edges of different directions have unrelated frames, as when they are drawn. That matters:
+  the networks were trained on unrelated frames, and where frames follow the surroundings instead
+  (say, the direction to the near neighbours) their errors add up instead of averaging out.
 
-Further frames of the same structure take further directions.
+Further frames of the same structure come from further directions.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from ase_nnp.graph import AtomGraph
 
 #: Edges closer to the direction than this cosine use another.
 PARALLEL = 0.98
+#: Radians; the spread of in-plane angles over the directions of edges.
+TWIST = 8.0
 
 
 def frames_about(u: Tensor, w: Tensor) -> Tensor:
@@ -54,16 +57,18 @@ def drawn_reference(u: Tensor, uniform: Tensor) -> Tensor:
     return w
 
 
-def structure_reference(graph: AtomGraph, u: Tensor, number: int = 0) -> Tensor:
-    """Return the reference vectors (E, 3) of unit edge vectors u for frame ``number``."""
+def structure_frames(graph: AtomGraph, u: Tensor, number: int = 0) -> Tensor:
+    """Return frames (E, 3, 3) of unit edge vectors u (E, 3) by the rule above."""
     axes = cell_axes(graph.cell, graph.pbc)
     space = torch.eye(3, dtype=axes.dtype, device=axes.device).expand_as(axes)
     axes = torch.where(graph.pbc.any(1)[:, None, None], axes, space)
     structure = graph.batch[graph.edge_index[1]]
     x, y, z = direction(number)
-    first, second = ((axes.new_tensor(d) @ axes)[structure] for d in ((x, y, z), (y, -z, x)))
-    along = (first * u).sum(1).abs() > PARALLEL
-    return torch.where(along[:, None], second, first)
+    wanted = axes.new_tensor([(x, y, z), (y, -z, x), direction(-1 - number)])
+    p, other, q = (wanted @ axes)[structure].unbind(1)
+    along = (p * u).sum(1).abs() > PARALLEL
+    frames = frames_about(u, torch.where(along[:, None], other, p))
+    return turn(frames, TWIST * (q * u).sum(1))
 
 
 def direction(number: int) -> tuple[float, float, float]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ase_nnp import AtomGraph, ConfigError, Potential
 from ase_nnp.potential import gradients
 from ase_nnp_scn.blocks import EdgeBlock, GridBlock, activate, parts
-from ase_nnp_scn.frames import drawn_reference, frames_about, structure_reference, turn
+from ase_nnp_scn.frames import drawn_reference, frames_about, structure_frames, turn
 from ase_nnp_scn.neighbors import NEAREST, Neighbors, empty_table, ranks, table
 from ase_nnp_scn.radial import DistanceBasis
 from ase_nnp_scn.rotation import WignerRows, degrees
@@ -240,10 +240,7 @@ class SCN(Potential):
         if drawn is None and self.training and self.random_training:
             drawn = torch.rand_like(unit)
         if drawn is None:
-            numbers = range(self.frames)
-            return torch.cat(
-                [frames_about(unit, structure_reference(graph, unit, k)) for k in numbers]
-            )
+            return torch.cat([structure_frames(graph, unit, k) for k in range(self.frames)])
         frames = frames_about(unit, drawn_reference(unit, drawn.to(unit)))
         if self.frames == 1:
             return frames
