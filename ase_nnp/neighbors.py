@@ -9,6 +9,7 @@ neighbours, so that a result never depends on the backend.
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import torch
@@ -78,33 +79,7 @@ def torch_edges(
     :func:`vesin_edges`; linear in the number of atoms at constant density.
     """
     device = positions.device
-    inverse = torch.linalg.inv(cell)
-    frac = torch.einsum("nc,ncd->nd", positions, inverse[batch])
-    home = torch.where(pbc[batch], torch.floor(frac), torch.zeros_like(frac))
-    frac = frac - home  # periodic directions lie in [0, 1) now
-    frac = torch.where(pbc[batch] & (frac >= 1.0), torch.zeros_like(frac), frac)
-
-    # Along a direction without images the "cell" is the extent of the atoms themselves.
-    count = cell.shape[0]
-    big = torch.full((count, 3), torch.inf, dtype=frac.dtype, device=device)
-    each = batch[:, None].expand(-1, 3)
-    low = big.scatter_reduce(0, each, frac, "amin")
-    high = (-big).scatter_reduce(0, each, frac, "amax")
-    empty = ~torch.isfinite(low)
-    low = torch.where(pbc | empty, torch.zeros_like(low), low)
-    extent = torch.where(pbc | empty, torch.ones_like(low), (high - low).clamp_min(1e-9))
-    height = extent / inverse.transpose(1, 2).norm(dim=-1)  # distance between opposite faces
-    bins = _limited(
-        (height / cutoff).floor().clamp_min(1), 4 * torch.bincount(batch, minlength=count)
-    )
-    reach = torch.where(
-        pbc, torch.ceil(cutoff * bins / height - 1e-9), torch.minimum(bins - 1, bins * 0 + 1)
-    ).long()
-    wide = (height / bins < cutoff) & ~pbc  # fewer, thinner bins than the cutoff along an open axis
-    reach = torch.where(wide, torch.ceil(cutoff * bins / height).long().minimum(bins - 1), reach)
-
-    place = (((frac - low[batch]) / extent[batch]) * bins[batch]).floor().long()
-    place = torch.minimum(place.clamp_min(0), bins[batch] - 1)
+    home, place, bins, reach = _bins(positions, cell, pbc, batch, cutoff)
     volume = bins.prod(dim=1)
     base = torch.cumsum(volume, 0) - volume
     strides = torch.stack([bins[:, 1] * bins[:, 2], bins[:, 2], torch.ones_like(bins[:, 0])], 1)
@@ -112,34 +87,76 @@ def torch_edges(
     order = torch.argsort(slot, stable=True)
     filled = torch.bincount(slot, minlength=int(volume.sum()))
     start = torch.cumsum(filled, 0) - filled
+    folded = positions - torch.einsum("nc,ncd->nd", home.to(cell.dtype), cell[batch])
+    in_bins = folded[order]
 
     around = [torch.arange(-r, r + 1, device=device) for r in reach.amax(0).tolist()]
-    offsets = torch.cartesian_prod(*around).reshape(-1, 3)  # (O, 3)
     found: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
-    step = max(1, CHUNK // max(1, len(offsets)))
+    step = max(1, CHUNK // max(1, math.prod(len(a) for a in around)))
     for first in range(0, len(positions), step):
-        atoms = torch.arange(first, min(first + step, len(positions)), device=device)
+        atoms = slice(first, first + step)
         b = batch[atoms]
-        target = place[atoms][:, None, :] + offsets[None]  # (n, O, 3)
-        image = torch.div(target, bins[b][:, None], rounding_mode="floor")
-        allowed = (pbc[b][:, None] | (image == 0)) & (offsets.abs()[None] <= reach[b][:, None])
-        atom, offset = torch.nonzero(allowed.all(-1), as_tuple=True)
-        image = image[atom, offset]
-        where = target[atom, offset] - image * bins[b[atom]]
-        bin_slot = base[b[atom]] + (where * strides[b[atom]]).sum(1)
-        times = filled[bin_slot]
-        pair = torch.repeat_interleave(torch.arange(len(times), device=device), times)
-        rank = torch.arange(len(pair), device=device) - (torch.cumsum(times, 0) - times)[pair]
-        i = atoms[atom[pair]]
-        j = order[start[bin_slot[pair]] + rank]
-        shift = image[pair] + (home[i] - home[j]).long()
-        vector = positions[j] - positions[i]
-        vector = vector + torch.einsum("ec,ecd->ed", shift.to(cell.dtype), cell[batch[i]])
-        length = vector.norm(dim=1)
-        near = (length <= cutoff) & ((i != j) | (shift != 0).any(1))
-        found.append((j[near], i[near], shift[near], length[near]))
+        images, slots, seen = [], base[b][:, None, None, None], torch.ones((), dtype=torch.bool)
+        seen = seen.to(device)
+        for axis, offsets in enumerate(around):
+            shape = [len(b), 1, 1, 1]
+            shape[axis + 1] = len(offsets)
+            target = place[atoms, axis, None] + offsets
+            width = bins[b, axis, None]
+            image = torch.div(target, width, rounding_mode="floor")
+            looks = (pbc[b, axis, None] | (image == 0)) & (offsets.abs() <= reach[b, axis, None])
+            slots = slots + ((target - image * width) * strides[b, axis, None]).reshape(shape)
+            seen = seen & looks.reshape(shape)
+            images.append(image)
+        times = torch.where(seen, filled[slots], 0)
+        one, x, y, z = torch.nonzero(times, as_tuple=True)
+        image = torch.stack([images[0][one, x], images[1][one, y], images[2][one, z]], dim=1)
+        times, begin = times[one, x, y, z], start[slots[one, x, y, z]]
+        moved = torch.einsum("mc,mcd->md", image.to(cell.dtype), cell[b[one]])
+        moved -= folded[atoms][one]
+        entry = torch.repeat_interleave(torch.arange(len(times), device=device), times)
+        rank = torch.arange(len(entry), device=device)
+        rank += (begin - torch.cumsum(times, 0) + times)[entry]
+        squared = (in_bins[rank] + moved[entry]).square().sum(1)
+        near = torch.nonzero(squared <= cutoff * cutoff)[:, 0]
+        entry, j = entry[near], order[rank[near]]
+        i = one[entry] + first
+        shift = image[entry] + home[i] - home[j]
+        other = (i != j) | (shift != 0).any(1)
+        found.append((j[other], i[other], shift[other], squared[near][other].sqrt()))
     source, centre, shifts, distance = (torch.cat(part) for part in zip(*found, strict=True))
     return torch.stack([source, centre]), shifts, distance
+
+
+def _bins(
+    positions: Tensor, cell: Tensor, pbc: Tensor, batch: Tensor, cutoff: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Cut structures into bins.
+
+    Returns the cell each atom is in (N, 3), its bin there (N, 3), the bins of each structure along
+    its axes (B, 3) and how many bins away a neighbour can be (B, 3); all int64.
+    """
+    count = cell.shape[0]
+    inverse = torch.linalg.inv(cell)
+    frac = torch.einsum("nc,ncd->nd", positions, inverse[batch])
+    home = torch.where(pbc[batch], torch.floor(frac), torch.zeros_like(frac))
+    frac = frac - home  # periodic directions lie in [0, 1] now; 1 by rounding, in the last bin
+
+    # Along a direction without images the "cell" is the extent of the atoms themselves.
+    big = torch.full((count, 3), torch.inf, dtype=frac.dtype, device=frac.device)
+    each = batch[:, None].expand(-1, 3)
+    low = big.scatter_reduce(0, each, frac, "amin")
+    high = (-big).scatter_reduce(0, each, frac, "amax")
+    whole = pbc | ~torch.isfinite(low)
+    low = torch.where(whole, torch.zeros_like(low), low)
+    extent = torch.where(whole, torch.ones_like(low), (high - low).clamp_min(1e-9))
+    height = extent / inverse.transpose(1, 2).norm(dim=-1)  # distance between opposite faces
+    most = 4 * torch.bincount(batch, minlength=count)
+    bins = _limited((height / cutoff).floor().clamp_min(1), most)
+    reach = torch.ceil(cutoff * bins / height - 1e-9).long()
+    reach = torch.where(pbc, reach, torch.minimum(reach, bins - 1))
+    place = (((frac - low[batch]) / extent[batch]) * bins[batch]).floor().long()
+    return home.long(), torch.minimum(place.clamp_min(0), bins[batch] - 1), bins, reach
 
 
 def _limited(bins: Tensor, most: Tensor) -> Tensor:

@@ -243,3 +243,12 @@ def test_a_large_crystal_is_searched_in_linear_time(backend):
 def test_a_long_chain_is_searched_without_trying_all_pairs(backend):
     chain = Atoms("Cu2000", positions=[[2.5 * k, 0, 0] for k in range(2000)])
     assert AtomGraph.from_atoms(chain, 5.1, backend=backend).num_edges == 2 * (1999 + 1998)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("noise", [-1e-15, -1e-17, 1e-17])
+def test_atoms_on_the_border_of_the_cell_keep_their_neighbours(backend, noise):
+    atoms = bulk("Cu", cubic=True) * (3, 3, 3)
+    wanted = AtomGraph.from_atoms(atoms, 4.0).num_edges
+    atoms.positions += noise
+    assert AtomGraph.from_atoms(atoms, 4.0, backend=backend).num_edges == wanted
