@@ -101,6 +101,10 @@ def whole(group: h5py.Group, name: str, limit: int = 3 * MAX_ATOMS) -> Any:
             path=group.file.filename,
             key=group.name,
         )
+    if _is_text(found):
+        strings = _strings(found, limit)
+        if strings is not None:
+            return strings if found.shape else strings[0]
     return text(found[()])
 
 
@@ -121,7 +125,24 @@ def row(group: h5py.Group, name: str, frame: int, limit: int = 3 * MAX_ATOMS) ->
             path=group.file.filename,
             key=group.name,
         )
+    if _is_text(found):
+        strings = _strings(found, limit)
+        if strings is not None:
+            return strings[frame]
     return text(found[frame])
+
+
+def _is_text(found: h5py.Dataset) -> bool:
+    import h5py
+
+    kind = h5py.check_string_dtype(found.dtype)
+    return kind is not None and kind.length is None
+
+
+def _strings(found: h5py.Dataset, limit: int) -> list[str] | None:
+    from ase_nnp.datasets._hdf5_text import strings
+
+    return strings(found, limit)
 
 
 def text(value: Any) -> Any:
