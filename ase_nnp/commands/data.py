@@ -14,7 +14,9 @@ from ase_nnp.errors import DatasetError
 
 __all__ = ["add_to"]
 
-data = typer.Typer(help="Datasets: info, stats, verify, convert, plot.", no_args_is_help=True)
+data = typer.Typer(
+    help="Datasets: info, stats, verify, convert, plot, check-submission.", no_args_is_help=True
+)
 
 Source = Annotated[Path, typer.Argument(help="A dataset: a file, a folder or a pattern.")]
 FormatOption = Annotated[
@@ -23,6 +25,9 @@ FormatOption = Annotated[
 KindOption = Annotated[
     str | None, typer.Option("--energy-kind", help="Convert energies: total or adsorption.")
 ]
+
+
+WorkersOption = Annotated[int, typer.Option(help="Processes that read.", min=1)]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -106,13 +111,14 @@ def info(
     source: Source,
     format: FormatOption = None,
     energy_kind: KindOption = None,
+    workers: WorkersOption = 1,
     as_json: JsonOption = False,
 ) -> None:
     """Print counts, elements, sizes, and energy and force statistics."""
     from ase_nnp.datasets.stats import dataset_info
 
     with progress_bar("reading") as progress:
-        found = dataset_info(_open(source, format, energy_kind), progress=progress)
+        found = dataset_info(_open(source, format, energy_kind), progress=progress, workers=workers)
     if as_json:
         print_json(found)
         return
@@ -155,6 +161,7 @@ def stats(
     ] = False,
     format: FormatOption = None,
     energy_kind: KindOption = None,
+    workers: WorkersOption = 1,
     as_json: JsonOption = False,
 ) -> None:
     """Print mean, spread and range of the labels, and element references on request."""
@@ -162,7 +169,9 @@ def stats(
 
     with progress_bar("reading") as progress:
         dataset = _open(source, format, energy_kind)
-        found = dataset_stats(dataset, fit_references=fit_references, progress=progress).as_dict()
+        found = dataset_stats(
+            dataset, fit_references=fit_references, progress=progress, workers=workers
+        ).as_dict()
     names = (*_ENERGIES, *_FORCES)
     if as_json:
         keys = ("structures", "atoms", "energy_kind", *names, "fit")
@@ -270,6 +279,7 @@ def plot(
     ] = Path("dataset.png"),
     format: FormatOption = None,
     energy_kind: KindOption = None,
+    workers: WorkersOption = 1,
     as_json: JsonOption = False,
 ) -> None:
     """Draw the element table and histograms of sizes, energies and forces."""
@@ -277,8 +287,25 @@ def plot(
 
     with progress_bar("reading") as progress:
         dataset = _open(source, format, energy_kind)
-        found = plot_dataset(dataset, output, title=source.name, progress=progress)
+        found = plot_dataset(dataset, output, title=source.name, progress=progress, workers=workers)
     if as_json:
         print_json({"picture": str(output), "structures": found.count})
     else:
         print(f"{found.count:,} structures drawn in {output}")
+
+
+@data.command("check-submission")
+def check_submission(
+    file: Annotated[Path, typer.Argument(help="An OC20 leaderboard file (.npz).")],
+    task: Annotated[str, typer.Option(help="s2ef, is2re or is2rs.")] = "s2ef",
+    as_json: JsonOption = False,
+) -> None:
+    """Check a leaderboard file as strictly as an evaluation would."""
+    from ase_nnp.datasets.submission import check_submission as check
+
+    found = check(file, task=task)
+    if as_json:
+        print_json(found)
+        return
+    rows = [(split, f"{n['systems']:,}", f"{n['atoms']:,}") for split, n in found.items()]
+    print_table(f"{file}: complete", ("split", "systems", "rows of atoms"), rows)

@@ -198,6 +198,7 @@ def dataset_stats(
     *,
     fit_references: bool = False,
     progress: Progress | None = None,
+    workers: int = 1,
 ) -> DatasetStats:
     """Read a dataset once and return its statistics.
 
@@ -209,7 +210,12 @@ def dataset_stats(
         Also fit one energy per element; needs energies of one kind.
     progress
         Called as ``progress(done, total)``.
+    workers
+        Processes that read an AtomsDataset; 1 does it in this process. With more than one, a
+        script needs ``if __name__ == "__main__":`` around its main part.
     """
+    if workers > 1 and hasattr(dataset, "arrays"):
+        return _in_processes(dataset, fit_references, progress, workers)
     stats = DatasetStats(fit_references=fit_references)
     for sample in samples(dataset, progress):
         stats.add(sample)
@@ -219,12 +225,53 @@ def dataset_stats(
     return stats
 
 
-def dataset_info(dataset: Any, *, progress: Progress | None = None) -> dict[str, Any]:
+_worker_dataset: Any = None
+
+
+def _start_worker(dataset: Any) -> None:
+    global _worker_dataset
+    _worker_dataset = dataset
+
+
+def _part(first: int, last: int, fit_references: bool) -> DatasetStats:
+    stats = DatasetStats(fit_references=fit_references)
+    for index in range(first, last):
+        stats.add(_worker_dataset.arrays(index))
+    stats.flush()
+    return stats
+
+
+def _in_processes(
+    dataset: Any, fit_references: bool, progress: Progress | None, workers: int
+) -> DatasetStats:
+    """Read spans in parallel and merge them in order, so that the result is repeatable."""
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    total = len(dataset)
+    size = max(1, min(5000, -(-total // (4 * workers))))
+    starts = range(0, total, size)
+    ends = [min(first + size, total) for first in starts]
+    stats = DatasetStats(fit_references=fit_references)
+    with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (dataset,)) as pool:
+        parts = pool.map(_part, starts, ends, [fit_references] * len(ends))
+        for last, part in zip(ends, parts, strict=True):
+            stats.merge(part)
+            if progress is not None:
+                progress(last, total)
+    if fit_references:
+        stats._fitted()
+    return stats
+
+
+def dataset_info(
+    dataset: Any, *, progress: Progress | None = None, workers: int = 1
+) -> dict[str, Any]:
     """Return files, format, and all statistics of a dataset as plain values."""
     shards = getattr(dataset, "shards", ())
     return {
         "files": [{"path": str(shard.path), "structures": len(shard)} for shard in shards],
         "format": "/".join(sorted({shard.format for shard in shards})),
         "energy_reference": getattr(dataset, "energy_reference", None),
-        **dataset_stats(dataset, progress=progress).as_dict(),
+        **dataset_stats(dataset, progress=progress, workers=workers).as_dict(),
     }

@@ -128,3 +128,17 @@ def test_incomplete_predictions_are_not_written(tmp_path, sets):
     assert not path.exists()
     with pytest.raises(DatasetError, match="no sid and no fid"):
         submission_id(type(sets["id"][0])("H"))
+
+
+def test_the_command_checks_a_file(tmp_path, sets, capsys):
+    from ase_nnp.cli import main
+
+    path = write_submission(tmp_path / "s.npz", predictions(sets))
+    with pytest.raises(SystemExit) as stop:
+        main(["data", "check-submission", str(path), "--json"])
+    assert not stop.value.code
+    assert '"systems": 3' in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stop:
+        main(["data", "check-submission", str(path), "--task", "is2re"])
+    assert stop.value.code == 2
+    assert "'1000_0'" in capsys.readouterr().err

@@ -112,6 +112,17 @@ def test_statistics_of_parts_add_up(slabs):
             assert merged[name][key] == pytest.approx(value, rel=1e-12), (name, key)
 
 
+def test_processes_give_the_statistics_of_one(tmp_path, slabs):
+    write_dataset(tmp_path / "a.lmdb", slabs * 3)
+    dataset = open_dataset(tmp_path / "a.lmdb")
+    one = dataset_stats(dataset, fit_references=True).as_dict()
+    two = dataset_stats(dataset, fit_references=True, workers=2).as_dict()
+    assert two["elements"] == one["elements"]
+    assert two["fit"]["count"] == 18
+    for key, value in one["forces"].items():
+        assert two["forces"][key] == pytest.approx(value, rel=1e-12), key
+
+
 def test_references_of_mixed_energies_are_refused(slabs):
     slabs[0].info["energy_kind"] = "total"
     with pytest.raises(DatasetError, match=r"mixed \(1 total, 5 adsorption\)"):
