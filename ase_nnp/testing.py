@@ -6,6 +6,10 @@ In a plugin's own tests one line is enough::
 
     test_conformance = conformance("mymodel")
 
+and without any test file::
+
+    pytest --pyargs ase_nnp.testing --nnp-model mymodel
+
 Each check builds structures from elements that the model knows, evaluates in float64 and returns
 how far the model is from exact, as a relative number. That must not exceed the check's tolerance,
 or the violation that the family declares (``ModelFamily.violations``) where the physics is not
@@ -80,6 +84,17 @@ def run_checks(subject: Subject) -> Iterator[Outcome]:
     """Run every check in turn."""
     for check in CHECKS:
         yield run_check(check, subject)
+
+
+_SUBJECTS: dict[str, Subject] = {}
+
+
+def test_model_keeps_what_it_promises(nnp_model: str, nnp_check: Check) -> None:
+    """Run by pytest with ``--nnp-model``."""
+    if nnp_model not in _SUBJECTS:
+        _SUBJECTS[nnp_model] = make_subject(nnp_model)
+    outcome = run_check(nnp_check, _SUBJECTS[nnp_model])
+    assert outcome.ok, f"{nnp_model}: {nnp_check.name}: {outcome.message}"
 
 
 def conformance(family: str, **config: Any) -> Callable[..., None]:

@@ -41,6 +41,8 @@ LAYERS = [
     "training",
     "testing_checks",
     "testing",
+    "pytest_plugin",
+    "template",
     "ase_doors",
     "commands",
     "cli",
