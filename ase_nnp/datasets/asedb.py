@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ase_nnp.datasets.base import AtomsDataset, Shard
+from ase_nnp.datasets.base import AtomsDataset, Shard, SpeakingShard
 from ase_nnp.datasets.rows import parse_json, row_to_sample
 from ase_nnp.datasets.sample import Sample, from_atoms
 from ase_nnp.errors import DatasetError
@@ -20,7 +20,7 @@ _SQLITE = b"SQLite format 3\0"
 _FIRST_ROW = re.compile(rb'\s*\{\s*"\d+"\s*:\s*\{')
 
 
-class SqliteShard(Shard):
+class SqliteShard(SpeakingShard):
     """One SQLite database of ASE; record k is the k-th row id."""
 
     format = "ase-db"
@@ -73,7 +73,7 @@ class SqliteShard(Shard):
         self._database = None
 
 
-class JsonShard(Shard):
+class JsonShard(SpeakingShard):
     """One JSON database of ASE, parsed as a whole on first use."""
 
     format = "ase-db"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ase_nnp.datasets.base import AtomsDataset, Shard
+from ase_nnp.datasets.base import AtomsDataset, Shard, SpeakingShard
 from ase_nnp.datasets.sample import Sample, from_atoms
 from ase_nnp.errors import DatasetError
 from ase_nnp.family import DatasetFormat
@@ -20,7 +20,7 @@ _NAMES = {"poscar": "vasp", "contcar": "vasp"}
 _SUFFIXES = {".cif": "cif", ".vasp": "vasp", ".xsf": "xsf", ".res": "res", ".gen": "gen"}
 
 
-class TrajectoryShard(Shard):
+class TrajectoryShard(SpeakingShard):
     """One ``.traj`` file of ASE."""
 
     format = "ase"

@@ -1,7 +1,8 @@
 """ASE-LMDB files (``.aselmdb``): OC20 re-releases, OC22, OC25, OMat24 and their like.
 
 An LMDB file of zlib-compressed ASE rows with ids from 1; ``nextid`` and ``deleted_ids`` say which
-ids are visible. Energies are total energies. Positions are as stored (not wrapped).
+ids are visible. Energies are total energies unless a row says otherwise. Positions are as stored
+(not wrapped).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ase_nnp.datasets.base import AtomsDataset, Shard
+from ase_nnp.datasets.base import AtomsDataset, SpeakingShard
 from ase_nnp.datasets.lmdbfile import LmdbFile
 from ase_nnp.datasets.oc20_lmdb import lmdb_kind
 from ase_nnp.datasets.rows import parse_json, row_to_sample
@@ -60,7 +61,7 @@ def inflate(data: bytes) -> bytes:
     return text
 
 
-class AseLmdbShard(Shard):
+class AseLmdbShard(SpeakingShard):
     """One ``.aselmdb`` file; record k is the k-th visible row id.
 
     Parameters
@@ -84,8 +85,8 @@ class AseLmdbShard(Shard):
         stored_energy_kind: str | None = None,
     ) -> None:
         self.path, self.first, self.references = Path(path), first, references
-        self.energy_kind = stored_energy_kind or "total"
-        self.options = (first, self.energy_kind)
+        self._kind = stored_energy_kind
+        self.options = (first, stored_energy_kind)
         self._lmdb = LmdbFile(self.path)
         entries = len(self._lmdb)
         if entries == 0:
@@ -104,10 +105,6 @@ class AseLmdbShard(Shard):
         self._hide(self._value(b"deleted_ids"))
         if self._length == 0:
             raise DatasetError("no visible rows", path=self.path)
-        said = self.metadata if stored_energy_kind is None else None
-        if isinstance(said, dict) and said.get("energy_kind") in ("total", "adsorption", "mixed"):
-            self.energy_kind = said["energy_kind"]
-            self.energy_reference = said.get("energy_reference")
 
     def _hide(self, deleted: Any) -> None:
         if deleted is None or deleted == []:
@@ -131,6 +128,28 @@ class AseLmdbShard(Shard):
     def metadata(self) -> Any:
         """What the file says of itself, a dict as a rule; None if nothing."""
         return self._value(b"metadata")
+
+    def _said(self, name: str) -> Any:
+        """Return an entry of the file's own metadata."""
+        try:
+            said = self.metadata
+        except DatasetError:
+            return None
+        return said.get(name) if isinstance(said, dict) else None
+
+    @property
+    def energy_kind(self) -> str | None:  # type: ignore[override]
+        """What the energies are: as the file's metadata say, else its first row, else total."""
+        if self._kind is None:
+            kind = self._said("energy_kind")
+            self._kind = kind if kind in ("total", "adsorption", "mixed") else super().energy_kind
+        return self._kind
+
+    @property
+    def energy_reference(self) -> str | None:  # type: ignore[override]
+        """To what the energies are referred, if the file's metadata say so."""
+        said = self._said("energy_reference")
+        return said if isinstance(said, str) else None
 
     def __len__(self) -> int:
         return self._length

@@ -107,6 +107,23 @@ class Shard:
             ) from error
 
 
+class SpeakingShard(Shard):
+    """A shard whose records may carry ``info["energy_kind"]``; the first one speaks for all."""
+
+    _kind: str | None = None
+
+    @property
+    def energy_kind(self) -> str | None:  # type: ignore[override]
+        """What the energies of this file are; total where nothing says otherwise."""
+        if self._kind is None:
+            try:
+                said = self.read(0)["info"].get("energy_kind")
+            except Exception:  # the record itself raises when it is asked for
+                said = None
+            self._kind = said if said in ("total", "adsorption") else "total"
+        return self._kind
+
+
 class AtomsDataset(Sequence["Atoms"]):
     """A lazy sequence of ``ase.Atoms`` with labels.
 

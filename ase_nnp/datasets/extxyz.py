@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from ase_nnp.datasets.base import AtomsDataset, DatasetWarning, Shard
+from ase_nnp.datasets.base import AtomsDataset, DatasetWarning, SpeakingShard
 from ase_nnp.datasets.framefile import FrameFile, first_bytes, read_text
 from ase_nnp.datasets.sample import Sample
 from ase_nnp.datasets.xyztext import parse_frame
@@ -79,7 +79,7 @@ class _Lines:
         info["sid"], info["reference_energy"] = system_number(match[1]), reference
 
 
-class ExtxyzShard(Shard):
+class ExtxyzShard(SpeakingShard):
     """One extended XYZ file, with what lies beside it.
 
     Parameters
@@ -108,8 +108,8 @@ class ExtxyzShard(Shard):
     ) -> None:
         self.path = Path(path)
         self.keys = dict(keys or {})
-        self.energy_kind = stored_energy_kind or _said_kind(self.path)
-        self.options = (tuple(sorted(self.keys.items())), strict, self.energy_kind)
+        self._kind = stored_energy_kind
+        self.options = (tuple(sorted(self.keys.items())), strict, stored_energy_kind)
         self._strict = strict
         self._file = FrameFile(self.path)
         self._name = _stem(self.path)
@@ -177,16 +177,6 @@ class ExtxyzShard(Shard):
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-
-_KIND = re.compile(rb"(?:^| )energy_kind=(total|adsorption)(?: |$)")
-
-
-def _said_kind(path: Path) -> str:
-    """Return what the first frame says of its energy; total if nothing."""
-    comment = first_bytes(path).split(b"\n", 2)[1:2]
-    said = _KIND.search(comment[0]) if comment else None
-    return said[1].decode() if said else "total"
 
 
 def _is_list(path: Path) -> bool:

@@ -47,7 +47,8 @@ def _finite(values: Array) -> bool:
     if values.dtype.kind != "f":
         return values.dtype.kind in "iu"
     flat = values.ravel()
-    return math.isfinite(np.dot(flat, flat)) or bool(np.isfinite(flat).all())
+    with np.errstate(over="ignore", invalid="ignore"):
+        return math.isfinite(np.dot(flat, flat)) or bool(np.isfinite(flat).all())
 
 
 def _vectors(sample: Sample, name: str, n: int) -> None:
