@@ -131,7 +131,7 @@ CASES = (
 
 
 def structures(count: int):
-    """Yield slabs with an adsorbate, 7 to 225 atoms, 86 on average, random labels."""
+    """Yield slabs with an adsorbate, 8 to 226 atoms, 74 on average, random labels."""
     from ase import Atoms
     from ase.build import add_adsorbate, fcc111
     from ase.calculators.singlepoint import SinglePointCalculator
