@@ -453,3 +453,50 @@ def test_a_parameter_serves_where_no_module_is_the_last_layer(train):
             for key in b:
                 np.testing.assert_allclose(a[key], b[key], rtol=1e-7, atol=1e-12, err_msg=key)
     assert not any(p.requires_grad for p in bare.base.freeze().parameters())
+
+
+class Head(torch.nn.Module):
+    """A dense layer that is no torch.nn.Linear."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.kernel = torch.nn.Parameter(torch.randn(width, 1))
+
+    def forward(self, x):
+        return x @ self.kernel
+
+
+class Scaled(Pair):
+    """Energies of atoms scaled and shifted by element, as several families do."""
+
+    def __init__(self, known=True, **options):
+        super().__init__(**options)
+        self.head = Head(self.readout.in_features)
+        del self.readout
+        self.shift = torch.nn.Parameter(torch.randn(9))
+        self.known = known
+
+    def energies(self, graph):
+        scale = graph.positions.new_tensor([0, 1.0, 0, 0, 0, 0, 2.5, 0, -0.5])
+        x = self.features(graph)
+        per_atom = (self.head(x) if self.known else x @ self.head.kernel)[:, 0]
+        per_atom = per_atom * scale[graph.atomic_numbers] + self.shift[graph.atomic_numbers]
+        return per_atom.new_zeros(graph.num_structures).index_add(0, graph.batch, per_atom)
+
+
+def test_rows_scaled_by_element_are_recognised(train, tmp_path):
+    options = {"train": train[:6], "noise": {"energy": 0.1, "forces": 0.2}}
+    fast, slow = (
+        wrap("last_layer", Scaled(known, hidden=6, seed=2).double(), **options)
+        for known in (True, False)
+    )
+    assert dict(fast.layer.scales) == pytest.approx({1: 1.0, 6: 2.5, 8: -0.5})
+    assert slow.layer.name == "head.kernel"
+    for a, b in zip(predict(fast, train[8:]), predict(slow, train[8:]), strict=True):
+        assert set(a) - set(b) == {"energies_std"}
+        for key in b:
+            np.testing.assert_allclose(a[key], b[key], rtol=1e-6, atol=1e-11, err_msg=key)
+    from ase_nnp.uncertainty import load_uncertainty, save_uncertainty
+
+    save_uncertainty(fast, tmp_path / "my.uq")
+    assert load_uncertainty(tmp_path / "my.uq", fast.base).layer == fast.layer

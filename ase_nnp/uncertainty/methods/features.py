@@ -132,8 +132,43 @@ class ParameterLayer:
         return [self.name]
 
 
+@dataclass(frozen=True)
+class SpeciesLayer(LastLayer):
+    """A parameter applied to the rows of atoms that a module takes, scaled by element.
+
+    Attributes
+    ----------
+    parameter
+        Name of the weights.
+    scales
+        Atomic number and scale of each element that was seen.
+    """
+
+    parameter: str = ""
+    scales: tuple[tuple[int, float], ...] = ()
+
+    def weight(self, model: Potential) -> Tensor:
+        """The parameter."""
+        return model.get_parameter(self.parameter)
+
+    def split(self, x: Tensor, graph: AtomGraph) -> tuple[Tensor | None, Tensor]:
+        """Features of atoms and structures."""
+        table = x.new_full((119,), sum(c for _, c in self.scales) / len(self.scales))
+        for z, scale in self.scales:
+            table[z] = scale
+        return super().split(x * table[graph.atomic_numbers][:, None], graph)
+
+    def state(self) -> list[Any]:
+        """Plain values that make this again."""
+        return [*super().state(), self.parameter, [list(pair) for pair in self.scales]]
+
+
 def layer_from(state: list[Any]) -> LastLayer | ParameterLayer:
     """Read what ``state()`` of a layer gave."""
+    if len(state) == 6:
+        name, rows, scale, mean, parameter, pairs = state
+        scales = tuple((int(z), float(c)) for z, c in pairs)
+        return SpeciesLayer(name, rows, scale, mean, parameter, scales)
     return ParameterLayer(*state) if len(state) == 1 else LastLayer(*state)
 
 
@@ -176,7 +211,7 @@ def find_last_layer(model: Potential, graph: AtomGraph) -> LastLayer | Parameter
     slim = [n for n, p in parameters.items() if p.ndim in (1, 2) and 4 <= p.numel() == max(p.shape)]
     for name in [named] if named in parameters else reversed(slim):
         if _verify_parameter(model, graph, name):
-            return ParameterLayer(name)
+            return _rows_of(model, graph, name) or ParameterLayer(name)
     raise UncertaintyError(
         f"{model.family or type(model).__name__} has no linear last layer that its energy is "
         "linear in (the attribute last_layer may name one). Use the method 'latent', which works "
@@ -232,9 +267,37 @@ def _verify_parameter(model: Potential, graph: AtomGraph, name: str) -> bool:
     except RuntimeError:  # the energy does not depend on it
         return False
     change = float((found[1] - found[0]).norm())
-    if change <= 10 * tolerance * float(found[0].norm()):
+    if change <= 1e-5 * float(found[0].norm()):
         return False  # counts of elements, not features
     return _is_linear(model, graph, layer.weight(model), found[0], tolerance)
+
+
+def _rows_of(model: Potential, graph: AtomGraph, name: str) -> SpeciesLayer | None:
+    """Find the module whose input rows, scaled by element, are the features of a parameter."""
+    with ParameterLayer(name).watch(model) as caught, torch.enable_grad():
+        energy = energy_of(model, graph)
+        want = ParameterLayer(name).read(caught, graph, energy, differentiable=False)[1]
+    tolerance = 1e-3 if want.dtype == torch.float32 else 1e-8
+    elements = torch.unique(graph.atomic_numbers)
+    owner = name
+    while "." in owner:
+        owner = owner.rpartition(".")[0]
+        plain = LastLayer(owner, "atom", 1.0)
+        with plain.watch(model) as rows, torch.no_grad():
+            energy_of(model, graph)
+        if len(rows) != 1 or rows[0].shape != (graph.num_atoms, want.shape[1]):
+            continue
+        parts = [
+            plain.split(rows[0] * (graph.atomic_numbers == z)[:, None].to(rows[0]), graph)[1]
+            for z in elements
+        ]
+        table = torch.stack([p.reshape(-1) for p in parts], dim=1).double()
+        scales = torch.linalg.lstsq(table, want.double().reshape(-1)).solution
+        missed = table @ scales - want.double().reshape(-1)
+        if float(missed.norm()) <= tolerance * float(want.norm()):
+            pairs = zip(elements.tolist(), scales.tolist(), strict=True)
+            return SpeciesLayer(owner, "atom", 1.0, False, name, tuple(pairs))
+    return None
 
 
 def _is_linear(

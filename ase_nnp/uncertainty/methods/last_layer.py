@@ -172,11 +172,17 @@ class LastLayerLaplace(UncertainPotential):
 
 
 def _locate(model: Potential, train: Sequence[Atoms]) -> LastLayer | ParameterLayer:
-    first = train[0].copy()
+    """Find the layer on a probe of the training structures that holds all their elements."""
+    probe: list[Atoms] = []
+    seen: set[int] = set()
+    for atoms in train:
+        if not probe or set(atoms.numbers.tolist()) - seen:
+            probe.append(atoms.copy())
+            seen |= set(atoms.numbers.tolist())
     second = train[-1].copy()
     # Of another size, so that a sum over atoms is told from a mean.
     second = second[:-1] if len(second) > 1 else second.repeat((2, 1, 1))
-    return find_last_layer(model, model.make_graph([first, second]))
+    return find_last_layer(model, model.make_graph([*probe, second]))
 
 
 def _rows(
