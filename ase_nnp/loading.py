@@ -33,7 +33,14 @@ if TYPE_CHECKING:
 
     from ase_nnp.potential import Potential
 
-__all__ = ["AtomGraphDataset", "BudgetSampler", "GraphBatch", "GraphLoader", "bare_graph"]
+__all__ = [
+    "AtomGraphDataset",
+    "BudgetSampler",
+    "GraphBatch",
+    "GraphLoader",
+    "bare_graph",
+    "collate",
+]
 
 Array = np.ndarray[Any, Any]
 LABELS = ("energy", "forces")
@@ -245,8 +252,16 @@ class AtomGraphDataset(Dataset[GraphBatch]):
         return np.array([self.graph(self.sample(k)).num_edges for k in range(len(self))])
 
 
-def collate(items: Sequence[GraphBatch]) -> GraphBatch:
-    """Join batches into one."""
+def collate(items: Any) -> GraphBatch:
+    """Join batches into one; for ``DataLoader(data, batch_size=8, collate_fn=collate)`` too.
+
+    Parameters
+    ----------
+    items
+        A sequence of :class:`GraphBatch`, or one that is joined already.
+    """
+    if isinstance(items, GraphBatch):
+        return items
     targets = {name: torch.cat([item.targets[name] for item in items]) for name in items[0].targets}
     graph = AtomGraph.collate([item.graph for item in items])
     return GraphBatch(graph, targets, torch.cat([item.index for item in items]))
@@ -356,7 +371,7 @@ class GraphLoader:
         self._loader: DataLoader[GraphBatch] = DataLoader(
             data,
             batch_sampler=self.sampler,
-            collate_fn=_ready,
+            collate_fn=collate,
             num_workers=workers,
             multiprocessing_context=context if workers else None,
             prefetch_factor=prefetch if workers else None,
@@ -389,8 +404,3 @@ class GraphLoader:
         """Go to a saved position; see :meth:`BudgetSampler.load_state_dict`."""
         self.sampler.load_state_dict(state)
         self._epoch, self._done = int(state["epoch"]), int(state["start"])
-
-
-def _ready(batch: Any) -> Any:
-    """``__getitems__`` has joined the batch already."""
-    return batch

@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 from ase_nnp.datasets import open_dataset, write_dataset
 from ase_nnp.errors import ConfigError, DatasetError
 from ase_nnp.graph import AtomGraph
-from ase_nnp.loading import AtomGraphDataset, BudgetSampler, GraphLoader, bare_graph
+from ase_nnp.loading import (
+    AtomGraphDataset,
+    BudgetSampler,
+    GraphLoader,
+    bare_graph,
+    collate,
+)
 from ase_nnp.potential import Potential
 
 
@@ -72,6 +78,12 @@ def test_labels_and_graphs_belong_together(path):
     assert torch.equal(batch.graph.positions, wanted.positions)
     forces = np.concatenate([a.calc.results["forces"] for a in atoms])
     np.testing.assert_array_equal(batch.targets["forces"].numpy(), forces)
+
+
+def test_torchs_own_loader_takes_the_graphs(path):
+    data = AtomGraphDataset(open_dataset(path), cutoff=3.0)
+    loader = torch.utils.data.DataLoader(data, batch_size=5, collate_fn=collate)
+    assert [batch.graph.num_structures for batch in loader] == [5, 5, 5, 5, 4]
 
 
 def test_a_missing_label_is_nan_and_a_list_of_atoms_will_do():
