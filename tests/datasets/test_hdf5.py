@@ -269,6 +269,7 @@ def test_a_claimed_size_is_not_believed(tmp_path):
         open_dataset(path)[0]
 
 
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_dataset_survives_pickling_and_fork(tmp_path):
     write_dataset(tmp_path / "a.h5", [slab(0), slab(1)])
     dataset = open_dataset(tmp_path / "a.h5")
