@@ -32,7 +32,8 @@ testpaths = ["tests"]
     "README.md": """\
 # @NAME@
 
-A model family for `ase_nnp`. Say here which paper it follows, what differs from it, and where weights come from and under which licence.
+A model family for `ase_nnp`. Say here which paper it follows, what differs from it, and where
+weights come from and under which licence.
 
     pip install -e .
     ase-nnp plugin check @NAME@

@@ -8,11 +8,11 @@ import subprocess
 import sys
 
 import pytest
+
+from ase_nnp import ConfigError
 from ase_nnp.cli import main
 from ase_nnp.registry import Registry, installed
 from ase_nnp.template import write_plugin
-
-from ase_nnp import ConfigError
 
 
 @pytest.fixture
