@@ -41,13 +41,15 @@ class StandIn(metaclass=Sealed):
 def stand_in(dotted_name: str) -> type[StandIn]:
     """Make a holder class for the foreign class of that dotted name."""
     module, _, name = dotted_name.rpartition(".")
-    return Sealed(name, (StandIn,), {"__doc__": f"Stands in for {dotted_name}.", "origin": module})
+    about = {"__doc__": f"Stands in for {dotted_name}.", "origin": module}
+    return Sealed(name, (StandIn,), about)  # type: ignore[return-value]
 
 
 class Call:
     """A function a pickle may call, without attributes it could set."""
 
     __slots__ = ("_function",)
+    _function: Callable[..., Any]
 
     def __init__(self, function: Callable[..., Any]) -> None:
         object.__setattr__(self, "_function", function)
@@ -63,6 +65,7 @@ class Name:
     """A name that is only passed around (``torch.float32``, ``builtins.dict``)."""
 
     __slots__ = ("dotted",)
+    dotted: str
 
     def __init__(self, dotted: str) -> None:
         object.__setattr__(self, "dotted", dotted)
@@ -196,6 +199,7 @@ class StorageType:
     """``torch.FloatStorage`` and its kin, as a name with a dtype."""
 
     __slots__ = ("code",)
+    code: str
 
     def __init__(self, code: str) -> None:
         object.__setattr__(self, "code", code)
@@ -208,6 +212,7 @@ class Halves:
     """A storage of bfloat16 numbers, which numpy does not have, as raw 16-bit words."""
 
     __slots__ = ("words",)
+    words: Array
 
     def __init__(self, words: Array) -> None:
         object.__setattr__(self, "words", words)

@@ -153,7 +153,10 @@ class _TorchUnpickler(_Unpickler):
 
     def __init__(self, data: bytes, stand_ins: Any, storage: Callable[[Any], Any]) -> None:
         super().__init__(data, stand_ins)
-        self.persistent_load = storage
+        self._storage = storage
+
+    def persistent_load(self, pid: Any) -> Any:
+        return self._storage(pid)
 
 
 def _run(unpickler: _Unpickler) -> Any:

@@ -313,13 +313,13 @@ class AtomsDataset(Sequence["Atoms"]):
         The first use decodes every record once; the result is cached per file, see
         :mod:`ase_nnp.datasets.columns`.
         """
-        return self.index()
+        return self.columns()
 
-    def index(self, **options: Any) -> Columns:
+    def columns(self, **options: Any) -> Columns:
         """Return :attr:`metadata`, with options: ``cache=``, ``progress=``, ``on_error=``."""
-        from ase_nnp.datasets.columns import columns
+        from ase_nnp.datasets import columns
 
-        return columns(self.shards, **options).take(self._index)
+        return columns.columns(self.shards, **options).take(self._index)
 
     @property
     def natoms(self) -> Array:

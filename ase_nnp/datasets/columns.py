@@ -77,7 +77,8 @@ class Columns:
         """Return (n,) number of atoms of one element in each structure."""
         matches = np.where(self.elements == atomic_number(element), self.counts, 0)
         total = np.concatenate([[0], np.cumsum(matches, dtype=np.int64)])
-        return total[self.first[1:]] - total[self.first[:-1]]
+        found: Array = total[self.first[1:]] - total[self.first[:-1]]
+        return found
 
     def take(self, index: Array | None) -> Columns:
         """Return the columns of a view."""

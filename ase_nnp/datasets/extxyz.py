@@ -16,7 +16,7 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -55,23 +55,41 @@ def system_number(system_id: str) -> int | str:
 
 
 class _Lines:
-    """The ``.txt`` of a raw pair: one line a frame."""
+    """The ``.txt`` of a raw pair: one line a frame. The text of a few files is held at a time."""
+
+    _holders: ClassVar[list[_Lines]] = []
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.lines = read_text(path).split("\n")
-        while self.lines and not self.lines[-1].strip():
-            self.lines.pop()
+        self._lines: list[str] | None = None
+        self.count = len(self.lines)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "count": self.count, "_lines": None}
+
+    @property
+    def lines(self) -> list[str]:
+        lines = self._lines
+        if lines is None:
+            lines = read_text(self.path).split("\n")
+            while lines and not lines[-1].strip():
+                lines.pop()
+            self._lines = lines
+            self._holders.append(self)
+            while len(self._holders) > 4:
+                self._holders.pop(0)._lines = None
+        return lines
 
     def apply(self, index: int, info: dict[str, Any]) -> None:
-        match = _LINE.match(self.lines[index].strip())
+        line = self.lines[index].strip()
+        match = _LINE.match(line)
         try:
             reference = float(match[3]) if match else np.nan
         except ValueError:
             reference = np.nan
         if match is None or not np.isfinite(reference):
             raise DatasetError(
-                f"{self.lines[index][:60]!r} is not 'system_id,frame<number>,reference energy'",
+                f"{line[:60]!r} is not 'system_id,frame<number>,reference energy'",
                 path=self.path,
                 key=f"line {index + 1}",
             )
@@ -117,7 +135,7 @@ class ExtxyzShard(SpeakingShard):
         text = _beside(self.path, self._name + ".txt")
         self._lines = _Lines(text) if text is not None and _is_list(text) else None
         if self._lines is not None and strict:
-            self._length = len(self._lines.lines)  # the frames are counted on first use
+            self._length = self._lines.count  # the frames are counted on first use
         else:
             self._length = len(self._file)
             self._report(strict)
@@ -130,13 +148,13 @@ class ExtxyzShard(SpeakingShard):
             self._length += 1  # the broken frame is there, and raises
         if strict:
             return
-        if lines is not None and len(lines.lines) != self._length:
-            said = f"{len(lines.lines)} lines in {lines.path.name}"
+        if lines is not None and lines.count != self._length:
+            said = f"{lines.count} lines in {lines.path.name}"
             if problem is None:  # which line belongs to which frame is not known
                 said += ", which is left out"
                 self._lines = None
             problem = f"{said}; {problem}" if problem else said
-            self._length = min(self._length, len(lines.lines)) if self._lines else self._length
+            self._length = min(self._length, lines.count) if self._lines else self._length
         if problem is not None:
             warnings.warn(
                 f"{self.path}: {problem}; {self._length} frames are shown",
@@ -151,7 +169,7 @@ class ExtxyzShard(SpeakingShard):
         """Decode one frame."""
         frames = len(self._file)
         if self._strict and self._lines is not None and self._file.problem is None:
-            lines = len(self._lines.lines)
+            lines = self._lines.count
             if frames != lines:
                 raise DatasetError(
                     f"{frames} frames, but {lines} lines in {self._lines.path.name}: "

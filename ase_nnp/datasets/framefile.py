@@ -12,7 +12,7 @@ import lzma
 import os
 import zlib
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 import numpy as np
 
@@ -25,7 +25,8 @@ _DAMAGE = (OSError, EOFError, lzma.LZMAError, zlib.error, ValueError)
 _CHUNK = 8 << 20
 _LONGEST_LINE = 4 << 20
 _LARGEST_FRAME = 512 << 20
-_HELD = 128 << 20  # inflated files up to this size stay in memory
+_HELD = 128 << 20  # inflated files up to this size are held in memory,
+_HOLDERS = 2  # as many at a time
 
 
 def _open(path: Path) -> IO[bytes]:
@@ -80,6 +81,8 @@ class FrameFile:
         The file.
     """
 
+    _holders: ClassVar[list[FrameFile]] = []
+
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._offsets: np.ndarray[Any, Any] | None = None
@@ -127,9 +130,12 @@ class FrameFile:
         if self._stream is not None:
             self._stream.close()
         self._stream, self._held, self._position = None, None, 0
+        if self in self._holders:
+            self._holders.remove(self)
 
     def __del__(self) -> None:
-        self.close()
+        if getattr(self, "_stream", None) is not None:
+            self.close()
 
     def _opened(self) -> IO[bytes]:
         if self._stream is None or self._pid != os.getpid():  # positions are shared after fork
@@ -143,8 +149,12 @@ class FrameFile:
                 self._held, problem = _read_some(stream, end)
             if problem is not None and len(self._held) < end:
                 raise DatasetError(problem)
-        if self._held is not None:
-            return self._held[start:stop]
+            self._holders.append(self)
+            while len(self._holders) > _HOLDERS:
+                self._holders.pop(0)._held = None
+        held = self._held  # another thread may drop it
+        if held is not None:
+            return held[start:stop]
         stream = self._opened()
         if self._position != start:
             stream.seek(start)

@@ -53,15 +53,13 @@ def open_dataset(
         raise UnknownModelError(
             f"no dataset format is named {format!r}; there are {', '.join(sorted(formats))}"
         )
-    single = isinstance(path, (str, os.PathLike))
-    paths = [path] if single else list(path)  # type: ignore[arg-type, list-item]
+    paths = [path] if isinstance(path, (str, os.PathLike)) else list(path)
     if not paths:
         raise DatasetError("an empty list of files")
-    if not single:
-        parts = [open_dataset(part, format, **options) for part in paths]
-        return AtomsDataset.concat(parts) if len(parts) > 1 else parts[0]
-    files = _files(Path(os.fspath(paths[0])).expanduser(), formats, format)
-    return _open(files, options)
+    found = [_files(Path(os.fspath(part)).expanduser(), formats, format) for part in paths]
+    if len({kind.name for files in found for _, kind in files}) == 1:
+        return _open([entry for files in found for entry in files], options)
+    return AtomsDataset.concat(_open(files, options) for files in found)
 
 
 def _formats() -> Mapping[str, DatasetFormat]:

@@ -148,8 +148,8 @@ def to_atoms(sample: Sample) -> Atoms:
     make = _known_atoms if kinds.known else _any_atoms
     atoms = make(kinds, sample, results)
     fixed = sample.get("fixed")
-    held = fixed.nonzero()[0] if fixed is not None else ()
-    if len(held):
+    held = fixed.nonzero()[0] if fixed is not None else None
+    if held is not None and held.size:
         constraints.insert(0, _atoms.fixed_atoms(kinds, held))
     if constraints:
         atoms.set_constraint(constraints)

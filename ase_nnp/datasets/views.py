@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,7 +33,7 @@ def split(
     ----------
     parts
         Fractions that sum to at most 1, as a list or by name: ``{"train": 0.9, "val": 0.1}``. Or
-        stored ids by name: ``{"train": [sid, ...], "val": [...]}``.
+        stored ids by name: ``{"train": [sid, ...], "val": [...]}``; ``"random123"`` is 123.
     seed
         Of the random order; the same seed gives the same split.
     group
@@ -100,14 +100,21 @@ def _groups(dataset: AtomsDataset, group: Any) -> Array:
     return labels
 
 
-def _by_ids(dataset: AtomsDataset, lists: list[Iterable[Any]]) -> list[Array]:
+def _bare(sid: Any) -> str:
+    """Return an id as text; ``random123``, ``"123"`` and 123 are one system of OC20."""
+    text = str(sid)
+    digits = text.removeprefix("random")
+    return digits if digits.isdigit() else text
+
+
+def _by_ids(dataset: AtomsDataset, lists: list[Any]) -> list[Array]:
     places: dict[str, list[int]] = {}
     for number, sid in enumerate(dataset.metadata.sid.tolist()):
-        places.setdefault(str(sid), []).append(number)
+        places.setdefault(_bare(sid), []).append(number)
     seen: set[str] = set()
     chosen = []
     for ids in lists:
-        texts = [str(sid) for sid in ids]
+        texts = [_bare(sid) for sid in ids]
         absent = [sid for sid in texts if sid not in places]
         if absent:
             raise DatasetError(f"{len(absent)} ids are not in the dataset, first {absent[0]!r}")
@@ -190,7 +197,8 @@ def select(
         for tag in _listed(tags) if tags is not None else ():
             mask &= (table.tags >> np.uint8(tag)) & 1 == 1
         if sid is not None:
-            mask &= np.isin(table.sid.astype(str), [str(s) for s in _listed(sid)])
+            wanted = {_bare(one) for one in _listed(sid)}
+            mask &= np.array([_bare(one) in wanted for one in table.sid.tolist()], bool)
         if fid is not None:
             mask &= np.isin(table.fid, _listed(fid))
     positions = np.flatnonzero(mask)

@@ -67,6 +67,8 @@ def test_a_dataset_is_a_sequence_over_its_shards(dataset, structures):
     with pytest.raises(TypeError):
         dataset["a"]
     assert dataset[2] in dataset
+    assert dataset.index(dataset[2]) == 2
+    assert next(reversed(dataset)) == dataset[-1]
 
 
 @pytest.mark.parametrize(
@@ -206,19 +208,19 @@ def test_metadata_are_indexed_once_and_anew_when_a_file_changes(folder, tmp_path
 
 def test_the_cache_lies_beside_the_data_only_if_asked(dataset, folder):
     try:
-        dataset.index(cache="beside")
+        dataset.columns(cache="beside")
         assert len(list((folder / ".ase_nnp").iterdir())) == 3
     finally:
         for path in (folder / ".ase_nnp").iterdir():
             path.unlink()
         (folder / ".ase_nnp").rmdir()
     with pytest.raises(DatasetError, match="cache"):
-        dataset.index(cache="elsewhere")
+        dataset.columns(cache="elsewhere")
 
 
 def test_progress_is_told(dataset):
     calls = []
-    dataset.index(cache=None, progress=lambda done, total: calls.append((done, total)))
+    dataset.columns(cache=None, progress=lambda done, total: calls.append((done, total)))
     assert calls[-1] == (10, 10)
     assert [done for done, _ in calls] == sorted(done for done, _ in calls)
 
@@ -285,7 +287,7 @@ def test_split_keeps_groups_together(dataset):
 
 
 def test_split_by_stored_ids(dataset):
-    parts = dataset.split({"train": [1000, "1001"], "val": [1002]})
+    parts = dataset.split({"train": [1000, "random1001"], "val": ["1002"]})
     assert parts["train"].metadata.sid.tolist() == [1000, 1001]
     assert parts["val"].metadata.sid.tolist() == [1002, 1002]  # both frames of that system
     for wrong, message in (({"a": [5]}, "not in"), ({"a": [1000], "b": [1000]}, "two parts")):

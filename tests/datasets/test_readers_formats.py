@@ -465,6 +465,19 @@ def test_a_large_file_is_scanned_in_pieces(tmp_path, monkeypatch):
         assert found == whole[[3, 4, 0, 11, 5]].tolist()
 
 
+def test_few_inflated_files_are_held_at_a_time(tmp_path):
+    for number in range(6):
+        with lzma.open(tmp_path / f"{number}.extxyz.xz", "wb") as stream:
+            write(tmp_path / "one.tmp", slab(number), format="extxyz")
+            stream.write((tmp_path / "one.tmp").read_bytes())
+        (tmp_path / f"{number}.txt").write_text(f"random{number},frame0,1.0\n")
+    dataset = open_dataset(tmp_path)
+    for _ in range(2):
+        assert [atoms.info["sid"] for atoms in dataset] == list(range(6))
+    assert sum(shard._file._held is not None for shard in dataset.shards) == 2
+    assert sum(shard._lines._lines is not None for shard in dataset.shards) == 4
+
+
 def test_a_file_that_ends_in_the_middle(tmp_path):
     path = tmp_path / "a.extxyz"
     write(path, [slab(1), slab(2)])
