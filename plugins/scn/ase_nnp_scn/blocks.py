@@ -20,7 +20,7 @@ from ase_nnp_scn.rotation import degrees
 from ase_nnp_scn.sphere import grid
 
 #: Bytes of intermediate values held at once, by device, while no gradient is recorded.
-PART_BYTES = {"cpu": 2**26, "cuda": 2**30}
+PART_BYTES = {"cpu": 2**25, "cuda": 2**30}
 
 
 def activate(x: Tensor) -> Tensor:
@@ -83,10 +83,12 @@ class MessageBlock(nn.Module):
         if width == 0:
             return x.new_zeros(atoms, self.degrees[-1].block.stop, self.channels)
         hidden, taps = self.hidden, near.rows.shape[1] // width
-        # Weights by end, degree and row, so that one product serves all rows of a degree.
+        # Weights by end, degree and row, so that one product serves all rows of a degree. Initial
+        # states have degree 0 only.
+        used = [d for d in self.degrees if d.block.start < x.shape[1]]
         split = self.fc1_edge_proj.weight.view(hidden, 2, self.rows, self.channels).unbind(1)
         source, target = (
-            [end[:, d.rows].transpose(0, 1).reshape(-1, self.channels).T for d in self.degrees]
+            [end[:, d.rows].transpose(0, 1).reshape(-1, self.channels).T for d in used]
             for end in split
         )
 
@@ -111,7 +113,7 @@ class MessageBlock(nn.Module):
 
     def _project(self, x: Tensor, weights: list[Tensor], rows: Tensor, total: Tensor) -> Tensor:
         """Add the rotated and projected coefficients of atoms to ``total`` (n, slots, H)."""
-        for degree, weight in zip(self.degrees, weights, strict=True):
+        for degree, weight in zip(self.degrees, weights, strict=False):
             entries = degree.entries
             block = x[:, degree.block].reshape(-1, self.channels)
             projected = block.mm(weight).view(len(x), entries.stop - entries.start, self.hidden)
@@ -157,6 +159,7 @@ class GridBlock(nn.Module):
     ) -> Tensor:
         """Return new coefficients (N, B, C) from states and messages of that shape."""
         weight = fc1.weight.view(-1, 2, self.bands, self.channels)
+        x = functional.pad(x, (0, 0, 0, message.shape[1] - x.shape[1]))
         both = torch.cat([x, message], dim=2)
         size = self.to_grid.shape[0] * (fc1.out_features + fc2.out_features)
         results = []
@@ -225,14 +228,17 @@ class EdgeBlock(nn.Module):
         near: list[Neighbors],
         update: GridBlock,
     ) -> Tensor:
-        """Return the change of the states x (N, B, C); ``expanded`` and ``near`` by resolution."""
+        """Return the change (N, B, C) of the states x, which may lack the higher degrees.
+
+        ``expanded`` and ``near`` are lists over the resolutions.
+        """
         if self.resize:
             x = self.downsample(x)
-        total = torch.zeros_like(x)
+        total = x.new_zeros(len(x), update.to_grid.shape[1], x.shape[2])
         for block, lengths, neighbors in zip(self.message_blocks, expanded, near, strict=True):
             edge = self.dist_block(lengths, atomic_numbers[neighbors.source], atomic_numbers)
             message = block(x, edge, neighbors)
-            missing = x.shape[1] - message.shape[1]
+            missing = total.shape[1] - message.shape[1]
             total = total + functional.pad(message, (0, 0, 0, missing))
         if self.use_grid:
             total = update(x, total, self.fc1_sphere, self.fc2_sphere, self.fc3_sphere)

@@ -258,8 +258,7 @@ class SCN(Potential):
         return rows.view(edges, self.taps, -1)
 
     def _states(self, atomic_numbers: Tensor, near: list[Neighbors]) -> Tensor:
-        first = self.sphere_embedding(atomic_numbers)
-        x = nn.functional.pad(first[:, None], (0, 0, 0, (self.lmax + 1) ** 2 - 1))
+        x = self.sphere_embedding(atomic_numbers)[:, None]  # degree 0; the others are zero yet
         expanded = [self.distance_expansion(n.distance) for n in near]
         for number, block in enumerate(self.edge_blocks):
             change = block(x, atomic_numbers, expanded, near, self.update).to(x.dtype)
@@ -308,6 +307,8 @@ def check(config: Mapping[str, Any]) -> None:
         wrong = f"lmax must be at least mmax, not {config['lmax']}"
     elif not 1 <= config["num_bands"] <= config["lmax"] + 1:
         wrong = f"num_bands must lie between 1 and lmax + 1, not {config['num_bands']}"
+    elif int(config["num_interactions"]) < 1:
+        wrong = f"num_interactions must be at least 1, not {config['num_interactions']}"
     elif config["forces"] not in ("direct", "gradient"):
         wrong = f"forces must be 'direct' or 'gradient', not {config['forces']!r}"
     elif int(config["frames"]) < 1:

@@ -281,6 +281,7 @@ def test_energies_of_elements_are_added_per_atom():
         ({"distance_function": "bessel"}, "distance_function"),
         ({"forces": "none"}, "forces must be"),
         ({"frames": 0}, "frames"),
+        ({"num_interactions": 0}, "num_interactions"),
         ({"num_bands": 9}, "num_bands"),
         ({"normalizer": {"energy": 3}}, "normalizer"),
     ],
