@@ -2,9 +2,10 @@
 
     python benchmarks/facet_acac.py DATA_FOLDER OUT_FOLDER --epochs 300 --minutes 60
 
-DATA_FOLDER holds train_300K.xyz, dev_600K.xyz and isolated_atoms.xyz; the first 450 shuffled training frames
-are learned from and the other 50 choose nothing but are watched. A run that was stopped goes on from OUT_FOLDER/state.pt.
-The averaged weights are written to OUT_FOLDER/model.nnp, the course to OUT_FOLDER/log.jsonl.
+DATA_FOLDER holds train_300K.xyz, dev_600K.xyz and isolated_atoms.xyz; 450 shuffled training frames
+are learned from, the other 50 are watched and choose nothing. A run that was stopped goes on from
+OUT_FOLDER/state.pt. The averaged weights are written to OUT_FOLDER/model.nnp, the course to
+OUT_FOLDER/log.jsonl.
 """
 
 from __future__ import annotations
@@ -83,7 +84,9 @@ def main() -> None:
     train, held = load(model, train_frames), load(model, held_frames)
     dev = load(model, read(args.data / "dev_600K.xyz", ":"))
 
-    free = {a.numbers[0]: a.get_potential_energy() for a in read(args.data / "isolated_atoms.xyz", ":")}
+    free = {
+        a.numbers[0]: a.get_potential_energy() for a in read(args.data / "isolated_atoms.xyz", ":")
+    }
     binding = [
         (a.get_potential_energy() - sum(free[z] for z in a.numbers)) / len(a) for a in train_frames
     ]
@@ -142,7 +145,9 @@ def main() -> None:
             state |= {"optimiser": optimiser.state_dict(), "epoch": epoch + 1, "step": step}
             torch.save(state | {"used": spent}, args.out / "state.part")
             (args.out / "state.part").replace(state_file)
-            ase_nnp.save_model(averaged, args.out / "model.nnp", trained_on="AcAc train_300K", **line)
+            ase_nnp.save_model(
+                averaged, args.out / "model.nnp", trained_on="AcAc train_300K", **line
+            )
         if last:
             break
 

@@ -29,6 +29,7 @@ def register_models(register: Callable[[ModelFamily], None]) -> None:
                 "outs_per_node": 8,
                 "node_embed": {"embed_dim": 8},
                 "edge_embed": {"r_max": 4.0},
+                "self_connection": {"polynomial": {"channels": 4}},
             },
         )
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 __all__ = ["Harmonics", "wigner_3j"]
 
 
-@lru_cache(maxsize=None)
+@cache
 def wigner_3j(l1: int, l2: int, l3: int) -> Tensor:
     """Return the real Wigner 3j tensor (2 l1 + 1, 2 l2 + 1, 2 l3 + 1), norm 1, float64."""
     from e3nn import o3

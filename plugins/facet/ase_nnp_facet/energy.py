@@ -50,7 +50,7 @@ class EnergyScale(nn.Module):
         yield from self.named_parameters()
 
     def set(self, shifts: Mapping[int, float], shift: float, scale: float) -> None:
-        """Start from known numbers: eV by species index, eV an atom, and eV as the unit of ``e``."""
+        """Start from known numbers: eV by species index, eV an atom, eV as the unit of ``e``."""
         with torch.no_grad():
             for index, value in shifts.items():
                 self.shift[index] = value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from .angular import Harmonics
 from .irreps import Irreps
 from .layers import MLP, EquivariantLinear, Names
 
-__all__ = ["SphereMixer", "quadrature"]
+__all__ = ["BLOCK", "ScalarMixer", "SphereMixer", "in_blocks", "quadrature"]
 
 #: Values on the grid (atoms x points x channels) held at once; more are done in blocks.
 BLOCK = 2_000_000
@@ -63,6 +63,19 @@ def quadrature(options: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     return grid.reshape(-1, 3), np.repeat(latitude / alpha, alpha)
 
 
+def in_blocks(function: Callable[..., Tensor], size: int | None, *rows: Tensor) -> Tensor:
+    """Apply ``function`` to ``size`` rows at a time and forget what it computes on its way.
+
+    The backward pass computes it again. With ``size`` None it is a plain call.
+    """
+    if size is None or rows[0].shape[0] <= size:
+        return function(*rows)
+    parts = zip(*(r.split(size) for r in rows), strict=True)
+    return torch.cat(
+        [checkpoint(function, *p, use_reentrant=False, preserve_rng_state=False) for p in parts]
+    )
+
+
 class SphereMixer(nn.Module):
     """Channels become functions on the sphere; one small MLP mixes them at every point.
 
@@ -77,7 +90,6 @@ class SphereMixer(nn.Module):
         self.heads = int(mlp["num_heads"])
         if self.width % self.heads:
             raise ConfigError(f"num_heads={self.heads} does not divide {self.width} channels.")
-        lmax = irreps.lmax
         self.spread = Irreps(tuple(self.width if m else 0 for m in irreps.mults))
         joined = (irreps.mults[0] + self.width, *self.spread.mults[1:])
         self.proj_up = EquivariantLinear(irreps, self.spread)
@@ -85,11 +97,10 @@ class SphereMixer(nn.Module):
         each = self.width // self.heads
         self.mlp = MLP([each, *mlp["inner_dims"], each], mlp)
         points, weights = (torch.from_numpy(a) for a in quadrature(grid))
-        y = Harmonics(lmax)(points)
         keep = [i for k in irreps.degrees for i in range(k * k, (k + 1) ** 2)]
-        self.register_buffer("to_grid", y[:, keep].contiguous(), persistent=False)
-        back = (y * weights[:, None])[:, keep].T.contiguous()
-        self.register_buffer("from_grid", back, persistent=False)
+        y = Harmonics(irreps.lmax)(points)[:, keep]
+        self.register_buffer("to_grid", y.contiguous(), persistent=False)
+        self.register_buffer("from_grid", (y * weights[:, None]).T.contiguous(), persistent=False)
 
     def names(self) -> Names:
         """Published names."""
@@ -111,21 +122,11 @@ class SphereMixer(nn.Module):
         """
         up = self.proj_up(h)
         c = torch.cat(
-            [
-                block.transpose(1, 2)
-                for block in self.spread.split(up).values()
-            ],
+            [block.transpose(1, 2) for block in self.spread.split(up).values()],
             dim=1,
         )
         size = max(1, BLOCK // (self.width * self.to_grid.shape[0]))
-        if recompute and c.shape[0] > size:
-            parts = [
-                checkpoint(self.on_grid, part, use_reentrant=False, preserve_rng_state=False)
-                for part in c.split(size)
-            ]
-            q = torch.cat(parts)
-        else:
-            q = self.on_grid(c)
+        q = in_blocks(self.on_grid, size if recompute else None, c)
         parts = q.split([2 * k + 1 for k in self.spread.degrees], dim=1)
         blocks = {k: p.transpose(1, 2) for k, p in zip(self.spread.degrees, parts, strict=True)}
         blocks[0] = torch.cat([h[:, : self.irreps.mults[0], None], blocks[0]], dim=1)
@@ -136,7 +137,7 @@ class SphereMixer(nn.Module):
 
 
 class ScalarMixer(nn.Module):
-    """The self-connection of the last layer, which has scalars only: a plain MLP as wide as they."""
+    """The self-connection of the last layer, which has scalars only: a plain MLP."""
 
     def __init__(self, irreps: Irreps, mlp: Mapping[str, Any]) -> None:
         super().__init__()

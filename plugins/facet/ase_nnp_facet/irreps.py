@@ -60,7 +60,9 @@ class Irreps:
     def split(self, rows: Tensor) -> dict[int, Tensor]:
         """Cut flat rows (N, dim) into blocks (N, channels, 2 l + 1) by degree."""
         parts = rows.split(self.widths(), dim=1)
-        return {k: p.unflatten(1, (-1, 2 * k + 1)) for k, p in zip(self.degrees, parts, strict=True)}
+        return {
+            k: p.unflatten(1, (-1, 2 * k + 1)) for k, p in zip(self.degrees, parts, strict=True)
+        }
 
     def __str__(self) -> str:
         return "+".join(f"{self.mults[degree]}x{degree}e" for degree in self.degrees)

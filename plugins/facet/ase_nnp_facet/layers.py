@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -14,7 +15,16 @@ from ase_nnp.errors import ConfigError
 
 from .irreps import Irreps
 
-__all__ = ["MLP", "EquivariantLinear", "LayerNorm", "Names", "activation", "glorot_", "learn_or_keep", "pad_truncate"]
+__all__ = [
+    "MLP",
+    "EquivariantLinear",
+    "LayerNorm",
+    "Names",
+    "activation",
+    "glorot_",
+    "learn_or_keep",
+    "pad_truncate",
+]
 
 #: Pairs of a parameter's name in the published weights and the parameter.
 Names = Iterator[tuple[str, nn.Parameter]]
@@ -27,7 +37,7 @@ def glorot_(weight: Tensor) -> Tensor:
 
 
 def learn_or_keep(module: nn.Module, name: str, value: Tensor, learn: bool) -> None:
-    """Give ``module`` a tensor: a parameter if it is to learn, else a constant kept in the weights."""
+    """Give ``module`` a tensor: a parameter if it is to learn, else a constant in the weights."""
     if learn:
         module.register_parameter(name, nn.Parameter(value.float()))
     else:
@@ -98,13 +108,14 @@ class EquivariantLinear(nn.Module):
 class LayerNorm(nn.Module):
     """Scale scalars, and all higher degrees together, to unit size; one learned factor a channel.
 
-    ``eps`` is added under the root and behind it, as published.
+    ``eps`` is added under the root and behind it, as published (there 1e-6). It decides how small a
+    feature may become before it fades: a large one keeps the energy from turning sharply where the
+    last neighbour of an atom leaves.
     """
 
-    eps = 1e-6
-
-    def __init__(self, irreps: Irreps, init: str) -> None:
+    def __init__(self, irreps: Irreps, init: str, eps: float) -> None:
         super().__init__()
+        self.eps = eps
         if init not in ("zeros", "ones"):
             raise ConfigError(f"resid_init must be 'zeros' or 'ones', not {init!r}.")
         self.irreps = irreps
@@ -142,10 +153,7 @@ def pad_truncate(x: Tensor, inputs: Irreps, outputs: Irreps) -> Tensor:
     parts = []
     for degree in outputs.degrees:
         width = outputs.mult(degree) * (2 * degree + 1)
-        if inputs.mult(degree):
-            block = x[:, inputs.slice(degree)][:, :width]
-        else:
-            block = x[:, :0]
+        block = x[:, inputs.slice(degree)][:, :width] if inputs.mult(degree) else x[:, :0]
         parts.append(F.pad(block, (0, width - block.shape[1])))
     return torch.cat(parts, dim=1)
 
@@ -158,7 +166,7 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         self.kernels = nn.ParameterList(
-            nn.Parameter(glorot_(torch.empty(a, b))) for a, b in zip(sizes, sizes[1:], strict=False)
+            nn.Parameter(glorot_(torch.empty(a, b))) for a, b in pairwise(sizes)
         )
         self.biases = nn.ParameterList()
         if options.get("use_bias"):

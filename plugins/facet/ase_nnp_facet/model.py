@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,6 +21,7 @@ from .gate import Gate
 from .grid import ScalarMixer, SphereMixer
 from .irreps import Irreps
 from .layers import MLP, EquivariantLinear, LayerNorm, Names, learn_or_keep, pad_truncate
+from .polynomial import PolynomialMixer
 from .radial import envelope, make_basis
 from .settings import MPTRJ_ELEMENTS, resolve
 
@@ -39,18 +41,23 @@ class Layer(nn.Module):
         super().__init__()
         self.inputs, self.outputs = inputs, outputs
         message, own = cfg["interaction"]["message"], cfg["self_connection"]
+        kind, higher = own["kind"], outputs.lmax > 0
         self.mixer: nn.Module
         middle = outputs
-        if own["kind"] == "gate" and outputs.lmax > 0:
+        if kind == "gate":
             self.mixer = Gate(outputs)
             middle = self.mixer.inputs
-        elif own["kind"] == "s2-mlp-mixer" and outputs.lmax > 0:
-            self.mixer = SphereMixer(outputs, own["s2_grid"], own["mlp"])
-        elif own["kind"] == "linear" or (own["kind"] == "gate"):
-            self.mixer = EquivariantLinear(outputs, outputs) if own["kind"] == "linear" else Gate(outputs)
-        else:
+        elif kind == "linear":
+            self.mixer = EquivariantLinear(outputs, outputs)
+        elif not higher:
             self.mixer = ScalarMixer(outputs, own["mlp"])
-        self.intro = EquivariantLinear(inputs, inputs) if cfg["interaction"]["linear_intro"] else None
+        elif kind == "s2-polynomial":
+            self.mixer = PolynomialMixer(outputs, own["polynomial"])
+        else:
+            self.mixer = SphereMixer(outputs, own["s2_grid"], own["mlp"])
+        self.intro = (
+            EquivariantLinear(inputs, inputs) if cfg["interaction"]["linear_intro"] else None
+        )
         self.conv = Convolution(
             inputs,
             int(message["max_ell"]),
@@ -61,8 +68,9 @@ class Layer(nn.Module):
         )
         self.outro = EquivariantLinear(self.conv.outputs, middle)
         self.adapter = EquivariantLinear(inputs, middle) if cfg["interaction"]["residual"] else None
-        self.resid_ln = LayerNorm(outputs, cfg["resid_init"]) if cfg["residual"] else None
-        self.norm = LayerNorm(outputs, "ones") if cfg["norm"] == "layer" else None
+        eps = cfg["norm_eps"] or (1e-2 if kind == "s2-polynomial" else 1e-6)
+        self.resid_ln = LayerNorm(outputs, cfg["resid_init"], eps) if cfg["residual"] else None
+        self.norm = LayerNorm(outputs, "ones", eps) if cfg["norm"] == "layer" else None
 
     def names(self) -> Names:
         """Published names."""
@@ -87,7 +95,7 @@ class Layer(nn.Module):
         if self.adapter is not None:
             h = h + self.adapter(x)
         inner: dict[str, Tensor] | None = {} if record is not None else None
-        if isinstance(self.mixer, SphereMixer):
+        if isinstance(self.mixer, SphereMixer | PolynomialMixer):
             y = self.mixer(h, recompute, inner)
         else:
             y = self.mixer(h)
@@ -140,9 +148,7 @@ class Facet(Conservative):
         if not self.reference and self.envelope["kind"] in ("exp", "xplor"):
             self.envelope["kind"] = "smooth"
         self.harmonics = Harmonics(int(cfg["interaction"]["message"]["max_ell"]))
-        self.layers = nn.ModuleList(
-            Layer(a, b, self.symmetry, cfg) for a, b in zip(levels, levels[1:], strict=False)
-        )
+        self.layers = nn.ModuleList(Layer(a, b, self.symmetry, cfg) for a, b in pairwise(levels))
         self.head = MLP([outs, *cfg["head"]["inner_dims"], 1], cfg["head"])
         self.head_dropout = float(cfg["head"]["dropout"])
         self.energy_scale = EnergyScale(len(species), cfg["rescale"], self.reference)
@@ -173,7 +179,7 @@ class Facet(Conservative):
     def make_graph(
         self, atoms: Atoms | Sequence[Atoms], device: torch.device | str | None = None
     ) -> AtomGraph:
-        """As :meth:`Potential.make_graph`; with a cap on neighbours, as published, it is the senders' lists that are cut."""
+        """As :meth:`Potential.make_graph`; a cap on neighbours, as published, cuts senders' lists."""
         graph = super().make_graph(atoms, device)
         if self.max_neighbors is None:
             return graph
@@ -216,9 +222,7 @@ class Facet(Conservative):
         functions = self.basis(length, self.rmax)
         factor = envelope(length, self.rmax, **self._envelope_options())
         basis = functions * factor
-        moments = self.summation == "moments" or (
-            self.summation == "auto" and not vector.is_cuda
-        )
+        moments = self.summation == "moments" or (self.summation == "auto" and not vector.is_cuda)
         tables = blocks(target, graph.num_atoms, vector.dtype) if moments else ()
         if record is not None:
             record.update(

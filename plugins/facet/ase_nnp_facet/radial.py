@@ -17,7 +17,7 @@ __all__ = ["BASES", "Bessel", "Gauss", "Spline", "envelope", "make_basis"]
 
 
 class Bessel(nn.Module):
-    r"""``K`` sine waves, :math:`b_k(d) = (2 / r_c) \sin(f_k d) / d`, with ``f_k = 1 ... K`` at first.
+    r"""``K`` sine waves, :math:`b_k(d) = (2 / r_c) \sin(f_k d) / d`; at first ``f_k`` is 1 ... K.
 
     They do not vanish at the cutoff by themselves; the envelope ends them.
     """
@@ -97,7 +97,7 @@ def envelope(d: Tensor, cutoff: Tensor, kind: str, start: float, c: float = 0.1)
 
     ``smooth`` is the polynomial ``1 - 35 t^4 + 84 t^5 - 70 t^6 + 20 t^7`` with three continuous
     derivatives everywhere. ``exp`` and ``xplor`` are the published ones; their second derivative
-    jumps (at the middle; at both ends). ``polynomial`` is the one of DimeNet with p = 6, from d = 0.
+    jumps (at the middle; at both ends). ``polynomial`` is DimeNet's with p = 6, from d = 0.
     """
     if kind == "polynomial":
         x = (d / cutoff).clamp(max=1.0)

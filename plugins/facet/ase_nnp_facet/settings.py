@@ -41,6 +41,7 @@ DEFAULTS: dict[str, Any] = {
     "residual": True,
     "resid_init": "ones",
     "norm": "identity",
+    "norm_eps": None,  # ours: 1e-2 with the polynomial mixer, 1e-6 as published otherwise
     "block_reduction": "last",
     "share_species_embed": True,
     "node_embed": {"kind": "linear", "embed_dim": 64},
@@ -73,7 +74,7 @@ DEFAULTS: dict[str, Any] = {
     },
     "readout": {"kind": "identity"},
     "self_connection": {
-        "kind": "s2-mlp-mixer",
+        "kind": "s2-polynomial",  # ours; published: s2-mlp-mixer
         "s2_grid": {
             "activation": "silu",
             "res_beta": 18,
@@ -83,6 +84,7 @@ DEFAULTS: dict[str, Any] = {
             "quadrature": "lebedev",
             "use_fft": False,
         },
+        "polynomial": {"order": 3, "channels": 64},  # ours
         "mlp": {**_MLP, "inner_dims": [16], "final_activation": "silu", "num_heads": 2},
     },
     "rescale": {
@@ -126,7 +128,7 @@ _CHOICES = {
     "interaction.linear_outro": ("true",),
     "interaction.message.kind": ("sevennet-conv",),
     "readout.kind": ("identity",),
-    "self_connection.kind": ("s2-mlp-mixer", "gate", "linear"),
+    "self_connection.kind": ("s2-mlp-mixer", "s2-polynomial", "gate", "linear"),
     "self_connection.s2_grid.normalization": ("integral",),
     "rescale.kind": ("species-wise", "sevennet"),
 }
@@ -161,7 +163,10 @@ def _published(irreps: list[str], lmax: int, cutoff: float, k: int, width: int) 
             "envelope": {"kind": "exp", "cutoff_start": 0.8, "c": 0.1},
         },
         "interaction": {"message": {"max_ell": lmax}},
-        "self_connection": {"s2_grid": {"quadrature": "soft", "res_beta": 18, "res_alpha": 17}},
+        "self_connection": {
+            "kind": "s2-mlp-mixer",
+            "s2_grid": {"quadrature": "soft", "res_beta": 18, "res_alpha": 17},
+        },
         "head": {"dropout": 0.2},
     }
 

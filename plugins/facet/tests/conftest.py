@@ -11,10 +11,11 @@ TINY = {
     "outs_per_node": 8,
     "node_embed": {"embed_dim": 8},
     "edge_embed": {"r_max": 4.5},
+    "self_connection": {"polynomial": {"channels": 4}},
 }
 
 
-@pytest.fixture()
+@pytest.fixture
 def tiny():
     """Make a tiny model in double precision; keyword arguments are configuration keys."""
 
@@ -25,7 +26,7 @@ def tiny():
     return make
 
 
-@pytest.fixture()
+@pytest.fixture
 def structures() -> list[Atoms]:
     """A crystal, a slab, a molecule, a lonely atom and a pair out of reach, all distorted."""
     crystal = bulk("MgO", "rocksalt", a=4.3, cubic=True)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import copy
 
-import ase_nnp_facet.convolution as convolution
-import ase_nnp_facet.model as model_module
 import numpy as np
 import pytest
 import torch
+from e3nn import o3
+
+import ase_nnp_facet.convolution as convolution
+import ase_nnp_facet.model as model_module
 from ase_nnp_facet.angular import Harmonics
 from ase_nnp_facet.grid import SphereMixer, quadrature
 from ase_nnp_facet.irreps import Irreps, paths
 from ase_nnp_facet.radial import envelope, make_basis
 from ase_nnp_facet.settings import DEFAULTS
-from e3nn import o3
 
 GRID = DEFAULTS["self_connection"]["s2_grid"]
 RADIAL = DEFAULTS["edge_embed"]["radial_basis"]
@@ -109,23 +110,31 @@ def test_small_blocks_change_nothing(tiny, structures, monkeypatch):
     torch.testing.assert_close(model(graph)["forces"], whole["forces"], rtol=1e-10, atol=1e-12)
 
 
-def test_results_made_again_in_the_backward_pass_are_the_same(tiny, structures, monkeypatch):
-    model = tiny()
+@pytest.mark.parametrize("kind", ["s2-polynomial", "s2-mlp-mixer"])
+def test_results_made_again_in_the_backward_pass_are_the_same(tiny, structures, monkeypatch, kind):
+    model = tiny(self_connection={"kind": kind})
     graph = model.make_graph(structures)
     kept = model(graph)
     monkeypatch.setattr(model_module, "RECOMPUTE_ABOVE", 0)
     monkeypatch.setattr(convolution, "ATOMS", 4)
-    monkeypatch.setattr("ase_nnp_facet.grid.BLOCK", 2000)
+    monkeypatch.setattr(f"ase_nnp_facet.{'grid' if 'mlp' in kind else 'polynomial'}.BLOCK", 2000)
     again = model(graph)
     for key in ("energy", "forces", "stress"):
         torch.testing.assert_close(again[key], kept[key], rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("summation", ["moments", "messages"])
+@pytest.mark.parametrize(
+    ("summation", "kind"), [("moments", "s2-polynomial"), ("messages", "s2-mlp-mixer")]
+)
 def test_gradients_of_a_force_loss_reach_every_parameter_and_are_right(
-    tiny, structures, summation
+    tiny, structures, summation, kind
 ):
-    model = tiny(summation=summation, edge_embed={"r_max": 4.6, "r_max_trainable": True})
+    edge = {"r_max": 4.6, "r_max_trainable": True}
+    model = tiny(
+        summation=summation,
+        edge_embed=edge,
+        self_connection={"kind": kind, "polynomial": {"channels": 4}},
+    )
     model.train()
     batch = model.make_graph([structures[2], structures[4]])
 

@@ -32,7 +32,9 @@ def model_of(case, dtype, **options):
 
 def stored(case, name, dtype):
     data = dict(np.load(case / f"{name}.f64.npz"))
-    atoms = Atoms(data["in.numbers"], data["in.positions"], cell=data["in.cell"], pbc=data["in.pbc"])
+    atoms = Atoms(
+        data["in.numbers"], data["in.positions"], cell=data["in.cell"], pbc=data["in.pbc"]
+    )
     edges = np.stack([data["in.edge_sender"], data["in.edge_receiver"]])
     shift = -data["in.edge_shift"].astype(int)  # ours belongs to the source
     return data, atoms, AtomGraph.from_edges(atoms, edges, shift, dtype=dtype)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from ase_nnp_facet.settings import PUBLISHED, resolve
 
 import ase_nnp
+from ase_nnp_facet.settings import PUBLISHED, resolve
 
 COUNTS = {
     "facet-s": 253_055,
@@ -60,8 +60,9 @@ def test_a_misspelt_key_inside_a_section_is_named():
         {"hidden_irreps": ["8x1o"]},
         {"hidden_irreps": ["8x0e + 4x1o", "8x0e + 4x1e"]},
         {"self_connection": {"kind": "mlp-gate"}},
-        {"self_connection": {"s2_grid": {"degree": 4}}},
-        {"self_connection": {"mlp": {"num_heads": 3}}},
+        {"self_connection": {"kind": "s2-mlp-mixer", "s2_grid": {"degree": 4}}},
+        {"self_connection": {"kind": "s2-mlp-mixer", "mlp": {"num_heads": 3}}},
+        {"self_connection": {"polynomial": {"order": 0}}},
         {"edge_embed": {"radial_basis": {"kind": "fourier"}}},
         {"edge_embed": {"envelope": {"kind": "step"}}},
         {"edge_embed": 5.0},

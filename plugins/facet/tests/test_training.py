@@ -16,7 +16,6 @@ def test_a_tiny_model_learns_energies_forces_and_stress_of_a_few_structures(tiny
     model = tiny(
         species=[1, 6, 29],
         edge_embed={"r_max": 4.0, "radial_basis": {"kind": basis}},
-        self_connection={"s2_grid": {"degree": 11}},
     )
     frames = [bulk("Cu", cubic=True), bulk("Cu", cubic=True), molecule("CH4")]
     energies, forces, stress = [], [], []

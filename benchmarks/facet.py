@@ -1,0 +1,226 @@
+"""Facet beside MACE (128x0e + 128x1o) and SevenNet-0: CPU time and memory.
+
+    python benchmarks/facet.py --mace-env ENV --sevennet-env ENV [--relax] [--scaling] [--json]
+
+ENV is a folder made by ``python -m venv`` that holds ``torch==2.13.0`` and then ``mace-torch==0.3.16``
+or ``sevenn==0.13.0``; without one that package is left out. Every program computes energy, forces
+and stress in processes of its own, one a case, on one thread, through its own ASE calculator,
+neighbour list included. Atoms move before every call and the programs take turns; figures are
+medians of process CPU time, and peak resident memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+HERE = Path(__file__).resolve()
+SLAB = HERE.parents[2] / "shared/data_real/oc20_samples/co_on_AlCuSe_dft.json"
+SIZES = {"si64": 2, "si512": 4, "si1000": 5, "si4096": 8}
+
+
+def structure(case, slab):
+    from ase.build import add_adsorbate, bulk, fcc111, molecule
+    from ase.io import read
+
+    if case in SIZES:
+        atoms = bulk("Si", cubic=True).repeat(SIZES[case])
+    elif slab:
+        atoms = read(slab)
+        atoms.set_constraint()
+    else:
+        atoms = fcc111("Cu", (4, 4, 4), vacuum=8.0, periodic=True)
+        add_adsorbate(atoms, molecule("CO"), 1.9, "ontop")
+    atoms.rattle(0.05, seed=0)
+    return atoms
+
+
+def crystals():
+    from ase.build import bulk
+
+    made = []
+    for k, (symbol, a) in enumerate(
+        [("Cu", 3.6), ("Al", 4.05), ("Ag", 4.1), ("Ni", 3.5), ("Pt", 3.9)] * 2
+    ):
+        atoms = bulk(symbol, "fcc", a=a, cubic=True).repeat((2, 2, 1 + k // 5))
+        atoms.rattle(0.1, seed=k)
+        made.append(atoms)
+    return made
+
+
+def facet(config):
+    import ase_nnp
+
+    model = ase_nnp.build_model("facet", config, seed=0, device="cpu").freeze()
+    return ase_nnp.NNPCalculator(model), sum(p.numel() for p in model.parameters())
+
+
+def published():
+    from ase_nnp_facet.settings import PUBLISHED
+
+    return {**PUBLISHED["facet-s"], "resid_init": "ones"}
+
+
+def mace():
+    import numpy as np
+    import torch
+    from mace import modules  # isort: skip  (before e3nn, which it prepares)
+    from e3nn import o3
+    from mace.calculators import MACECalculator
+
+    torch.manual_seed(0)
+    elements = [z for z in range(1, 95) if not 84 <= z <= 88]
+    block = modules.interaction_classes["RealAgnosticResidualInteractionBlock"]
+    model = modules.ScaleShiftMACE(
+        r_max=6.0, num_bessel=10, num_polynomial_cutoff=5, max_ell=3, num_interactions=2,
+        interaction_cls=block, interaction_cls_first=block, num_elements=len(elements),
+        hidden_irreps=o3.Irreps("128x0e + 128x1o"), MLP_irreps=o3.Irreps("16x0e"),
+        atomic_energies=np.zeros(len(elements)), avg_num_neighbors=61.96, atomic_numbers=elements,
+        correlation=3, gate=torch.nn.functional.silu, radial_MLP=[64, 64, 64],
+        atomic_inter_scale=1.0, atomic_inter_shift=0.0,
+    )  # fmt: skip
+    count = sum(p.numel() for p in model.parameters())
+    return MACECalculator(models=[model.float()], device="cpu", default_dtype="float32"), count
+
+
+def sevennet():
+    from sevenn.calculator import SevenNetCalculator
+
+    calculator = SevenNetCalculator("7net-0", device="cpu")
+    return calculator, sum(p.numel() for p in calculator.model.parameters())
+
+
+MAKE = {
+    "facet": lambda: facet({}),
+    "facet-s": lambda: facet(published()),
+    "mace": mace,
+    "sevennet": sevennet,
+}
+
+
+def worker(kind, case, slab):
+    """Answer each line on stdin with the CPU time of one call, as JSON."""
+    warnings.simplefilter("ignore")
+    import torch
+
+    torch.set_num_threads(1)
+    calculator, parameters = MAKE[kind]()
+    if case == "relax":
+        from ase.optimize import FIRE
+
+        frames = crystals()
+    else:
+        atoms = structure(case, slab)
+    for number, _ in enumerate(sys.stdin):
+        if case == "relax":
+            start = time.process_time()
+            for one in (a.copy() for a in frames):
+                one.calc = calculator
+                FIRE(one, logfile=None).run(fmax=0.0, steps=5)
+        else:
+            atoms.rattle(0.01, seed=number)
+            start = time.process_time()
+            calculator.calculate(atoms, ["energy", "forces", "stress"], ["positions"])
+        spent = time.process_time() - start
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        answer = {"ms": 1e3 * spent, "mb": peak, "parameters": parameters}
+        print("@" + json.dumps(answer), flush=True)
+
+
+class Program:
+    def __init__(self, kind, case, args):
+        python = {"mace": args.mace_env, "sevennet": args.sevennet_env}.get(kind)
+        path = str(Path(python) / "bin/python") if python else sys.executable
+        env = dict(os.environ, OMP_NUM_THREADS="1", OMP_WAIT_POLICY="passive", MKL_NUM_THREADS="1")
+        env["PYTHONDONTWRITEBYTECODE"] = ""
+        command = [path, str(HERE), "--worker", kind, case]
+        command += ["--slab", str(args.slab)] if args.slab else []
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=env,
+            text=True,
+        )
+        self.ms, self.last = [], {}
+
+    def turn(self, keep=True):
+        try:
+            self.process.stdin.write("go\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            raise SystemExit(self.process.stderr.read()[-2000:]) from None
+        while not (line := self.process.stdout.readline()).startswith("@"):
+            if not line:
+                raise SystemExit(self.process.stderr.read()[-2000:])
+        self.last = json.loads(line[1:])
+        if keep:
+            self.ms.append(self.last["ms"])
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--mace-env")
+    parser.add_argument("--sevennet-env")
+    parser.add_argument("--slab", type=Path, default=SLAB if SLAB.exists() else None)
+    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--cases", nargs="*", default=["si64", "slab"])
+    parser.add_argument("--relax", action="store_true", help="five FIRE steps of ten crystals")
+    parser.add_argument("--scaling", action="store_true", help="Facet alone, 64 to 4096 atoms")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.worker:
+        worker(*args.worker, args.slab)
+        return
+    kinds = ["facet", "facet-s"]
+    kinds += ["mace"] * bool(args.mace_env) + ["sevennet"] * bool(args.sevennet_env)
+    plan = [(case, kinds, args.repeat, 2) for case in args.cases]
+    plan += [("relax", [k for k in kinds if k != "sevennet"], 2, 1)] if args.relax else []
+    plan += [(case, ["facet"], 2, 1) for case in SIZES] if args.scaling else []
+    rows = []
+    for case, names, repeat, warm in plan:
+        programs = {name: Program(name, case, args) for name in names}
+        for number in range(repeat + warm):
+            for program in programs.values():
+                program.turn(keep=number >= warm)
+        for name, program in programs.items():
+            row = {"case": case, "program": name, "cpu_ms": statistics.median(program.ms)}
+            row |= {"peak_mb": program.last["mb"], "parameters": program.last["parameters"]}
+            rows.append(row)
+            program.close()
+        first = rows[-len(names)]["cpu_ms"]
+        for row in rows[-len(names) :]:
+            row["times_facet"] = row["cpu_ms"] / first
+    if args.json:
+        print(json.dumps({"python": platform.python_version(), "rows": rows}))
+        return
+    print(
+        "| case | program | parameters | CPU ms | times facet | peak MB |\n"
+        "|---|---|---|---|---|---|"
+    )
+    for r in rows:
+        print(
+            f"| {r['case']} | {r['program']} | {r['parameters']} | {r['cpu_ms']:.0f} "
+            f"| {r['times_facet']:.2f} | {r['peak_mb']:.0f} |"
+        )
+
+
+if __name__ == "__main__":
+    main()
