@@ -19,6 +19,7 @@ from ase_nnp.datasets._hdf5_layouts import (
     scalar,
 )
 from ase_nnp.datasets._hdf5_safe import MAX_TEXT, children, groups, numeric, row, shape, whole
+from ase_nnp.datasets._hdf5_text import check_heaps
 from ase_nnp.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -200,6 +201,7 @@ class H5MD(Layout):
         return root[names[0]]
 
     def blocks(self, root: h5py.File, options: Options) -> Iterator[Block]:
+        check_heaps(root.filename)  # units and boundaries are text attributes
         group = self._group(root, options)
         item = group["position"]
         have = shape(item, "value") if hasattr(item, "keys") else None

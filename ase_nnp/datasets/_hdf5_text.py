@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 from ase_nnp.errors import DatasetError
 
 if TYPE_CHECKING:
+    import mmap
+
     import h5py
 
 _REFERENCE = struct.Struct("<IQI")  # length, address of the collection, index in it
@@ -70,3 +72,39 @@ def _heap_object(fd: int, file_size: int, address: int, index: int, limit: int) 
             break
         position += -(-length // 8) * 8
     raise DatasetError("a string is missing from its heap")
+
+
+def check_heaps(path: str | os.PathLike[str]) -> None:
+    """Refuse a file with a damaged heap, before the library reads text attributes from it.
+
+    Attributes cannot be read past the library, and a heap whose sizes do not add up makes it loop.
+
+    Raises
+    ------
+    DatasetError
+        Naming the place.
+    """
+    import mmap
+
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        start = content.find(b"GCOL")
+        while start >= 0:
+            if len(content) - start >= _COLLECTION.size:
+                _, version, size = _COLLECTION.unpack_from(content, start)
+                reserved = content[start + 5 : start + 8]
+                if version == 1 and reserved == b"\0\0\0" and not _adds_up(content, start, size):
+                    raise DatasetError(f"a damaged heap of strings at byte {start}", path=path)
+            start = content.find(b"GCOL", start + 4)
+
+
+def _adds_up(content: mmap.mmap, start: int, size: int) -> bool:
+    end = start + size
+    if end > len(content):
+        return False
+    position = start + _COLLECTION.size
+    while position + _OBJECT.size <= end:
+        number, _, _, length = _OBJECT.unpack_from(content, position)
+        if number == 0:  # what is left is free, counted with this header
+            return bool(length == end - position)
+        position += _OBJECT.size + -(-length // 8) * 8
+    return position <= end

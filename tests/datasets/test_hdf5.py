@@ -285,3 +285,46 @@ def test_a_dataset_survives_pickling_and_fork(tmp_path):
     assert float(os.read(reader, 100)) == dataset[1].get_potential_energy()
     os.close(reader)
     os.close(writer)
+
+
+def damage(path, offset, content):
+    """Overwrite bytes of the first heap of strings."""
+    data = bytearray(path.read_bytes())
+    start = data.find(b"GCOL")
+    assert start > 0
+    data[start + offset : start + offset + len(content)] = content
+    path.write_bytes(bytes(data))
+
+
+def test_a_heap_that_makes_the_library_loop_is_an_error(tmp_path):
+    path = tmp_path / "md.h5md"
+    with h5py.File(path, "w") as root:
+        root.create_group("h5md").attrs["version"] = [1, 1]
+        group = root.create_group("particles/all")
+        group["species"], group["position/value"] = [1], np.zeros((1, 1, 3))
+        group["position/step"] = [0]
+        group["position/value"].attrs["unit"] = "nm"
+    assert len(open_dataset(path)) == 1
+    damage(path, 16, bytes(16))  # index and size of the first object: none, and no end
+    with pytest.raises(DatasetError, match="damaged heap of strings"):
+        open_dataset(path)
+
+
+@pytest.mark.parametrize(
+    ("offset", "content", "message"),
+    [
+        (16, b"\x09", "missing from its heap"),
+        (24, b"\x01", "cut short"),
+        (0, b"XXXX", "damaged heap"),
+    ],
+)
+def test_damaged_texts_are_errors(tmp_path, offset, content, message):
+    path = tmp_path / "spice.h5"
+    with h5py.File(path, "w") as root:
+        group = root.create_group("m")
+        group["atomic_numbers"], group["conformations"] = [1], np.zeros((1, 1, 3))
+        group["smiles"] = np.array(["[H]"], dtype=object)
+    assert open_dataset(path)[0].info["smiles"] == "[H]"
+    damage(path, offset, content)
+    with pytest.raises(DatasetError, match=message):
+        open_dataset(path)[0]
