@@ -34,6 +34,7 @@ __all__ = [
 PREFIX = "nnp_"
 #: One row per atom along the first axis: kept in ``atoms.arrays``.
 PER_ATOM = {"forces_std", "forces_std_norm", "energies_std", "ood_scores"}
+PER_ATOM |= {"forces_var", "forces_uncertainty"}
 
 #: What others call our keys, and the factor or power that takes ours to theirs.
 ALIASES: dict[str, dict[str, tuple[str, str]]] = {

@@ -74,6 +74,7 @@ def save_uncertainty(model: UncertainPotential, path: str | Path, **notes: Any) 
                 "method": layer.method,
                 "values": values,
                 "calibration": layer.calibration.to_json(),
+                "aliases": layer.aliases,
             }
         )
         layer = layer.base
@@ -136,6 +137,8 @@ def load_uncertainty(path: str | Path, model: Potential) -> UncertainPotential:
         own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
         current = _class_of(layer["method"]).from_state(current, own, layer["values"])
         current.set_calibration(Calibration.from_json(layer["calibration"]))
+        if layer["aliases"]:
+            current.with_aliases(layer["aliases"])
     assert isinstance(current, UncertainPotential)
     return current
 

@@ -145,6 +145,24 @@ def test_aliases_speak_the_language_of_others(atoms):
         aliases(results, "none")
 
 
+def test_a_calculator_gives_the_names_of_others_too(members, train, tmp_path):
+    fitted = fit("ensemble", members, calibration=train, details=True).with_aliases("mace")
+    save_uncertainty(fitted, tmp_path / "my.uq")
+    atoms = train[0].copy()
+    atoms.calc = NNPCalculator(members[0], uncertainty=tmp_path / "my.uq")
+    atoms.get_forces()
+    results = atoms.calc.results
+    assert results["energy_var"] == pytest.approx(results["energy_std"] ** 2)
+    np.testing.assert_allclose(results["forces_var"], results["forces_std"] ** 2)
+    assert results["forces_comm"].shape == (3, len(atoms), 3)
+    assert atoms.calc.get_property("energy_var", atoms) == results["energy_var"]
+    changed = fitted.with_aliases("matscipy")
+    assert "forces_uncertainty" in changed.outputs
+    assert "energy_var" not in changed.outputs
+    with pytest.raises(UncertaintyError, match="No aliases"):
+        fitted.with_aliases("none")
+
+
 def heated(model, seed=3):
     """A cluster whose atoms rush together, and so leave what a model knows."""
     atoms = molecules(1, seed=seed)[0]

@@ -13,12 +13,14 @@ from torch import Tensor, nn
 from ase_nnp.errors import UncertaintyError
 from ase_nnp.graph import AtomGraph
 from ase_nnp.potential import Potential
+from ase_nnp.uncertainty.ase_storage import ALIASES
 from ase_nnp.uncertainty.calibrated import Calibration
 from ase_nnp.uncertainty.propagation import NOT_COVERED
 
 __all__ = ["NOT_COVERED", "UncertainPotential", "structures_of"]
 
 PER_ATOM = {"forces_std_norm", "forces_cov", "forces_members", "forces_interval", "ood_scores"}
+PER_ATOM |= {"forces_comm", "forces_var", "forces_uncertainty"}
 
 
 class UncertainPotential(Potential):
@@ -42,7 +44,9 @@ class UncertainPotential(Potential):
 
     method: ClassVar[str] = ""
     #: Adds outputs of its own beside stds, or gives stds of other properties.
-    row_axis: Mapping[str, int] = {"forces_members": 1, "forces_interval": 1}
+    row_axis: Mapping[str, int] = {"forces_members": 1, "forces_interval": 1, "forces_comm": 1}
+    #: Names of another package that are given too; see :meth:`with_aliases`.
+    aliases: str | None = None
 
     def __init__(
         self,
@@ -141,6 +145,15 @@ class UncertainPotential(Potential):
         self.outputs = (*rest, *intervals)
         return self
 
+    def with_aliases(self, style: str) -> Self:
+        """Also give the uncertainties under the names of ``"mace"``, ``"metatomic"``, ..."""
+        if style not in ALIASES:
+            raise UncertaintyError(f"No aliases '{style}'. There are: {', '.join(ALIASES)}.")
+        own = [k for k in self.outputs if k not in ALIASES.get(self.aliases or "", {})]
+        more = [k for k, (ours, _) in ALIASES[style].items() if ours in own and k not in own]
+        self.aliases, self.outputs = style, (*own, *more)
+        return self
+
     def forward(self, graph: AtomGraph) -> dict[str, Tensor]:
         """Return everything in :attr:`outputs`."""
         return self.compute(graph, self.outputs)
@@ -154,6 +167,9 @@ class UncertainPotential(Potential):
         self._calibrate(result, graph)
         if "forces_std" in result:
             result["forces_std_norm"] = result["forces_std"].norm(dim=1)
+        for theirs, (ours, how) in ALIASES.get(self.aliases or "", {}).items():
+            if ours in result:
+                result[theirs] = result[ours].square() if how == "square" else result[ours]
         return result
 
     def spread(self, graph: AtomGraph, properties: Collection[str]) -> dict[str, Tensor]:
