@@ -404,7 +404,9 @@ def main() -> None:
     parser.add_argument("--reference-atoms", type=int, default=512, help="end of its growth cases")
     parser.add_argument("--alone", action="store_true", help="do not run the reference")
     parser.add_argument("--peers", action="store_true", help="GPU: SCN on the same batches")
-    parser.add_argument("--structure", help="any file that ASE reads, or 'copper'; else OC20's slab")
+    parser.add_argument(
+        "--structure", help="any file that ASE reads, or 'copper'; else OC20's slab"
+    )
     parser.add_argument("--json", help="also write the figures here")
     args = parser.parse_args()
     rows = cpu(args) if args.device == "cpu" else gpu(args)

@@ -23,9 +23,7 @@ ADSORPTION = "the clean slab and gas-phase references of OC20"
 REFERENCED = "the element references of the training run, which the file leaves out"
 
 
-def load(
-    path: str | Path, *, ema: bool = True, task: str | None = None, **options: Any
-) -> EScAIP:
+def load(path: str | Path, *, ema: bool = True, task: str | None = None, **options: Any) -> EScAIP:
     """Load a checkpoint of either trainer.
 
     Parameters
@@ -83,7 +81,9 @@ def _training(
         arrays = _averaged(arrays, average["shadow_params"], path)
     given = content["config"]
     model = given.get("model")
-    attributes = dict(model) if isinstance(model, Mapping) else dict(given.get("model_attributes", {}))
+    attributes = (
+        dict(model) if isinstance(model, Mapping) else dict(given.get("model_attributes", {}))
+    )
     known = {*FAMILY.defaults, *FAMILY.ignored}
     config = {k: v for k, v in attributes.items() if k in known}
     config["generation"] = 1
@@ -136,12 +136,17 @@ def _averaged(arrays: Arrays, shadow: Sequence[Any], path: object) -> Arrays:
     return averaged
 
 
-def _normalizers(given: Mapping[str, Any], dataset: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+def _normalizers(
+    given: Mapping[str, Any], dataset: Mapping[str, Any]
+) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = {}
     names = {"target": "energy", "grad_target": "forces"}
     for name, value in given.items():
         scale = value.get("rmsd", value.get("std", 1.0))
-        found[names.get(name, name)] = {"mean": _float(value.get("mean", 0.0)), "rmsd": _float(scale)}
+        found[names.get(name, name)] = {
+            "mean": _float(value.get("mean", 0.0)),
+            "rmsd": _float(scale),
+        }
     for old, name in names.items():  # some old files keep them only beside the data
         if not given and f"{old}_std" in dataset:
             scale, mean = dataset[f"{old}_std"], dataset.get(f"{old}_mean", 0.0)

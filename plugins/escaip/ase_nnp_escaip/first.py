@@ -163,9 +163,7 @@ class FirstBlock(nn.Module):
         self, nodes: Tensor, edges: list[Tensor], features: Features, only_nodes: bool
     ) -> tuple[Tensor, list[Tensor]]:
         """Return new nodes and edges; with ``only_nodes`` the edges stay as they were."""
-        change, changes = self.graph_attention(
-            self.norm_attn(nodes), edges, features, only_nodes
-        )
+        change, changes = self.graph_attention(self.norm_attn(nodes), edges, features, only_nodes)
         nodes = nodes + self._drop(change)
         nodes = nodes + self._drop(self.feedforward.mlp_node(self.norm_ffn.node_norm(nodes)))
         if only_nodes:
@@ -295,6 +293,8 @@ class Exportable(nn.Module):
             return energy, [], None
         activation = out.edge_input_projection[1]
         numbers = [
-            out.force_direction_layer(activation(total)) for total in edge_totals if total is not None
+            out.force_direction_layer(activation(total))
+            for total in edge_totals
+            if total is not None
         ]
         return energy, numbers, out.force_magnitude_layer(node)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ase_nnp_escaip.layers import Constants
 
 __all__ = ["Harmonics", "safe_sqrt"]
+
+#: A mean of harmonics shorter than this is 0 but for rounding, in double precision.
+NOTHING = 1e-11
 
 
 class Harmonics(nn.Module):
@@ -35,7 +39,7 @@ class Harmonics(nn.Module):
         super().__init__()
         self.order = order
         size = order + 1
-        first, second = (torch.zeros(size, size, dtype=torch.float64) for _ in "ab")
+        first, second = np.zeros((size, size)), np.zeros((size, size))
         for l in range(1, size):  # noqa: E741 - the degree is called l everywhere
             for m in range(l):
                 root = math.sqrt(l * l - m * m)
@@ -45,10 +49,10 @@ class Harmonics(nn.Module):
         diagonal = [1.0]
         for m in range(1, size):
             diagonal.append(diagonal[-1] * math.sqrt((2 * m - 1) / (2 * m)))
-        degrees = torch.repeat_interleave(torch.arange(size), 2 * torch.arange(size) + 1)
-        onto = torch.nn.functional.one_hot(degrees, size).double()
-        ends = torch.tensor(diagonal, dtype=torch.float64)
-        self.tables = Constants(first, second, ends, onto)
+        degrees = np.repeat(np.arange(size), 2 * np.arange(size) + 1)
+        onto = (degrees[:, None] == np.arange(size)).astype(np.float64)
+        tables = (first, second, np.array(diagonal), onto)
+        self.tables = Constants(*map(torch.from_numpy, tables))
 
     def forward(self, direction: Tensor) -> Tensor:
         """Return (R, (order + 1)^2) from unit or zero vectors (R, 3)."""
@@ -85,6 +89,6 @@ def safe_sqrt(x: Tensor) -> Tensor:
     At a site of high symmetry the mean of a degree is 0 and the derivative of its length has no
     direction; 0 is the mean over all of them.
     """
-    zero = x <= (32 * torch.finfo(x.dtype).eps) ** 2
+    zero = x <= NOTHING**2
     root = torch.sqrt(torch.where(zero, torch.ones_like(x), x))
     return torch.where(zero, x.detach().sqrt(), root)

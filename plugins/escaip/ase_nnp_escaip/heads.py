@@ -61,6 +61,8 @@ class Wrapped(nn.Module):
 def make_head(settings: Settings, kind: str, wrapped: bool) -> nn.Module:
     """Return the head of that kind: ``energy``, ``force`` or ``grad``."""
     head = (
-        ForceHead(settings) if kind == "force" else EnergyHead(settings, normalized=kind == "energy")
+        ForceHead(settings)
+        if kind == "force"
+        else EnergyHead(settings, normalized=kind == "energy")
     )
     return Wrapped(head) if wrapped else head

@@ -117,7 +117,11 @@ def _ranks(graph: AtomGraph, distance: Tensor, settings: Settings) -> tuple[Tens
     table = distance.new_full((atoms * width,), FAR).index_copy(0, row, distance[ranked])
     table = table.view(atoms, width)
     table = torch.cat([torch.zeros_like(table[:, :1]), table[:, 1:]], dim=1)
-    inside = int((place * (fixed < settings.max_radius)).clamp_max(width - 1).max()) if row.numel() else 0
+    inside = (
+        int((place * (fixed < settings.max_radius)).clamp_max(width - 1).max())
+        if row.numel()
+        else 0
+    )
     step = (table[:, 1 : inside + 1, None] - table[:, None, :]) / settings.knn_sigmoid_scale
     soft = _half_sine(step) if settings.knn_use_low_mem else torch.sigmoid(step)
     found = soft.sum(-1).reshape(-1)
@@ -151,7 +155,9 @@ def reverse_edges(graph: AtomGraph) -> tuple[Tensor, Tensor]:
 def _key(centre: Tensor, other: Tensor, shift: Tensor, bound: Tensor, atoms: int) -> Tensor:
     width = 2 * bound + 1
     image = shift + bound
-    return (((centre * atoms + other) * width + image[:, 0]) * width + image[:, 1]) * width + image[:, 2]
+    return (((centre * atoms + other) * width + image[:, 0]) * width + image[:, 1]) * width + image[
+        :, 2
+    ]
 
 
 def _search(graph: AtomGraph, settings: Settings) -> AtomGraph:

@@ -69,6 +69,14 @@ class Activation(nn.Module):
         return functional.dropout(x, self.dropout) if self.training and self.dropout else x
 
 
+class RMSNorm(nn.RMSNorm):
+    """RMS norm in the precision of its weight, also where autocast hands it less."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the normalised array."""
+        return super().forward(x.to(self.weight.dtype))
+
+
 def activated(settings: Settings, inputs: int, outputs: int) -> nn.Sequential:
     """Linear and activation; the weights are called ``0.weight`` and ``0.bias``."""
     return nn.Sequential(
@@ -90,7 +98,7 @@ def feed_forward(settings: Settings, multiplier: int) -> nn.Sequential:
 def normalization(settings: Settings) -> nn.Module:
     """RMS norm (its epsilon is that of the precision), layer norm, or nothing."""
     if settings.normalization == "rmsnorm":
-        return nn.RMSNorm(settings.hidden_size, eps=None)
+        return RMSNorm(settings.hidden_size, eps=None)
     if settings.normalization == "layernorm":
         return nn.LayerNorm(settings.hidden_size, eps=1e-5)
     return nn.Identity()
@@ -121,8 +129,9 @@ class DistanceBasis(nn.Module):
         super().__init__()
         centres = np.linspace(0.0, settings.max_radius, settings.edge_distance_expansion_size)
         if published:
-            self.register_buffer("offset", torch.from_numpy(centres.astype(np.float32)))
-            self.step = float(self.offset[1] - self.offset[0])
+            single = centres.astype(np.float32)
+            self.register_buffer("offset", torch.from_numpy(single))
+            self.step = float(single[1] - single[0])
         else:
             self.offset = None
             self.step = float(centres[1] - centres[0])

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from ase_nnp.errors import CheckpointError, ConfigError
 from ase_nnp.graph import AtomGraph
 from ase_nnp.potential import Potential, gradients
-from ase_nnp_escaip.config import Settings, head_kinds, settings_from
 from ase_nnp_escaip.attention import Geometry, kernel
+from ase_nnp_escaip.config import head_kinds, settings_from
 from ase_nnp_escaip.harmonics import Harmonics
 from ase_nnp_escaip.heads import EnergyHead, ForceHead, Wrapped, make_head
 from ase_nnp_escaip.knn import FULL, nearest, reach
@@ -68,7 +68,9 @@ class EScAIP(Potential):
         self.mean = 0.0
         for name, value in given.items():
             if name not in self.scale:
-                raise ConfigError(f"normalizer holds {name!r}; energy, forces or stress may be there.")
+                raise ConfigError(
+                    f"normalizer holds {name!r}; energy, forces or stress may be there."
+                )
             self.scale[name] = float(value.get("rmsd", value.get("std", 1.0)))
             mean = float(value.get("mean", 0.0))
             if name == "energy":
@@ -226,7 +228,10 @@ class ThirdGeneration(EScAIP):
         head = self._head(self._force_name)
         assert isinstance(head, ForceHead)
         numbers = [head.of_edges(e) for e in out["edge"]]
-        return {"energy": energy, "forces": self.direct(numbers, at) * head.magnitude(out["node"][0])}
+        return {
+            "energy": energy,
+            "forces": self.direct(numbers, at) * head.magnitude(out["node"][0]),
+        }
 
     def features(
         self, graph: AtomGraph, twice: bool = False

@@ -35,7 +35,9 @@ def _axes(k: int) -> Tensor:
     """Well-spread rotations, from three additive sequences of irrational steps (k = 0: none)."""
     if k == 0:
         return torch.eye(3, dtype=torch.float64)
-    u, v, w = ((k * step) % 1.0 for step in (0.8191725133961645, 0.6710436067037893, 0.5497004779019703))
+    u, v, w = (
+        (k * step) % 1.0 for step in (0.8191725133961645, 0.6710436067037893, 0.5497004779019703)
+    )
     a, b = math.sqrt(1 - u), math.sqrt(u)
     v, w = 2 * math.pi * v, 2 * math.pi * w
     x, y, z, r = a * math.sin(v), a * math.cos(v), b * math.sin(w), b * math.cos(w)

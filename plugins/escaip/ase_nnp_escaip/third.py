@@ -131,7 +131,12 @@ class GraphAttention(EdgeAttributes):
             nn.init.xavier_uniform_(self.attn_weight)
 
     def forward(
-        self, nodes: Tensor, edges: list[Tensor], norm: nn.Module, features: Features, only_nodes: bool
+        self,
+        nodes: Tensor,
+        edges: list[Tensor],
+        norm: nn.Module,
+        features: Features,
+        only_nodes: bool,
     ) -> tuple[Tensor, list[Tensor]]:
         """Return the change of the nodes (N, H) and of the edges of each block.
 
