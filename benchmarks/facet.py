@@ -1,8 +1,8 @@
 """Facet beside MACE (128x0e + 128x1o) and SevenNet-0: CPU time and memory.
 
-    python benchmarks/facet.py --mace-env ENV --sevennet-env ENV [--relax] [--scaling] [--json]
+    python benchmarks/facet.py --mace-env A --sevennet-env B [--relax] [--scaling] [--json]
 
-ENV is a folder made by ``python -m venv`` that holds ``torch==2.13.0`` and then ``mace-torch==0.3.16``
+A and B are folders made by ``python -m venv`` that hold ``torch==2.13.0`` and ``mace-torch==0.3.16``
 or ``sevenn==0.13.0``; without one that package is left out. Every program computes energy, forces
 and stress in processes of its own, one a case, on one thread, through its own ASE calculator,
 neighbour list included. Atoms move before every call and the programs take turns; figures are

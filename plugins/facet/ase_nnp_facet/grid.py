@@ -83,6 +83,9 @@ class SphereMixer(nn.Module):
     is the layer's only departure from exact rotation symmetry, and shrinks with the grid.
     """
 
+    to_grid: Tensor
+    from_grid: Tensor
+
     def __init__(self, irreps: Irreps, grid: Mapping[str, Any], mlp: Mapping[str, Any]) -> None:
         super().__init__()
         self.irreps = irreps

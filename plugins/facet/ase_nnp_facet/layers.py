@@ -85,9 +85,8 @@ class EquivariantLinear(nn.Module):
     def block(self, x: Tensor, degree: int) -> Tensor:
         """Map one degree: channels (N, M, 2l + 1) to (N, M_out, 2l + 1)."""
         weight = self.weights[str(degree)] * self.inputs.mult(degree) ** -0.5
-        if degree == 0:
-            return (x.squeeze(2) @ weight).unsqueeze(2)
-        return (x.transpose(1, 2) @ weight).transpose(1, 2)
+        mixed: Tensor = x.transpose(1, 2) @ weight
+        return mixed.transpose(1, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map flat rows (N, inputs.dim) to (N, outputs.dim)."""
@@ -112,6 +111,8 @@ class LayerNorm(nn.Module):
     feature may become before it fades: a large one keeps the energy from turning sharply where the
     last neighbour of an atom leaves.
     """
+
+    channel: Tensor
 
     def __init__(self, irreps: Irreps, init: str, eps: float) -> None:
         super().__init__()
@@ -186,7 +187,7 @@ class MLP(nn.Module):
         for i, bias in enumerate(self.biases):
             yield f"Dense_{i}/bias", bias
         for i, norm in enumerate(self.norms):
-            yield f"LayerNorm_{i}/scale", norm.weight
+            yield f"LayerNorm_{i}/scale", next(norm.parameters())
 
     def hidden(self, x: Tensor) -> Tensor:
         """Everything before the last dense layer."""

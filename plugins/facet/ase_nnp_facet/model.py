@@ -99,6 +99,7 @@ class Layer(nn.Module):
             y = self.mixer(h, recompute, inner)
         else:
             y = self.mixer(h)
+        out: Tensor
         normed = out = y if self.resid_ln is None else self.resid_ln(y)
         if self.resid_ln is not None:
             out = out + pad_truncate(x, self.inputs, self.outputs)
@@ -119,6 +120,11 @@ class Layer(nn.Module):
 
 class Facet(Conservative):
     """The Facet potential; ``config`` as in :data:`ase_nnp_facet.settings.DEFAULTS`."""
+
+    rmax: Tensor
+    species_index: Tensor
+    table_r: Tensor
+    table_average: Tensor
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
@@ -179,7 +185,7 @@ class Facet(Conservative):
     def make_graph(
         self, atoms: Atoms | Sequence[Atoms], device: torch.device | str | None = None
     ) -> AtomGraph:
-        """As :meth:`Potential.make_graph`; a cap on neighbours, as published, cuts senders' lists."""
+        """As :meth:`Potential.make_graph`; a published cap on neighbours cuts senders' lists."""
         graph = super().make_graph(atoms, device)
         if self.max_neighbors is None:
             return graph
@@ -212,7 +218,8 @@ class Facet(Conservative):
         e = self.head(x)
         if record is not None:
             record["head"] = e
-        return self.energy_scale(e[:, 0], species, graph.batch, graph.num_structures)
+        total: Tensor = self.energy_scale(e[:, 0], species, graph.batch, graph.num_structures)
+        return total
 
     def _edges(self, graph: AtomGraph, record: dict[str, Tensor] | None) -> Edges:
         source, target = graph.edge_index
@@ -262,7 +269,8 @@ class Facet(Conservative):
             found["edge_embedding/rmax"] = self.rmax
         found |= {f"edge_embedding/basis/{k}": v for k, v in self.basis.named_parameters()}
         for number, layer in enumerate(self.layers):
-            found |= {f"mace/layer_{number}/{k}": v for k, v in layer.names()}
+            if isinstance(layer, Layer):
+                found |= {f"mace/layer_{number}/{k}": v for k, v in layer.names()}
         found |= {f"head/{k}": v for k, v in self.head.names()}
         return found | {f"rescale/{k}": v for k, v in self.energy_scale.names()}
 

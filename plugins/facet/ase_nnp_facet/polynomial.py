@@ -33,6 +33,9 @@ class PolynomialMixer(nn.Module):
     order 3.
     """
 
+    to_grid: Tensor
+    from_grid: Tensor
+
     def __init__(self, irreps: Irreps, options: Mapping[str, Any]) -> None:
         super().__init__()
         self.irreps = irreps

@@ -56,6 +56,8 @@ class Spline(nn.Module):
     function of the network is a piecewise cubic that is twice continuously differentiable.
     """
 
+    centres: Tensor
+
     def __init__(self, num_basis: int) -> None:
         super().__init__()
         if num_basis < 4:
