@@ -277,10 +277,12 @@ class AtomsDataset(Sequence["Atoms"]):
 
     # ---- views
 
-    @staticmethod
-    def concat(datasets: Iterable[AtomsDataset]) -> AtomsDataset:
-        """Join datasets one after the other; the files are shared, nothing is copied."""
-        datasets = list(datasets)
+    def concat(self: AtomsDataset | Iterable[AtomsDataset], *others: AtomsDataset) -> AtomsDataset:
+        """Join datasets one after the other; the files are shared, nothing is copied.
+
+        ``first.concat(second, third)``, or ``AtomsDataset.concat([first, second, third])``.
+        """
+        datasets = [*([self] if isinstance(self, AtomsDataset) else self), *others]
         if len({dataset._wanted for dataset in datasets}) > 1:
             raise DatasetError("join datasets first, then choose the energy with with_energy()")
         shards = [shard for dataset in datasets for shard in dataset.shards]
@@ -292,11 +294,17 @@ class AtomsDataset(Sequence["Atoms"]):
             )
         return AtomsDataset(shards, index, energy_kind=datasets[0]._wanted if datasets else None)
 
-    def split(self, parts: Any, **options: Any) -> Any:
-        """Divide into views; see :func:`ase_nnp.datasets.views.split`."""
+    def split(self, *parts: Any, **options: Any) -> Any:
+        """Divide into views; see :func:`ase_nnp.datasets.views.split`.
+
+        ``split([0.8, 0.1, 0.1], seed=0)``; ``split(0.8)`` gives two parts; a dict of fractions or
+        of lists of ids gives a dict of views.
+        """
         from ase_nnp.datasets.views import split
 
-        return split(self, parts, **options)
+        if len(parts) == 1 and isinstance(parts[0], (int, float)):
+            parts = (parts[0], 1 - parts[0])
+        return split(self, parts[0] if len(parts) == 1 else parts, **options)
 
     def select(self, **conditions: Any) -> AtomsDataset:
         """Return the structures that meet all conditions; see :func:`~.views.select`."""

@@ -68,6 +68,14 @@ class Columns:
     def __len__(self) -> int:
         return len(self.natoms)
 
+    def __getitem__(self, name: str) -> Any:
+        """Return a column by name; ``"composition"`` as a list of dicts."""
+        if name == "composition":
+            return [self.composition(index) for index in range(len(self))]
+        if name not in {field.name for field in fields(self)}:
+            raise KeyError(name)
+        return getattr(self, name)
+
     def composition(self, index: int) -> dict[int, int]:
         """Return atom counts by atomic number of one structure."""
         part = slice(self.first[index], self.first[index + 1])

@@ -109,6 +109,7 @@ def test_masks_and_indices_that_do_not_fit_are_refused(dataset):
 def test_concat_joins_views_and_files(dataset, structures):
     joined = dataset[7:] + dataset[:2] + dataset
     assert energies(joined) == energies(structures[7:] + structures[:2] + structures)
+    assert energies(dataset[:1].concat(dataset[4:5], dataset[2:3])) == energies(dataset[[0, 4, 2]])
     assert AtomsDataset.concat([dataset]).natoms.tolist() == dataset.natoms.tolist()
 
 
@@ -172,6 +173,10 @@ def test_metadata_columns(dataset, structures):
         values, counts = np.unique(atoms.numbers, return_counts=True)
         assert table.composition(number) == dict(zip(values.tolist(), counts.tolist(), strict=True))
     assert set(table.tags.tolist()) == {0b111}
+    assert table["natoms"].tolist() == table.natoms.tolist()
+    assert table["composition"][3] == table.composition(3)
+    with pytest.raises(KeyError):
+        table["take"]
     picked = dataset[[8, 2, 2]].metadata
     assert picked.sid.tolist() == [1008, 1002, 1002]
     assert picked.composition(0) == table.composition(8)
@@ -271,6 +276,8 @@ def test_split_by_fraction_is_a_partition_and_repeats_under_a_seed(dataset):
     other = dataset.split([0.7, 0.2, 0.1], seed=2)
     assert [energies(part) for part in other] != [energies(part) for part in again]
     assert len(dataset.split([0.5])[0]) == 5
+    assert [len(part) for part in dataset.split(0.8)] == [8, 2]
+    assert [len(part) for part in dataset.split(0.5, 0.3, 0.2)] == [5, 3, 2]
     assert energies(dataset.split([0.3, 0.7], shuffle=False)[0]) == energies(dataset)[:3]
 
 
