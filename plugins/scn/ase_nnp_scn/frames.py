@@ -7,8 +7,8 @@ cell, or to space where nothing is periodic: w is p, and the frame is then turne
 an angle of ``TWIST`` times ``u . q``.
 
 * The frames turn with the cell and do not depend on the order of atoms or on the batch.
-* They change smoothly as atoms move, but for edges within 11 degrees of p, which take another
-  direction instead.
+* They change smoothly as atoms move, but for edges within 11 degrees of p, which take a
+  normal of p instead.
 * The directions have no crystallographic meaning and the angle runs through more than two turns,
   so that edges of different directions have unrelated frames, as when they are drawn. That matters:
   the networks were trained on unrelated frames, and where frames follow the surroundings instead
@@ -26,7 +26,7 @@ from torch import Tensor
 
 from ase_nnp.graph import AtomGraph
 
-#: Edges closer to the direction than this cosine use another.
+#: Edges closer to p than this cosine use a normal of it.
 PARALLEL = 0.98
 #: Radians; the spread of in-plane angles over the directions of edges.
 TWIST = 8.0
@@ -64,7 +64,8 @@ def structure_frames(graph: AtomGraph, u: Tensor, number: int = 0) -> Tensor:
     axes = torch.where(graph.pbc.any(1)[:, None, None], axes, space)
     structure = graph.batch[graph.edge_index[1]]
     x, y, z = direction(number)
-    wanted = axes.new_tensor([(x, y, z), (y, -z, x), direction(-1 - number)])
+    normal = (-y / math.hypot(x, y), x / math.hypot(x, y), 0.0)
+    wanted = axes.new_tensor([(x, y, z), normal, direction(-1 - number)])
     p, other, q = (wanted @ axes)[structure].unbind(1)
     along = (p * u).sum(1).abs() > PARALLEL
     frames = frames_about(u, torch.where(along[:, None], other, p))

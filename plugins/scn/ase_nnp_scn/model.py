@@ -258,7 +258,9 @@ class SCN(Potential):
         return rows.view(edges, self.taps, -1)
 
     def _states(self, atomic_numbers: Tensor, near: list[Neighbors]) -> Tensor:
-        x: Tensor = self.sphere_embedding(atomic_numbers)[:, None]  # degree 0; the others are zero yet
+        x: Tensor = self.sphere_embedding(atomic_numbers)[
+            :, None
+        ]  # degree 0; the others are zero yet
         expanded = [self.distance_expansion(n.distance) for n in near]
         for number, block in enumerate(self.edge_blocks):
             change = block(x, atomic_numbers, expanded, near, self.update).to(x.dtype)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import silu
 
 from ase_nnp_scn.blocks import GridBlock, MessageBlock
-from ase_nnp_scn.frames import drawn_reference, frames_about, turn
+from ase_nnp_scn.frames import direction, drawn_reference, frames_about, turn
 from ase_nnp_scn.neighbors import count_within, ranks, table
 from ase_nnp_scn.radial import DistanceBasis
 from ase_nnp_scn.rotation import WignerRows, degrees
@@ -66,6 +66,13 @@ def test_frames_are_rotations_that_bring_edges_to_the_polar_axis():
         torch.testing.assert_close(torch.linalg.det(frames), torch.ones(20).double())
         polar = torch.tensor([0.0, 1, 0]).double().expand(20, 3)
         torch.testing.assert_close((frames @ u[:, :, None])[:, :, 0], polar)
+
+
+def test_directions_of_frames_are_distinct_unit_vectors():
+    found = np.array([direction(k) for k in range(-50, 50)])
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1)
+    cosines = found @ found.T - np.eye(len(found))
+    assert cosines.max() < 0.998
 
 
 @pytest.mark.parametrize("lmax", [0, 3, 6])
