@@ -68,7 +68,7 @@ def blocks(target: Tensor, num_atoms: int, dtype: torch.dtype) -> tuple[Block, .
     for atoms in groups:
         number, start = (counts, starts) if atoms is None else (counts[atoms], starts[atoms])
         width = int(number.max())
-        rank = torch.arange(width)
+        rank = torch.arange(width, device=target.device)
         table = order[(start[:, None] + rank).clamp(max=last)]
         mask = (rank < number[:, None]).to(dtype)[..., None]
         made.append(Block(atoms, table, mask))

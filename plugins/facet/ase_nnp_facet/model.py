@@ -191,6 +191,13 @@ class Facet(Conservative):
             return graph
         return graph.replace(edge_index=graph.edge_index.flip(0), edge_shift=-graph.edge_shift)
 
+    def describe(self) -> dict[str, Any]:
+        """As :meth:`Potential.describe`, with the symmetry and how exactly it is kept."""
+        mixers = [layer.mixer for layer in self.layers if isinstance(layer, Layer)]
+        points = [int(m.to_grid.shape[0]) for m in mixers if isinstance(m, SphereMixer)]
+        rotations = f"up to a grid of {max(points)} points" if points else "exact"
+        return {**super().describe(), "symmetry": self.symmetry, "rotations": rotations}
+
     def energies(self, graph: AtomGraph) -> Tensor:
         """Return energies (B,) in eV."""
         return self._run(graph, None)

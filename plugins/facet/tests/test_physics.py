@@ -92,7 +92,9 @@ def mirrored(atoms):
 def test_inversion_is_a_symmetry_exactly_where_the_labels_say_so(tiny, structures, parity, kind):
     level = f"8x0e + 4x1{parity} + 4x2e"
     model = tiny(hidden_irreps=[level, level], self_connection={"kind": kind})
-    assert model.symmetry == {"o": "O(3)", "e": "SO(3)"}[parity]
+    said = model.describe()
+    assert said["symmetry"] == {"o": "O(3)", "e": "SO(3)"}[parity]
+    assert said["rotations"] == ("exact" if "poly" in kind else "up to a grid of 110 points")
     here, there = ase_nnp.predict(model, [structures[2], mirrored(structures[2])])
     error = np.abs(here["forces"] + there["forces"]).max() / np.abs(here["forces"]).max()
     assert error < 1e-10 if parity == "o" else error > 1e-6
