@@ -146,7 +146,7 @@ hot.calc = ase_nnp.NNPCalculator(ensemble)
 speed = np.sqrt(12000 * units.kB / hot.get_masses()[0])
 hot.set_velocities(speed * np.random.default_rng(3).standard_normal((len(hot), 3)))
 run = VelocityVerlet(hot, 2 * units.fs)
-monitor = uq.UncertaintyMonitor.watch(run, "forces_std_norm", threshold=1.5 * known)
+monitor = uq.UncertaintyMonitor(run, "forces_std_norm", threshold=1.5 * known)
 with warnings.catch_warnings(record=True) as said:
     warnings.simplefilter("always")
     run.run(300)

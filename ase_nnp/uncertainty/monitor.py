@@ -39,9 +39,10 @@ class MonitorEvent:
 class UncertaintyMonitor:
     """Compare an uncertainty with a threshold at every step, and act once per excursion.
 
-    Attach it to anything with ``attach``: ``dyn.attach(UncertaintyMonitor(dyn, ...))``, or let
-    ``UncertaintyMonitor.watch(dyn, ...)`` do so. Stopping sets ``dyn.max_steps``, so that the run
-    ends after the current step with positions, velocities and results of one and the same state.
+    ``UncertaintyMonitor(dyn, "forces_std_norm", 0.3)`` attaches itself to ``dyn`` and is called
+    every ``interval`` steps; attaching it again by hand does no harm. Stopping sets
+    ``dyn.max_steps``, so that the run ends after the current step with positions, velocities and
+    results of one and the same state.
 
     Parameters
     ----------
@@ -63,6 +64,8 @@ class UncertaintyMonitor:
         A level in eV/Angstrom: the value of an atom is divided by its force plus this level.
     per_atom
         Largest atom (True) or mean over atoms (False), for per-atom keys.
+    interval
+        Steps between looks; None attaches nothing, for a monitor that is called by hand.
     save
         Path of a trajectory that collects the structures that fired.
     """
@@ -72,13 +75,14 @@ class UncertaintyMonitor:
         dyn: Any,
         key: str = "forces_std_norm",
         threshold: float = 0.1,
+        patience: int = 1,
         *,
         upper: float | None = None,
-        patience: int = 1,
         mode: str = "stop",
         callback: Callable[[Any, MonitorEvent], None] | None = None,
         relative: float | None = None,
         per_atom: bool = True,
+        interval: int | None = 1,
         save: str | Path | None = None,
     ) -> None:
         if mode not in MODES:
@@ -94,17 +98,21 @@ class UncertaintyMonitor:
         self.history: list[float] = []
         self.triggered = False
         self._above = 0
+        self._last = -1
         self._file = None if save is None else UncertaintyTrajectory(save)
+        if interval is not None:
+            dyn.attach(self, interval=interval)
 
     @classmethod
-    def watch(cls, dyn: Any, *args: Any, interval: int = 1, **options: Any) -> UncertaintyMonitor:
-        """Make a monitor and attach it to ``dyn``, to be called every ``interval`` steps."""
-        monitor = cls(dyn, *args, **options)
-        dyn.attach(monitor, interval=interval)
-        return monitor
+    def watch(cls, dyn: Any, *args: Any, **options: Any) -> UncertaintyMonitor:
+        """Make a monitor that is attached to ``dyn``; the same as the constructor."""
+        return cls(dyn, *args, **options)
 
     def __call__(self) -> None:
-        """Look at the present step."""
+        """Look at the present step, once."""
+        if int(self.dyn.nsteps) == self._last:
+            return
+        self._last = int(self.dyn.nsteps)
         atoms = self._atoms()
         value, worst = self._value(atoms)
         self.history.append(value)

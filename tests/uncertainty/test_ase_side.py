@@ -189,7 +189,8 @@ def test_a_monitor_stops_a_run_at_the_right_step_and_warns_once(members, tmp_pat
     assert expected > 0
     atoms = heated(ensemble)
     dyn = VelocityVerlet(atoms, 0.5 * units.fs)
-    monitor = UncertaintyMonitor.watch(dyn, threshold=threshold, save=tmp_path / "hot.traj")
+    monitor = UncertaintyMonitor(dyn, threshold=threshold, save=tmp_path / "hot.traj")
+    dyn.attach(monitor)  # once more does no harm
     with pytest.warns(UncertaintyWarning) as caught:
         dyn.run(60)
     assert dyn.nsteps == expected
@@ -220,6 +221,9 @@ class Steps:
         self.atoms, self.values, self.nsteps, self.max_steps = molecules(1)[0], values, 0, 99
         self.atoms.calc = self
         self.results = {}
+
+    def attach(self, function, interval):
+        assert interval == 1
 
     def run(self, monitor):
         for value in self.values:
@@ -268,7 +272,7 @@ def test_relative_and_mean_values():
     mean()
     assert relative.history == [pytest.approx(3 / (np.sqrt(3) + 0.5))]
     assert mean.history == [pytest.approx(3 / 5)]
-    steps.results = {"energy": 1.0}
+    steps.nsteps, steps.results = 1, {"energy": 1.0}
     steps.atoms.calc.get_potential_energy = lambda *a, **k: 1.0
     with pytest.raises(UncertaintyError, match="gives no 'forces_std'"):
         relative()
