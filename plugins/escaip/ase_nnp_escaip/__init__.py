@@ -1,4 +1,4 @@
-"""EScAIP (arXiv:2410.24169): attention on the neighbours of each atom, in its published generations."""
+"""EScAIP (arXiv:2410.24169): attention on neighbours, in its published generations."""
 
 from __future__ import annotations
 
@@ -59,10 +59,11 @@ FAMILY = ModelFamily(
     conservative=None,
     violations={"forces_rotate_with_the_atoms": 3.0},
     notes=(
-        "Direct forces depend on the axes: with random weights the difference between turned forces "
-        "and forces of the turned structure is 0.5 to 2.7 of their size (six seeds). rotations=3 makes "
-        "them exactly equivariant at no cost. Energies and gradient forces are exact. The published "
-        "graphs make small jumps where a neighbour leaves; smooth_graph=True (generation 3) has none."
+        "Direct forces depend on the axes: with random weights the difference between turned "
+        "forces and forces of the turned structure is 0.5 to 2.7 of their size (six seeds). "
+        "rotations=3 makes them exactly equivariant at no cost. Energies and gradient forces are "
+        "exact. The published graphs make jumps where a neighbour leaves; smooth_graph=True "
+        "(generation 3) has none."
     ),
     test_config={
         "generation": 3,

@@ -102,7 +102,8 @@ def attend(
     slots = at.slots
 
     def table(x: Tensor) -> Tensor:  # (n, heads, M, dh)
-        return slots.pad(x).unflatten(-1, (heads, -1)).transpose(1, 2)
+        split: Tensor = slots.pad(x).unflatten(-1, (heads, -1))
+        return split.transpose(1, 2)
 
     size = v.shape[-1] // heads
     queries = q.unflatten(-1, (heads, 1, -1)) if first else table(q)

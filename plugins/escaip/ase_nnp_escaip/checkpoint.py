@@ -1,4 +1,4 @@
-"""Checkpoints of the reference trainers: fairchem v1 (generation 1) and fairchem v2 (generation 3)."""
+"""Checkpoints of the reference trainers: fairchem v1 (generation 1) and v2 (generation 3)."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _training(
     config["generation"] = 1
     if any(".graph_attention.in_proj_weight" in name for name in arrays):
         config["atten_name"] = "xformers"
-    dataset = given.get("dataset") or {}
+    dataset: Any = given.get("dataset") or {}
     if isinstance(dataset, Sequence) and not isinstance(dataset, str):
         dataset = dataset[0] if dataset else {}
     if isinstance(dataset.get("train"), Mapping):
@@ -223,8 +223,5 @@ def _task(
 def _references(given: Any) -> list[float] | None:
     """The energies of the elements by atomic number, out of the nested constructor arguments."""
     while isinstance(given, Mapping):
-        if "_args_" in given:
-            given = given["_args_"][0]
-        else:
-            given = given.get("element_references")
+        given = given["_args_"][0] if "_args_" in given else given.get("element_references")
     return None if given is None else [float(v) for v in np.asarray(given).ravel()]

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ase_nnp.graph import AtomGraph
 from ase_nnp_escaip.attention import Geometry, kernel
+from ase_nnp_escaip.edges import Features
 from ase_nnp_escaip.first import Exportable
 from ase_nnp_escaip.harmonics import Harmonics, safe_sqrt
-from ase_nnp_escaip.layers import DistanceBasis
+from ase_nnp_escaip.layers import Constants, DistanceBasis
 from ase_nnp_escaip.model import EScAIP
 from ase_nnp_escaip.slots import Slots, blocks, reduce_rows
-from ase_nnp_escaip.third import Features
 
 __all__ = ["FirstGeneration"]
 
@@ -29,8 +30,8 @@ class FirstGeneration(EScAIP):
         self.max_neighbors = settings.max_neighbors
         self.edge_distance_expansion_func = DistanceBasis(settings, published=True)
         self.harmonics = Harmonics(settings.node_direction_expansion_size - 1)
-        degrees = torch.arange(settings.node_direction_expansion_size, dtype=torch.float64)
-        self.register_buffer("degree_sizes", 2 * degrees + 1, persistent=False)
+        degrees = torch.from_numpy(np.arange(settings.node_direction_expansion_size, dtype=float))
+        self._sizes = Constants(2 * degrees + 1)
         self.exportable_model = Exportable(settings)
         if settings.compile:
             self._compiled = torch.compile(self.exportable_model, dynamic=True)
@@ -68,7 +69,7 @@ class FirstGeneration(EScAIP):
         harmonics = self.harmonics(direction) * real
         counts = torch.bincount(receiver, minlength=n)[:, None].to(vector.dtype)
         power = self.harmonics.power(reduce_rows(harmonics, receiver, n) / counts)
-        orders = safe_sqrt(power * self.degree_sizes)
+        orders = safe_sqrt(power * self._sizes.like(power)[0])
         dtype = graph.positions.dtype
         orders, direction, length = orders.to(dtype), direction.to(dtype), length.to(dtype)
 

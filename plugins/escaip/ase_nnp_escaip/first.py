@@ -1,4 +1,4 @@
-"""The network of generations 1 and 2 (the paper's published weights, and its next repository version).
+"""The network of generation 1 (the paper's published weights) and its successor, generation 2.
 
 An atom's feature is the mean over its neighbours; the edges carry features only to the outputs, and
 in generation 2 also into the messages.
@@ -6,15 +6,18 @@ in generation 2 also into the messages.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ase_nnp_escaip.attention import Geometry, attend
 from ase_nnp_escaip.config import Settings
-from ase_nnp_escaip.layers import activated, add_part, feed_forward, normalization, part
+from ase_nnp_escaip.edges import EdgeAttributes, Features
+from ase_nnp_escaip.layers import Activated, add_part, feed_forward, normalization, part
 from ase_nnp_escaip.slots import reduce_rows
-from ase_nnp_escaip.third import EdgeAttributes, Features, FeedForward
+from ase_nnp_escaip.third import FeedForward
 
 __all__ = ["Exportable", "OutputBlock", "neighbour_mean"]
 
@@ -92,8 +95,8 @@ class FirstAttention(FirstEdgeAttributes):
         super().__init__(settings)
         s, size = settings, settings.hidden_size
         self.settings = s
-        self.node_linear = activated(s, 2 * size, size)
-        self.message_linear = activated(s, (2 if s.generation == 1 else 3) * size, size)
+        self.node_linear = Activated(s, 2 * size, size)
+        self.message_linear = Activated(s, (2 if s.generation == 1 else 3) * size, size)
         packed = PackedProjections(size)
         if s.atten_name == "xformers":  # that backend keeps them one level higher
             self.in_proj_weight, self.in_proj_bias = packed.in_proj_weight, packed.in_proj_bias
@@ -108,10 +111,10 @@ class FirstAttention(FirstEdgeAttributes):
     ) -> tuple[Tensor, list[Tensor]]:
         """Return the change of the nodes (N, H) and of the edges of each block."""
         settings, size = self.settings, self.settings.hidden_size
-        packed = self if settings.atten_name == "xformers" else self.multi_head_attention
+        packed: Any = self if settings.atten_name == "xformers" else self.multi_head_attention
         weight, bias = packed.in_proj_weight, packed.in_proj_bias
         atoms = self.of_atoms(features)
-        linear = self.node_linear[0]
+        linear = self.node_linear.linear
         sender = part(linear, 0, size, nodes)
         receiver = part(linear, size, 2 * size, nodes) + linear.bias
         of_nodes, of_edges = [], []
@@ -119,7 +122,7 @@ class FirstAttention(FirstEdgeAttributes):
             pair = sender.index_select(0, at.slots.sender)
             pair += receiver.index_select(0, at.slots.receiver)
             attributes = self.of_edges(atoms, basis, at)
-            message = self._message(attributes, self.node_linear[1](pair), e)
+            message = self._message(attributes, self.node_linear.activate(pair), e)
             q, k, v = functional.linear(message, weight, bias).chunk(3, dim=-1)
             extra = None
             if settings.use_angle_embedding != "none":
@@ -139,12 +142,12 @@ class FirstAttention(FirstEdgeAttributes):
 
     def _message(self, attributes: Tensor, pair: Tensor, edges: Tensor) -> Tensor:
         size = self.settings.hidden_size
-        linear = self.message_linear[0]
+        linear = self.message_linear.linear
         message = functional.linear(attributes, linear.weight[:, :size], linear.bias)
         if self.settings.generation == 2:
             message = add_part(message, linear, size, 2 * size, edges)
         message = add_part(message, linear, linear.in_features - size, linear.in_features, pair)
-        result: Tensor = self.message_linear[1](message)
+        result: Tensor = self.message_linear.activate(message)
         return result
 
 
@@ -231,17 +234,16 @@ class OutputBlock(nn.Module):
         size = settings.hidden_size
         self.size, joined = size, (settings.num_layers + 1) * size
         self.register_buffer("avg_num_nodes", torch.tensor(float(settings.avg_num_nodes)))
-        self.node_input_projection = activated(settings, joined, size)
+        self.node_input_projection = Activated(settings, joined, size)
         self.energy_layer = FirstOutputLayer(settings, 1)
         if settings.edge_outputs:
-            self.edge_input_projection = activated(settings, joined, size)
+            self.edge_input_projection = Activated(settings, joined, size)
             self.force_direction_layer = FirstOutputLayer(settings, 3)
             self.force_magnitude_layer = FirstOutputLayer(settings, 1)
 
-    def add(self, projection: nn.Sequential, depth: int, x: Tensor, total: Tensor | None) -> Tensor:
+    def add(self, projection: Activated, depth: int, x: Tensor, total: Tensor | None) -> Tensor:
         """Add the share of one depth, without holding the readouts of the others."""
-        linear = projection[0]
-        assert isinstance(linear, nn.Linear)
+        linear = projection.linear
         first, last = depth * self.size, (depth + 1) * self.size
         if total is None:
             return functional.linear(x, linear.weight[:, first:last], linear.bias)
@@ -266,7 +268,7 @@ class Exportable(nn.Module):
     def forward(
         self, features: Features, edge_outputs: bool
     ) -> tuple[Tensor, list[Tensor], Tensor | None]:
-        """Return energies (B,) and, with ``edge_outputs``, numbers (R, 3) by block and magnitudes."""
+        """Return energies (B,); with ``edge_outputs`` also numbers (R, 3) by block, magnitudes."""
         out = self.output_block
         nodes, edges = self.input_block(features)
         node_total: Tensor | None = None
@@ -275,6 +277,7 @@ class Exportable(nn.Module):
         # Generation 1 reads the edges nowhere but in the forces.
         spare = self.settings.generation == 1
         for depth, readout in enumerate(self.readout_layers):
+            assert isinstance(readout, FirstReadout)
             if depth:
                 only_nodes = not edge_outputs and (spare or depth == last)
                 block = self.transformer_blocks[depth - 1]
@@ -286,12 +289,12 @@ class Exportable(nn.Module):
                     total = out.add(out.edge_input_projection, depth, value, edge_totals[k])
                     edge_totals[k] = total
         assert node_total is not None
-        node = out.node_input_projection[1](node_total)
+        node = out.node_input_projection.activate(node_total)
         each = out.energy_layer(node)[:, 0]
         energy = reduce_rows(each, features.batch, features.structures) / out.avg_num_nodes
         if not edge_outputs:
             return energy, [], None
-        activation = out.edge_input_projection[1]
+        activation = out.edge_input_projection.activate
         numbers = [
             out.force_direction_layer(activation(total))
             for total in edge_totals

@@ -47,9 +47,10 @@ def reach(settings: Settings) -> float:
 def nearest(graph: AtomGraph, settings: Settings) -> Edges:
     """Return the kept edges of a batch.
 
-    A graph from the model's own ``make_graph`` holds every pair within :func:`reach`, and the selection is made here. Any other
-    graph is taken as the selection itself: each of its edges is kept, and ranks are found from a
-    search of our own. ``graph.extra["edge_env"]`` (E,) sets the envelopes of such edges.
+    A graph from the model's own ``make_graph`` holds every pair within :func:`reach`, and the
+    selection is made here. Any other graph is taken as the selection itself: each of its edges is
+    kept, and ranks are found from a search of our own. ``graph.extra["edge_env"]`` (E,) sets the
+    envelopes of such edges.
     """
     own = (graph.edge_index[0] == graph.edge_index[1]) & (graph.edge_shift == 0).all(1)
     if FULL in graph.extra:
@@ -190,7 +191,8 @@ def _given(graph: AtomGraph, full: AtomGraph, settings: Settings) -> Edges:
     if len(candidates) and len(sender):
         bound = torch.maximum(full.edge_shift.abs().amax(), graph.edge_shift.abs().amax())
         n = graph.num_atoms
-        keys = _key(*full.edge_index[:, candidates].flip(0), full.edge_shift[candidates], bound, n)
+        there = full.edge_index[:, candidates]
+        keys = _key(there[1], there[0], full.edge_shift[candidates], bound, n)
         ordered, sort = torch.sort(keys)
         wanted = _key(receiver, sender, graph.edge_shift[order], bound, n)
         place = torch.searchsorted(ordered, wanted).clamp_max(len(ordered) - 1)

@@ -10,11 +10,11 @@ from torch.nn import functional
 from ase_nnp_escaip.config import Settings
 
 __all__ = [
+    "Activated",
     "Activation",
     "Constants",
     "DistanceBasis",
     "OutputLayer",
-    "activated",
     "add_part",
     "feed_forward",
     "legendre",
@@ -77,11 +77,24 @@ class RMSNorm(nn.RMSNorm):
         return super().forward(x.to(self.weight.dtype))
 
 
-def activated(settings: Settings, inputs: int, outputs: int) -> nn.Sequential:
+class Activated(nn.Sequential):
     """Linear and activation; the weights are called ``0.weight`` and ``0.bias``."""
-    return nn.Sequential(
-        nn.Linear(inputs, outputs), Activation(settings.activation, settings.mlp_dropout)
-    )
+
+    def __init__(self, settings: Settings, inputs: int, outputs: int) -> None:
+        activation = Activation(settings.activation, settings.mlp_dropout)
+        super().__init__(nn.Linear(inputs, outputs), activation)
+
+    @property
+    def linear(self) -> nn.Linear:
+        """The linear layer."""
+        layer = self[0]
+        assert isinstance(layer, nn.Linear)
+        return layer
+
+    def activate(self, x: Tensor) -> Tensor:
+        """Apply the activation alone."""
+        result: Tensor = self[1](x)
+        return result
 
 
 def feed_forward(settings: Settings, multiplier: int) -> nn.Sequential:
@@ -90,7 +103,7 @@ def feed_forward(settings: Settings, multiplier: int) -> nn.Sequential:
     if multiplier == 0:
         return nn.Sequential(nn.Linear(size, size))
     return nn.Sequential(
-        activated(settings, size, multiplier * size),
+        Activated(settings, size, multiplier * size),
         nn.Sequential(nn.Linear(multiplier * size, size)),
     )
 

@@ -13,13 +13,14 @@ from ase_nnp.graph import AtomGraph
 from ase_nnp.potential import Potential, gradients
 from ase_nnp_escaip.attention import Geometry, kernel
 from ase_nnp_escaip.config import head_kinds, settings_from
+from ase_nnp_escaip.edges import Features
 from ase_nnp_escaip.harmonics import Harmonics
 from ase_nnp_escaip.heads import EnergyHead, ForceHead, Wrapped, make_head
 from ase_nnp_escaip.knn import FULL, nearest, reach
 from ase_nnp_escaip.layers import Constants, DistanceBasis
 from ase_nnp_escaip.rotations import rotation_tensor
 from ase_nnp_escaip.slots import Slots, blocks, reduce_rows
-from ase_nnp_escaip.third import Backbone, Features
+from ase_nnp_escaip.third import Backbone
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -68,9 +69,7 @@ class EScAIP(Potential):
         self.mean = 0.0
         for name, value in given.items():
             if name not in self.scale:
-                raise ConfigError(
-                    f"normalizer holds {name!r}; energy, forces or stress may be there."
-                )
+                raise ConfigError(f"normalizer holds {name!r}; it takes energy, forces, stress.")
             self.scale[name] = float(value.get("rmsd", value.get("std", 1.0)))
             mean = float(value.get("mean", 0.0))
             if name == "energy":
@@ -85,7 +84,8 @@ class EScAIP(Potential):
         table = torch.tensor([] if references is None else references, dtype=torch.float64)
         self._elements = Constants(table)
         if table.numel():
-            self.elements = frozenset(z for z in self.elements if z < table.numel())
+            known = min(settings_from(config).max_num_elements, table.numel())
+            self.elements = frozenset(range(1, known))
         if self.conservative and self.scale["forces"] != self.scale["energy"]:
             self.conservative = False  # scaled apart from the energy, as trained
         kind = config.get("energy_kind")
@@ -95,13 +95,13 @@ class EScAIP(Potential):
     # -- what a generation writes -------------------------------------------------------------
 
     def raw(self, graph: AtomGraph, *, forces: bool, twice: bool) -> dict[str, Tensor]:
-        """Return ``energy`` (B,) and with ``forces`` also direct ``forces`` (N, 3), in model units."""
+        """Return ``energy`` (B,), with ``forces`` also direct ones (N, 3), in model units."""
         raise NotImplementedError
 
     # -- Potential ----------------------------------------------------------------------------
 
     def forward(self, graph: AtomGraph) -> dict[str, Tensor]:
-        """Return everything in ``outputs``; ``energy`` (B,), ``forces`` (N, 3), ``stress`` (B, 3, 3)."""
+        """Return everything in ``outputs``."""
         return self.compute(graph, self.outputs)
 
     def compute(self, graph: AtomGraph, properties: Collection[str]) -> dict[str, Tensor]:
@@ -137,10 +137,6 @@ class EScAIP(Potential):
         each = table[graph.atomic_numbers]
         return energy + reduce_rows(each, graph.batch, graph.num_structures)
 
-    def freeze(self) -> EScAIP:
-        """As the base class; results no longer carry a graph of the parameters."""
-        return super().freeze()
-
     # -- shared pieces ------------------------------------------------------------------------
 
     def rows(self, graph: AtomGraph) -> int:
@@ -166,11 +162,10 @@ class EScAIP(Potential):
         """As the base class; says so where the weights are of another generation."""
         first = next(iter(tensors), "")
         other = "exportable_model" in " ".join(tensors) if tensors else False
-        if other != (self.settings.generation == 1):
+        if other != (self.settings.generation != 3):
             raise CheckpointError(
-                f"These weights (first key {first!r}) are of generation {1 if other else 3} and the "
-                f"configuration is of generation {self.settings.generation}. Set generation= in the "
-                "configuration."
+                f"These weights (first key {first!r}) are of generation {1 if other else 3}, the "
+                f"configuration of generation {self.settings.generation}. Set generation= in it."
             )
         super().load_weights(tensors)
 

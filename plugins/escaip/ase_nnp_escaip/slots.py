@@ -6,6 +6,7 @@ a table of slots; it is as wide as the largest number of neighbours among its at
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -82,7 +83,7 @@ def blocks(sender: Tensor, receiver: Tensor, atoms: int, rows_per_block: int) ->
         rows += count
     cuts.append(atoms)
     found, row = [], 0
-    for first, last in zip(cuts[:-1], cuts[1:], strict=True):
+    for first, last in itertools.pairwise(cuts):
         size, width = sum(on_host[first:last]), max(on_host[first:last])
         here = slice(row, row + size)
         flat = (receiver[here] - first) * width + place[here]

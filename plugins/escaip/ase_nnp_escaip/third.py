@@ -12,72 +12,11 @@ from torch.nn import functional
 
 from ase_nnp_escaip.attention import Geometry, attend
 from ase_nnp_escaip.config import Settings
-from ase_nnp_escaip.layers import activated, add_part, feed_forward, legendre, normalization, part
+from ase_nnp_escaip.edges import EdgeAttributes, Features
+from ase_nnp_escaip.layers import Activated, add_part, feed_forward, legendre, normalization, part
 from ase_nnp_escaip.slots import reduce_rows
 
-__all__ = ["Backbone", "EdgeAttributes", "Features"]
-
-
-class Features:
-    """Geometry of a batch as the network sees it.
-
-    ``numbers`` (N,), ``orders`` (N, L) bond-order features, ``batch`` (N,), ``structures``; and per
-    block ``basis`` (R, G) of the distances and :class:`Geometry`.
-    """
-
-    def __init__(
-        self,
-        numbers: Tensor,
-        orders: Tensor,
-        batch: Tensor,
-        structures: int,
-        basis: list[Tensor],
-        geometry: list[Geometry],
-    ) -> None:
-        self.numbers, self.orders, self.batch = numbers, orders, batch
-        self.structures, self.basis, self.geometry = structures, basis, geometry
-
-
-class EdgeAttributes(nn.Module):
-    """The description of an edge that every attention layer makes anew: distance, elements, orders."""
-
-    #: Name of the layer that joins the parts; generation 1 calls it otherwise.
-    joint = "edge_attr_linear"
-
-    def __init__(self, settings: Settings) -> None:
-        super().__init__()
-        s = settings
-        elements, atom = s.max_num_elements, s.atom_embedding_size
-        order, size = s.node_direction_expansion_size, s.node_direction_embedding_size
-        self.source_atomic_embedding = nn.Embedding(elements, atom)
-        self.target_atomic_embedding = nn.Embedding(elements, atom)
-        self.source_direction_embedding = activated(s, order, size)
-        self.target_direction_embedding = activated(s, order, size)
-        distance = s.edge_distance_embedding_size
-        self.edge_distance_embedding = activated(s, s.edge_distance_expansion_size, distance)
-        setattr(self, self.joint, activated(s, distance + 2 * (size + atom), s.hidden_size))
-        self.cut = (distance, distance + size + atom, distance + 2 * (size + atom))
-
-    def of_atoms(self, features: Features) -> tuple[Tensor, Tensor]:
-        """The shares of the sender and of the receiver (with the bias), each (N, H)."""
-        linear: nn.Linear = getattr(self, self.joint)[0]
-        first, second, last = self.cut
-        numbers, orders = features.numbers, features.orders
-        sender = [self.source_direction_embedding(orders), self.source_atomic_embedding(numbers)]
-        receiver = [self.target_direction_embedding(orders), self.target_atomic_embedding(numbers)]
-        return (
-            part(linear, first, second, torch.cat(sender, -1)),
-            part(linear, second, last, torch.cat(receiver, -1)) + linear.bias,
-        )
-
-    def of_edges(self, atoms: tuple[Tensor, Tensor], basis: Tensor, at: Geometry) -> Tensor:
-        """The attributes (R, H) of one block."""
-        joint = getattr(self, self.joint)
-        joined = part(joint[0], 0, self.cut[0], self.edge_distance_embedding(basis))
-        joined += atoms[0].index_select(0, at.slots.sender)
-        joined += atoms[1].index_select(0, at.slots.receiver)
-        result: Tensor = joint[1](joined)
-        return result
+__all__ = ["Backbone", "FeedForward"]
 
 
 class InputLayer(EdgeAttributes):
@@ -106,14 +45,14 @@ class GraphAttention(EdgeAttributes):
         s, size = settings, settings.hidden_size
         self.settings = s
         self.edge_attr_norm = normalization(s)
-        self.node_hidden_linear = activated(s, 2 * size, size)
-        self.edge_hidden_linear = activated(s, size, size)
+        self.node_hidden_linear = Activated(s, 2 * size, size)
+        self.edge_hidden_linear = Activated(s, size, size)
         self.message_norm = normalization(s)
         if s.use_message_gate:
             self.gate_linear = nn.Sequential(nn.Linear(2 * size, size))
             self.candidate_linear = nn.Sequential(nn.Linear(2 * size, size))
         else:
-            self.message_linear = activated(s, 3 * size, size)
+            self.message_linear = Activated(s, 3 * size, size)
         self.attn_in_proj_q = nn.Linear(size, size)
         self.attn_in_proj_k = nn.Linear(size, size)
         self.attn_in_proj_v = nn.Linear(size, size)
@@ -123,8 +62,8 @@ class GraphAttention(EdgeAttributes):
             self.attn_scalar = nn.Parameter(torch.ones(heads))
         elif s.use_angle_embedding == "bias":
             width = s.angle_embedding_size
-            self.attn_distance_embedding = activated(s, s.edge_distance_expansion_size, width)
-            self.attn_angle_embedding = activated(s, s.angle_expansion_size + 1, width)
+            self.attn_distance_embedding = Activated(s, s.edge_distance_expansion_size, width)
+            self.attn_angle_embedding = Activated(s, s.angle_expansion_size + 1, width)
             self.attn_bias_projection = nn.Sequential(nn.Linear(width**3, heads))
         if s.use_graph_attention:
             self.attn_weight = nn.Parameter(torch.empty(1, 1, heads, s.head_size))
@@ -145,7 +84,7 @@ class GraphAttention(EdgeAttributes):
         """
         size = self.settings.hidden_size
         atoms = self.of_atoms(features)
-        hidden = self.node_hidden_linear[0]
+        hidden = self.node_hidden_linear.linear
         sender = part(hidden, 0, size, nodes)
         receiver = part(hidden, size, 2 * size, nodes) + hidden.bias
         of_nodes, of_edges = [], []
@@ -153,7 +92,7 @@ class GraphAttention(EdgeAttributes):
         for e, basis, at in zip(edges, features.basis, features.geometry, strict=True):
             pair = sender.index_select(0, at.slots.sender)
             pair += receiver.index_select(0, at.slots.receiver)
-            pair = self.node_hidden_linear[1](pair)
+            pair = self.node_hidden_linear.activate(pair)
             attributes = self.edge_attr_norm(self.of_edges(atoms, basis, at))
             m = self._message(attributes, self.edge_hidden_linear(norm(e)), pair)
             del attributes, pair
@@ -186,11 +125,11 @@ class GraphAttention(EdgeAttributes):
             keep = torch.sigmoid(gate(inputs))
             message = keep * torch.tanh(candidate(inputs)) + (1 - keep) * edges
         else:
-            linear = self.message_linear[0]
+            linear = self.message_linear.linear
             message = functional.linear(attributes, linear.weight[:, :size], linear.bias)
             message = add_part(message, linear, size, 2 * size, edges)
             message = add_part(message, linear, 2 * size, 3 * size, pair)
-            message = self.message_linear[1](message)
+            message = self.message_linear.activate(message)
         result: Tensor = self.message_norm(message)
         return result
 
@@ -302,12 +241,13 @@ class OutputProjection(nn.Module):
         kinds = ["global"] if settings.use_global_readout else []
         kinds += ["node", "edge"] if settings.edge_outputs else ["node"]
         for kind in kinds:
-            setattr(self, f"{kind}_projection", activated(settings, depths * size, size))
+            setattr(self, f"{kind}_projection", Activated(settings, depths * size, size))
             setattr(self, f"output_norm_{kind}", normalization(settings))
 
     def add(self, kind: str, depth: int, x: Tensor, total: Tensor | None) -> Tensor:
         """Add the share of one depth, without holding the readouts of the others."""
-        linear: nn.Linear = getattr(self, f"{kind}_projection")[0]
+        projection: Activated = getattr(self, f"{kind}_projection")
+        linear = projection.linear
         first, last = depth * self.size, (depth + 1) * self.size
         if total is None:
             return functional.linear(x, linear.weight[:, first:last], linear.bias)
@@ -315,8 +255,8 @@ class OutputProjection(nn.Module):
 
     def finish(self, kind: str, total: Tensor) -> Tensor:
         """Activation and norm of the joined readouts."""
-        activation = getattr(self, f"{kind}_projection")[1]
-        result: Tensor = getattr(self, f"output_norm_{kind}")(activation(total))
+        projection: Activated = getattr(self, f"{kind}_projection")
+        result: Tensor = getattr(self, f"output_norm_{kind}")(projection.activate(total))
         return result
 
 
@@ -366,6 +306,7 @@ class Backbone(nn.Module):
             totals["edge"] = [None] * len(edges)
         last = len(self.transformer_blocks)
         for depth, readout in enumerate(self.readout_layers):
+            assert isinstance(readout, Readout)
             if depth:
                 only_nodes = depth == last and not edge_outputs
                 block = self.transformer_blocks[depth - 1]

@@ -53,7 +53,7 @@ def test_generation_1_passes_all_checks_but_its_known_ones(direct):
 
 
 def energy_of(model, atoms):
-    return float(model.compute(model.make_graph(atoms), ("energy",))["energy"])
+    return model.compute(model.make_graph(atoms), ("energy",))["energy"].item()
 
 
 @pytest.mark.parametrize(
