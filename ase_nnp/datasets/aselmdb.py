@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ase_nnp.datasets.base import AtomsDataset, SpeakingShard
+from ase_nnp.datasets.base import AtomsDataset, SpeakingShard, check_kind
 from ase_nnp.datasets.lmdbfile import LmdbFile
 from ase_nnp.datasets.oc20_lmdb import lmdb_kind
 from ase_nnp.datasets.rows import parse_json, row_to_sample
@@ -85,7 +85,7 @@ class AseLmdbShard(SpeakingShard):
         stored_energy_kind: str | None = None,
     ) -> None:
         self.path, self.first, self.references = Path(path), first, references
-        self._kind = stored_energy_kind
+        self._kind = check_kind(stored_energy_kind)
         self.options = (first, stored_energy_kind)
         self._lmdb = LmdbFile(self.path)
         entries = len(self._lmdb)

@@ -107,6 +107,13 @@ class Shard:
             ) from error
 
 
+def check_kind(kind: str | None) -> str | None:
+    """Return a kind of energy, or say which there are."""
+    if kind not in (None, "total", "adsorption"):
+        raise DatasetError(f"an energy kind {kind!r}; there are 'total' and 'adsorption'")
+    return kind
+
+
 class SpeakingShard(Shard):
     """A shard whose records may carry ``info["energy_kind"]``; the first one speaks for all."""
 
@@ -152,8 +159,7 @@ class AtomsDataset(Sequence["Atoms"]):
         *,
         energy_kind: str | None = None,
     ) -> None:
-        if energy_kind not in (None, "total", "adsorption"):
-            raise DatasetError(f"energy_kind is {energy_kind!r}; it is 'total' or 'adsorption'")
+        check_kind(energy_kind)
         self.shards: tuple[Shard, ...] = tuple(shards)
         self._starts = [0]
         for shard in self.shards:
@@ -250,7 +256,7 @@ class AtomsDataset(Sequence["Atoms"]):
         if self.energy_kind not in ("adsorption", "mixed"):
             return None
         named = {shard.energy_reference for shard in self._used_shards()} - {None}
-        return "; ".join(sorted(map(str, named))) or None
+        return "; ".join(sorted(map(str, named))) or "info['reference_energy'] of each structure"
 
     def with_energy(self, kind: str | None) -> AtomsDataset:
         """Return a view with energies as ``"total"`` or ``"adsorption"`` (None: as stored).
@@ -258,15 +264,9 @@ class AtomsDataset(Sequence["Atoms"]):
         Conversion needs ``reference_energy`` of each structure (clean slab plus gas-phase
         adsorbate): E_ads = E_total - E_reference. A structure without it raises when read.
         """
-        view = self._view(self._positions()) if self._index is not None else self._view_all()
-        if kind not in (None, "total", "adsorption"):
-            raise DatasetError(f"energy kind {kind!r}; it is 'total' or 'adsorption'")
-        view._wanted = kind
-        return view
-
-    def _view_all(self) -> AtomsDataset:
+        check_kind(kind)
         view: AtomsDataset = object.__new__(type(self))
-        view.__dict__.update(self.__dict__)
+        view.__dict__.update(self.__dict__, _wanted=kind)
         return view
 
     def _used_shards(self) -> list[Shard]:

@@ -20,8 +20,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ase_nnp.datasets.base import AtomsDataset, DatasetWarning, SpeakingShard
+from ase_nnp.datasets.base import AtomsDataset, DatasetWarning, SpeakingShard, check_kind
 from ase_nnp.datasets.framefile import FrameFile, first_bytes, read_text
+from ase_nnp.datasets.oc20_lmdb import OC20_REFERENCE
 from ase_nnp.datasets.sample import Sample
 from ase_nnp.datasets.xyztext import parse_frame
 from ase_nnp.errors import DatasetError
@@ -126,7 +127,7 @@ class ExtxyzShard(SpeakingShard):
     ) -> None:
         self.path = Path(path)
         self.keys = dict(keys or {})
-        self._kind = stored_energy_kind
+        self._kind = check_kind(stored_energy_kind)
         self.options = (tuple(sorted(self.keys.items())), strict, stored_energy_kind)
         self._strict = strict
         self._file = FrameFile(self.path)
@@ -134,6 +135,8 @@ class ExtxyzShard(SpeakingShard):
         self._reference = None if systems is None else systems.get(self._name)
         text = _beside(self.path, self._name + ".txt")
         self._lines = _Lines(text) if text is not None and _is_list(text) else None
+        if self._lines is not None or self._reference is not None:
+            self.energy_reference = OC20_REFERENCE
         if self._lines is not None and strict:
             self._length = self._lines.count  # the frames are counted on first use
         else:

@@ -98,14 +98,14 @@ class LmdbFile:
             if not self._head:
                 self._refresh(fd)
             for _ in range(100):
-                value, failure = None, None
+                value, failure, head = None, None, self._head
                 try:
                     value = self._lookup(fd, key)
                 except DatasetError as error:
                     failure = error
                 except IndexError:
                     failure = self._error("damaged: a node lies outside its page")
-                if not self._refresh(fd):  # nobody committed meanwhile
+                if not self._refresh(fd) and self._head is head:  # nobody committed meanwhile
                     if failure is not None:
                         raise failure
                     return value
@@ -184,7 +184,8 @@ class LmdbFile:
         return True
 
     def _page(self, fd: int, number: int) -> bytes:
-        page = self._pages.get(number)
+        pages = self._pages  # another thread may begin a new snapshot
+        page = pages.get(number)
         if page is None:
             if not 2 <= number <= self._last:
                 raise self._error(f"damaged: page {number} of {self._last + 1} is asked for")
@@ -196,9 +197,9 @@ class LmdbFile:
                 raise self._error(f"damaged: page {number} is not a tree page")
             if not 16 <= lower <= self._page_size:
                 raise self._error(f"damaged: page {number} has a broken header")
-            while len(self._pages) >= _CACHED_PAGES:
-                self._pages.pop(next(iter(self._pages)), None)
-            self._pages[number] = page
+            if len(pages) >= _CACHED_PAGES:
+                pages.clear()
+            pages[number] = page
         return page
 
     def _node(self, page: bytes, index: int) -> tuple[int, int, int, int, int]:

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from ase_nnp.datasets.base import AtomsDataset, DatasetWarning, Shard
+from ase_nnp.datasets.base import AtomsDataset, DatasetWarning, Shard, check_kind
 from ase_nnp.datasets.lmdbfile import LmdbFile, looks_like_lmdb
 from ase_nnp.datasets.sample import Sample
 from ase_nnp.datasets.sidefile import attach_natoms
@@ -158,7 +158,7 @@ class LegacyShard(Shard):
         self.references = references
         self._lmdb = LmdbFile(self.path)
         self._length = self._count()
-        self._kind = stored_energy_kind
+        self._kind = check_kind(stored_energy_kind)
         self._kind_known = stored_energy_kind is not None
 
     def _count(self) -> int:

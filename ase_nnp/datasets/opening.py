@@ -98,6 +98,8 @@ def _files(
         files = [(file, kind) for file, kind in found if kind is not None]
         if not files:
             listed = ", ".join(entry.name for entry in sorted(path.iterdir())[:8]) or "nothing"
+            if ".pkl" in listed:
+                listed += " (pickled tables are read with load_mapping)"
             raise DatasetError(f"no dataset in this folder; it holds {listed}", path=path)
         _refuse_mixture(path, files)
         return files

@@ -320,8 +320,13 @@ def test_energies_convert_by_their_reference_and_say_so(dataset, structures, tmp
         assert difference == pytest.approx(before.info["reference_energy"], abs=1e-12)
         assert after.info["energy_kind"] == "adsorption"
     assert converted.energy_kind == "adsorption"
-    with pytest.raises(DatasetError, match="adsorbtion"):
-        total.with_energy("adsorbtion")
+    for wrong in (
+        lambda: total.with_energy("adsorbtion"),
+        lambda: open_dataset(path, energy_kind="adsorbtion"),
+        lambda: open_dataset(path, stored_energy_kind="adsorbtion"),
+    ):
+        with pytest.raises(DatasetError, match="adsorbtion"):
+            wrong()
 
 
 def test_a_conversion_without_reference_is_refused(tmp_path):

@@ -125,6 +125,8 @@ def test_raw_pairs(shared):
     wanted = expected(folder)
     dataset = open_dataset(folder)
     referenced = dataset.with_energy("adsorption")
+    assert dataset.energy_reference is None
+    assert "gas-phase" in referenced.energy_reference
     assert len(dataset) == wanted["n"]
     for number, sample in enumerate(wanted["samples"]):
         atoms = dataset[number]
