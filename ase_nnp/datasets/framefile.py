@@ -16,6 +16,7 @@ from typing import IO, Any, ClassVar
 
 import numpy as np
 
+from ase_nnp.datasets.lmdbfile import pread
 from ase_nnp.errors import DatasetError
 
 __all__ = ["FrameFile", "first_bytes", "read_text"]
@@ -118,7 +119,7 @@ class FrameFile:
         start, stop = int(self.offsets[number]), int(self.offsets[number + 1])
         if self.path.suffix.lower() not in _OPENERS:
             stream = self._opened()
-            data = os.pread(stream.fileno(), stop - start, start)
+            data = pread(stream.fileno(), stop - start, start)
         else:
             data = self._inflated(start, stop)
         if len(data) != stop - start:

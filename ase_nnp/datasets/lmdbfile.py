@@ -20,7 +20,7 @@ from pathlib import Path
 
 from ase_nnp.errors import DatasetError
 
-__all__ = ["LmdbFile", "looks_like_lmdb"]
+__all__ = ["LmdbFile", "looks_like_lmdb", "pread"]
 
 _MAGIC = 0xBEEFC0DE
 _META = struct.Struct("<IIQQ IHHQQQQQ IHHQQQQQ QQ")
@@ -29,9 +29,19 @@ _NODE = struct.Struct("<HHHH")  # size or page (low, high), flags, key size
 _BRANCH, _LEAF, _OVERFLOW = 1, 2, 4
 _BIG = 1  # the value lies on overflow pages
 _EMPTY = 2**64 - 1
+_FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _MAX_OPEN = 200  # descriptors kept open by this process
 _CACHED_PAGES = 64
 _ONE_READ = 65536  # values shorter than this come with their header
+
+
+def _seek_and_read(fd: int, count: int, offset: int) -> bytes:
+    os.lseek(fd, offset, os.SEEK_SET)
+    return os.read(fd, count)
+
+
+#: Read at an offset; where the system has no such call, threads must not share a file.
+pread = getattr(os, "pread", _seek_and_read)
 
 
 def looks_like_lmdb(head: bytes) -> bool:
@@ -135,7 +145,7 @@ class LmdbFile:
         if self._fd is not None:
             return self._fd
         try:
-            fd = os.open(self._file, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+            fd = os.open(self._file, _FLAGS)
         except OSError as error:
             raise self._error(f"cannot be opened: {error.strerror}") from None
         if LmdbFile._open_count < _MAX_OPEN:
@@ -149,13 +159,13 @@ class LmdbFile:
 
     def _refresh(self, fd: int) -> bool:
         """Read the meta pages; True if they changed since the last time."""
-        head = os.pread(fd, (self._page_size or 4096) + 16 + _META.size, 0)
+        head = pread(fd, (self._page_size or 4096) + 16 + _META.size, 0)
         if head and head == self._head:
             return False
         page_size, metas = 4096, []
         for number in (0, 1):
             if number and page_size != 4096:
-                head = os.pread(fd, page_size + 16 + _META.size, 0)
+                head = pread(fd, page_size + 16 + _META.size, 0)
             start = number * page_size + 16
             if len(head) < start + _META.size:
                 raise self._error(f"too short for an LMDB file ({os.fstat(fd).st_size} bytes)")
@@ -189,7 +199,7 @@ class LmdbFile:
         if page is None:
             if not 2 <= number <= self._last:
                 raise self._error(f"damaged: page {number} of {self._last + 1} is asked for")
-            page = os.pread(fd, self._page_size, number * self._page_size)
+            page = pread(fd, self._page_size, number * self._page_size)
             if len(page) != self._page_size:
                 raise self._error("the file shrank while it was open")
             found, _, flags, lower, _ = _HEADER.unpack_from(page)
@@ -252,7 +262,7 @@ class LmdbFile:
         position = number * self._page_size
         if not 2 <= number <= self._last:
             raise self._error(f"damaged: overflow page {number} of {self._last + 1}")
-        data = os.pread(fd, 16 + (size if size < _ONE_READ else 0), position)
+        data = pread(fd, 16 + (size if size < _ONE_READ else 0), position)
         if len(data) < 16:
             raise self._error("the file shrank while it was open")
         found, _, kind, low, high = _HEADER.unpack_from(data)
@@ -260,7 +270,7 @@ class LmdbFile:
             raise self._error(f"damaged: page {number} is not an overflow page")
         if size > (low | high << 16) * self._page_size - 16:
             raise self._error(f"damaged: a value of {size} bytes on too few pages")
-        value = data[16:] if size < _ONE_READ else os.pread(fd, size, position + 16)
+        value = data[16:] if size < _ONE_READ else pread(fd, size, position + 16)
         if len(value) != size:
             raise self._error("the file shrank while it was open")
         return value
