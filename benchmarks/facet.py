@@ -2,7 +2,7 @@
 
     python benchmarks/facet.py --mace-env A --sevennet-env B [--relax] [--scaling] [--json]
 
-A and B are folders made by ``python -m venv`` that hold ``torch==2.13.0`` and ``mace-torch==0.3.16``
+A and B are environments (``python -m venv``) with ``torch==2.13.0`` and ``mace-torch==0.3.16``
 or ``sevenn==0.13.0``; without one that package is left out. Every program computes energy, forces
 and stress in processes of its own, one a case, on one thread, through its own ASE calculator,
 neighbour list included. Atoms move before every call and the programs take turns; figures are
@@ -192,8 +192,8 @@ def main() -> None:
     kinds = ["facet", "facet-s"]
     kinds += ["mace"] * bool(args.mace_env) + ["sevennet"] * bool(args.sevennet_env)
     plan = [(case, kinds, args.repeat, 2) for case in args.cases]
-    plan += [("relax", [k for k in kinds if k != "sevennet"], 2, 1)] if args.relax else []
-    plan += [(case, ["facet"], 2, 1) for case in SIZES] if args.scaling else []
+    plan += [("relax", [k for k in kinds if k != "sevennet"], 1, 0)] if args.relax else []
+    plan += [(case, ["facet"], 1, 1) for case in SIZES] if args.scaling else []
     rows = []
     for case, names, repeat, warm in plan:
         programs = {name: Program(name, case, args) for name in names}
@@ -208,17 +208,21 @@ def main() -> None:
         first = rows[-len(names)]["cpu_ms"]
         for row in rows[-len(names) :]:
             row["times_facet"] = row["cpu_ms"] / first
+        if not args.json:
+            table(rows[-len(names) :], header=len(rows) == len(names))
     if args.json:
         print(json.dumps({"python": platform.python_version(), "rows": rows}))
-        return
-    print(
-        "| case | program | parameters | CPU ms | times facet | peak MB |\n"
-        "|---|---|---|---|---|---|"
-    )
+
+
+def table(rows, header):
+    if header:
+        print("| case | program | parameters | CPU ms | times facet | peak MB |")
+        print("|---|---|---|---|---|---|")
     for r in rows:
         print(
             f"| {r['case']} | {r['program']} | {r['parameters']} | {r['cpu_ms']:.0f} "
-            f"| {r['times_facet']:.2f} | {r['peak_mb']:.0f} |"
+            f"| {r['times_facet']:.2f} | {r['peak_mb']:.0f} |",
+            flush=True,
         )
 
 
