@@ -307,3 +307,17 @@ def test_samples_survive_a_file_and_become_an_ensemble(data, tmp_path):
     (tmp_path / "other").write_text("nothing")
     with pytest.raises(CheckpointError, match="no samples"):
         load_samples(tmp_path / "other")
+
+
+def test_psgld_steps_are_the_published_ones():
+    theta = torch.tensor([1.0, -2.0], dtype=torch.float64, requires_grad=True)
+    sampler = pSGLD([theta], 0.1, num_data=10, temperature=0.0, alpha=0.9, eps=1e-3)
+    want, square = np.array([1.0, -2.0]), None
+    for gradient in ([3.0, -5.0], [1.0, 4.0]):
+        grad = np.array(gradient)
+        square = (grad / 10) ** 2 if square is None else square
+        square = 0.9 * square + 0.1 * (grad / 10) ** 2
+        want = want - 0.05 * grad / (1e-3 + np.sqrt(square))
+        theta.grad = torch.tensor(gradient, dtype=torch.float64)
+        sampler.step()
+    np.testing.assert_allclose(theta.detach().numpy(), want, rtol=1e-12)

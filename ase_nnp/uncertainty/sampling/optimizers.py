@@ -134,13 +134,14 @@ class pSGLD(Sampler):
 
     def _move(self, p: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
         h, t, a = group["lr"], group["temperature"], group["alpha"]
-        mean_square = (grad / group["num_data"]).square()
+        per_datum = 1 / group["num_data"] ** 2
         state = self.state[p]
         if "square" not in state:  # start at the first gradient: no bias towards small V
-            state["square"] = mean_square.clone()
-        square = state["square"].mul_(a).add_(mean_square, alpha=1 - a)
-        scale = 1 / (group["eps"] + square.sqrt())
-        p.add_(-h / 2 * scale * grad + (h * t * scale).sqrt() * self._noise(p))
+            state["square"] = grad.square() * per_datum
+        square = state["square"].mul_(a).addcmul_(grad, grad, value=(1 - a) * per_datum)
+        scale = square.sqrt().add_(group["eps"]).reciprocal_()
+        p.addcmul_(scale, grad, value=-h / 2)
+        p.addcmul_(scale.sqrt_(), self._noise(p), value=math.sqrt(h * t))
 
 
 class SGHMC(Sampler):
