@@ -9,8 +9,8 @@ atoms that moved since the call before. Peak memory is that of a further process
 call. ``growth-*`` cases are crystals of 64 to 4096 atoms in a small model; the reference compares
 all pairs and stops where ``--reference-atoms`` says.
 
-ENV is a virtual environment with fairchem-core 2.24; without it one is made (2 GB). With ``--alone``
-only our figures are printed. ``--json FILE`` keeps everything.
+ENV is a virtual environment with fairchem-core 2.24; without it one is made (2 GB). With
+``--alone`` only our figures are printed. ``--json FILE`` keeps everything.
 
 On a GPU: structures a second and memory against batch size for this model, and with ``--peers`` for
 SCN of published size on the same batches.

@@ -34,13 +34,12 @@ class FirstGeneration(EScAIP):
         self._sizes = Constants(2 * degrees + 1)
         self.exportable_model = Exportable(settings)
         if settings.compile:
-            self._compiled = torch.compile(self.exportable_model, dynamic=True)
+            self.exportable_model.compile(dynamic=True)
 
     def raw(self, graph: AtomGraph, *, forces: bool, twice: bool) -> dict[str, Tensor]:
         """Return ``energy`` and, with ``forces``, the direct ``forces``, in model units."""
         features, at = self.features(graph, twice)
-        run = self._compiled or self.exportable_model
-        energy, numbers, magnitude = run(features, edge_outputs=forces)
+        energy, numbers, magnitude = self.exportable_model(features, edge_outputs=forces)
         if not forces:
             return {"energy": energy}
         return {"energy": energy, "forces": self.direct(numbers, at) * magnitude}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -60,7 +60,6 @@ class EScAIP(Potential):
             self.graph_options["pbc"] = (False, False, False)
         self._rotations = Constants(rotation_tensor(settings.rotations))
         self.differentiable = False
-        self._compiled: Callable[..., Any] | None = None
 
     def _units(self, config: Mapping[str, Any]) -> None:
         """Read mean, scale and the energies of the elements; without them the output is in eV."""
@@ -191,7 +190,7 @@ class ThirdGeneration(EScAIP):
         if settings.edge_outputs and not settings.conservative and self._force_name is None:
             self.outputs = ("energy",)
         if settings.compile:
-            self._compiled = torch.compile(self.backbone, dynamic=True)
+            self.backbone.compile(dynamic=True)
 
     def make_graph(
         self, atoms: Atoms | Sequence[Atoms], device: torch.device | str | None = None
@@ -207,8 +206,7 @@ class ThirdGeneration(EScAIP):
     def raw(self, graph: AtomGraph, *, forces: bool, twice: bool) -> dict[str, Tensor]:
         """Return ``energy`` and, with ``forces``, the direct ``forces``, in model units."""
         features, at = self.features(graph, twice)
-        run = self._compiled or self.backbone
-        out = run(features, edge_outputs=forces)
+        out = self.backbone(features, edge_outputs=forces)
         energy_head = self._head(self._energy_name)
         assert isinstance(energy_head, EnergyHead)
         if self.settings.use_global_readout:
