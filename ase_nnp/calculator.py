@@ -268,8 +268,9 @@ class NNPCalculator(Calculator):  # type: ignore[misc]
             results[name] = value
         if "energy" in results:
             results["free_energy"] = results["energy"]
-        if hasattr(self.model, "uq"):
-            results["uq"] = dict(self.model.uq)
+        made_by: Any = getattr(self.model, "uq", None)
+        if made_by is not None:
+            results["uq"] = dict(made_by)
         self._seen = self._read(atoms)
         self.atoms = atoms.copy()
         self.results = results
