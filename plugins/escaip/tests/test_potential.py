@@ -258,8 +258,8 @@ def test_normalizer_and_element_references_are_applied(make):
     scaled.load_state_dict(plain.state_dict())
     water = molecule("H2O")
     a, b = (m(m.make_graph(water)) for m in (plain, scaled))
-    expected = 3.0 * float(a["energy"]) + 0.5 - 13.0
-    assert float(b["energy"]) == pytest.approx(expected, rel=1e-12)
+    expected = 3.0 * a["energy"].item() + 0.5 - 13.0
+    assert b["energy"].item() == pytest.approx(expected, rel=1e-12)
     torch.testing.assert_close(b["forces"], 2.0 * a["forces"])
     with pytest.raises(UnsupportedElementError, match="Cu"):
         scaled.make_graph(bulk("Cu"))
