@@ -43,6 +43,8 @@ _WHERE = {
     "UnsupportedElementError": "errors",
 }
 
+_PACKAGES = ("datasets", "metrics", "testing", "uncertainty", "workflows")
+
 __all__ = ["__version__", *_WHERE]
 
 if TYPE_CHECKING:
@@ -78,6 +80,8 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
+    if name in _PACKAGES:
+        return import_module(f"ase_nnp.{name}")
     if name in _WHERE:
         value = getattr(import_module(f"ase_nnp.{_WHERE[name]}"), name)
         globals()[name] = value
