@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 NOTES = """\
 Default: full O(3), exact to rounding (polynomial mixer, 38 points on the sphere for lmax 2).
 The published mixer (s2-mlp-mixer) is equivariant up to its grid. Largest force error under rotation
-over the largest force, on a small model trained briefly on acetylacetone: 110 Lebedev points 2.8e-2,
+over the largest force, a small model trained briefly on acetylacetone: 110 Lebedev points 2.8e-2,
 194 points 9e-3, 434 points 1.6e-3; the published 18 x 17 grid (306 points) 1.6e-2, 26 x 25 4e-3.
 Labels 0e, 1e, 2e in hidden_irreps, as published, mean SO(3): inversion changes the energy.
 reference=True keeps the published energy formula, in which the energy an atom depends on the size

@@ -14,31 +14,19 @@ a GPU; and it is the way when hidden layers make R nonlinear.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from .angular import wigner_3j
+from .blocks import Block, gather, recomputed
 from .irreps import Irreps, Path, paths
 from .layers import MLP, Names
 
-__all__ = ["Block", "Convolution", "Edges", "blocks"]
-
-#: Atoms whose moments are formed at once.
-ATOMS = 32
-
-
-@dataclass(frozen=True)
-class Block:
-    """Some target atoms with a rectangular table of their incoming edges."""
-
-    atoms: Tensor | None  # (n,) int64; None: all atoms, in order
-    table: Tensor  # (n, k) int64, edge numbers; any number where mask is 0
-    mask: Tensor  # (n, k, 1) 1 or 0, floating
+__all__ = ["Convolution", "Edges"]
 
 
 @dataclass(frozen=True)
@@ -51,28 +39,6 @@ class Edges:
     harmonics: Tensor  # (E, (L + 1)^2)
     norm: Tensor  # average number of neighbours to the power gamma
     blocks: tuple[Block, ...] = ()  # empty: add up messages
-
-
-def blocks(target: Tensor, num_atoms: int, dtype: torch.dtype) -> tuple[Block, ...]:
-    """Cut the atoms into blocks of similar numbers of incoming edges (on the CPU)."""
-    counts = torch.bincount(target, minlength=num_atoms)
-    starts = torch.cumsum(counts, 0) - counts
-    order = torch.argsort(target, stable=True)
-    longest = int(counts.max()) if num_atoms else 0
-    last = max(target.shape[0] - 1, 0)
-    if num_atoms <= ATOMS and longest * num_atoms <= 1.3 * target.shape[0]:
-        groups: list[Tensor | None] = [None]
-    else:
-        groups = list(torch.argsort(counts, stable=True).split(ATOMS))
-    made = []
-    for atoms in groups:
-        number, start = (counts, starts) if atoms is None else (counts[atoms], starts[atoms])
-        width = int(number.max())
-        rank = torch.arange(width, device=target.device)
-        table = order[(start[:, None] + rank).clamp(max=last)]
-        mask = (rank < number[:, None]).to(dtype)[..., None]
-        made.append(Block(atoms, table, mask))
-    return tuple(made)
 
 
 class Convolution(nn.Module):
@@ -149,17 +115,12 @@ class Convolution(nn.Module):
 
     def _moments(self, x: Tensor, edges: Edges, recompute: bool) -> dict[int, Tensor]:
         mixers = self._mixers()
-        made = []
-        for block in edges.blocks:
-            arguments = (x, edges.basis, edges.harmonics, edges.source, block, mixers)
-            if recompute and len(edges.blocks) > 1:
-                made.append(
-                    checkpoint(
-                        self._block, *arguments, use_reentrant=False, preserve_rng_state=False
-                    )
-                )
-            else:
-                made.append(self._block(*arguments))
+        inputs = (x, edges.basis, edges.harmonics)
+        if recompute:
+            made = recomputed(self._local, edges.source, edges.blocks, inputs, mixers)
+        else:
+            gathered = gather(edges.source, edges.blocks, inputs)
+            made = [self._local(*some, mixers) for some in gathered]
         if edges.blocks[0].atoms is None:
             return dict(zip(self.degrees, made[0], strict=True))
         position = torch.argsort(torch.cat([b.atoms for b in edges.blocks if b.atoms is not None]))
@@ -177,21 +138,10 @@ class Convolution(nn.Module):
             made.append((coupling[None, :, :, None] * weight[:, None, None]).flatten(1, 3))
         return made
 
-    def _block(
-        self,
-        x: Tensor,
-        basis: Tensor,
-        harmonics: Tensor,
-        source: Tensor,
-        block: Block,
-        mixers: list[Tensor],
-    ) -> list[Tensor]:
-        n, k = block.table.shape
-        flat = block.table.flatten()
-        rows = x.index_select(0, source.index_select(0, flat)).unflatten(0, (n, k))
+    def _local(self, rows: Tensor, b: Tensor, y: Tensor, mixers: Sequence[Tensor]) -> list[Tensor]:
+        """Sums over k neighbours of n atoms from (n, k, .) features, basis and harmonics."""
+        n = rows.shape[0]
         features = dict(zip(self.inputs.degrees, rows.split(self.inputs.widths(), 2), strict=True))
-        b = basis.index_select(0, flat).unflatten(0, (n, k)) * block.mask
-        y = harmonics.index_select(0, flat).unflatten(0, (n, k))
         made = []
         geometry: dict[tuple[int, int], Tensor] = {}
         for l1, mixer in zip(self.degrees, mixers, strict=True):

@@ -15,7 +15,8 @@ from ase_nnp.graph import AtomGraph
 from ase_nnp.potential import Conservative, Potential
 
 from .angular import Harmonics
-from .convolution import Convolution, Edges, blocks
+from .blocks import blocks
+from .convolution import Convolution, Edges
 from .energy import EnergyScale
 from .gate import Gate
 from .grid import ScalarMixer, SphereMixer
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Facet"]
 
 #: Above so many atoms, intermediate results are made again in the backward pass instead of kept.
-RECOMPUTE_ABOVE = 512
+RECOMPUTE_ABOVE = 2000
 
 
 class Layer(nn.Module):
@@ -211,7 +212,8 @@ class Facet(Conservative):
     def _run(self, graph: AtomGraph, record: dict[str, Tensor] | None) -> Tensor:
         edges = self._edges(graph, record)
         species = self.species_index[graph.atomic_numbers]
-        recompute = graph.num_atoms > RECOMPUTE_ABOVE and not self.training
+        once = not (self.training or self.differentiable)
+        recompute = once and graph.num_atoms > RECOMPUTE_ABOVE
         x = self.embedding[species]
         if record is not None:
             record["node_embedding"] = x

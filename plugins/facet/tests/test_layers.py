@@ -9,7 +9,7 @@ import pytest
 import torch
 from e3nn import o3
 
-import ase_nnp_facet.convolution as convolution
+import ase_nnp_facet.blocks as block_module
 import ase_nnp_facet.model as model_module
 from ase_nnp_facet.angular import Harmonics
 from ase_nnp_facet.grid import SphereMixer, quadrature
@@ -106,7 +106,7 @@ def test_small_blocks_change_nothing(tiny, structures, monkeypatch):
     model = tiny()
     graph = model.make_graph(structures)
     whole = model(graph)
-    monkeypatch.setattr(convolution, "ATOMS", 3)
+    monkeypatch.setattr(block_module, "ATOMS", 3)
     torch.testing.assert_close(model(graph)["forces"], whole["forces"], rtol=1e-10, atol=1e-12)
 
 
@@ -116,7 +116,7 @@ def test_results_made_again_in_the_backward_pass_are_the_same(tiny, structures, 
     graph = model.make_graph(structures)
     kept = model(graph)
     monkeypatch.setattr(model_module, "RECOMPUTE_ABOVE", 0)
-    monkeypatch.setattr(convolution, "ATOMS", 4)
+    monkeypatch.setattr(block_module, "ATOMS", 4)
     monkeypatch.setattr(f"ase_nnp_facet.{'grid' if 'mlp' in kind else 'polynomial'}.BLOCK", 2000)
     again = model(graph)
     for key in ("energy", "forces", "stress"):
