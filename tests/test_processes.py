@@ -7,24 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from process_workers import energy_of, read_through
 
 DATA = Path(__file__).resolve().parent.parent / "data" / "oc20_toy"
-
-
-def energy_of(path, queue):
-    """Load the weights and evaluate one structure, in a process of its own."""
-    from ase.build import bulk
-
-    from ase_nnp import NNPCalculator
-
-    atoms = bulk("Cu", cubic=True)
-    atoms.calc = NNPCalculator(path, device="cpu")
-    queue.put(atoms.get_potential_energy())
-
-
-def read_through(dataset, queue):
-    """Sum the positions of every structure of a dataset that came by pickle or by fork."""
-    queue.put([float(np.abs(atoms.positions).sum()) for atoms in dataset])
 
 
 def test_two_processes_use_one_weights_file(tmp_path):
