@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -71,6 +72,7 @@ class MessageBlock(nn.Module):
         super().__init__()
         self.channels, self.hidden = channels, hidden
         self.degrees = degrees(lmax, mmax)
+        self._kept: tuple[Tensor, tuple[int, int], tuple[list[Tensor], list[Tensor]]] | None = None
         self.rows = self.degrees[-1].rows.stop
         self.fc1_dist = nn.Linear(width, hidden)
         self.fc1_edge_proj = nn.Linear(2 * self.rows * channels, hidden)
@@ -83,14 +85,7 @@ class MessageBlock(nn.Module):
         if width == 0:
             return x.new_zeros(atoms, self.degrees[-1].block.stop, self.channels)
         hidden, taps = self.hidden, near.rows.shape[1] // width
-        # Weights by end, degree and row, so that one product serves all rows of a degree. Initial
-        # states have degree 0 only.
-        used = [d for d in self.degrees if d.block.start < x.shape[1]]
-        split = self.fc1_edge_proj.weight.view(hidden, 2, self.rows, self.channels).unbind(1)
-        source, target = (
-            [end[:, d.rows].transpose(0, 1).reshape(-1, self.channels).T for d in used]
-            for end in split
-        )
+        source, target = self._weights(x.shape[1])
 
         # One row more than slots: the padding of the table by source ends there.
         inputs = x.new_zeros(atoms * width + 1, taps * hidden)
@@ -110,6 +105,35 @@ class MessageBlock(nn.Module):
             h = self._project(x[part], target, near.rows[part], start)
             summed.append(self._messages(h, edge[part], near.back[part]))
         return torch.cat(summed)
+
+    def _weights(self, coefficients: int) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the first layer's weights (C, rows * H) by degree, for sources and for targets.
+
+        One product then serves all rows of a degree. Initial states have degree 0 only. Frozen
+        weights are rearranged once; the copy is dropped when they are changed or moved.
+        """
+        weight = self.fc1_edge_proj.weight
+        frozen = isinstance(weight, nn.Parameter) and not weight.requires_grad
+        if frozen and self._kept is not None:
+            old, version, kept = self._kept
+            same = old.data_ptr() == weight.data_ptr() and old.dtype == weight.dtype
+            if same and version == (weight._version, coefficients):
+                return kept
+        used = [d for d in self.degrees if d.block.start < coefficients]
+        split = weight.view(self.hidden, 2, self.rows, self.channels).unbind(1)
+        source, target = (
+            [end[:, d.rows].transpose(0, 1).reshape(-1, self.channels).T for d in used]
+            for end in split
+        )
+        self._kept = None
+        if frozen:
+            source, target = ([w.contiguous() for w in end] for end in (source, target))
+            # Holding the old weight keeps its address from being given to another.
+            self._kept = (weight.detach(), (weight._version, coefficients), (source, target))
+        return source, target
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_kept": None}
 
     def _project(self, x: Tensor, weights: list[Tensor], rows: Tensor, total: Tensor) -> Tensor:
         """Add the rotated and projected coefficients of atoms to ``total`` (n, slots, H)."""

@@ -251,6 +251,22 @@ def test_parts_change_nothing(monkeypatch):
     np.testing.assert_allclose(parts["forces"], whole["forces"], atol=1e-12)
 
 
+def test_changed_and_moved_weights_count_after_a_frozen_call():
+    model = tiny().freeze()
+    before = predict(model, slab())["energy"]
+    with torch.no_grad():
+        for block in model.edge_blocks:
+            block.message_blocks[0].fc1_edge_proj.weight.mul_(1.1)
+    after = predict(model, slab())["energy"]
+    assert abs(after - before).max() > 1e-6
+    model.train().eval()
+    np.testing.assert_allclose(predict(model, slab())["energy"], after, rtol=1e-12)
+    model.freeze()
+    rounded = predict(model.to(torch.float32), slab())["energy"]
+    np.testing.assert_allclose(rounded, after, rtol=1e-3)
+    np.testing.assert_allclose(predict(model.to(torch.float64), slab())["energy"], after, rtol=1e-3)
+
+
 def test_energies_alone_cost_no_forces():
     model = tiny()
     with torch.no_grad():
