@@ -50,7 +50,12 @@ class PolynomialMixer(nn.Module):
         self.gate = nn.Parameter(glorot_(torch.empty(scalars, total - self.width)))
         self.scalar = nn.Parameter(glorot_(torch.empty(scalars, scalars)))
         needed = (self.order + 1) * irreps.lmax
-        degree = next((k for k in LEBEDEV if k >= needed), LEBEDEV[-1])
+        degree = next((k for k in LEBEDEV if k >= needed), None)
+        if degree is None:
+            raise ConfigError(
+                f"order {self.order} with degrees up to {irreps.lmax} needs a grid of degree {needed}; "
+                f"there is none above {LEBEDEV[-1]}. Lower self_connection.polynomial.order."
+            )
         arrays = quadrature({"quadrature": "lebedev", "degree": degree})
         points, weights = (torch.from_numpy(a) for a in arrays)
         keep = [i for k in irreps.degrees for i in range(k * k, (k + 1) ** 2)]

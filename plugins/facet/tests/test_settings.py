@@ -63,6 +63,7 @@ def test_a_misspelt_key_inside_a_section_is_named():
         {"self_connection": {"kind": "s2-mlp-mixer", "s2_grid": {"degree": 4}}},
         {"self_connection": {"kind": "s2-mlp-mixer", "mlp": {"num_heads": 3}}},
         {"self_connection": {"polynomial": {"order": 0}}},
+        {"self_connection": {"polynomial": {"order": 40}}},
         {"edge_embed": {"radial_basis": {"kind": "fourier"}}},
         {"edge_embed": {"envelope": {"kind": "step"}}},
         {"edge_embed": 5.0},
