@@ -53,8 +53,9 @@ class PolynomialMixer(nn.Module):
         degree = next((k for k in LEBEDEV if k >= needed), None)
         if degree is None:
             raise ConfigError(
-                f"order {self.order} with degrees up to {irreps.lmax} needs a grid of degree {needed}; "
-                f"there is none above {LEBEDEV[-1]}. Lower self_connection.polynomial.order."
+                f"order {self.order} with degrees up to {irreps.lmax} needs a grid of degree "
+                f"{needed}; there is none above {LEBEDEV[-1]}. Lower "
+                "self_connection.polynomial.order."
             )
         arrays = quadrature({"quadrature": "lebedev", "degree": degree})
         points, weights = (torch.from_numpy(a) for a in arrays)
