@@ -326,3 +326,13 @@ def test_the_generation_follows_from_the_keys(tiny):
 def test_weights_of_another_generation_are_named_as_such(make):
     with pytest.raises(CheckpointError, match="generation 1"):
         make().load_weights(make(generation=1).state_dict())
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler warns of torch itself
+def test_a_compiled_network_gives_the_same(make, slab, crystal):
+    plain, compiled = make(num_layers=1), make(num_layers=1, compile=True)
+    for atoms in (slab, crystal):
+        graph = plain.make_graph(atoms)
+        with torch.no_grad():
+            torch.testing.assert_close(compiled(graph), plain(graph), rtol=1e-9, atol=1e-10)
