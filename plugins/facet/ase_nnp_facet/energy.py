@@ -77,7 +77,8 @@ class EnergyScale(nn.Module):
         if not self.reference:
             unit = _positive(scale) * _positive(self.global_scale)
             return total((e * unit).double() + shift.double() + self.global_shift.double())
+        e, scale, shift = e.double(), scale.double(), shift.double()
         n = total(torch.ones_like(e))
-        unit = _positive(total(scale)) / n * _positive(self.global_scale)
-        mean = total(e) / (n + 1e-6) * unit + total(shift) / n + self.global_shift
+        unit = _positive(total(scale)) / n * _positive(self.global_scale.double())
+        mean = total(e) / (n + 1e-6) * unit + total(shift) / n + self.global_shift.double()
         return n * mean
