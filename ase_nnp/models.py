@@ -202,7 +202,8 @@ def _label(
     model: Potential, family: ModelFamily, config: Mapping[str, Any], provenance: Mapping[str, Any]
 ) -> None:
     model.family = model.family or family.name
-    model.config = dict(config)
+    # A family may fill in nested defaults itself; what it built from is what must be saved.
+    model.config = dict(model.config) or dict(config)
     model.provenance = {**dict(model.provenance), **provenance}
 
 
