@@ -7,11 +7,11 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk
-from ase_nnp_cgcnn.elements import element_features
-from ase_nnp_cgcnn.properties import PROPERTIES
 
 from ase_nnp import AtomGraph, NNPCalculator, build_model, load_model, predict
 from ase_nnp.errors import ConfigError, StructureError, UnsupportedElementError
+from ase_nnp_cgcnn.elements import element_features
+from ase_nnp_cgcnn.properties import PROPERTIES
 
 PUBLISHED = ("band-gap", "formation-energy-per-atom")
 SMALL = {"atom_fea_len": 6, "n_conv": 2, "h_fea_len": 5, "radius": 4.0}

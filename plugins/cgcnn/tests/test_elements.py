@@ -4,6 +4,7 @@ import json
 from itertools import pairwise
 
 import numpy as np
+
 from ase_nnp_cgcnn.elements import MAX_Z, NUM_FEATURES, element_features
 
 SIZES = (19, 7, 10, 10, 12, 10, 10, 4, 10)  # classes of each of the nine properties

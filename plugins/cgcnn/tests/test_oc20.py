@@ -7,10 +7,10 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk, fcc111, molecule
-from ase_nnp_cgcnn.elements import element_features
 
 from ase_nnp import AtomGraph, NNPCalculator, build_model, load_model, predict
 from ase_nnp.errors import ConfigError
+from ase_nnp_cgcnn.elements import element_features
 
 CASES = ("cgcnn_oc20_snapshot_test", "cgcnn_oc20_s2ef_200k_size")
 PUBLISHED = ("is2re_10k", "is2re_all", "s2ef_200k", "s2ef_2M", "s2ef_all")
