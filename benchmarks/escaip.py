@@ -73,6 +73,7 @@ CASES: dict[str, tuple[str, str, int]] = {
     "direct-16": ("direct", "slab", 16),
     "gradient-1": ("gradient", "slab", 1),
     "gradient-2": ("gradient", "slab", 2),
+    "gradient-8": ("gradient", "slab", 8),
     "gradient-16": ("gradient", "slab", 16),
     **{f"growth-{n}": ("small", f"crystal-{n}", 1) for n in SIZES},
 }
