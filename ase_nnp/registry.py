@@ -36,7 +36,7 @@ class Registry:
     families, datasets, uncertainties, commands
         What was registered, by name.
     owners
-        Which plugin registered a name, as ``"model:scn" -> "scn"``.
+        Which plugin registered a name, as ``"ModelFamily:NAME" -> plugin``.
     broken
         Plugins that cannot be used, with the exception that says why.
     distributions

@@ -25,7 +25,6 @@ PACKAGES = (
     "lmdb",
     "h5py",
     "pymatgen",
-    "matgl",
     "lightning",
     "matplotlib",
 )

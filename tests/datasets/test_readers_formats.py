@@ -526,8 +526,9 @@ def test_a_database_in_a_read_only_folder(tmp_path):
 
 @pytest.mark.filterwarnings("ignore")
 def test_pymatgen_json_reads_as_pymatgen_reads_it(tmp_path):
-    adaptor = pytest.importorskip("pymatgen.io.ase").AseAtomsAdaptor
-    entries = pytest.importorskip("pymatgen.entries.computed_entries")
+    from pymatgen.entries import computed_entries as entries
+    from pymatgen.io.ase import AseAtomsAdaptor as adaptor
+
     structures = [bulk("NaCl", "rocksalt", 5.6), fcc111("Pt", (2, 2, 3), vacuum=5.0)]
     structures[1].pbc = True
     made = [adaptor.get_structure(atoms) for atoms in structures]
