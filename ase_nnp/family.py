@@ -24,7 +24,9 @@ API_VERSION = 1
 class Pretrained:
     """One set of trained weights that a family offers by name.
 
-    ``source`` is a path relative to the plugin's package, or a URL with ``sha256``.
+    ``source`` is a path relative to the plugin's package, or a URL with ``sha256``. ``card`` is
+    the path of a model card in Markdown, relative to the same package. One of the installed
+    models may be the ``default``: what ``NNPCalculator()`` without a name loads.
     """
 
     name: str
@@ -36,6 +38,8 @@ class Pretrained:
     functional: str = "not stated"
     training_data: str = "not stated"
     elements: tuple[str, ...] | None = None
+    card: str = ""
+    default: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
