@@ -239,6 +239,39 @@ def test_a_large_crystal_is_searched_in_linear_time(backend):
     assert costs[1] / costs[0] < 8 * 2.0  # 8 times the atoms; a quadratic search would need 64
 
 
+def cloud(seed: int, count: int, pbc: tuple[bool, bool, bool]) -> Atoms:
+    rng = np.random.default_rng(seed)
+    cell = np.diag(rng.uniform(9, 16, 3)) + np.triu(rng.uniform(-5, 5, (3, 3)), 1)
+    return Atoms(f"Cu{count}", scaled_positions=rng.uniform(-1, 2, (count, 3)), cell=cell, pbc=pbc)
+
+
+@pytest.mark.parametrize("chunk", [500, 32_768])
+def test_clouds_of_hundreds_of_atoms_in_one_batch_agree_edge_for_edge(chunk, monkeypatch):
+    from ase_nnp import neighbors
+
+    monkeypatch.setattr(neighbors, "CHUNK", chunk)  # small: every search is cut into many parts
+    flags = list(itertools.product([False, True], repeat=3))
+    batch = [cloud(seed, 40 + 15 * seed, pbc) for seed, pbc in enumerate(flags)]
+    batch.insert(3, bulk("Cu"))  # a tiny cell, whose neighbours are many images away
+    one, two = (AtomGraph.from_atoms(batch, 5.0, backend=b) for b in BACKENDS)
+    assert one.num_edges > 5_000
+    assert torch.equal(one.edge_index, two.edge_index)
+    assert torch.equal(one.edge_shift, two.edge_shift)
+
+
+def test_a_search_in_single_precision_misses_no_more_than_rounding():
+    from ase_nnp.neighbors import torch_edges
+
+    atoms = cloud(7, 200, (True, True, False))
+    graph = AtomGraph.from_atoms(atoms, 5.0, dtype=torch.float64)
+    single = (graph.positions.float(), graph.cell.float(), graph.pbc, graph.batch)
+    edges, shifts, distance = torch_edges(*single, 5.0)
+    found = set(zip(*edges.flip(0).tolist(), *shifts.T.tolist(), strict=True))
+    near = {k for k, d in obvious(atoms, 5.001).items() if abs(d - 5) < 1e-4}
+    assert found ^ as_set(graph) <= near
+    assert distance.dtype == torch.float32
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_long_chain_is_searched_without_trying_all_pairs(backend):
     chain = Atoms("Cu2000", positions=[[2.5 * k, 0, 0] for k in range(2000)])
