@@ -13,6 +13,7 @@
         StructureError          atoms that cannot be meant (NaN, no atoms, cell without volume)
             UnsupportedElementError
         PredictionError         a model returned something that is no answer
+        TaskError               one structure of many, named, and what went wrong with it
         UncertaintyError        numbers that no error bar can be made from
 
 A message says what was found, what was wanted and what to do next.
@@ -29,6 +30,7 @@ __all__ = [
     "PredictionError",
     "RegistryError",
     "StructureError",
+    "TaskError",
     "UncertaintyError",
     "UnknownModelError",
     "UnsafeFileError",
@@ -94,6 +96,10 @@ class UnsupportedElementError(StructureError):
 
 class PredictionError(AseNnpError, RuntimeError):
     """A model's answer is not finite or has the wrong shape."""
+
+
+class TaskError(AseNnpError, RuntimeError):
+    """A function that was mapped over many structures failed for one of them."""
 
 
 class UncertaintyError(AseNnpError, ValueError):
