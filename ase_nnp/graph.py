@@ -81,11 +81,24 @@ class AtomGraph:
         # A copy to the host that has not ended must not be read, so only the way there overlaps.
         overlap = device is not None and torch.device(device).type != "cpu"
 
+        pin = overlap and torch.device(device or "cpu").type == "cuda"
+
         def move(value: Tensor) -> Tensor:
             kind = dtype if value.is_floating_point() else None
+            if pin and value.device.type == "cpu":  # from other memory the host would wait
+                value = value.to(kind).pin_memory()
             return value.to(device=device, dtype=kind, non_blocking=overlap)
 
         return self._each(move)
+
+    def record_stream(self, stream: torch.cuda.Stream) -> None:
+        """Keep the memory of the tensors until ``stream`` has done what it has been given."""
+
+        def record(value: Tensor) -> Tensor:
+            value.record_stream(stream)  # type: ignore[arg-type]
+            return value
+
+        self._each(record)
 
     def clone(self) -> AtomGraph:
         """Return a copy with tensors of its own."""
@@ -136,11 +149,10 @@ class AtomGraph:
             No atoms, positions that are not finite, or a cell that cannot be meant.
         """
         device = torch.device(device)
-        base = _collect(atoms, wrap=wrap, pbc=pbc)
+        base = _collect(atoms, wrap=wrap, pbc=pbc).to(device)
         search = BACKENDS[backend or ("vesin" if device.type == "cpu" else "torch")]
-        positions, cell = base.positions.to(device), base.extra["search_cell"].to(device)
-        batch = base.batch.to(device)
-        found = search(positions, cell, base.pbc.to(device), batch, float(cutoff))
+        cell = base.extra["search_cell"]
+        found = search(base.positions, cell, base.pbc, base.batch, float(cutoff))
         edges, shifts = canonical(*found, base.num_atoms, max_neighbors)
         graph = replace(base, edge_index=edges, edge_shift=shifts, extra={})
         return graph.to(device, dtype)

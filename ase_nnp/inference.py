@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import nullcontext
+from math import ceil, inf, pi
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from ase_nnp.batching import CudaMemory, LoopOrBatch, Memory, MemoryLimit
 from ase_nnp.errors import ConfigError, PredictionError, StructureError
+from ase_nnp.evaluating import compile_model, compiled, evaluating, lowered, progress_bar
 from ase_nnp.graph import AtomGraph
 from ase_nnp.potential import Potential
 
@@ -20,9 +25,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Predictor", "as_atoms", "predict"]
 
-#: Edges in one batch. A CPU is busy with one slab, so small batches lose nothing there.
-MAX_EDGES = {"cpu": 20_000, "cuda": 1_000_000}
-MAX_ATOMS = {"cpu": 1_000, "cuda": 50_000}
+#: Edges and atoms of one batch on a CPU, which is busy with one slab; elsewhere memory decides, up
+#: to what 32-bit indices inside kernels can count.
+MAX_EDGES, MAX_ATOMS, NO_LIMIT = 20_000, 1_000, 2**30
 BASIC = ("energy", "forces")
 
 
@@ -48,17 +53,27 @@ def has_stress(atoms: Atoms) -> bool:
 
 
 class Predictor:
-    """A model with its device, precision and batch budget.
+    """A model with its device, precision and a batch size that it learns.
+
+    On a CPU, structures go one at a time or in small batches, whichever is measured to be faster
+    for their size. On a GPU, batches grow to what the memory holds; the next batch is copied and
+    its neighbours are searched while the model is at work on the last.
 
     Parameters
     ----------
     model
         Any :class:`~ase_nnp.Potential`; evaluated in evaluation mode and left as it was.
     max_edges, max_atoms
-        Budget of one batch; a structure larger than this is a batch of its own.
+        Budget of one batch instead of one that is learnt; a structure larger than this is a batch
+        of its own.
     precision
         None, or ``"tf32"`` or ``"bf16"`` to trade accuracy for speed inside this predictor's
-        calls only.
+        calls only; :func:`ase_nnp.precision.precision_error` measures how much.
+    compile
+        True for :func:`torch.compile` with dynamic shapes, or the name of its backend. The first
+        calls then take long.
+    memory
+        How to ask for the device's memory; by default CUDA's own counters on CUDA.
     """
 
     def __init__(
@@ -68,23 +83,35 @@ class Predictor:
         max_edges: int | None = None,
         max_atoms: int | None = None,
         precision: str | None = None,
+        compile: bool | str = False,
+        memory: Memory | None = None,
     ) -> None:
         if precision not in (None, "tf32", "bf16"):
             raise ConfigError(f"precision must be None, 'tf32' or 'bf16', not {precision!r}.")
         self.model = model
         self.precision = precision
         self._max_edges, self._max_atoms = max_edges, max_atoms
+        self._compiled = compile_model(model, compile)
+        self._memory = memory
+        self._limit: MemoryLimit | None = None
+        self._choice = LoopOrBatch()
+        self._edges_per_atom = 0.0
         self.calls = 0  # model evaluations so far
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether there is no device memory to fill."""
+        return self._memory is None and self.model.device.type == "cpu"
 
     @property
     def max_edges(self) -> int:
         """Edges that one batch may hold."""
-        return self._max_edges or MAX_EDGES.get(self.model.device.type, MAX_EDGES["cpu"])
+        return self._max_edges or (MAX_EDGES if self.on_cpu else NO_LIMIT)
 
     @property
     def max_atoms(self) -> int:
         """Atoms that one batch may hold."""
-        return self._max_atoms or MAX_ATOMS.get(self.model.device.type, MAX_ATOMS["cpu"])
+        return self._max_atoms or (MAX_ATOMS if self.on_cpu else NO_LIMIT)
 
     def properties(self, wanted: Collection[str] | None) -> tuple[str, ...]:
         """Check names against what the model gives; None means energy and forces where it has them.
@@ -120,34 +147,190 @@ class Predictor:
         """Return one dictionary of results per structure; see :func:`predict`."""
         atoms = [as_atoms(s) for s in structures]
         wanted = self.properties(properties)
+        work = self._on_cpu if self.on_cpu else self._on_device
+        with progress_bar(len(atoms), progress) as advance:
+            return work(atoms, wanted, advance)
+
+    # ---- a CPU: loop or small batches
+
+    def _on_cpu(
+        self, atoms: Sequence[Atoms], wanted: Collection[str], advance: Callable[[int], None]
+    ) -> list[dict[str, Any]]:
+        """Consecutive structures, as many as the budget holds, in one call or one each."""
         results: list[dict[str, Any]] = []
-        with _progress(len(atoms), progress) as advance:
-            for graphs, members in self._batches(atoms):
-                results += self._run(AtomGraph.collate(graphs), members, wanted, len(results))
-                advance(len(members))
+        learns = self._max_edges is None and self._max_atoms is None
+        waiting: AtomGraph | None = None
+        while len(results) < len(atoms):
+            first = len(results)
+            graphs = [waiting or self._graph(atoms, first)]
+            batched, most = True, len(atoms)
+            if learns:
+                left = len(atoms) - first
+                batched, most = self._choice.plan(_load(graphs[0]), left, self.calls == 0)
+            edges, count, waiting = graphs[0].num_edges, graphs[0].num_atoms, None
+            while len(graphs) < most and first + len(graphs) < len(atoms):
+                graph = self._graph(atoms, first + len(graphs))
+                edges, count = edges + graph.num_edges, count + graph.num_atoms
+                if edges > self.max_edges or count > self.max_atoms:
+                    waiting = graph
+                    break
+                graphs.append(graph)
+            warm, start = self.calls > 0, time.perf_counter()
+            if batched:
+                members = atoms[first : first + len(graphs)]
+                results += self._run(AtomGraph.collate(graphs), members, wanted, first)
+            else:
+                for graph in graphs:
+                    here = len(results)
+                    results += self._run(graph, atoms[here : here + 1], wanted, here)
+            total = sum(map(_load, graphs))
+            if learns and warm and (len(graphs) > 1 or not batched):
+                seconds = time.perf_counter() - start
+                self._choice.took(total / len(graphs), batched, seconds, total)
+            advance(len(graphs))
         return results
 
-    def _batches(self, atoms: Sequence[Atoms]) -> Iterator[tuple[list[AtomGraph], list[Atoms]]]:
-        """Consecutive structures, as many as the budget holds."""
-        graphs: list[AtomGraph] = []
-        members: list[Atoms] = []
-        edges = count = 0
-        for number, one in enumerate(atoms):
+    def _graph(self, atoms: Sequence[Atoms], number: int) -> AtomGraph:
+        """Return the graph of one of many structures; an error names it."""
+        try:
+            return self.model.make_graph([atoms[number]])
+        except StructureError as error:
+            if len(atoms) == 1:
+                raise
+            raise type(error)(f"Structure {number}: {error}") from error
+
+    # ---- a device with memory of its own
+
+    def _on_device(
+        self, atoms: Sequence[Atoms], wanted: Collection[str], advance: Callable[[int], None]
+    ) -> list[dict[str, Any]]:
+        """Batches as large as the memory holds; one is prepared while another is computed."""
+        limit = self._limit = self._limit or self._new_limit()
+        results: list[dict[str, Any]] = []
+        computing: tuple[dict[str, Tensor], list[Atoms]] | None = None
+        place = 0
+
+        def fetch() -> None:
+            nonlocal computing
+            if computing is not None:
+                output, members = computing
+                computing = None
+                results.extend(self._rows(output, members, len(results)))
+                advance(len(members))
+
+        while place < len(atoms):
+            members = self._next(atoms, place, limit.load)
+            load, short = self._expected(members), False
             try:
-                graph = self.model.make_graph([one])
-            except StructureError as error:
-                if len(atoms) == 1:
+                if limit.memory is not None:
+                    limit.memory.start()
+                graph = self._prepared(atoms, members, place)
+                load = _load(graph)
+                self._edges_per_atom = graph.num_edges / graph.num_atoms
+                if self._too_large(graph, limit.load) and len(members) > 1:
+                    continue  # with what is known now, fewer are taken
+                output = self._compute(graph, wanted)
+                used = 0 if limit.memory is None else limit.memory.used()
+            except Exception as error:
+                if not limit.is_shortage(error, load):
                     raise
-                raise type(error)(f"Structure {number}: {error}") from error
-            full = edges + graph.num_edges > self.max_edges or count + len(one) > self.max_atoms
-            if graphs and full:
-                yield graphs, members
-                graphs, members, edges, count = [], [], 0, 0
-            graphs.append(graph)
-            members.append(one)
-            edges, count = edges + graph.num_edges, count + len(one)
-        if graphs:
-            yield graphs, members
+                if len(members) == 1 and computing is None:
+                    raise PredictionError(
+                        f"Structure {place} ({members[0].get_chemical_formula()}, "
+                        f"{len(members[0])} atoms) does not fit into the memory of "
+                        f"{self.model.device}. Use a device with more, or the CPU."
+                    ) from error
+                short = True
+            graph = None  # type: ignore[assignment]
+            fetch()
+            if short:  # outside the except block, where nothing holds the failed tensors any more
+                limit.did_not_fit(load)
+                if limit.memory is not None:
+                    limit.memory.release()
+                continue
+            limit.went_well(load, used)
+            computing = (output, list(members))
+            place += len(members)
+        fetch()
+        return results
+
+    def _new_limit(self) -> MemoryLimit:
+        memory, device = self._memory, self.model.device
+        if memory is None and device.type == "cuda":
+            memory = CudaMemory(device)
+        fixed = self._max_edges is not None or self._max_atoms is not None
+        limit = MemoryLimit(memory, inf)
+        if fixed:  # what the caller says is where to begin; memory may still ask for less
+            limit.went_well(self.max_edges + self.max_atoms, 0)
+        return limit
+
+    def _expected(self, members: Sequence[Atoms]) -> int:
+        """Return the load (edges + atoms) to expect, from the last batch or a metal's density."""
+        known = self._edges_per_atom or 4 / 3 * pi * self.model.cutoff**3 * 0.08
+        if self.model.max_neighbors is not None:
+            known = min(known, self.model.max_neighbors)
+        return ceil((1 + known) * sum(map(len, members)))
+
+    def _next(self, atoms: Sequence[Atoms], place: int, limit: int) -> Sequence[Atoms]:
+        """Take structures from ``place`` on, as many as should stay within the limits."""
+        last, count = place, 0
+        load_per_atom = max(1, self._expected([atoms[place]])) / max(1, len(atoms[place]))
+        while last < len(atoms):
+            count += len(atoms[last])
+            over = count * load_per_atom > limit or count > self.max_atoms
+            if last > place and (over or count * (load_per_atom - 1) > self.max_edges):
+                break
+            last += 1
+        return atoms[place:last]
+
+    def _too_large(self, graph: AtomGraph, limit: int) -> bool:
+        return _load(graph) > 1.1 * limit or graph.num_edges > self.max_edges
+
+    def _prepared(self, atoms: Sequence[Atoms], members: Sequence[Atoms], place: int) -> AtomGraph:
+        """Return a batch on the device, made on a stream of its own; an error names the culprit."""
+        device = self.model.device
+        cuda = device.type == "cuda"
+        if cuda and not hasattr(self, "_side"):
+            self._side = torch.cuda.Stream(device)
+        try:
+            with torch.cuda.stream(self._side) if cuda else nullcontext():
+                graph = self.model.make_graph(members)
+        except StructureError:
+            for number in range(place, place + len(members)):
+                self._graph(atoms, number)
+            raise
+        if cuda:
+            now = torch.cuda.current_stream(device)
+            now.wait_stream(self._side)
+            graph.record_stream(now)
+        return graph
+
+    # ---- one call
+
+    def _compute(self, graph: AtomGraph, properties: Collection[str]) -> dict[str, Tensor]:
+        self.calls += 1
+        with (
+            torch.no_grad(),
+            evaluating(self.model),
+            lowered(self.precision, graph.positions.device),
+            compiled(self.model, self._compiled),
+        ):
+            output = self.model.compute(graph, properties)
+        missing = [p for p in properties if p not in output]
+        if missing:
+            raise PredictionError(
+                f"{type(self.model).__name__} declares {', '.join(missing)} and did not return it."
+            )
+        return {k: v for k, v in output.items() if not k.startswith("stress") or k in properties}
+
+    def _rows(
+        self, output: dict[str, Tensor], atoms: Sequence[Atoms], first: int
+    ) -> list[dict[str, Any]]:
+        arrays = {
+            k: (v if v.dtype == torch.bool else v.double()).detach().cpu().numpy()
+            for k, v in output.items()
+        }
+        return _split(arrays, atoms, self.model, first)
 
     def _run(
         self,
@@ -156,24 +339,11 @@ class Predictor:
         properties: Collection[str],
         first: int = 0,
     ) -> list[dict[str, Any]]:
-        self.calls += 1
-        with (
-            torch.no_grad(),
-            _evaluating(self.model),
-            _precision(self.precision, graph.positions.device),
-        ):
-            output = self.model.compute(graph, properties)
-        missing = [p for p in properties if p not in output]
-        if missing:
-            raise PredictionError(
-                f"{type(self.model).__name__} declares {', '.join(missing)} and did not return it."
-            )
-        keep = {k: v for k, v in output.items() if not k.startswith("stress") or k in properties}
-        arrays = {
-            k: (v if v.dtype == torch.bool else v.double()).detach().cpu().numpy()
-            for k, v in keep.items()
-        }
-        return _split(arrays, atoms, self.model, first)
+        return self._rows(self._compute(graph, properties), atoms, first)
+
+
+def _load(graph: AtomGraph) -> int:
+    return graph.num_edges + graph.num_atoms
 
 
 def _split(
@@ -203,56 +373,6 @@ def _split(
                 )
             rows[k][name] = value.item() if value.ndim == 0 else value.copy()
     return rows
-
-
-@contextmanager
-def _evaluating(model: Potential) -> Iterator[None]:
-    """Evaluation mode for the duration of one call, so that predicting may interrupt training."""
-    if not model.training:
-        yield
-        return
-    torch.nn.Module.train(model, False)
-    try:
-        yield
-    finally:
-        torch.nn.Module.train(model, True)
-
-
-@contextmanager
-def _precision(precision: str | None, device: torch.device) -> Iterator[None]:
-    """Lower precision for the duration of one call; torch's own switches are put back."""
-    if precision is None:
-        yield
-        return
-    if precision == "bf16":
-        with torch.autocast(device.type, dtype=torch.bfloat16):
-            yield
-        return
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
-@contextmanager
-def _progress(total: int, show: bool | None) -> Iterator[Any]:
-    """A progress bar for long work; by default only for 50 structures or more on a terminal."""
-    bar: AbstractContextManager[Any] = nullcontext()
-    if show or (show is None and total >= 50):
-        from rich.console import Console
-        from rich.progress import Progress
-
-        console = Console(stderr=True)
-        if show or console.is_terminal:
-            bar = Progress(console=console)
-    with bar as progress:
-        if progress is None:
-            yield lambda n: None
-            return
-        task = progress.add_task("predict", total=total)
-        yield lambda n: progress.advance(task, n)
 
 
 def predict(

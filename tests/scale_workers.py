@@ -48,5 +48,6 @@ class Slowly:
 
 
 def screen_slowly(structures, folder, log, pause, shard, lease):
-    """Be a worker of a screening run."""
-    screen(Slowly(log, pause), structures, folder, shard=shard, block=2, lease=lease)
+    """Be a worker of a screening run; that workers die is here never a structure's fault."""
+    work = Slowly(log, pause)
+    screen(work, structures, folder, shard=shard, block=2, lease=lease, attempts=100)

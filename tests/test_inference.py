@@ -9,8 +9,10 @@ from ase import Atoms
 from ase.build import bulk, fcc111, molecule
 
 from ase_nnp import Potential, build_model, predict
+from ase_nnp.batching import LoopOrBatch, MemoryLimit
 from ase_nnp.errors import ConfigError, PredictionError, StructureError
 from ase_nnp.inference import Predictor
+from ase_nnp.precision import precision_error
 
 
 @pytest.fixture
@@ -113,3 +115,216 @@ def test_lower_precision_ends_with_the_call(lj):
     assert torch.get_float32_matmul_precision() == before
     with pytest.raises(ConfigError, match="precision"):
         predict(lj, [bulk("Cu")], precision="fp8")
+
+
+class Device:
+    """Memory of a made-up device: a load (edges + atoms) takes so many bytes while it is computed.
+
+    Stands in for a GPU: what the device path does is tested here, that CUDA counts as it says is
+    not.
+    """
+
+    def __init__(self, capacity, bytes_per_load=100, silent=False):
+        self.capacity, self.bytes_per_load, self.silent = capacity, bytes_per_load, silent
+        self.peak = self.released = 0
+
+    def free(self):
+        return self.capacity
+
+    def start(self):
+        self.peak = 0
+
+    def used(self):
+        return 0 if self.silent else self.peak
+
+    def release(self):
+        self.released += 1
+
+
+class OnDevice(Potential):
+    """Lennard-Jones energies on a made-up device that can run out of memory."""
+
+    outputs = ("energy", "forces")
+
+    def __init__(self, lj, device, error=torch.OutOfMemoryError):
+        super().__init__()
+        self.lj, self.made_up, self.error = lj, device, error
+        self.cutoff, self.loads, self.failures = lj.cutoff, [], 0
+        self.to(lj.dtype)
+
+    def forward(self, graph):
+        load = graph.num_edges + graph.num_atoms
+        need = load * self.made_up.bytes_per_load
+        if need > self.made_up.capacity:
+            self.failures += 1
+            raise self.error("CUDA out of memory: failed to allocate")
+        self.made_up.peak = max(self.made_up.peak, need)
+        self.loads.append(load)
+        return self.lj.compute(graph, ("energy", "forces"))
+
+
+def mixed(count):
+    """Cells of 1 to 108 atoms and molecules, in no order of size."""
+    rng = np.random.default_rng(3)
+    found = []
+    for k in range(count):
+        size = int(rng.integers(1, 4))
+        atoms = molecule("C2H6") if k % 5 == 0 else bulk("Cu", cubic=True) * (size, size, size)
+        atoms.rattle(0.03, rng=rng)
+        found.append(atoms)
+    return found
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_batches_grow_to_what_a_device_holds_and_results_stay_right(lj, silent):
+    structures = mixed(120)
+    device = Device(capacity=9_000_000, silent=silent)
+    model = OnDevice(lj, device)
+    found = Predictor(model, memory=device)(structures)
+    for one, two in zip(found, predict(lj, structures, ("energy", "forces")), strict=True):
+        assert one["energy"] == pytest.approx(two["energy"], abs=1e-10)
+        assert np.allclose(one["forces"], two["forces"], atol=1e-10)
+    assert max(model.loads) > 3 * model.loads[0]
+    if silent:  # nothing is told beforehand: a failure halves the batches
+        assert 1 <= model.failures == device.released <= 6
+    else:
+        assert model.failures == 0
+        assert max(model.loads) > 0.6 * 90_000
+
+
+def test_another_set_begins_with_what_was_learnt(lj):
+    device = Device(capacity=9_000_000)
+    model = OnDevice(lj, device)
+    predictor = Predictor(model, memory=device)
+    predictor(mixed(80))
+    first = len(model.loads)
+    predictor(mixed(80))
+    assert len(model.loads) - first < first
+
+
+def test_a_failure_below_torch_counts_as_memory_only_where_memory_is_short(lj):
+    device = Device(capacity=4_000_000)
+    model = OnDevice(lj, device, error=RuntimeError)
+    predictor = Predictor(model, memory=device)
+    predictor(mixed(30))
+    assert model.failures == 0
+    device.capacity = 2_000_000  # somebody else took the rest; the limit is read before a batch
+    limit = predictor._limit
+    shortage = RuntimeError("CUBLAS_STATUS_ALLOC_FAILED")
+    assert limit.is_shortage(shortage, 15_000)
+    assert not limit.is_shortage(shortage, 1_000)
+    assert not limit.is_shortage(RuntimeError("an illegal memory access"), 1_000)
+    assert not limit.is_shortage(RuntimeError("shapes do not match"), 15_000)
+    assert not limit.is_shortage(PredictionError("out of memory"), 15_000)
+
+
+def test_an_error_of_the_model_is_not_taken_for_lack_of_memory(lj):
+    device = Device(capacity=0)
+    with pytest.raises(ZeroDivisionError):
+        Predictor(OnDevice(lj, device, error=ZeroDivisionError), memory=device)(mixed(3))
+
+
+def test_a_structure_that_never_fits_is_named(lj):
+    structures = [bulk("Cu"), bulk("Cu", cubic=True) * (4, 4, 4), bulk("Cu")]
+    device = Device(capacity=1_000_000)
+    with pytest.raises(PredictionError, match=r"Structure 1 \(Cu256, 256 atoms\) does not fit"):
+        Predictor(OnDevice(lj, device), memory=device)(structures)
+
+
+def test_a_bad_structure_is_named_on_a_device_too(lj):
+    structures = mixed(20)
+    structures[13].positions[0] = np.nan
+    device = Device(capacity=10**9)
+    with pytest.raises(StructureError, match="Structure 13"):
+        Predictor(OnDevice(lj, device), memory=device)(structures)
+
+
+def test_the_limit_follows_the_largest_batches_not_the_overhead_of_the_first():
+    limit = MemoryLimit(Device(capacity=1_000_000_000))
+    limit.went_well(20_000, 20_000 * 100 + 50_000_000)  # a call takes 50 MB once
+    limit.went_well(80_000, 80_000 * 100 + 50_000_000)
+    limit.went_well(320_000, 320_000 * 100 + 50_000_000)
+    assert limit.bytes_per_load == pytest.approx(256.25)
+    assert limit.load == 4 * 320_000
+    limit.did_not_fit(1_000_000)
+    assert limit.load == 500_000
+
+
+class Clock:
+    """Time that passes only when told."""
+
+    now = 0.0
+
+    def perf_counter(self):
+        return self.now
+
+
+class Timed(Potential):
+    """A model whose calls take a made-up time: so much a call and so much an edge."""
+
+    outputs = ("energy",)
+    cutoff = 4.0
+
+    def __init__(self, clock, a_call, an_edge, batch_penalty=1.0):
+        super().__init__()
+        self.clock, self.a_call, self.an_edge = clock, a_call, an_edge
+        self.batch_penalty = batch_penalty
+
+    def forward(self, graph):
+        penalty = self.batch_penalty if graph.num_structures > 1 else 1.0
+        self.clock.now += self.a_call + self.an_edge * graph.num_edges * penalty
+        return {"energy": graph.positions.new_zeros(graph.num_structures)}
+
+
+@pytest.mark.parametrize(
+    ("a_call", "penalty"), [(1.0, 1.0), (0.05, 1.0), (0.0, 1.2), (0.0, 1.67), (0.001, 1.05)]
+)
+@pytest.mark.parametrize("cell", [1, 2])
+def test_on_a_cpu_the_faster_of_loop_and_batches_is_found(monkeypatch, a_call, penalty, cell):
+    from ase_nnp import inference
+
+    clock = Clock()
+    monkeypatch.setattr(inference, "time", clock)
+    structures = [bulk("Cu", cubic=True) * (cell, cell, cell) for _ in range(300)]
+    times = {}
+    for way, options in {
+        "loop": {"max_edges": 1},
+        "batch": {"max_edges": 20_000},
+        "auto": {},
+    }.items():
+        clock.now = 0.0
+        Predictor(Timed(clock, a_call, 1e-3, penalty), **options)(structures)
+        times[way] = clock.now
+    best = min(times["loop"], times["batch"])
+    ratio = max(times["loop"], times["batch"]) / best
+    assert times["auto"] <= best * 1.05 or ratio > 2  # looking at a way that bad costs more
+    assert times["auto"] <= best * (1 + 0.06 * (ratio - 1) + 0.01)
+
+
+def test_few_structures_are_not_worth_a_measurement():
+    assert LoopOrBatch().plan(200, 16) == (True, 16)
+    assert LoopOrBatch().plan(3500, 16) == (False, 16)
+
+
+def test_a_compiled_model_gives_the_same_and_stays_as_it_was(lj, many):
+    compiled = Predictor(lj, compile="eager")  # traced, without the time of a compiler
+    for one, two in zip(compiled(many), predict(lj, many), strict=True):
+        assert one["energy"] == pytest.approx(two["energy"], abs=1e-12)
+        assert np.allclose(one["forces"], two["forces"], atol=1e-12)
+    assert "energies" not in vars(lj)
+
+
+def test_the_error_of_lower_precision_is_measured(many):
+    model = build_model(
+        "cgcnn_oc20",
+        {"atom_embedding_size": 8, "num_graph_conv_layers": 1, "fc_feat_size": 8},
+        seed=0,
+        device="cpu",
+    )
+    found = precision_error(model, many, "bf16")
+    assert set(found) == {"energy_per_atom", "forces"}
+    for name, error in found.items():
+        assert 0 < error["rms"] <= error["max"], name
+        assert error["rms"] < 0.1 * error["spread"] + 1e-3, name
+    with pytest.raises(ConfigError, match="no structures"):
+        precision_error(model, [], "bf16")

@@ -18,6 +18,7 @@ at by nothing.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -253,10 +254,10 @@ class Worker:
         if not 0 <= part < parts:
             raise ConfigError(f"Shard {part}/{parts}; shards count from 0 to {parts - 1}.")
         own = list(range(part, self.ledger.blocks, parts))
-        turn = random.Random(self.id).randrange(max(1, self.ledger.blocks))
+        cut = random.Random(self.id).randrange(max(1, self.ledger.blocks))
         others = [k for k in range(self.ledger.blocks) if k % parts != part]
-        left = own + others[turn:] + others[:turn]  # not all helpers at the same place
-        while left:
+        left = own + others[cut:] + others[:cut]  # not all helpers at the same place
+        for turn in itertools.count():
             later: list[int] = []
             looked = cost = -1e9
             done: set[int] = set()
@@ -269,7 +270,11 @@ class Worker:
                     cost = looked - start
                 if number in done:
                     continue
-                block = self._take_over(number) if number in held else self._take(number, 1)
+                # What a dead worker left comes last: it may be what killed it.
+                if number not in held:
+                    block = self._take(number, 1)
+                else:
+                    block = self._take_over(number) if turn else None
                 if block is None:
                     later.append(number)
                     continue
@@ -280,9 +285,9 @@ class Worker:
                     self._release(number)
             done = self.ledger.finished() if later else set()
             later = [number for number in later if number not in done]
-            if later and len(later) == len(left):
-                if not wait:
-                    return
+            if not later or (turn and len(later) == len(left) and not wait):
+                return
+            if turn and len(later) == len(left):
                 time.sleep(min(1.0, self.lease / 5))
             left = later
 
