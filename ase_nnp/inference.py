@@ -28,7 +28,6 @@ __all__ = ["Predictor", "as_atoms", "predict"]
 #: Edges and atoms of one batch on a CPU, which is busy with one slab; elsewhere memory decides, up
 #: to what 32-bit indices inside kernels can count.
 MAX_EDGES, MAX_ATOMS, NO_LIMIT = 20_000, 1_000, 2**30
-BASIC = ("energy", "forces")
 
 
 def as_atoms(structure: Any) -> Atoms:

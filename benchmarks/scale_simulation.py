@@ -47,10 +47,12 @@ def simulate(
     chance = random.Random(seed)
     started, killed, ended = 0, 0, 0
     running: dict[int, int] = {}
-    seconds_a_task, begin = 1e-3, time.perf_counter()
+    seconds_a_task, done, begin = 1e-3, 0, time.perf_counter()
     while True:
         while len(running) < jobs and len(ledger.finished()) < ledger.blocks:
-            lifetime = max(1e-4, chance.expovariate(failures / seconds_a_task))
+            left = max(1, tasks - done)
+            rate = max(1.0, failures * tasks - killed) / left / seconds_a_task
+            lifetime = max(1e-4, chance.expovariate(rate))
             part = started % jobs
             pid = os.fork()
             if pid == 0:

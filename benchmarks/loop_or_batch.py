@@ -1,0 +1,110 @@
+"""Does the predictor find the faster of loop and batches on a CPU, and what does looking cost?
+
+    OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive python benchmarks/loop_or_batch.py [--json]
+
+CPU time on one thread; loop, batches of the default budget and the automatic choice take turns, the
+last with a predictor that has learnt nothing yet in every round. Medians of the rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import platform
+import statistics
+import time
+from importlib.metadata import version
+
+import torch
+from ase import Atoms
+from ase.build import bulk, fcc111, molecule
+
+import ase_nnp
+from ase_nnp.inference import MAX_ATOMS, MAX_EDGES, Predictor
+
+
+def slab(seed: int) -> Atoms:
+    """66 atoms: CO on copper."""
+    atoms = fcc111("Cu", (4, 4, 4), vacuum=10.0)
+    co = molecule("CO")
+    co.positions += atoms.positions[-1] + (0, 0, 1.9) - co.positions[1]
+    atoms += co
+    atoms.rattle(0.02, seed=seed)
+    return atoms
+
+
+def cell(seed: int, repeat: int = 1) -> Atoms:
+    """4 atoms of copper, or 32."""
+    atoms = bulk("Cu", cubic=True) * ((repeat,) * 3)
+    atoms.rattle(0.02, seed=seed)
+    return atoms
+
+
+def sets(count: int) -> dict[str, list[Atoms]]:
+    """Three sets of structures."""
+    mixed = [(slab, cell, lambda k: cell(k, 2))[k % 3](k) for k in range(count)]
+    return {
+        f"{count} slabs of 66 atoms": [slab(k) for k in range(count)],
+        f"{4 * count} cells of 4 atoms": [cell(k) for k in range(4 * count)],
+        f"{count} of 4, 32 and 66 atoms": mixed,
+    }
+
+
+def measure(model: ase_nnp.Potential, structures: list[Atoms], rounds: int) -> dict[str, float]:
+    """Median CPU seconds of the three ways."""
+    ways = {
+        "loop": {"max_edges": 1},
+        "batches": {"max_edges": MAX_EDGES, "max_atoms": MAX_ATOMS},
+        "automatic": {},
+    }
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    Predictor(model, max_edges=1)(structures[:2])
+    for _ in range(rounds):
+        for name, options in ways.items():
+            gc.collect()
+            start = time.process_time()
+            Predictor(model, **options)(structures, progress=False)
+            times[name].append(time.process_time() - start)
+    found = {name: statistics.median(values) for name, values in times.items()}
+    found["automatic over better"] = statistics.median(
+        a / min(b, c)
+        for a, b, c in zip(times["automatic"], times["loop"], times["batches"], strict=True)
+    )
+    return found
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=120)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    sizes = {"atom_embedding_size": 64, "num_graph_conv_layers": 3, "fc_feat_size": 64}
+    tiny = {"atom_embedding_size": 8, "num_graph_conv_layers": 1, "fc_feat_size": 8}
+    models = {
+        "cgcnn_oc20, 3 x 64": ase_nnp.build_model("cgcnn_oc20", sizes, seed=0).freeze(),
+        "cgcnn_oc20, 1 x 8": ase_nnp.build_model("cgcnn_oc20", tiny, seed=0).freeze(),
+        "facet": ase_nnp.build_model("facet", seed=0).freeze(),
+    }
+    report = {
+        "machine": f"{platform.processor() or platform.machine()}, one thread",
+        "versions": {n: version(n) for n in ("ase_nnp", "torch")},
+        "cpu_seconds": {
+            f"{name}, {label}": measure(model, structures, options.rounds)
+            for name, model in models.items()
+            for label, structures in sets(options.count).items()
+        },
+    }
+    if options.json:
+        print(json.dumps(report, indent=1))
+        return
+    print(report["machine"], report["versions"])
+    for name, found in report["cpu_seconds"].items():
+        print(f"{name:48s}", "  ".join(f"{k} {v:.3f}" for k, v in found.items()), flush=True)
+
+
+if __name__ == "__main__":
+    main()
