@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -132,8 +132,13 @@ class _Runs:
 
     def of(self, part: slice) -> _Runs:
         """Return some of the bins."""
-        rows = (self.structure, self.place, self.first, self.size)
-        return _Runs(*(row[part] for row in rows), self.ends, self.base)
+        return replace(
+            self,
+            structure=self.structure[part],
+            place=self.place[part],
+            first=self.first[part],
+            size=self.size[part],
+        )
 
 
 def _pairs(

@@ -79,6 +79,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=120)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", default="", help="only rows with this text in their name")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -92,18 +93,20 @@ def main() -> None:
     report = {
         "machine": f"{platform.processor() or platform.machine()}, one thread",
         "versions": {n: version(n) for n in ("ase_nnp", "torch")},
-        "cpu_seconds": {
-            f"{name}, {label}": measure(model, structures, options.rounds)
-            for name, model in models.items()
-            for label, structures in sets(options.count).items()
-        },
     }
+    if not options.json:
+        print(report["machine"], report["versions"], flush=True)
+    times: dict[str, dict[str, float]] = {}
+    for name, model in models.items():
+        for label, structures in sets(options.count).items():
+            if options.only not in f"{name}, {label}":
+                continue
+            found = times[f"{name}, {label}"] = measure(model, structures, options.rounds)
+            if not options.json:
+                figures = "  ".join(f"{k} {v:.3f}" for k, v in found.items())
+                print(f"{name + ', ' + label:48s}", figures, flush=True)
     if options.json:
-        print(json.dumps(report, indent=1))
-        return
-    print(report["machine"], report["versions"])
-    for name, found in report["cpu_seconds"].items():
-        print(f"{name:48s}", "  ".join(f"{k} {v:.3f}" for k, v in found.items()), flush=True)
+        print(json.dumps({**report, "cpu_seconds": times}, indent=1))
 
 
 if __name__ == "__main__":

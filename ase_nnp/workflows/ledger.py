@@ -260,13 +260,14 @@ class Worker:
         for turn in itertools.count():
             later: list[int] = []
             looked = cost = -1e9
+            crossed = True  # somebody else works here too: look before trying
             done: set[int] = set()
             held: set[int] = set()
             for number in left:
-                if time.monotonic() - looked > max(LOOK, 20 * cost):
+                if crossed and time.monotonic() - looked > max(LOOK, 20 * cost):
                     start = time.monotonic()
                     done, held = self.ledger.finished(), self.ledger.claimed()
-                    looked = time.monotonic()
+                    looked, crossed = time.monotonic(), False
                     cost = looked - start
                 if number in done:
                     continue
@@ -277,6 +278,7 @@ class Worker:
                     block = self._take_over(number) if turn else None
                 if block is None:
                     later.append(number)
+                    crossed = True
                     continue
                 self._began = time.monotonic()
                 try:
@@ -448,4 +450,4 @@ def _dead(path: Path, now: float, lease: float) -> bool:
     here = {"host": socket.gethostname(), "processes": _namespace()}
     if not here["processes"] or any(where.get(k) != v for k, v in here.items()):
         return False
-    return _started(where["pid"]) != where["started"]
+    return bool(_started(where["pid"]) != where["started"])
