@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ase_nnp.batching import CudaMemory, LoopOrBatch, Memory, MemoryLimit
+from ase_nnp.batch_size import CudaMemory, LoopOrBatch, Memory, MemoryLimit
 from ase_nnp.errors import ConfigError, PredictionError, StructureError
 from ase_nnp.evaluating import compile_model, compiled, evaluating, lowered, progress_bar
 from ase_nnp.graph import AtomGraph

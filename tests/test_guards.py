@@ -34,7 +34,7 @@ LAYERS = [
     "models",
     "budget",
     "loading",
-    "batching",
+    "batch_size",
     "evaluating",
     "inference",
     "precision",

@@ -9,7 +9,7 @@ from ase import Atoms
 from ase.build import bulk, fcc111, molecule
 
 from ase_nnp import Potential, build_model, predict
-from ase_nnp.batching import LoopOrBatch, MemoryLimit
+from ase_nnp.batch_size import LoopOrBatch, MemoryLimit
 from ase_nnp.errors import ConfigError, PredictionError, StructureError
 from ase_nnp.inference import Predictor
 from ase_nnp.precision import precision_error
