@@ -167,9 +167,7 @@ class Langevin(Dynamics):
 
     name = "langevin"
 
-    def __init__(
-        self, timestep: float, temperature_K: Any, friction: float, seed: int = 0
-    ) -> None:
+    def __init__(self, timestep: float, temperature_K: Any, friction: float, seed: int = 0) -> None:
         super().__init__(timestep, temperature_K, seed)
         if not friction > 0:
             raise ConfigError(f"friction = {friction}: a positive inverse time.")
@@ -244,9 +242,7 @@ class NVT(Dynamics):
 
     name = "nvt"
 
-    def __init__(
-        self, timestep: float, temperature_K: Any, tdamp: float, seed: int = 0
-    ) -> None:
+    def __init__(self, timestep: float, temperature_K: Any, tdamp: float, seed: int = 0) -> None:
         super().__init__(timestep, temperature_K, seed)
         if not tdamp > 0 or (self.temperature_K <= 0).any():
             raise ConfigError(

@@ -339,18 +339,14 @@ class _Loop:
         self.watch.forget(outcome.index)
         self.frames.pop(outcome.index, None)
         if self.store is not None:
-            self.store.finish(
-                outcome.index, self.structures[outcome.index], as_result(outcome)
-            )
+            self.store.finish(outcome.index, self.structures[outcome.index], as_result(outcome))
         self.ready.append(outcome)
         self._tell("")
 
     def _tell(self, text: str) -> None:
         if self.progress is not None:
             self.progress(
-                Progress(
-                    len(self.structures), self.finished, len(self.batch), self.failed, text
-                )
+                Progress(len(self.structures), self.finished, len(self.batch), self.failed, text)
             )
 
     def _save(self) -> None:

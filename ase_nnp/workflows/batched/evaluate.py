@@ -289,9 +289,7 @@ class Evaluator:
                     _completed(self._seen_cell[k]), _completed(batch.cell[k])
                 )
             shrink = np.linalg.svd(deformation, compute_uv=False)[:, -1]
-            reference = np.einsum(
-                "nc,ncd->nd", reference, deformation[batch.segments.owner]
-            )
+            reference = np.einsum("nc,ncd->nd", reference, deformation[batch.segments.owner])
         far = batch.segments.longest(batch.positions - reference)
         cutoff = float(self.model.cutoff)
         return np.asarray(shrink * (cutoff + self.skin) - 2 * far < cutoff)

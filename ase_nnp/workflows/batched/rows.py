@@ -110,9 +110,7 @@ class CellRows(AtomRows):
         """Return the coordinates (R, 3)."""
         x = np.empty((self.segments.rows, 3))
         inverse = np.linalg.inv(self.deformation)
-        x[self.atom_rows] = np.einsum(
-            "nc,ndc->nd", batch.positions, inverse[batch.segments.owner]
-        )
+        x[self.atom_rows] = np.einsum("nc,ndc->nd", batch.positions, inverse[batch.segments.owner])
         x[self.cell_rows] = self.log * self.sizes[:, None, None]
         return x
 
