@@ -16,7 +16,6 @@ from ase.md.nose_hoover_chain import IsotropicMTKNPT, NoseHooverChainNVT
 from ase.md.verlet import VelocityVerlet
 
 import ase_nnp
-from ase_nnp.errors import ConfigError
 from ase_nnp.workflows.batched import run_dynamics
 from ase_nnp.workflows.batched.dynamics import random_numbers
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ase_nnp.errors import AseNnpError, ConfigError, PredictionError, StructureError
+from ase_nnp.errors import ConfigError, PredictionError, StructureError
 from ase_nnp.graph import AtomGraph
 from ase_nnp.inference import Predictor
 from ase_nnp.neighbors import MIN_DISTANCE, canonical
@@ -372,7 +372,7 @@ class Evaluator:
                 range(middle, chunk.members.stop),
             ):
                 self._run(self._part(part, batch), batch, found)
-        except (AseNnpError, RuntimeError, ValueError, ArithmeticError) as error:
+        except Exception as error:  # a model is a plugin and may raise anything
             if len(chunk.members) == 1:
                 found.failed[chunk.members.start] = f"{type(error).__name__}: {error}"
                 return
