@@ -56,8 +56,9 @@ def test_many_structures_relax_and_the_same_command_goes_on(run, clusters, tmp_p
         path = read(tmp_path / "run" / f"{k:06d}.traj", ":")
         assert len(path) == row["steps"] + 1
         np.testing.assert_allclose(path[-1].positions, last[k].positions, atol=1e-7)
-    again = json.loads(run(*call)[1])["structures"]
-    assert again == rows
+    code, out, err = run(*call)
+    assert code == 0, err
+    assert json.loads(out)["structures"] == rows
 
 
 def test_dynamics_of_many_structures_end_where_they_should(run, clusters, tmp_path):

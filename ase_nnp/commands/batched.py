@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ase_nnp.errors import PredictionError
+from ase_nnp.errors import ConfigError, PredictionError
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -17,6 +17,7 @@ __all__ = [
     "FolderOption",
     "ThresholdOption",
     "TrajectoryOption",
+    "check_output",
     "exit_if_failed",
     "number",
     "run_batched",
@@ -33,6 +34,14 @@ ThresholdOption = Annotated[
     float | None,
     typer.Option("--stop-above", help="Stop a structure whose forces_std_norm exceeds this, eV/Å."),
 ]
+
+
+def check_output(output: Path, folder: Path | None) -> None:
+    """Refuse an output that exists before work is spent on it; a run in a folder may rewrite it."""
+    if output.exists() and folder is None:
+        raise ConfigError(f"{output} exists already. Name another --output, or remove it.")
+    if not output.resolve().parent.is_dir():
+        raise ConfigError(f"{output}: there is no folder {output.parent}.")
 
 
 def run_batched(

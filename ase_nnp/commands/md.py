@@ -11,6 +11,7 @@ from ase_nnp.commands.batched import (
     FolderOption,
     ThresholdOption,
     TrajectoryOption,
+    check_output,
     exit_if_failed,
     number,
     run_batched,
@@ -60,6 +61,7 @@ def md(
     as_json: JsonOption = False,
 ) -> None:
     """Run molecular dynamics of all structures at a time, in ASE's steps."""
+    check_output(output, folder)
     data = read_structures(structures)
     if index is not None:
         if not -len(data) <= index < len(data):
@@ -86,7 +88,7 @@ def md(
     rows, last = run_batched(start, len(data), as_json, folder, trajectory, threshold)
     from ase_nnp.datasets.writers import write_dataset
 
-    write_dataset(output, last)
+    write_dataset(output, last, overwrite=folder is not None)
     for row in rows:
         del row["converged"], row["fmax"]
     if as_json:

@@ -12,6 +12,7 @@ from ase_nnp.commands.batched import (
     FolderOption,
     ThresholdOption,
     TrajectoryOption,
+    check_output,
     exit_if_failed,
     number,
     run_batched,
@@ -62,6 +63,7 @@ def relax(
     from ase_nnp.workflows.relax import check_optimizer
 
     check_optimizer(optimizer)
+    check_output(output, folder)
     data = read_structures(structures)
     if index is not None:
         if not -len(data) <= index < len(data):
@@ -90,7 +92,7 @@ def relax(
         rows, finished = _one_by_one(potential, data, fmax, steps, optimizer, cell, as_json)
     from ase_nnp.datasets.writers import write_dataset
 
-    write_dataset(output, finished)
+    write_dataset(output, finished, overwrite=folder is not None)
     if as_json:
         print_json({"output": str(output), "structures": rows})
         exit_if_failed(rows)
