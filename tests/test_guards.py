@@ -37,6 +37,7 @@ LAYERS = [
     "inference",
     "uncertainty",
     "calculator",
+    "batching",
     "workflows",
     "training",
     "testing_checks",
