@@ -30,6 +30,7 @@ LAYERS = [
     "neighbors",
     "graph",
     "potential",
+    "torchsim",
     "tensors",
     "models",
     "budget",

@@ -256,7 +256,7 @@ class _Loop:
                         self.watch.events(index),
                     )
                 )
-            found = self._keep(~leaving, found)
+            found = self._kept(~leaving, found)
         self._tell(method.say(self.batch, found) if len(self.batch) else "")
         return found
 
@@ -288,7 +288,7 @@ class _Loop:
         for k, reason in sorted(found.failed.items()):
             mask[k] = False
             self._fail(k, reason)
-        return self._keep(mask, found)
+        return self._kept(mask, found)
 
     def _drop_exploded(self) -> None:
         """Let go who has flown apart; the others must not pay for its neighbour list."""
@@ -310,7 +310,7 @@ class _Loop:
                 if bad[k]
                 else f"the volume is {ratio[k]:.3g} times what it was",
             )
-        self._keep(~(bad | burst), None)
+        self._keep(~(bad | burst))
 
     def _fail(self, k: int, reason: str) -> None:
         batch = self.batch
@@ -327,11 +327,16 @@ class _Loop:
             )
         )
 
-    def _keep(self, mask: Array, found: Found | None) -> Any:
-        segments = self.batch.segments
+    def _keep(self, mask: Array) -> None:
+        """Go on with the structures where ``mask`` is true."""
         self.batch = self.batch.keep(mask)
         self.method.keep(mask)
-        return None if found is None else found.keep(mask, segments)
+
+    def _kept(self, mask: Array, found: Found) -> Found:
+        """As :meth:`_keep`; returns what was found of those that stay."""
+        segments = self.batch.segments
+        self._keep(mask)
+        return found.keep(mask, segments)
 
     def _retire(self, outcome: Outcome) -> None:
         self.finished += 1

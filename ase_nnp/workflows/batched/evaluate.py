@@ -280,7 +280,7 @@ class Evaluator:
         its smallest singular value at most, and each atom's own movement by its length.
         """
         reference = self._seen_positions
-        shrink = np.ones(len(batch))
+        shrink: Array = np.ones(len(batch))
         changed = (batch.cell != self._seen_cell).any(axis=(1, 2))
         if changed.any():
             deformation = np.tile(np.eye(3), (len(batch), 1, 1))

@@ -103,7 +103,7 @@ class CellRows(AtomRows):
         The deformation mixes the axes of an atom that is held along one of them.
         """
         free = np.ones((self.segments.rows, 3), dtype=bool)
-        free[self.atom_rows] = batch.free.any(axis=1)[:, None]
+        free[self.atom_rows] = batch.free.any(axis=1, keepdims=True)
         return free
 
     def x(self, batch: Batch) -> Array:

@@ -150,5 +150,5 @@ class Watch:
 
 def _event(values: dict[str, Any]) -> MonitorEvent:
     """Return an event from its values, which JSON has made lists of."""
-    tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    tuples: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     return MonitorEvent(**tuples)
