@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
-from ase.build import add_adsorbate, bulk, fcc111
+from ase.build import add_adsorbate, bulk, fcc100, fcc111
 from ase.constraints import FixAtoms, FixBondLength, FixCartesian
 from ase.filters import FrechetCellFilter
 
@@ -316,3 +316,39 @@ def test_the_monitor_stops_one_structure_and_flags_in_another_mode():
     )
     assert [o.status for o in flagged] == ["converged", "converged"]
     assert [len(o.events) for o in flagged] == [0, 1]
+
+
+def catalogue() -> list[Atoms]:
+    """64 slabs of 9 to 38 atoms as in OC20: adsorbates, fixed layers, periodic in the plane."""
+    sizes = ((2, 2, 2), (2, 2, 3), (3, 2, 3), (3, 3, 3), (3, 3, 4))
+    slabs = []
+    for k in range(64):
+        make, site = ((fcc111, "ontop"), (fcc111, "hcp"), (fcc100, "hollow"))[k % 3]
+        atoms = make("CuNiPdPt"[2 * (k % 4) :][:2], sizes[k % 5], a=3.5 + 0.02 * (k % 4), vacuum=7)
+        add_adsorbate(atoms, "OHNC"[k % 4], 1.8, site)
+        if k % 2:
+            add_adsorbate(atoms, "OHNC"[k % 4], 4.0, site)
+        atoms.pbc = (True, True, False)
+        tags = atoms.get_tags()
+        atoms.set_constraint(FixAtoms(mask=tags > max(1, tags.max() // 2)))
+        atoms.rattle(0.05, seed=k)
+        slabs.append(atoms)
+    return slabs
+
+
+@pytest.mark.slow
+def test_64_slabs_in_one_batch_end_as_64_runs_of_ase(model):
+    structures = catalogue()
+    outcomes = relax_many(model, structures, optimizer="FIRE", fmax=0.05, steps=150)
+    for outcome, atoms in zip(outcomes, structures, strict=True):
+        alone = atoms.copy()
+        alone.calc = ase_nnp.NNPCalculator(model)
+        driver = ase.optimize.FIRE(alone, logfile=None)
+        assert driver.run(fmax=0.05, steps=150) == outcome.converged
+        assert driver.nsteps == outcome.steps
+        assert outcome.energy == pytest.approx(alone.get_potential_energy(), abs=1e-5)
+        np.testing.assert_allclose(outcome.atoms.positions, alone.positions, rtol=0, atol=1e-3)
+        held = atoms.constraints[0].index
+        assert np.array_equal(outcome.atoms.positions[held], atoms.positions[held])
+        assert outcome.atoms.pbc.tolist() == [True, True, False]
+    assert sum(o.converged for o in outcomes) > 50
