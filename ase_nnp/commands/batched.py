@@ -13,14 +13,18 @@ from ase_nnp.errors import ConfigError, PredictionError
 if TYPE_CHECKING:
     from ase import Atoms
 
+    from ase_nnp.potential import Potential
+
 __all__ = [
     "FolderOption",
     "ThresholdOption",
     "TrajectoryOption",
+    "UncertaintyOption",
     "check_output",
     "exit_if_failed",
     "number",
     "run_batched",
+    "with_uncertainty",
 ]
 
 FolderOption = Annotated[
@@ -29,6 +33,9 @@ FolderOption = Annotated[
 ]
 TrajectoryOption = Annotated[
     str, typer.Option(help="With --folder: traj, h5 or none, one file for each structure.")
+]
+UncertaintyOption = Annotated[
+    Path | None, typer.Option(help="A fitted uncertainty of this model, for --stop-above.")
 ]
 ThresholdOption = Annotated[
     float | None,
@@ -42,6 +49,15 @@ def check_output(output: Path, folder: Path | None) -> None:
         raise ConfigError(f"{output} exists already. Name another --output, or remove it.")
     if not output.resolve().parent.is_dir():
         raise ConfigError(f"{output}: there is no folder {output.parent}.")
+
+
+def with_uncertainty(potential: Potential, path: Path | None) -> Potential:
+    """Attach a fitted uncertainty, if one is named."""
+    if path is None:
+        return potential
+    from ase_nnp.uncertainty import attach
+
+    return attach(potential, path)
 
 
 def run_batched(

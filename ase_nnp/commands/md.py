@@ -11,10 +11,12 @@ from ase_nnp.commands.batched import (
     FolderOption,
     ThresholdOption,
     TrajectoryOption,
+    UncertaintyOption,
     check_output,
     exit_if_failed,
     number,
     run_batched,
+    with_uncertainty,
 )
 from ase_nnp.commands.output import JsonOption, print_json, print_table, read_structures
 from ase_nnp.commands.predict import (
@@ -55,6 +57,7 @@ def md(
     trajectory: TrajectoryOption = "traj",
     interval: Annotated[int, typer.Option(help="Steps from frame to frame.")] = 10,
     threshold: ThresholdOption = None,
+    uncertainty: UncertaintyOption = None,
     checkpoint: CheckpointOption = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
@@ -67,7 +70,7 @@ def md(
         if not -len(data) <= index < len(data):
             raise ConfigError(f"--index {index}: {structures} holds {len(data)} structures.")
         data = [data[index]]
-    potential = model_from(model, checkpoint, device, dtype)
+    potential = with_uncertainty(model_from(model, checkpoint, device, dtype), uncertainty)
     from ase_nnp.workflows.batched import iter_dynamics
 
     def start(**options: Any) -> Any:

@@ -12,10 +12,12 @@ from ase_nnp.commands.batched import (
     FolderOption,
     ThresholdOption,
     TrajectoryOption,
+    UncertaintyOption,
     check_output,
     exit_if_failed,
     number,
     run_batched,
+    with_uncertainty,
 )
 from ase_nnp.commands.output import JsonOption, print_json, print_table, read_structures
 from ase_nnp.commands.predict import (
@@ -54,6 +56,7 @@ def relax(
     folder: FolderOption = None,
     trajectory: TrajectoryOption = "traj",
     threshold: ThresholdOption = None,
+    uncertainty: UncertaintyOption = None,
     checkpoint: CheckpointOption = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
@@ -69,7 +72,7 @@ def relax(
         if not -len(data) <= index < len(data):
             raise ConfigError(f"--index {index}: {structures} holds {len(data)} structures.")
         data = [data[index]]
-    potential = model_from(model, checkpoint, device, dtype)
+    potential = with_uncertainty(model_from(model, checkpoint, device, dtype), uncertainty)
     from ase_nnp.workflows.batched import iter_relax
     from ase_nnp.workflows.batched.optimizers import METHODS
 
