@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 _WHERE = {
     "AtomGraph": "graph",
     "AtomsDataset": "datasets.base",
+    "BatchingCalculator": "batching",
     "Conservative": "potential",
     "DatasetFormat": "family",
     "ModelFamily": "family",
@@ -48,6 +49,7 @@ _PACKAGES = ("datasets", "metrics", "testing", "uncertainty", "workflows")
 __all__ = ["__version__", *_WHERE]
 
 if TYPE_CHECKING:
+    from ase_nnp.batching import BatchingCalculator as BatchingCalculator
     from ase_nnp.calculator import NNPCalculator as NNPCalculator
     from ase_nnp.datasets import open_dataset as open_dataset
     from ase_nnp.datasets.base import AtomsDataset as AtomsDataset

@@ -30,6 +30,7 @@ COMMANDS = (
     "models",
     "predict",
     "relax",
+    "md",
     "screen",
     "bench",
     "doctor",

@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ase_nnp.commands.batched import (
+    FolderOption,
+    ThresholdOption,
+    TrajectoryOption,
+    UncertaintyOption,
+    check_output,
+    exit_if_failed,
+    number,
+    run_batched,
+    with_uncertainty,
+)
 from ase_nnp.commands.output import JsonOption, print_json, print_table, read_structures
 from ase_nnp.commands.predict import (
     CheckpointOption,
@@ -17,6 +28,11 @@ from ase_nnp.commands.predict import (
     model_from,
 )
 from ase_nnp.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from ase_nnp.potential import Potential
 
 __all__ = ["add_to"]
 
@@ -37,24 +53,84 @@ def relax(
     steps: Annotated[int, typer.Option(help="At most so many steps each.")] = 300,
     optimizer: Annotated[str, typer.Option(help="FIRE, BFGS, LBFGS, ...")] = "FIRE",
     cell: Annotated[bool, typer.Option("--cell", help="Relax the cell too.")] = False,
+    folder: FolderOption = None,
+    trajectory: TrajectoryOption = "traj",
+    threshold: ThresholdOption = None,
+    uncertainty: UncertaintyOption = None,
     checkpoint: CheckpointOption = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
     as_json: JsonOption = False,
 ) -> None:
-    """Relax structures with ASE's optimizers; a bar shows how far the forces have come down."""
-    from rich.console import Console
-    from rich.progress import Progress
-
+    """Relax structures: FIRE, BFGS and LBFGS many at a time in ASE's steps, others one by one."""
     from ase_nnp.workflows.relax import check_optimizer
 
     check_optimizer(optimizer)
+    check_output(output, folder)
     data = read_structures(structures)
     if index is not None:
         if not -len(data) <= index < len(data):
             raise ConfigError(f"--index {index}: {structures} holds {len(data)} structures.")
         data = [data[index]]
-    potential = model_from(model, checkpoint, device, dtype)
+    potential = with_uncertainty(model_from(model, checkpoint, device, dtype), uncertainty)
+    from ase_nnp.workflows.batched import iter_relax
+    from ase_nnp.workflows.batched.optimizers import METHODS
+
+    if optimizer in METHODS:
+        rows, finished = run_batched(
+            lambda **options: iter_relax(
+                potential, data, optimizer=optimizer, fmax=fmax, steps=steps, cell=cell, **options
+            ),
+            len(data),
+            as_json,
+            folder,
+            trajectory,
+            threshold,
+        )
+    else:
+        if folder is not None or threshold is not None:
+            raise ConfigError(
+                f"--folder and --stop-above go with {', '.join(METHODS)}, not with {optimizer}."
+            )
+        rows, finished = _one_by_one(potential, data, fmax, steps, optimizer, cell, as_json)
+    from ase_nnp.datasets.writers import write_dataset
+
+    write_dataset(output, finished, overwrite=folder is not None)
+    if as_json:
+        print_json({"output": str(output), "structures": rows})
+        exit_if_failed(rows)
+        return
+    print_table(
+        f"Relaxed with {potential.family}, written to {output}",
+        ("formula", "converged", "steps", "energy before (eV)", "energy (eV)", "fmax (eV/Å)"),
+        [
+            (
+                r["formula"],
+                "yes" if r["converged"] else r.get("reason") or "no",
+                r["steps"],
+                number(r["energy_before"]),
+                number(r["energy"]),
+                number(r["fmax"]),
+            )
+            for r in rows
+        ],
+    )
+    exit_if_failed(rows)
+
+
+def _one_by_one(
+    potential: Potential,
+    data: Any,
+    fmax: float,
+    steps: int,
+    optimizer: str,
+    cell: bool,
+    as_json: bool,
+) -> tuple[list[dict[str, Any]], list[Atoms]]:
+    """Relax with ASE's own optimizer; a bar shows how far the forces have come down."""
+    from rich.console import Console
+    from rich.progress import Progress
+
     from ase_nnp.calculator import NNPCalculator
     from ase_nnp.workflows.relax import relax as run
 
@@ -100,24 +176,4 @@ def relax(
                     "fmax": found.fmax,
                 }
             )
-    from ase_nnp.datasets.writers import write_dataset
-
-    write_dataset(output, finished)
-    if as_json:
-        print_json({"output": str(output), "structures": rows})
-        return
-    print_table(
-        f"Relaxed with {potential.family}, written to {output}",
-        ("formula", "converged", "steps", "energy before (eV)", "energy (eV)", "fmax (eV/Å)"),
-        [
-            (
-                r["formula"],
-                "yes" if r["converged"] else "no",
-                r["steps"],
-                f"{r['energy_before']:.4f}",
-                f"{r['energy']:.4f}",
-                f"{r['fmax']:.4f}",
-            )
-            for r in rows
-        ],
-    )
+    return rows, finished

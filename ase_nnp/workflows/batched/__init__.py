@@ -1,0 +1,8 @@
+"""Relaxation and dynamics of many structures at once."""
+
+from ase_nnp.workflows.batched.engine import Progress
+from ase_nnp.workflows.batched.outcome import Outcome
+from ase_nnp.workflows.batched.relaxation import iter_relax, relax_many
+from ase_nnp.workflows.batched.running import iter_dynamics, run_dynamics
+
+__all__ = ["Outcome", "Progress", "iter_dynamics", "iter_relax", "relax_many", "run_dynamics"]

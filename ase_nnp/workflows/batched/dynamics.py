@@ -1,0 +1,429 @@
+"""Molecular dynamics of many structures at once: NVE, Langevin, Nose-Hoover and NPT.
+
+Each integrator takes the steps of ASE's own. A step is cut where the forces are needed: ``depart``
+is everything before, ``arrive`` everything after. Random numbers are a function of seed, structure
+and step, so that a structure moves the same in any company and after any interruption.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import ase.units
+import numpy as np
+
+from ase_nnp.errors import ConfigError, StructureError
+from ase_nnp.workflows.batched.chains import Chain
+from ase_nnp.workflows.batched.engine import Method
+from ase_nnp.workflows.batched.evaluate import Found
+from ase_nnp.workflows.batched.state import Array, Batch, Segments, free_components
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+__all__ = ["ENSEMBLES", "Dynamics", "Langevin", "NPT", "NVE", "NVT", "random_numbers"]
+
+
+def random_numbers(seed: int, index: int, step: int, shape: tuple[int, ...]) -> Array:
+    """Return normal numbers that depend on the arguments only."""
+    key = ((seed & (2**64 - 1)) << 64) | index
+    source = np.random.Philox(key=key, counter=step << 128)
+    return np.random.Generator(source).standard_normal(shape)
+
+
+class Dynamics(Method):
+    """What the integrators share.
+
+    Parameters
+    ----------
+    timestep
+        In ASE's units of time (``ase.units.fs``).
+    temperature_K
+        Of the thermostat, and of the momenta of structures that come without; one number, or one
+        for each structure of the input. None leaves structures at rest.
+    seed
+        Of everything random.
+    """
+
+    def __init__(self, timestep: float, temperature_K: Any = None, seed: int = 0) -> None:
+        if not timestep > 0:
+            raise ConfigError(f"timestep = {timestep}: a positive time.")
+        self.dt, self.seed = float(timestep), int(seed)
+        given = np.array([] if temperature_K is None else temperature_K, dtype=np.float64)
+        if (given < 0).any() or not np.isfinite(given).all():
+            raise ConfigError(f"temperature_K = {temperature_K}: zero or more.")
+        self.temperature_K = given
+        self.thermal = temperature_K is not None
+
+    def settings(self) -> dict[str, Any]:
+        """Return time step, temperature and seed."""
+        return {
+            "timestep": self.dt,
+            "temperature_K": self.temperature_K.tolist(),
+            "seed": self.seed,
+        }
+
+    def check(self, atoms: Atoms) -> None:
+        """Refuse masses that are none."""
+        if not (atoms.get_masses() > 0).all():
+            raise StructureError("A mass is zero; dynamics need masses.")
+
+    def kT(self, batch: Batch) -> Array:
+        """Return the thermal energy of each structure, (B,) eV."""
+        return self._each(self.temperature_K, batch) * ase.units.kB
+
+    def _each(self, values: Array, batch: Batch) -> Array:
+        if values.ndim == 0 or len(values) == 1:
+            return np.broadcast_to(values.reshape(-1), (len(batch),))
+        try:
+            return np.asarray(values[batch.index])
+        except IndexError:
+            raise ConfigError(
+                f"{len(values)} temperatures or pressures, and more structures than that."
+            ) from None
+
+    def add(self, new: Batch) -> None:
+        """Give momenta to structures that have none; hold what is fixed."""
+        new.momenta = np.where(new.free, new.momenta, 0.0)
+        for k in range(len(new)):
+            rows = new.segments.slice(k)
+            if not self.thermal or new.momenta[rows].any():
+                continue
+            spread = np.sqrt(new.masses[rows] * self.kT(new)[k])[:, None]
+            drawn = random_numbers(self.seed, int(new.index[k]), 2**40, (len(spread), 3)) * spread
+            if new.free[rows].all() and len(spread) > 1:
+                drawn -= drawn.sum(0) * (new.masses[rows] / new.masses[rows].sum())[:, None]
+            new.momenta[rows] = np.where(new.free[rows], drawn, 0.0)
+
+    def kinetic(self, batch: Batch) -> Array:
+        """Return twice the kinetic energy of each structure, (B,) eV."""
+        return batch.segments.sum(
+            np.einsum("nc,nc->n", batch.momenta, batch.momenta) / batch.masses
+        )
+
+    def freedom(self, batch: Batch) -> Array:
+        """Return the components that move, (B,)."""
+        return batch.segments.sum(batch.free.sum(1))
+
+    def say(self, batch: Batch, found: Found) -> str:
+        """Return the mean temperature."""
+        freedom = np.maximum(self.freedom(batch), 1)
+        kelvin = (self.kinetic(batch) / freedom / ase.units.kB).mean()
+        return f"step {int(batch.step.min())}, mean temperature {kelvin:.0f} K"
+
+    def _kick(self, batch: Batch, forces: Array) -> None:
+        batch.momenta = np.where(batch.free, batch.momenta + 0.5 * self.dt * forces, 0.0)
+
+    def _drift(self, batch: Batch) -> None:
+        moved = batch.positions + self.dt * batch.momenta / batch.masses[:, None]
+        batch.positions = np.where(batch.free, moved, batch.positions)
+
+    def arrive(self, batch: Batch, found: Found) -> None:
+        """Finish the step of all structures that have begun one."""
+        begun = batch.step > 0
+        if begun.all():
+            self._finish(batch, found)
+            return
+        if begun.any():
+            # The same arithmetic on those that have begun; the rest keep what they have.
+            part = batch.keep(begun)
+            rows = begun[batch.segments.owner]
+            twin = self._part(begun)
+            twin._finish(part, found.keep(begun, batch.segments))
+            batch.momenta[rows] = part.momenta
+            self._absorb(twin, begun)
+
+    def _part(self, mask: Array) -> Dynamics:
+        """Return this integrator for some of its structures."""
+        import copy
+
+        twin = copy.copy(self)
+        twin.keep(mask)
+        return twin
+
+    def _absorb(self, twin: Dynamics, mask: Array) -> None:
+        """Take back what :meth:`_part` has changed."""
+
+    def _finish(self, batch: Batch, found: Found) -> None:
+        self._kick(batch, found.forces)
+
+    def depart(self, batch: Batch, found: Found) -> None:
+        """Velocity Verlet up to the new positions."""
+        self._kick(batch, found.forces)
+        self._drift(batch)
+
+
+class NVE(Dynamics):
+    """Velocity Verlet: constant energy."""
+
+    name = "nve"
+
+
+class Langevin(Dynamics):
+    """Langevin dynamics (Vanden-Eijnden & Ciccotti 2006, doi:10.1016/j.cplett.2006.07.086, Eq. 23).
+
+    ``friction`` is an inverse time in ASE's units. The centre of mass moves like anything else.
+    """
+
+    name = "langevin"
+
+    def __init__(self, timestep: float, temperature_K: Any, friction: float, seed: int = 0) -> None:
+        super().__init__(timestep, temperature_K, seed)
+        if not friction > 0:
+            raise ConfigError(f"friction = {friction}: a positive inverse time.")
+        self.friction = float(friction)
+        self.noise = np.zeros((0, 3))
+
+    def settings(self) -> dict[str, Any]:
+        """Return the friction too."""
+        return {**super().settings(), "friction": self.friction}
+
+    def add(self, new: Batch) -> None:
+        """Append structures without noise yet."""
+        super().add(new)
+        self.noise = np.concatenate([self.noise, np.zeros_like(new.positions)])
+        self._segments = Segments(
+            np.concatenate([getattr(self, "_segments", Segments([])).sizes, new.segments.sizes])
+        )
+
+    def keep(self, mask: Array) -> None:
+        """Forget structures."""
+        self.noise = self.noise[mask[self._segments.owner]]
+        self._segments = Segments(self._segments.sizes[mask])
+
+    def state(self) -> dict[str, Array]:
+        """Return the noise of the step that is under way."""
+        return {"noise": self.noise}
+
+    def restore(self, arrays: dict[str, Array], batch: Batch) -> None:
+        """Take a state back."""
+        self.noise, self._segments = arrays["noise"], batch.segments
+
+    def _half(self, batch: Batch, forces: Array) -> None:
+        """Half a step of the velocities, with the noise of this step."""
+        dt, friction = self.dt, self.friction
+        masses = batch.masses[:, None]
+        velocity = batch.momenta / masses
+        velocity = (
+            velocity
+            + (dt / 2 - dt**2 * friction / 8) * forces / masses
+            - (dt * friction / 2 - dt**2 * friction**2 / 8) * velocity
+            + self.noise
+        )
+        batch.momenta = np.where(batch.free, velocity * masses, 0.0)
+
+    def depart(self, batch: Batch, found: Found) -> None:
+        """Draw, half a step of the velocities, and the positions."""
+        dt, friction = self.dt, self.friction
+        drawn = [
+            random_numbers(self.seed, int(i), int(s), (2, int(n), 3))
+            for i, s, n in zip(batch.index, batch.step, batch.segments.sizes, strict=True)
+        ]
+        xi, eta = np.concatenate(drawn, axis=1)
+        spread = np.sqrt(2 * friction * self.kT(batch)[batch.segments.owner] / batch.masses)
+        sigma = spread[:, None]
+        shake = dt**1.5 * sigma / (2 * np.sqrt(3)) * eta
+        self.noise = (
+            np.sqrt(dt) * sigma / 2 - dt**1.5 * friction * sigma / 8
+        ) * xi - friction / 2 * shake
+        self._half(batch, found.forces)
+        moved = batch.positions + dt * batch.momenta / batch.masses[:, None] + shake
+        batch.positions = np.where(batch.free, moved, batch.positions)
+
+    def _finish(self, batch: Batch, found: Found) -> None:
+        self._half(batch, found.forces)
+
+
+class NVT(Dynamics):
+    """Nose-Hoover chains (Martyna, Klein & Tuckerman 1992, doi:10.1063/1.463940).
+
+    ``tdamp`` is the time of the thermostat in ASE's units.
+    """
+
+    name = "nvt"
+
+    def __init__(self, timestep: float, temperature_K: Any, tdamp: float, seed: int = 0) -> None:
+        super().__init__(timestep, temperature_K, seed)
+        if not tdamp > 0 or (self.temperature_K <= 0).any():
+            raise ConfigError(
+                f"tdamp = {tdamp}, temperature_K = {temperature_K}: both must be positive."
+            )
+        self.tdamp = float(tdamp)
+        self.chain = Chain()
+
+    def settings(self) -> dict[str, Any]:
+        """Return the time of the thermostat too."""
+        return {**super().settings(), "tdamp": self.tdamp}
+
+    def add(self, new: Batch) -> None:
+        """Append structures with thermostats at rest."""
+        super().add(new)
+        self.chain.add(self.kT(new), self.freedom(new), self.tdamp)
+
+    def keep(self, mask: Array) -> None:
+        """Forget structures."""
+        self.chain = self.chain.keep(mask)
+
+    def state(self) -> dict[str, Array]:
+        """Return the thermostats."""
+        return {f"chain_{k}": v for k, v in self.chain.state().items()}
+
+    def restore(self, arrays: dict[str, Array], batch: Batch) -> None:
+        """Take a state back."""
+        self.chain.restore({k.removeprefix("chain_"): v for k, v in arrays.items()})
+
+    def _absorb(self, twin: Dynamics, mask: Array) -> None:
+        assert isinstance(twin, NVT)
+        self.chain.put(mask, twin.chain)
+
+    def _thermostat(self, batch: Batch) -> None:
+        scale = self.chain.push(self.kinetic(batch), self.dt / 2)
+        batch.momenta = batch.momenta * scale[batch.segments.owner, None]
+
+    def depart(self, batch: Batch, found: Found) -> None:
+        """Thermostat, kick, drift."""
+        self._thermostat(batch)
+        super().depart(batch, found)
+
+    def _finish(self, batch: Batch, found: Found) -> None:
+        self._kick(batch, found.forces)
+        self._thermostat(batch)
+
+
+class NPT(NVT):
+    """Constant pressure: isotropic Martyna-Tobias-Klein (1994, doi:10.1063/1.467468).
+
+    The cell keeps its shape; ``pressure`` is in eV/Angstrom^3, ``pdamp`` the time of the barostat
+    in ASE's units. No constraints, as in ASE.
+    """
+
+    name = "npt"
+    stress = True
+
+    def __init__(
+        self,
+        timestep: float,
+        temperature_K: Any,
+        pressure: Any,
+        tdamp: float,
+        pdamp: float,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(timestep, temperature_K, tdamp, seed)
+        if not pdamp > 0:
+            raise ConfigError(f"pdamp = {pdamp}: a positive time.")
+        self.pressure = np.array(pressure, dtype=np.float64)
+        self.pdamp = float(pdamp)
+        self.baro = Chain()
+        self.first_cell = np.zeros((0, 3, 3))
+        self.strain = np.zeros(0)  # logarithm of the length over the first
+        self.push = np.zeros(0)  # its momentum
+
+    def settings(self) -> dict[str, Any]:
+        """Return pressure and the time of the barostat too."""
+        return {
+            **super().settings(),
+            "pressure": self.pressure.tolist(),
+            "pdamp": self.pdamp,
+        }
+
+    def check(self, atoms: Atoms) -> None:
+        """Refuse fixed atoms: a cell that breathes moves every atom."""
+        super().check(atoms)
+        if not free_components(atoms).all():
+            raise StructureError("NPT takes no fixed atoms. Remove the constraints, or use NVT.")
+
+    def add(self, new: Batch) -> None:
+        """Append structures with barostats at rest."""
+        super().add(new)
+        kT, none = self.kT(new), np.zeros(len(new))
+        self.baro.add(kT, np.ones(len(new)), self.pdamp, first=9.0)
+        self.first_cell = np.concatenate([self.first_cell, new.cell])
+        self.strain = np.concatenate([self.strain, none])
+        self.push = np.concatenate([self.push, none])
+
+    def keep(self, mask: Array) -> None:
+        """Forget structures."""
+        super().keep(mask)
+        self.baro = self.baro.keep(mask)
+        self.first_cell, self.strain = self.first_cell[mask], self.strain[mask]
+        self.push = self.push[mask]
+
+    def state(self) -> dict[str, Array]:
+        """Return thermostats and barostats."""
+        own = {"first_cell": self.first_cell, "strain": self.strain, "push": self.push}
+        return {**super().state(), **own, **{f"baro_{k}": v for k, v in self.baro.state().items()}}
+
+    def restore(self, arrays: dict[str, Array], batch: Batch) -> None:
+        """Take a state back."""
+
+        def part(prefix: str) -> dict[str, Array]:
+            return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
+
+        self.chain.restore(part("chain_"))
+        self.baro.restore(part("baro_"))
+        self.first_cell, self.strain = arrays["first_cell"], arrays["strain"]
+        self.push = arrays["push"]
+
+    def _absorb(self, twin: Dynamics, mask: Array) -> None:
+        super()._absorb(twin, mask)
+        assert isinstance(twin, NPT)
+        self.baro.put(mask, twin.baro)
+        self.push[mask] = twin.push
+
+    def inertia(self, batch: Batch) -> Array:
+        """Return the mass of the barostat, (B,)."""
+        return (3 * batch.segments.sizes + 3) * self.kT(batch) * self.pdamp**2
+
+    def _barostat(self, batch: Batch) -> None:
+        kinetic = self.push**2 / self.inertia(batch)
+        self.push = self.push * self.baro.push(kinetic, self.dt / 2)
+
+    def _push(self, batch: Batch, found: Found) -> None:
+        """Half a step of the barostat's momentum under the pressure inside less that outside."""
+        assert found.stress is not None
+        kinetic = self.kinetic(batch)
+        volume = np.abs(np.linalg.det(batch.cell))
+        virial = -np.trace(found.stress, axis1=1, axis2=2) / 3 * volume
+        excess = 3 * (virial + kinetic / 3 - self._each(self.pressure, batch) * volume)
+        self.push = self.push + self.dt / 2 * (excess + kinetic / batch.segments.sizes)
+
+    def _kick_npt(self, batch: Batch, forces: Array) -> None:
+        rate = (1 + 1 / batch.segments.sizes) * self.push / self.inertia(batch)
+        x = (rate * self.dt / 2)[batch.segments.owner, None]
+        batch.momenta = batch.momenta * np.exp(-x) + self.dt / 2 * forces * _exprel(-x)
+
+    def depart(self, batch: Batch, found: Found) -> None:
+        """Barostat, thermostat, kicks, and the positions with the cell."""
+        self._barostat(batch)
+        self._thermostat(batch)
+        self._push(batch, found)
+        self._kick_npt(batch, found.forces)
+        rate = self.dt * self.push / self.inertia(batch)
+        x = rate[batch.segments.owner, None]
+        batch.positions = batch.positions * np.exp(x) + (
+            batch.momenta * self.dt / batch.masses[:, None] * _exprel(x)
+        )
+        self.strain = self.strain + rate
+        batch.cell = self.first_cell * np.exp(self.strain)[:, None, None]
+
+    def _finish(self, batch: Batch, found: Found) -> None:
+        self._kick_npt(batch, found.forces)
+        self._push(batch, found)
+        self._thermostat(batch)
+        self._barostat(batch)
+
+
+def _exprel(x: Array) -> Array:
+    """``(exp(x) - 1) / x``."""
+    from scipy.special import exprel
+
+    return np.asarray(exprel(x))
+
+
+ENSEMBLES: dict[str, type[Dynamics]] = {
+    "nve": NVE,
+    "langevin": Langevin,
+    "nvt": NVT,
+    "npt": NPT,
+}

@@ -1,0 +1,131 @@
+"""How a structure ended, as an object and as a line of a file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ase_nnp.errors import ConfigError
+from ase_nnp.workflows.batched.evaluate import Found
+from ase_nnp.workflows.batched.state import Batch
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+__all__ = ["Outcome", "as_result", "from_result", "labelled"]
+
+
+@dataclass
+class Outcome:
+    """How one structure ended.
+
+    Attributes
+    ----------
+    index
+        Its place in the input.
+    atoms
+        Its last sound state, with energy and forces where there are any.
+    status
+        ``"converged"``, ``"finished"`` (all steps taken), ``"stopped"`` by the monitor, or
+        ``"failed"``; ``reason`` says why.
+    steps
+        Steps taken.
+    energy_before, energy
+        eV, before the first step and at the end; None if unknown.
+    fmax
+        Largest force on a free atom (with a relaxing cell: or cell row), eV/Angstrom.
+    events
+        What the monitor reported.
+    """
+
+    index: int
+    atoms: Atoms
+    status: str
+    steps: int
+    energy_before: float | None = None
+    energy: float | None = None
+    fmax: float | None = None
+    reason: str = ""
+    events: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def converged(self) -> bool:
+        """Whether the forces came below the threshold."""
+        return self.status == "converged"
+
+
+def labelled(batch: Batch, found: Found, k: int) -> Atoms:
+    """Return structure ``k`` as it is, with what the model says of it."""
+    from ase.calculators.singlepoint import SinglePointCalculator
+    from ase.stress import full_3x3_to_voigt_6_stress
+
+    atoms = batch.snapshot(k)
+    rows = batch.segments.slice(k)
+    results: dict[str, Any] = {
+        "energy": float(found.energy[k]),
+        "forces": found.forces[rows].copy(),
+    }
+    if found.stress is not None:
+        results["stress"] = full_3x3_to_voigt_6_stress(found.stress[k])
+    atoms.calc = SinglePointCalculator(atoms, **results)
+    atoms.calc.results |= {
+        name: value[rows].copy() if len(value) == batch.segments.rows else value[k].copy()
+        for name, value in found.extra.items()
+    }
+    return atoms
+
+
+def as_result(outcome: Outcome) -> dict[str, Any]:
+    """Return an outcome as plain values; numbers keep every digit."""
+    atoms, calc = outcome.atoms, outcome.atoms.calc
+    momenta = atoms.arrays.get("momenta")
+    return {
+        "index": outcome.index,
+        "status": outcome.status,
+        "reason": outcome.reason,
+        "steps": outcome.steps,
+        "energy_before": outcome.energy_before,
+        "energy": outcome.energy,
+        "fmax": outcome.fmax,
+        "events": outcome.events,
+        "positions": atoms.positions.tolist(),
+        "cell": atoms.cell.array.tolist(),
+        "momenta": None if momenta is None else momenta.tolist(),
+        "results": {}
+        if calc is None
+        else {k: np.asarray(v).tolist() for k, v in calc.results.items()},
+    }
+
+
+def from_result(line: dict[str, Any], given: Atoms) -> Outcome:
+    """Return the outcome of :func:`as_result`; ``given`` is the structure of the input."""
+    from ase.calculators.singlepoint import SinglePointCalculator
+
+    atoms = given.copy()
+    if len(line["positions"]) != len(atoms):
+        raise ConfigError(
+            f"Structure {line['index']} has {len(atoms)} atoms, and the finished run "
+            f"{len(line['positions'])}. Name a new folder."
+        )
+    atoms.arrays["positions"] = np.array(line["positions"], dtype=np.float64).reshape(-1, 3)
+    atoms.cell[:] = np.array(line["cell"])
+    if line["momenta"] is not None:
+        atoms.arrays["momenta"] = np.array(line["momenta"], dtype=np.float64)
+    if line["results"]:
+        atoms.calc = SinglePointCalculator(atoms)
+        atoms.calc.results = {
+            k: v if isinstance(v, float) else np.array(v) for k, v in line["results"].items()
+        }
+    return Outcome(
+        line["index"],
+        atoms,
+        line["status"],
+        line["steps"],
+        line["energy_before"],
+        line["energy"],
+        line["fmax"],
+        line["reason"],
+        line["events"],
+    )

@@ -1,0 +1,135 @@
+"""The front door of batched dynamics, in femtoseconds, kelvin and gigapascal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import ase.units
+
+from ase_nnp.errors import ConfigError
+from ase_nnp.potential import Potential
+from ase_nnp.workflows.batched.dynamics import ENSEMBLES, NPT, NVE, NVT, Dynamics, Langevin
+from ase_nnp.workflows.batched.engine import run
+from ase_nnp.workflows.batched.outcome import Outcome
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+__all__ = ["integrator", "iter_dynamics", "run_dynamics"]
+
+
+def integrator(
+    ensemble: str,
+    *,
+    timestep_fs: float = 1.0,
+    temperature_K: Any = None,
+    friction_per_fs: float = 0.01,
+    tdamp_fs: float | None = None,
+    pdamp_fs: float | None = None,
+    pressure_GPa: Any = 0.0,
+    seed: int = 0,
+) -> Dynamics:
+    """Return the integrator of an ensemble; see :func:`run_dynamics`.
+
+    Raises
+    ------
+    ConfigError
+        For an ensemble that is none, or a temperature that is missing.
+    """
+    import numpy as np
+
+    if ensemble not in ENSEMBLES:
+        raise ConfigError(f"No ensemble '{ensemble}'. There are: {', '.join(ENSEMBLES)}.")
+    fs = ase.units.fs
+    step = timestep_fs * fs
+    if ensemble == "nve":
+        return NVE(step, temperature_K, seed)
+    if temperature_K is None:
+        raise ConfigError(f"The ensemble '{ensemble}' needs a temperature.")
+    if ensemble == "langevin":
+        return Langevin(step, temperature_K, friction_per_fs / fs, seed)
+    tdamp = (100 * timestep_fs if tdamp_fs is None else tdamp_fs) * fs
+    if ensemble == "nvt":
+        return NVT(step, temperature_K, tdamp, seed)
+    pdamp = (1000 * timestep_fs if pdamp_fs is None else pdamp_fs) * fs
+    pressure = np.array(pressure_GPa, dtype=np.float64) * ase.units.GPa
+    return NPT(step, temperature_K, pressure, tdamp, pdamp, seed)
+
+
+def iter_dynamics(
+    model: Potential,
+    structures: Sequence[Atoms],
+    ensemble: str = "nve",
+    *,
+    steps: int = 1000,
+    timestep_fs: float = 1.0,
+    temperature_K: Any = None,
+    friction_per_fs: float = 0.01,
+    tdamp_fs: float | None = None,
+    pdamp_fs: float | None = None,
+    pressure_GPa: Any = 0.0,
+    seed: int = 0,
+    **options: Any,
+) -> Iterator[Outcome]:
+    """As :func:`run_dynamics`, yielding each structure as soon as it is done."""
+    method = integrator(
+        ensemble,
+        timestep_fs=timestep_fs,
+        temperature_K=temperature_K,
+        friction_per_fs=friction_per_fs,
+        tdamp_fs=tdamp_fs,
+        pdamp_fs=pdamp_fs,
+        pressure_GPa=pressure_GPa,
+        seed=seed,
+    )
+    return run(model, structures, method, steps=steps, **options)
+
+
+def run_dynamics(
+    model: Potential, structures: Sequence[Atoms], ensemble: str = "nve", **options: Any
+) -> list[Outcome]:
+    """Run molecular dynamics of many structures at once.
+
+    Each moves as it would alone under ASE's integrator of the same kind (VelocityVerlet, Langevin
+    without ``fixcm``, NoseHooverChainNVT, IsotropicMTKNPT).
+
+    Parameters
+    ----------
+    model
+        Any potential; one that gives a stress for ``"npt"``.
+    structures
+        ase.Atoms, or a dataset; left as they are. Momenta are kept, or drawn at ``temperature_K``
+        where there are none.
+    ensemble
+        ``"nve"``, ``"langevin"``, ``"nvt"`` (Nose-Hoover chain) or ``"npt"`` (isotropic).
+    steps
+        For each structure (default 1000).
+    timestep_fs
+        Femtoseconds (default 1).
+    temperature_K
+        One number, or one for each structure.
+    friction_per_fs
+        Of ``"langevin"``, 1/fs (default 0.01).
+    tdamp_fs, pdamp_fs
+        Times of thermostat and barostat, fs; by default 100 and 1000 steps.
+    pressure_GPa
+        Of ``"npt"``; one number, or one for each structure.
+    seed
+        Of momenta and noise.
+    **options
+        ``folder``, ``trajectory``, ``interval``, ``checkpoint_every``, ``monitor``, ``batch``,
+        ``max_edges``, ``max_atoms``, ``skin``, ``progress`` as in :func:`relax_many`.
+
+    Returns
+    -------
+    list of Outcome
+        In the order of ``structures``; ``fmax`` is None.
+
+    Raises
+    ------
+    ConfigError
+        For arguments that cannot be meant, or a folder that holds another run.
+    """
+    outcomes = iter_dynamics(model, structures, ensemble, **options)
+    return sorted(outcomes, key=lambda outcome: outcome.index)

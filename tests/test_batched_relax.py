@@ -1,0 +1,354 @@
+"""Batched relaxations: the steps of ASE's own optimizers, whatever shares the batch."""
+
+from __future__ import annotations
+
+import ase.optimize
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import add_adsorbate, bulk, fcc100, fcc111
+from ase.constraints import FixAtoms, FixBondLength, FixCartesian
+from ase.filters import FrechetCellFilter
+
+import ase_nnp
+from ase_nnp.errors import ConfigError
+from ase_nnp.potential import Conservative
+from ase_nnp.workflows.batched import iter_relax, relax_many
+
+
+@pytest.fixture(scope="module")
+def model():
+    return ase_nnp.build_model("lj", config={}).to(torch.float64)
+
+
+def slab(size: int, seed: int, metal: str = "Cu") -> Atoms:
+    atoms = fcc111(metal, (size, size, 2), a=3.0, vacuum=6.0, periodic=False)
+    atoms.pbc = (True, True, False)
+    add_adsorbate(atoms, "O", 1.7, "fcc")
+    atoms.set_constraint(FixAtoms(mask=atoms.get_tags() == 2))
+    atoms.rattle(0.08, seed=seed)
+    return atoms
+
+
+def mixed() -> list[Atoms]:
+    """Slabs, a crystal, a molecule and a wire with a fixed axis: sizes and pbc of all kinds."""
+    crystal = bulk("Cu", a=2.9, cubic=True) * (2, 1, 1)
+    crystal.rattle(0.1, seed=3)
+    cluster = Atoms("Cu5", positions=np.random.default_rng(4).normal(size=(5, 3)) * 1.9)
+    wire = Atoms("Cu3", positions=[[0, 0, 0], [2.3, 0.4, 0], [4.9, 0, 0.3]], cell=[7.2, 0, 0])
+    wire.pbc = (True, False, False)
+    wire.set_constraint(FixCartesian([1, 2], mask=(True, False, False)))
+    return [slab(2, 1), crystal, cluster, slab(3, 2), wire]
+
+
+def path_of_ase(atoms: Atoms, model, optimizer: str, cell: bool, fmax: float, steps: int):
+    """Positions and cells of every step of ASE's optimizer, and whether it converged."""
+    moving = atoms.copy()
+    moving.calc = ase_nnp.NNPCalculator(model)
+    target = FrechetCellFilter(moving) if cell else moving
+    driver = getattr(ase.optimize, optimizer)(target, logfile=None)
+    path, converged = [], False
+    for done in driver.irun(fmax=fmax, steps=steps):
+        converged = bool(done)
+        path.append((moving.get_positions(), moving.cell.array.copy()))
+    return path, converged, moving.get_potential_energy()
+
+
+def paths_of_batch(structures, model, tmp_path, **options):
+    from ase.io import read
+
+    outcomes = relax_many(model, structures, folder=tmp_path / "run", **options)
+    paths = [read(tmp_path / "run" / f"{k:06d}.traj", ":") for k in range(len(structures))]
+    return outcomes, paths
+
+
+@pytest.mark.parametrize("optimizer", ["FIRE", "BFGS", "LBFGS"])
+def test_every_step_is_that_of_ase(model, optimizer, tmp_path):
+    structures = mixed()
+    outcomes, paths = paths_of_batch(
+        structures, model, tmp_path, optimizer=optimizer, fmax=0.02, steps=60
+    )
+    for outcome, path, atoms in zip(outcomes, paths, structures, strict=True):
+        expected, converged, energy = path_of_ase(atoms, model, optimizer, False, 0.02, 60)
+        assert len(path) == len(expected) == outcome.steps + 1
+        assert outcome.converged == converged
+        assert outcome.energy == pytest.approx(energy, abs=1e-8)
+        for ours, (positions, _) in zip(path, expected, strict=True):
+            np.testing.assert_allclose(ours.positions, positions, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("optimizer", ["FIRE", "BFGS", "LBFGS"])
+def test_every_step_with_the_cell_is_that_of_ase(model, optimizer, tmp_path):
+    sheared = bulk("Cu", a=2.95, cubic=True)
+    sheared.set_cell(sheared.cell.array @ np.array([[1, 0.04, 0], [0, 1.03, 0], [0.02, 0, 1]]))
+    sheared.rattle(0.1, seed=1)
+    held = bulk("Cu", a=3.05) * (2, 2, 1)
+    held.rattle(0.1, seed=2)
+    held.set_constraint([FixAtoms([0]), FixCartesian([1], mask=(False, True, False))])
+    structures = [sheared, held, bulk("Cu", a=3.1)]
+    outcomes, paths = paths_of_batch(
+        structures, model, tmp_path, optimizer=optimizer, fmax=0.01, steps=40, cell=True
+    )
+    for outcome, path, atoms in zip(outcomes, paths, structures, strict=True):
+        expected, converged, energy = path_of_ase(atoms, model, optimizer, True, 0.01, 40)
+        assert len(path) == len(expected) == outcome.steps + 1
+        assert outcome.converged == converged
+        assert outcome.energy == pytest.approx(energy, abs=1e-8)
+        for ours, (positions, cell) in zip(path, expected, strict=True):
+            np.testing.assert_allclose(ours.positions, positions, rtol=0, atol=1e-8)
+            np.testing.assert_allclose(ours.cell.array, cell, rtol=0, atol=1e-8)
+
+
+class Capped(Conservative):
+    """Lennard-Jones between the nearest neighbours only, on folded positions."""
+
+    cutoff = 5.0
+    max_neighbors = 9
+    outputs = ("energy", "forces")
+    graph_options = {"wrap": True}  # noqa: RUF012
+
+    def energies(self, graph):
+        r = graph.edge_vectors().norm(dim=-1)
+        x = (2.3 / r) ** 6
+        pair = 0.8 * (x * x - x) * (1 - (r / 5.0) ** 2) ** 3
+        centre = graph.batch[graph.edge_index[1]]
+        return pair.new_zeros(graph.num_structures).index_add(0, centre, pair)
+
+
+@pytest.mark.parametrize("cell", [False, True])
+def test_the_skin_changes_nothing(model, cell):
+    structures = [slab(2, 5), slab(3, 6)]
+    runs = [
+        relax_many(model, structures, steps=50, cell=cell, skin=skin, batch=10**6)
+        for skin in (0.0, 0.5, 2.0)
+    ]
+    for one, other in [(runs[0], runs[1]), (runs[0], runs[2])]:
+        for a, b in zip(one, other, strict=True):
+            assert (a.steps, a.energy) == (b.steps, b.energy)
+            np.testing.assert_array_equal(a.atoms.positions, b.atoms.positions)
+            np.testing.assert_array_equal(a.atoms.cell.array, b.atoms.cell.array)
+
+
+def test_a_cap_on_neighbours_and_folded_positions_are_as_in_the_calculator():
+    model = Capped().to(torch.float64)
+    atoms = bulk("Cu", a=3.4, cubic=True) * (2, 1, 1)
+    atoms.rattle(0.2, seed=1)
+    atoms.positions += [30.0, -11.0, 0.3]
+    found = relax_many(model, [atoms], steps=12, fmax=1e-6)[0]
+    path, _, energy = path_of_ase(atoms, model, "FIRE", False, 1e-6, 12)
+    assert found.energy == pytest.approx(energy, abs=1e-8)
+    np.testing.assert_allclose(found.atoms.positions, path[-1][0], rtol=0, atol=1e-8)
+
+
+def test_company_and_waiting_in_line_change_nothing(model):
+    structures = [*mixed(), *mixed()]
+    alone = [relax_many(model, [atoms], steps=80, optimizer="LBFGS")[0] for atoms in structures]
+    order, most = [], []
+    for outcome in iter_relax(
+        model,
+        structures,
+        steps=80,
+        optimizer="LBFGS",
+        max_atoms=40,
+        progress=lambda now: most.append(now.running),
+    ):
+        order.append(outcome.index)
+        expected = alone[outcome.index]
+        assert (outcome.status, outcome.steps) == (expected.status, expected.steps)
+        np.testing.assert_allclose(
+            outcome.atoms.positions, expected.atoms.positions, rtol=0, atol=1e-9
+        )
+    assert sorted(order) == list(range(10))
+    assert order != sorted(order)  # nobody waits for the slowest
+    assert 1 < max(most) < 10
+
+
+def test_fixed_atoms_stay_exactly(model):
+    atoms = slab(3, 9)
+    found = relax_many(model, [atoms], steps=40)[0]
+    held = atoms.constraints[0].index
+    assert np.array_equal(found.atoms.positions[held], atoms.positions[held])
+    assert np.abs(found.atoms.positions - atoms.positions).max() > 0.05
+    assert found.atoms.constraints[0].index.tolist() == held.tolist()
+
+
+class Fussy(Conservative):
+    """A pair potential that refuses gold and answers silver with nonsense."""
+
+    cutoff = 4.0
+
+    def energies(self, graph):
+        if bool((graph.atomic_numbers == 79).any()):
+            raise RuntimeError("no gold, please")
+        r = graph.edge_vectors().norm(dim=-1)
+        pair = 0.5 * (r - 2.5) ** 2 * (1 - r / 4.0) ** 2
+        silver = (graph.atomic_numbers == 47).any()
+        pair = torch.where(
+            silver & (graph.atomic_numbers[graph.edge_index[1]] == 47), torch.nan, pair
+        )
+        centre = graph.batch[graph.edge_index[1]]
+        return pair.new_zeros(graph.num_structures).index_add(0, centre, pair)
+
+
+def test_who_fails_fails_alone_and_by_name(tmp_path):
+    model = Fussy().to(torch.float64)
+    good = Atoms("Cu3", positions=[[0, 0, 0], [2.1, 0, 0], [0, 2.9, 0.1]])
+    nowhere = good.copy()
+    nowhere.positions[1, 1] = np.nan
+    twice = good.copy()
+    twice.positions[1] = twice.positions[0]
+    bond = good.copy()
+    bond.set_constraint(FixBondLength(0, 1))
+    gold, silver = Atoms("Au2", [[0, 0, 0], [2, 0, 0]]), Atoms("Ag2", [[0, 0, 0], [2, 0, 0]])
+    structures = [good, gold, nowhere, good, silver, twice, bond, Atoms(), good]
+    outcomes = relax_many(model, structures, steps=200, folder=tmp_path / "run")
+    reasons = {o.index: o.reason for o in outcomes if o.status == "failed"}
+    assert sorted(reasons) == [1, 2, 4, 5, 6, 7]
+    assert "no gold" in reasons[1]
+    assert "finite" in reasons[2]
+    assert "finite" in reasons[4]
+    assert "same place" in reasons[5] or "apart" in reasons[5]
+    assert "FixBondLength" in reasons[6]
+    assert "no atoms" in reasons[7]
+    assert all(outcomes[k].converged for k in (0, 3, 8))
+    assert outcomes[0].energy == pytest.approx(outcomes[8].energy, abs=1e-12)
+    again = relax_many(model, structures, steps=200, folder=tmp_path / "run")
+    assert [(o.status, o.reason, o.energy) for o in again] == [
+        (o.status, o.reason, o.energy) for o in outcomes
+    ]
+
+
+class Cliff(Conservative):
+    """A repulsion that throws atoms out of any structure."""
+
+    cutoff = 6.0
+
+    def energies(self, graph):
+        pair = -(10.0 ** graph.positions[:, 0].clamp(max=250))
+        return pair.new_zeros(graph.num_structures).index_add(0, graph.batch, pair)
+
+
+def test_an_explosion_is_a_failure_and_ends():
+    from ase_nnp.workflows.batched import run_dynamics
+
+    model = Cliff().to(torch.float64)
+    lone = Atoms("Cu2", positions=[[0, 0, 0], [3.0, 0, 0]])
+    found = run_dynamics(model, [lone], "nve", steps=400, timestep_fs=5.0)[0]
+    assert found.status == "failed"
+    assert "exploded" in found.reason or "finite" in found.reason
+
+
+def test_a_float32_model_writes_hdf5(tmp_path):
+    model = ase_nnp.build_model("lj", config={})
+    found = relax_many(
+        model, [mixed()[2], slab(2, 1)], steps=150, optimizer="FIRE", fmax=0.05,
+        folder=tmp_path / "run", trajectory="h5", interval=5,
+    )  # fmt: skip
+    assert found[0].converged
+    frames = ase_nnp.open_dataset(tmp_path / "run" / "000001.h5")
+    last = frames[len(frames) - 1]
+    assert last.get_potential_energy() == pytest.approx(found[1].energy, abs=1e-5)
+    np.testing.assert_allclose(last.positions, found[1].atoms.positions, atol=1e-6)
+
+
+def test_a_folder_belongs_to_one_run(model, tmp_path):
+    structures = [slab(2, 1)]
+    relax_many(model, structures, steps=3, folder=tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"fmax 0\.05 instead of 0\.1"):
+        relax_many(model, structures, steps=3, fmax=0.1, folder=tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"sizes differ|other settings|Structure 0 has"):
+        relax_many(model, [slab(3, 1)], steps=3, folder=tmp_path / "run")
+    going = iter_relax(model, [slab(3, 1), slab(2, 1)], steps=5, folder=tmp_path / "other")
+    next(going)
+    with pytest.raises(ConfigError, match="Another process"):
+        relax_many(model, [slab(3, 1), slab(2, 1)], steps=5, folder=tmp_path / "other")
+    going.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"optimizer": "NEWTON"}, "FIRE, BFGS, LBFGS"),
+        ({"fmax": 0.0}, "positive force"),
+        ({"batch": "sometimes"}, "'auto', 'loop'"),
+        ({"skin": -1.0}, "zero or more"),
+        ({"monitor": {"key": "forces_std_norm"}}, "does not give"),
+        ({"monitor": {"key": "forces", "save": "x"}}, "of its own"),
+    ],
+)
+def test_arguments_that_cannot_be_meant_are_refused(model, options, said):
+    with pytest.raises(ConfigError, match=said):
+        relax_many(model, [slab(2, 1)], **options)
+
+
+class Doubtful(Conservative):
+    """Pairs with springs, and a doubt that grows with the length of the longest edge."""
+
+    cutoff = 5.0
+    outputs = ("energy", "forces", "forces_std_norm")
+    per_atom = Conservative.per_atom | {"forces_std_norm"}
+
+    def energies(self, graph):
+        r = graph.edge_vectors().norm(dim=-1)
+        centre = graph.batch[graph.edge_index[1]]
+        return r.new_zeros(graph.num_structures).index_add(0, centre, (r - 2.0) ** 2)
+
+    def compute(self, graph, properties):
+        found = super().compute(graph, properties)
+        r = graph.edge_vectors().norm(dim=-1).detach()
+        doubt = r.new_zeros(graph.num_atoms).scatter_reduce(0, graph.edge_index[1], r, "amax")
+        return {**found, "forces_std_norm": (doubt - 2.0).abs()}
+
+
+def test_the_monitor_stops_one_structure_and_flags_in_another_mode():
+    model = Doubtful().to(torch.float64)
+    calm, wild = (Atoms("Cu2", positions=[[0, 0, 0], [d, 0, 0]]) for d in (2.1, 3.5))
+    watch = {"key": "forces_std_norm", "threshold": 0.5, "mode": "stop"}
+    found = relax_many(model, [calm, wild], steps=100, fmax=0.01, monitor=watch)
+    assert [o.status for o in found] == ["converged", "stopped"]
+    assert found[1].steps == 0
+    assert found[1].events[0]["value"] == pytest.approx(1.5)
+    assert "forces_std_norm = 1.5 exceeds 0.5 at step 0" in found[1].reason
+    assert found[1].atoms.calc.results["forces_std_norm"].shape == (2,)
+    flagged = relax_many(
+        model, [calm, wild], steps=100, fmax=0.01, monitor={**watch, "mode": "flag"}
+    )
+    assert [o.status for o in flagged] == ["converged", "converged"]
+    assert [len(o.events) for o in flagged] == [0, 1]
+
+
+def catalogue() -> list[Atoms]:
+    """64 slabs of 9 to 38 atoms as in OC20: adsorbates, fixed layers, periodic in the plane."""
+    sizes = ((2, 2, 2), (2, 2, 3), (3, 2, 3), (3, 3, 3), (3, 3, 4))
+    slabs = []
+    for k in range(64):
+        make, site = ((fcc111, "ontop"), (fcc111, "hcp"), (fcc100, "hollow"))[k % 3]
+        atoms = make("CuNiPdPt"[2 * (k % 4) :][:2], sizes[k % 5], a=3.5 + 0.02 * (k % 4), vacuum=7)
+        add_adsorbate(atoms, "OHNC"[k % 4], 1.8, site)
+        if k % 2:
+            add_adsorbate(atoms, "OHNC"[k % 4], 4.0, site)
+        atoms.pbc = (True, True, False)
+        tags = atoms.get_tags()
+        atoms.set_constraint(FixAtoms(mask=tags > max(1, tags.max() // 2)))
+        atoms.rattle(0.05, seed=k)
+        slabs.append(atoms)
+    return slabs
+
+
+@pytest.mark.slow
+def test_64_slabs_in_one_batch_end_as_64_runs_of_ase(model):
+    structures = catalogue()
+    outcomes = relax_many(model, structures, optimizer="FIRE", fmax=0.05, steps=150)
+    for outcome, atoms in zip(outcomes, structures, strict=True):
+        alone = atoms.copy()
+        alone.calc = ase_nnp.NNPCalculator(model)
+        driver = ase.optimize.FIRE(alone, logfile=None)
+        assert driver.run(fmax=0.05, steps=150) == outcome.converged
+        assert driver.nsteps == outcome.steps
+        assert outcome.energy == pytest.approx(alone.get_potential_energy(), abs=1e-5)
+        np.testing.assert_allclose(outcome.atoms.positions, alone.positions, rtol=0, atol=1e-3)
+        held = atoms.constraints[0].index
+        assert np.array_equal(outcome.atoms.positions[held], atoms.positions[held])
+        assert outcome.atoms.pbc.tolist() == [True, True, False]
+    assert sum(o.converged for o in outcomes) > 50
