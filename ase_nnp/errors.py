@@ -6,13 +6,17 @@
         RegistryError           a plugin or a name in the registry
             UnknownModelError   no family, format or file of that name
             PluginError         the plugin is there and cannot be used
+                NameTakenError      another plugin has that name
+                NewerPluginError    it asks for a newer plugin interface
         ConfigError             hyper-parameters that a family does not take
         CheckpointError         a weights file that cannot be read or does not fit
+            DownloadError       weights that cannot be had from the network, or are not as announced
         UnsafeFileError         a file that asks for code to be run (also a DatasetError)
         DatasetError            a dataset, or one record of it
         StructureError          atoms that cannot be meant (NaN, no atoms, cell without volume)
             UnsupportedElementError
         PredictionError         a model returned something that is no answer
+            WorkerError         a model in another environment cannot be reached, or failed there
         UncertaintyError        numbers that no error bar can be made from
 
 A message says what was found, what was wanted and what to do next.
@@ -25,6 +29,9 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "DatasetError",
+    "DownloadError",
+    "NameTakenError",
+    "NewerPluginError",
     "PluginError",
     "PredictionError",
     "RegistryError",
@@ -33,6 +40,7 @@ __all__ = [
     "UnknownModelError",
     "UnsafeFileError",
     "UnsupportedElementError",
+    "WorkerError",
 ]
 
 
@@ -52,12 +60,24 @@ class PluginError(RegistryError):
     """A plugin that is installed and cannot be used; carries its own reason."""
 
 
+class NameTakenError(PluginError):
+    """A plugin offers something under a name that another plugin has already."""
+
+
+class NewerPluginError(PluginError):
+    """A plugin asks for a newer plugin interface than this release has."""
+
+
 class ConfigError(AseNnpError, ValueError):
     """Hyper-parameters that are unknown, missing or out of range."""
 
 
 class CheckpointError(AseNnpError):
     """A weights file that is damaged, of an unknown layout, or does not fit the model."""
+
+
+class DownloadError(CheckpointError):
+    """Weights that cannot be fetched, or that differ from what their plugin announced."""
 
 
 class DatasetError(AseNnpError):
@@ -94,6 +114,10 @@ class UnsupportedElementError(StructureError):
 
 class PredictionError(AseNnpError, RuntimeError):
     """A model's answer is not finite or has the wrong shape."""
+
+
+class WorkerError(PredictionError):
+    """A model in an environment of its own died, cannot be reached, or raised."""
 
 
 class UncertaintyError(AseNnpError, ValueError):

@@ -18,6 +18,8 @@ CORE = ROOT / "ase_nnp"
 # From the bottom of the stack to the top; a module may import only what stands before it.
 LAYERS = [
     "errors",
+    "outcomes",
+    "ase_contract",
     "family",
     "_pickle_scan",
     "_pickle_values",
@@ -25,11 +27,14 @@ LAYERS = [
     "hookspecs",
     "config",
     "registry",
+    "citation",
+    "weights",
     "metrics",
     "datasets",
     "neighbors",
     "graph",
     "potential",
+    "workers",
     "tensors",
     "models",
     "budget",
