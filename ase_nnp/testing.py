@@ -26,7 +26,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from ase_nnp.ase_contract import CalculatorSubject, ContractCheck, find_factory, run_contract_check
+from ase_nnp.ase_contract import CalculatorSubject, ContractCheck, run_contract_check
 from ase_nnp.family import ModelFamily
 from ase_nnp.outcomes import NotApplicable, Outcome
 from ase_nnp.testing_checks import CHECKS, Check, Subject
@@ -88,9 +88,7 @@ _CALCULATORS: dict[str, CalculatorSubject] = {}
 def test_calculator_keeps_the_ase_contract(ase_calculator: str, ase_check: ContractCheck) -> None:
     """Run by pytest with ``--ase-calculator``."""
     if ase_calculator not in _CALCULATORS:
-        _CALCULATORS[ase_calculator] = CalculatorSubject(
-            find_factory(ase_calculator), ase_calculator
-        )
+        _CALCULATORS[ase_calculator] = CalculatorSubject.of(ase_calculator)
     outcome = run_contract_check(ase_check, _CALCULATORS[ase_calculator])
     assert outcome.ok, f"{ase_calculator}: {ase_check.name}: {outcome.message}"
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -155,10 +155,21 @@ class CalculatorSubject:
         Called without arguments, makes the calculator.
     spec
         ``"module:factory"``, for the checks that start a fresh process; may be empty.
+    environment
+        Variables of that process, as they were before the calculator's packages were imported.
     """
+
+    @classmethod
+    def of(cls, calculator: str | Factory) -> CalculatorSubject:
+        """Make a subject of ``"module:factory"`` or of a function."""
+        if not isinstance(calculator, str):
+            return cls(calculator)
+        before = dict(os.environ)
+        return cls(find_factory(calculator), calculator, before)
 
     factory: Factory
     spec: str = ""
+    environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ), repr=False)
     _calc: Any = field(default=None, repr=False)
 
     @property
@@ -262,6 +273,7 @@ class CalculatorSubject:
                 [sys.executable, "-W", "ignore", "-c", PROBE, self.spec, symbols, str(out)],
                 capture_output=True,
                 text=True,
+                env=dict(self.environment),
             )
             if done.returncode:
                 last = (done.stderr.strip().splitlines() or ["no message"])[-1]
@@ -310,10 +322,7 @@ def check_calculator(calculator: str | Factory) -> Iterator[Outcome]:
     """
     from ase_nnp.ase_contract.checks import CONTRACT
 
-    if isinstance(calculator, str):
-        subject = CalculatorSubject(find_factory(calculator), calculator)
-    else:
-        subject = CalculatorSubject(calculator)
+    subject = CalculatorSubject.of(calculator)
     for number, check in enumerate(CONTRACT):
         outcome = run_contract_check(check, subject)
         yield outcome
