@@ -23,18 +23,22 @@ _WHERE = {
     "Predictor": "inference",
     "Pretrained": "family",
     "UncertaintyMethod": "family",
+    "adsorption_energy": "workflows.adsorption",
     "build_model": "models",
+    "cite": "citation",
     "hookimpl": "hookspecs",
     "list_models": "registry",
     "load_model": "models",
     "open_dataset": "datasets",
     "predict": "inference",
+    "remote": "workers.remote",
     "save_model": "models",
     "write_dataset": "datasets.writers",
     "AseNnpError": "errors",
     "CheckpointError": "errors",
     "ConfigError": "errors",
     "DatasetError": "errors",
+    "DownloadError": "errors",
     "PluginError": "errors",
     "PredictionError": "errors",
     "RegistryError": "errors",
@@ -42,6 +46,7 @@ _WHERE = {
     "UnknownModelError": "errors",
     "UnsafeFileError": "errors",
     "UnsupportedElementError": "errors",
+    "WorkerError": "errors",
 }
 
 _PACKAGES = ("datasets", "metrics", "testing", "uncertainty", "workflows")
@@ -51,6 +56,7 @@ __all__ = ["__version__", *_WHERE]
 if TYPE_CHECKING:
     from ase_nnp.batching import BatchingCalculator as BatchingCalculator
     from ase_nnp.calculator import NNPCalculator as NNPCalculator
+    from ase_nnp.citation import cite as cite
     from ase_nnp.datasets import open_dataset as open_dataset
     from ase_nnp.datasets.base import AtomsDataset as AtomsDataset
     from ase_nnp.datasets.writers import write_dataset as write_dataset
@@ -58,6 +64,7 @@ if TYPE_CHECKING:
     from ase_nnp.errors import CheckpointError as CheckpointError
     from ase_nnp.errors import ConfigError as ConfigError
     from ase_nnp.errors import DatasetError as DatasetError
+    from ase_nnp.errors import DownloadError as DownloadError
     from ase_nnp.errors import PluginError as PluginError
     from ase_nnp.errors import PredictionError as PredictionError
     from ase_nnp.errors import RegistryError as RegistryError
@@ -65,6 +72,7 @@ if TYPE_CHECKING:
     from ase_nnp.errors import UnknownModelError as UnknownModelError
     from ase_nnp.errors import UnsafeFileError as UnsafeFileError
     from ase_nnp.errors import UnsupportedElementError as UnsupportedElementError
+    from ase_nnp.errors import WorkerError as WorkerError
     from ase_nnp.family import DatasetFormat as DatasetFormat
     from ase_nnp.family import ModelFamily as ModelFamily
     from ase_nnp.family import Pretrained as Pretrained
@@ -79,6 +87,8 @@ if TYPE_CHECKING:
     from ase_nnp.potential import Conservative as Conservative
     from ase_nnp.potential import Potential as Potential
     from ase_nnp.registry import list_models as list_models
+    from ase_nnp.workers.remote import remote as remote
+    from ase_nnp.workflows.adsorption import adsorption_energy as adsorption_energy
 
 
 def __getattr__(name: str) -> Any:

@@ -37,6 +37,7 @@ COMMANDS = (
     "data",
     "uncertainty",
     "plugin",
+    "env",
 )
 
 

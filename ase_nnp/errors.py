@@ -6,14 +6,18 @@
         RegistryError           a plugin or a name in the registry
             UnknownModelError   no family, format or file of that name
             PluginError         the plugin is there and cannot be used
+                NameTakenError      another plugin has that name
+                NewerPluginError    it asks for a newer plugin interface
         ConfigError             hyper-parameters that a family does not take
         CheckpointError         a weights file that cannot be read or does not fit
+            DownloadError       weights that cannot be had from the network, or are not as announced
         UnsafeFileError         a file that asks for code to be run (also a DatasetError)
         DatasetError            a dataset, or one record of it
         StructureError          atoms that cannot be meant (NaN, no atoms, cell without volume)
             UnsupportedElementError
         PredictionError         a model returned something that is no answer
         TaskError               one structure of many, named, and what went wrong with it
+            WorkerError         a model in another environment cannot be reached, or failed there
         UncertaintyError        numbers that no error bar can be made from
 
 A message says what was found, what was wanted and what to do next.
@@ -26,6 +30,9 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "DatasetError",
+    "DownloadError",
+    "NameTakenError",
+    "NewerPluginError",
     "PluginError",
     "PredictionError",
     "RegistryError",
@@ -35,6 +42,7 @@ __all__ = [
     "UnknownModelError",
     "UnsafeFileError",
     "UnsupportedElementError",
+    "WorkerError",
 ]
 
 
@@ -54,12 +62,24 @@ class PluginError(RegistryError):
     """A plugin that is installed and cannot be used; carries its own reason."""
 
 
+class NameTakenError(PluginError):
+    """A plugin offers something under a name that another plugin has already."""
+
+
+class NewerPluginError(PluginError):
+    """A plugin asks for a newer plugin interface than this release has."""
+
+
 class ConfigError(AseNnpError, ValueError):
     """Hyper-parameters that are unknown, missing or out of range."""
 
 
 class CheckpointError(AseNnpError):
     """A weights file that is damaged, of an unknown layout, or does not fit the model."""
+
+
+class DownloadError(CheckpointError):
+    """Weights that cannot be fetched, or that differ from what their plugin announced."""
 
 
 class DatasetError(AseNnpError):
@@ -100,6 +120,10 @@ class PredictionError(AseNnpError, RuntimeError):
 
 class TaskError(AseNnpError, RuntimeError):
     """A function that was mapped over many structures failed for one of them."""
+
+
+class WorkerError(PredictionError):
+    """A model in an environment of its own died, cannot be reached, or raised."""
 
 
 class UncertaintyError(AseNnpError, ValueError):

@@ -27,6 +27,11 @@ class Pretrained:
     ``source`` is a path relative to the plugin's package, or a URL with ``sha256``. ``card`` is
     the path of a model card in Markdown, relative to the same package. One of the installed
     models may be the ``default``: what ``NNPCalculator()`` without a name loads.
+
+    What is left out, or None, is as the family says: ``license`` of these weights, the exchange-
+    correlation ``functional`` and data set of the training, the symbols of the ``elements``,
+    ``energy_kind`` and to what the energy is referenced, ``cutoff`` in Angstrom, ``outputs``, and
+    ``bibtex`` of the weights where they have a publication beside the family's.
     """
 
     name: str
@@ -40,6 +45,11 @@ class Pretrained:
     elements: tuple[str, ...] | None = None
     card: str = ""
     default: bool = False
+    energy_kind: str = ""
+    energy_reference: str = ""
+    cutoff: float | None = None
+    outputs: tuple[str, ...] = ()
+    bibtex: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,11 +74,23 @@ class ModelFamily:
         Published keys without effect on the numbers (``show_timing_info``); accepted and dropped.
     config_extras
         Keys beside ``"model"`` in a published config file that count.
-    cite, license, weights_license
-        Reference of the method; licence of the code and of published weights.
+    cite, bibtex, license, weights_license
+        Reference of the method, as an address and as BibTeX; licence of the code and of published
+        weights.
+    requires, install
+        Packages without which the family cannot be built, as they are imported, and the command
+        that installs them where ``pip install`` with the same names does not.
+    cutoff, elements, pbc, reads
+        Angstrom; atomic numbers, or None for no fixed set; ``"any"`` or what is special about the
+        periodicity; what is read beside geometry (``charge``, ``spin``, ``tags``). All with the
+        default configuration.
+    functional, training_data
+        Of the published weights.
     energy_kind
         What ``energy`` is: ``"total"``, ``"adsorption"``, ``"none"`` (a property model) or
         ``"config"`` when the configuration decides; the loaded potential is the authority.
+    energy_reference
+        To what a referenced energy is referenced.
     conservative
         Whether forces are the gradient of the energy; None where the configuration decides.
     violations
@@ -95,6 +117,20 @@ class ModelFamily:
     violations: Mapping[str, float] = field(default_factory=dict)
     test_config: Mapping[str, Any] = field(default_factory=dict)
     notes: str = ""
+    bibtex: str = ""
+    install: str = ""
+    cutoff: float | None = None
+    elements: Collection[int] | None = None
+    pbc: str = "any"
+    reads: tuple[str, ...] = ()
+    energy_reference: str = ""
+    functional: str = "not stated"
+    training_data: str = "not stated"
+
+    @property
+    def package(self) -> str:
+        """The plugin's importable package, relative to which its files are named."""
+        return self.build.__module__.partition(".")[0]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,10 +13,11 @@ import torch
 import ase_nnp
 from ase_nnp.config import resolve_config
 from ase_nnp.errors import AseNnpError, CheckpointError, ConfigError, UnknownModelError
-from ase_nnp.family import ModelFamily
+from ase_nnp.family import ModelFamily, Pretrained
 from ase_nnp.potential import Potential
 from ase_nnp.registry import first_line, installed
 from ase_nnp.tensors import read_header, read_tensors, tensor_hash, write_tensors
+from ase_nnp.weights import download_bar, fetch, is_remote
 
 __all__ = ["build_model", "load_model", "model_hash", "pick_device", "save_model"]
 
@@ -214,29 +215,34 @@ def _is_path(text: str) -> bool:
 def _load_checkpoint(
     family: ModelFamily, checkpoint: str | Path, options: dict[str, Any]
 ) -> Potential:
-    path = Path(checkpoint)
+    path, known = Path(checkpoint), {}
     for offered in family.pretrained:
         if str(checkpoint) == offered.name:
-            path = _packaged(family, offered.source)
+            path, known = _weights_of(family, offered), {"pretrained": offered.name}
     if not path.is_file():
         names = ", ".join(p.name for p in family.pretrained) or "none"
         raise CheckpointError(
             f"There is no file {path}. Pretrained models of '{family.name}': {names}."
         )
     if "ase_nnp" in read_header(path):
-        return _load_own(path, options, expected=family.name)
+        model = _load_own(path, options, expected=family.name)
+        model.provenance = {**dict(model.provenance), **known}
+        return model
     if family.load is None:
         raise CheckpointError(f"'{family.name}' cannot read foreign checkpoints such as {path}.")
     model = family.load(path, **options)
-    _label(model, family, model.config, {"source": path.name})
+    _label(model, family, model.config, {"source": path.name, **known})
     return model
 
 
-def _packaged(family: ModelFamily, source: str) -> Path:
+def _weights_of(family: ModelFamily, offered: Pretrained) -> Path:
+    """Return the file of pretrained weights: in the plugin's folder, or from the network."""
+    if is_remote(offered.source):
+        with download_bar(offered.name) as progress:
+            return fetch(offered, progress)
     from importlib.resources import files
 
-    package = family.build.__module__.split(".")[0]
-    return Path(str(files(package))) / source
+    return Path(str(files(family.package))) / offered.source
 
 
 def _load_file(path: Path, options: dict[str, Any]) -> Potential:

@@ -11,15 +11,23 @@ import difflib
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from importlib import metadata, util
-from typing import Any
+from typing import Any, NamedTuple
 
 import pluggy
 
 from ase_nnp import hookspecs
-from ase_nnp.errors import PluginError, UnknownModelError
+from ase_nnp.errors import NameTakenError, NewerPluginError, PluginError, UnknownModelError
 from ase_nnp.family import API_VERSION, DatasetFormat, ModelFamily, UncertaintyMethod
 
-__all__ = ["ModelList", "Registry", "installed", "list_models"]
+__all__ = [
+    "ModelList",
+    "Registry",
+    "State",
+    "broken_state",
+    "family_state",
+    "installed",
+    "list_models",
+]
 
 
 class ModelList(dict[str, ModelFamily]):
@@ -83,7 +91,7 @@ class Registry:
     def _claim(self, name: str, table: dict[str, Any], kind: str) -> None:
         if name in table:
             owner = self.owners.get(f"{kind}:{name}", "another plugin")
-            raise PluginError(
+            raise NameTakenError(
                 f"The {kind} name '{name}' is taken by the plugin '{owner}'. "
                 "Rename it, or uninstall one of the two."
             )
@@ -107,12 +115,16 @@ class Registry:
                 return  # one module, installed by two distributions
             wants = getattr(plugin, "ase_nnp_api", API_VERSION)
             if wants > API_VERSION:
-                raise PluginError(
+                raise NewerPluginError(
                     f"'{name}' needs plugin interface {wants}; this ase_nnp offers {API_VERSION}. "
                     "Upgrade ase_nnp, or install an older version of the plugin."
                 )
             self.pm.register(plugin, name=name)
             self.pm.check_pending()  # a hook whose name is misspelt
+            if not self.pm.get_hookcallers(plugin):
+                raise PluginError(
+                    f"'{name}' implements no hook. Is @hookimpl missing above register_models?"
+                )
         except Exception as error:  # a plugin may raise anything
             if plugin is not None and self.pm.is_registered(plugin):
                 self.pm.unregister(plugin)
@@ -134,7 +146,7 @@ class Registry:
                 name = f"{point.name} ({point.value})"
 
                 def load(point: metadata.EntryPoint = point) -> object:
-                    raise PluginError(
+                    raise NameTakenError(
                         f"Two plugins are called '{point.name}': {seen[point.name]} and "
                         f"{point.value}. The first is used."
                     )
@@ -154,7 +166,8 @@ class Registry:
         UnknownModelError
             Saying what was meant, what is installed and what is broken.
         PluginError
-            The family is there, but a package that it needs is not.
+            The family is there, but a package that it needs is not; or the plugin of that name
+            cannot be used.
         """
         if name in self.families:
             family = self.families[name]
@@ -162,9 +175,15 @@ class Registry:
             if missing:
                 raise PluginError(
                     f"The family '{name}' needs {', '.join(missing)}, which is not installed. "
-                    f"Install it with: pip install {' '.join(missing)}"
+                    f"Install it with: {install_line(family)}"
                 )
             return family
+        if name in self.broken:
+            kind, reason, fix = broken_state(self.broken[name])
+            raise PluginError(
+                f"The plugin '{name}' is installed and cannot be used: {kind}: {reason}"
+                + (f"\n{fix}" if fix else "")
+            ) from self.broken[name]
         raise UnknownModelError(self._unknown(name, self.families, "model family"))
 
     def _unknown(self, name: str, table: Iterable[str], what: str) -> str:
@@ -190,6 +209,81 @@ def first_line(error: BaseException) -> str:
 def missing_packages(family: ModelFamily) -> list[str]:
     """Return the packages of ``family.requires`` that cannot be found, without importing them."""
     return [name for name in family.requires if util.find_spec(name) is None]
+
+
+def install_line(family: ModelFamily) -> str:
+    """Return the command that installs what a family needs."""
+    return family.install or f"pip install {' '.join(missing_packages(family))}"
+
+
+class State(NamedTuple):
+    """Whether something can be used: ``kind`` in one or two words, why not, and what to do."""
+
+    kind: str
+    reason: str = ""
+    fix: str = ""
+
+    def __str__(self) -> str:
+        """One line."""
+        return ": ".join(part for part in (self.kind, self.fix or self.reason) if part)
+
+
+def broken_state(error: BaseException) -> State:
+    """Say what kind of trouble a plugin is in.
+
+    The kinds are ``"newer interface"``, ``"conflict"``, ``"missing dependency"``, ``"wrong hook"``,
+    ``"import error"`` and ``"broken"`` for whatever else it raised.
+    """
+    reason = first_line(error)
+    if isinstance(error, NewerPluginError):
+        return State("newer interface", reason, "pip install --upgrade ase_nnp")
+    if isinstance(error, NameTakenError):
+        return State("conflict", reason)
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        package = error.name.partition(".")[0]
+        if util.find_spec(package) is None:
+            return State("missing dependency", reason, f"pip install {package}")
+    if isinstance(error, (ImportError, SyntaxError)):
+        return State("import error", reason)
+    if isinstance(error, (pluggy.PluginValidationError, PluginError)):
+        return State("wrong hook", reason)
+    return State("broken", reason)
+
+
+def family_state(family: ModelFamily, distribution: str = "") -> State:
+    """Return the state of a family that could be registered, importing nothing.
+
+    ``distribution`` is the name of the package that it came with; a requirement of that package
+    which the installed version of another does not meet is a conflict.
+    """
+    if missing_packages(family):
+        needs = ", ".join(missing_packages(family))
+        return State("missing dependency", f"needs {needs}", install_line(family))
+    unmet = unmet_requirements(distribution) if distribution else []
+    if unmet:
+        return State("conflict", "; ".join(unmet))
+    return State("ok")
+
+
+@lru_cache(maxsize=64)
+def unmet_requirements(distribution: str) -> list[str]:
+    """Return the version requirements of a distribution that the installed ones do not meet."""
+    if util.find_spec("packaging") is None:
+        return []  # present wherever pip-installed tools are; without it versions go unchecked
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    unmet = []
+    for text in metadata.requires(distribution) or ():
+        try:
+            wanted = Requirement(text)
+            if wanted.marker is not None and not wanted.marker.evaluate({"extra": ""}):
+                continue
+            have = metadata.version(wanted.name)
+        except (InvalidRequirement, metadata.PackageNotFoundError):
+            continue
+        if not wanted.specifier.contains(have, prereleases=True):
+            unmet.append(f"wants {wanted.name}{wanted.specifier}, and {have} is installed")
+    return unmet
 
 
 @lru_cache(maxsize=1)

@@ -10,6 +10,10 @@ and without any test file::
 
     pytest --pyargs ase_nnp.testing --nnp-model mymodel
 
+The second half, :mod:`ase_nnp.ase_contract`, asks any ASE calculator for what ASE's users expect::
+
+    pytest --pyargs ase_nnp.testing --ase-calculator module:factory
+
 Each check builds structures from elements that the model knows, evaluates in float64 and returns
 how far the model is from exact, as a relative number. That must not exceed the check's tolerance,
 or the violation that the family declares (``ModelFamily.violations``) where the physics is not
@@ -20,33 +24,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
+from ase_nnp.ase_contract import CalculatorSubject, ContractCheck, run_contract_check
 from ase_nnp.family import ModelFamily
-from ase_nnp.testing_checks import CHECKS, Check, NotApplicable, Subject
+from ase_nnp.outcomes import NotApplicable, Outcome
+from ase_nnp.testing_checks import CHECKS, Check, Subject
 
 __all__ = ["CHECKS", "Outcome", "conformance", "make_subject", "run_check", "run_checks"]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What one check found.
-
-    ``status`` is ``"passed"``, ``"declared"`` (within the violation that the family declares),
-    ``"violated"``, ``"failed"`` (raised) or ``"not applicable"``.
-    """
-
-    check: str
-    status: str
-    figure: float | None
-    tolerance: float
-    message: str = ""
-
-    @property
-    def ok(self) -> bool:
-        """Whether the family keeps what it promises."""
-        return self.status not in ("violated", "failed")
 
 
 def make_subject(family: ModelFamily | str, seed: int = 0, **config: Any) -> Subject:
@@ -95,6 +80,17 @@ def test_model_keeps_what_it_promises(nnp_model: str, nnp_check: Check) -> None:
         _SUBJECTS[nnp_model] = make_subject(nnp_model)
     outcome = run_check(nnp_check, _SUBJECTS[nnp_model])
     assert outcome.ok, f"{nnp_model}: {nnp_check.name}: {outcome.message}"
+
+
+_CALCULATORS: dict[str, CalculatorSubject] = {}
+
+
+def test_calculator_keeps_the_ase_contract(ase_calculator: str, ase_check: ContractCheck) -> None:
+    """Run by pytest with ``--ase-calculator``."""
+    if ase_calculator not in _CALCULATORS:
+        _CALCULATORS[ase_calculator] = CalculatorSubject.of(ase_calculator)
+    outcome = run_contract_check(ase_check, _CALCULATORS[ase_calculator])
+    assert outcome.ok, f"{ase_calculator}: {ase_check.name}: {outcome.message}"
 
 
 def conformance(family: str, **config: Any) -> Callable[..., None]:

@@ -18,16 +18,13 @@ from scipy.spatial.transform import Rotation
 
 from ase_nnp.errors import StructureError, UnsupportedElementError
 from ase_nnp.family import ModelFamily
+from ase_nnp.outcomes import NotApplicable
 from ase_nnp.potential import Potential
 
 __all__ = ["CHECKS", "Check", "NotApplicable", "Subject"]
 
 CHECKS: list[Check] = []
 PREFERRED = (29, 8, 6, 1, 7, 14, 13, 11, 17)
-
-
-class NotApplicable(Exception):
-    """The check does not concern this model; the text says why."""
 
 
 @dataclass(frozen=True)

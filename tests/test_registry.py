@@ -115,8 +115,8 @@ def test_two_plugins_of_one_name_use_the_first():
 
     registry = Registry()
     points = [
-        EntryPoint("same", "json", "ase_nnp"),
-        EntryPoint("same", "json", "ase_nnp"),
+        EntryPoint("same", "ase_nnp.datasets", "ase_nnp"),
+        EntryPoint("same", "ase_nnp.datasets", "ase_nnp"),
         EntryPoint("same", "csv", "ase_nnp"),
     ]
     registry.add_entry_points(points)

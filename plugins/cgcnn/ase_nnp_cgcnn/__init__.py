@@ -46,6 +46,42 @@ OC20_DEFAULTS = {
     "normalizer": None,
 }
 
+#: What both models follow; the second and the third are about the data behind the weights.
+XIE_2018 = """@article{cgcnn,
+  author = {Xie, Tian and Grossman, Jeffrey C.},
+  title = {Crystal Graph Convolutional Neural Networks for an Accurate and Interpretable Prediction
+           of Material Properties},
+  journal = {Physical Review Letters},
+  volume = {120},
+  pages = {145301},
+  year = {2018},
+  doi = {10.1103/PhysRevLett.120.145301}
+}"""
+MATERIALS_PROJECT = """@article{materials_project,
+  author = {Jain, Anubhav and Ong, Shyue Ping and Hautier, Geoffroy and Chen, Wei and
+            Richards, William Davidson and Dacek, Stephen and Cholia, Shreyas and Gunter, Dan and
+            Skinner, David and Ceder, Gerbrand and Persson, Kristin A.},
+  title = {Commentary: The Materials Project: A materials genome approach to accelerating materials
+           innovation},
+  journal = {APL Materials},
+  volume = {1},
+  pages = {011002},
+  year = {2013},
+  doi = {10.1063/1.4812323}
+}"""
+OC20_DATA = """@article{oc20,
+  author = {Chanussot, Lowik and Das, Abhishek and Goyal, Siddharth and Lavril, Thibaut and
+            Shuaibi, Muhammed and Riviere, Morgane and Tran, Kevin and Heras-Domingo, Javier and
+            Ho, Caleb and Hu, Weihua and Palizhati, Aini and Sriram, Anuroop and Wood, Brandon and
+            Yoon, Junwoong and Parikh, Devi and Zitnick, C. Lawrence and Ulissi, Zachary},
+  title = {Open Catalyst 2020 (OC20) Dataset and Community Challenges},
+  journal = {ACS Catalysis},
+  volume = {11},
+  pages = {6059--6072},
+  year = {2021},
+  doi = {10.1021/acscatal.0c04525}
+}"""
+
 
 def _build_crystal(config: dict[str, Any]) -> Potential:
     from .crystal import from_config
@@ -90,6 +126,12 @@ CRYSTAL = ModelFamily(
     config_extras=(),
     cite="https://doi.org/10.1103/PhysRevLett.120.145301",
     weights_license="none given for the files; their repository is MIT",
+    bibtex=f"{XIE_2018}\n\n{MATERIALS_PROJECT}",
+    cutoff=8.0,
+    elements=range(1, 101),
+    pbc="crystals only: all three lattice vectors repeat",
+    functional="PBE and PBE+U, as in the Materials Project",
+    training_data="Materials Project (published weights of 2018)",
     outputs=tuple(name for known in PROPERTIES for name in known.outputs),
     energy_kind="config",
     conservative=None,
@@ -114,6 +156,13 @@ OC20 = ModelFamily(
     config_extras=("constructor", "max_neighbors", "normalizer"),
     cite="https://doi.org/10.1021/acscatal.0c04525",
     weights_license="not with the files; see the Open Catalyst Project",
+    bibtex=f"{XIE_2018}\n\n{OC20_DATA}",
+    cutoff=6.0,
+    elements=range(1, 101),
+    pbc="published weights: no images along the third lattice vector",
+    energy_reference="clean slab and gas-phase N2, H2O, CO, H2 (OC20)",
+    functional="RPBE",
+    training_data="OC20 (S2EF or IS2RE)",
     energy_kind="adsorption",
     test_config={
         "atom_embedding_size": 8,

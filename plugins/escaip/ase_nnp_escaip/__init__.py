@@ -13,6 +13,17 @@ if TYPE_CHECKING:
 
     from ase_nnp.potential import Potential
 
+BIBTEX = """@inproceedings{escaip,
+  author = {Qu, Eric and Krishnapriyan, Aditi S.},
+  title = {The Importance of Being Scalable: Improving the Speed and Accuracy of Neural Network
+           Interatomic Potentials Across Chemical Domains},
+  booktitle = {Advances in Neural Information Processing Systems},
+  volume = {37},
+  year = {2024},
+  eprint = {2410.24169},
+  archivePrefix = {arXiv}
+}"""
+
 
 def _build(config: dict[str, Any]) -> Potential:
     from ase_nnp_escaip.build import build  # torch is imported here
@@ -54,6 +65,10 @@ FAMILY = ModelFamily(
     cite="https://arxiv.org/abs/2410.24169",
     license="MIT",
     weights_license="published weights: see the README; none are shipped",
+    bibtex=BIBTEX,
+    energy_reference="by the checkpoint: total, or OC20's clean slab and gas-phase molecules",
+    functional="that of the checkpoint's data (OC20: RPBE)",
+    training_data="that of the checkpoint",
     outputs=("energy", "forces", "stress"),
     energy_kind="config",
     conservative=None,

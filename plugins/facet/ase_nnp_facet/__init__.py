@@ -22,6 +22,15 @@ reference=True keeps the published energy formula, in which the energy an atom d
 of the cell, the published envelope, and max_neighbors; without it the energy is a sum over atoms,
 the cutoff is smooth (three derivatives) and every neighbour within it counts."""
 
+BIBTEX = """@misc{facet,
+  author = {Miklaucic, Nicholas and Wei, Lai and Dong, Rongzhi and Fu, Nihang and
+            Omee, Sadman Sadeed and Li, Qingyang and Dey, Sourin and Fung, Victor and Hu, Jianjun},
+  title = {Facet: highly efficient E(3)-equivariant networks for interatomic potentials},
+  year = {2025},
+  eprint = {2509.08418},
+  archivePrefix = {arXiv}
+}"""
+
 
 @hookimpl
 def register_models(register: Callable[[ModelFamily], None]) -> None:
@@ -35,6 +44,8 @@ def register_models(register: Callable[[ModelFamily], None]) -> None:
             defaults=DEFAULTS,
             config_extras=CONFIG_EXTRAS,
             notes=NOTES,
+            bibtex=BIBTEX,
+            cutoff=6.0,
             test_config={
                 "hidden_irreps": ["8x0e + 4x1o + 4x2e"],
                 "outs_per_node": 8,

@@ -53,6 +53,30 @@ IGNORED = (
     "num_targets",
 )
 
+BIBTEX = """@inproceedings{scn,
+  author = {Zitnick, C. Lawrence and Das, Abhishek and Kolluru, Adeesh and Lan, Janice and
+            Shuaibi, Muhammed and Sriram, Anuroop and Ulissi, Zachary and Wood, Brandon},
+  title = {Spherical Channels for Modeling Atomic Interactions},
+  booktitle = {Advances in Neural Information Processing Systems},
+  volume = {35},
+  year = {2022},
+  eprint = {2206.14331},
+  archivePrefix = {arXiv}
+}
+
+@article{oc20,
+  author = {Chanussot, Lowik and Das, Abhishek and Goyal, Siddharth and Lavril, Thibaut and
+            Shuaibi, Muhammed and Riviere, Morgane and Tran, Kevin and Heras-Domingo, Javier and
+            Ho, Caleb and Hu, Weihua and Palizhati, Aini and Sriram, Anuroop and Wood, Brandon and
+            Yoon, Junwoong and Parikh, Devi and Zitnick, C. Lawrence and Ulissi, Zachary},
+  title = {Open Catalyst 2020 (OC20) Dataset and Community Challenges},
+  journal = {ACS Catalysis},
+  volume = {11},
+  pages = {6059--6072},
+  year = {2021},
+  doi = {10.1021/acscatal.0c04525}
+}"""
+
 
 def _build(config: dict[str, Any]) -> Potential:
     from ase_nnp_scn.model import SCN
@@ -76,6 +100,12 @@ FAMILY = ModelFamily(
     config_extras=("normalizer",),
     cite="https://arxiv.org/abs/2206.14331",
     weights_license="not stated separately (OC20 data: CC-BY-4.0, reference code: MIT)",
+    bibtex=BIBTEX,
+    cutoff=8.0,
+    elements=range(1, 90),
+    energy_reference="OC20: clean slab and gas-phase N2, H2O, CO, H2; total on request",
+    functional="RPBE",
+    training_data="OC20 S2EF (published weights)",
     outputs=("energy", "forces"),
     energy_kind="config",
     conservative=None,

@@ -1,0 +1,282 @@
+"""Adsorption energies that say what they are: which reaction, which references, which kind.
+
+A total-energy model needs three energies: the slab with the adsorbate, the clean slab, and
+gas-phase references. A model trained on adsorption energies answers with the first alone, and only
+for its own references. The two are never mixed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ase_nnp.errors import ConfigError, StructureError
+from ase_nnp.inference import predict
+from ase_nnp.potential import Potential
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+__all__ = ["REFERENCES", "AdsorptionEnergy", "adsorption_energy"]
+
+#: Named schemes: each element as a sum of gas-phase molecules. ``oc20`` is that of Chanussot et al.
+#: (2021), doi:10.1021/acscatal.0c04525: N2, H2O, CO and H2.
+REFERENCES: Mapping[str, Mapping[str, Mapping[str, float]]] = {
+    "oc20": {
+        "H": {"H2": 0.5},
+        "O": {"H2O": 1.0, "H2": -1.0},
+        "C": {"CO": 1.0, "H2O": -1.0, "H2": 1.0},
+        "N": {"N2": 0.5},
+    },
+}
+
+
+@dataclass(frozen=True)
+class AdsorptionEnergy:
+    """An adsorption energy, with what it means.
+
+    ``float(result)`` is the energy; printing it shows the reaction.
+
+    Attributes
+    ----------
+    energy
+        eV; negative where adsorption is favourable.
+    reaction
+        Such as ``"* + H2O(g) - 1/2 H2(g) -> OH*"``.
+    reference
+        Name of the scheme, ``"molecule"``, or what the model says of its own.
+    parts
+        The energies that were combined, eV.
+    gas
+        The gas-phase structures as they were used.
+    """
+
+    energy: float
+    reaction: str
+    reference: str
+    parts: Mapping[str, float] = field(default_factory=dict)
+    gas: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def __float__(self) -> float:
+        return self.energy
+
+    def __str__(self) -> str:
+        return f"{self.reaction}: {self.energy:.4f} eV ({self.reference})"
+
+
+def adsorption_energy(
+    adslab: Atoms,
+    slab: Atoms,
+    adsorbate_or_reference: Atoms | str,
+    model: Potential | str | Path,
+    *,
+    relax_gas: bool = True,
+    fmax: float = 0.01,
+) -> AdsorptionEnergy:
+    """Return the energy of ``slab + adsorbate -> adslab`` with the reaction that was used.
+
+    Parameters
+    ----------
+    adslab, slab
+        With and without the adsorbate, in one cell, each as it should be taken (relaxed, usually).
+    adsorbate_or_reference
+        The gas-phase molecule as ase.Atoms, taken as it is; or the name of a scheme of
+        :data:`REFERENCES`, such as ``"oc20"``, whose molecules are built here.
+    model
+        A potential or what :func:`~ase_nnp.load_model` takes. For a model of adsorption energies
+        its answer for ``adslab`` is the result, if the scheme is the one that it was trained on.
+    relax_gas
+        Relax the molecules of a named scheme with the model, to ``fmax`` eV/Angstrom.
+
+    Raises
+    ------
+    ConfigError
+        An unknown scheme, or kinds of energies that do not belong together.
+    StructureError
+        Cells that differ, or atoms that do not add up.
+    """
+    if not isinstance(model, Potential):
+        from ase_nnp.models import load_model
+
+        model = load_model(model)
+    added = adsorbate_of(adslab, slab)
+    if isinstance(adsorbate_or_reference, str):
+        return _by_scheme(adslab, slab, adsorbate_or_reference, model, added, relax_gas, fmax)
+    return _by_molecule(adslab, slab, adsorbate_or_reference, model, added)
+
+
+def adsorbate_of(adslab: Atoms, slab: Atoms) -> dict[str, int]:
+    """Return the atoms that the slab gained, by element.
+
+    Raises
+    ------
+    StructureError
+        Cells or periodicity differ, or the adslab is not the slab with more atoms.
+    """
+    if not np.allclose(adslab.cell[:], slab.cell[:], atol=1e-3) or (adslab.pbc != slab.pbc).any():
+        raise StructureError(
+            "The slab with and without the adsorbate have different cells or periodicity: "
+            f"{adslab.cell.cellpar().round(3).tolist()} and "
+            f"{slab.cell.cellpar().round(3).tolist()}."
+        )
+    from ase.formula import Formula
+
+    with_it = Formula(adslab.get_chemical_formula()).count()
+    without = Formula(slab.get_chemical_formula()).count()
+    gained = {
+        s: with_it.get(s, 0) - without.get(s, 0) for s in sorted({*with_it, *without}, key=_order)
+    }
+    lost = {s: -n for s, n in gained.items() if n < 0}
+    gained = {s: n for s, n in gained.items() if n > 0}
+    if lost or not gained:
+        raise StructureError(
+            f"{adslab.get_chemical_formula()} is not {slab.get_chemical_formula()} with an "
+            f"adsorbate: it {'lacks ' + _formula(lost) if lost else 'gained no atom'}."
+        )
+    return gained
+
+
+def _by_scheme(
+    adslab: Atoms,
+    slab: Atoms,
+    scheme: str,
+    model: Potential,
+    added: dict[str, int],
+    relax_gas: bool,
+    fmax: float,
+) -> AdsorptionEnergy:
+    if scheme not in REFERENCES:
+        raise ConfigError(
+            f"No reference scheme is named '{scheme}'. There is: {', '.join(REFERENCES)}; or give "
+            "the gas-phase molecule as Atoms."
+        )
+    elements = REFERENCES[scheme]
+    strange = [s for s in added if s not in elements]
+    if strange:
+        raise ConfigError(
+            f"'{scheme}' has no reference for {', '.join(strange)}; it has {', '.join(elements)}. "
+            "Give the gas-phase molecule as Atoms instead."
+        )
+    amounts: dict[str, float] = {}
+    for symbol, count in added.items():
+        for molecule, amount in elements[symbol].items():
+            amounts[molecule] = amounts.get(molecule, 0.0) + count * amount
+    amounts = {name: value for name, value in amounts.items() if abs(value) > 1e-12}
+    reaction = _reaction(amounts, added)
+    if model.energy_kind == "adsorption":
+        _check_own_reference(model, scheme, elements)
+        energy = float(predict(model, [adslab], ("energy",))[0]["energy"])
+        return AdsorptionEnergy(energy, reaction, model.energy_reference, {"adslab": energy})
+    _check_total(model)
+    gas = {name: _gas_molecule(name, model, relax_gas, fmax) for name in amounts}
+    return _difference(adslab, slab, gas, amounts, model, reaction, scheme)
+
+
+def _by_molecule(
+    adslab: Atoms, slab: Atoms, molecule: Atoms, model: Potential, added: dict[str, int]
+) -> AdsorptionEnergy:
+    if model.energy_kind == "adsorption":
+        raise ConfigError(
+            f"'{model.family}' gives adsorption energies already, relative to "
+            f"{model.energy_reference or 'references of its own'}. Subtracting a slab and a "
+            "molecule would mix two kinds of energies; name its reference scheme instead: "
+            f"{', '.join(REFERENCES)}."
+        )
+    _check_total(model)
+    from ase.formula import Formula
+
+    inside = Formula(molecule.get_chemical_formula()).count()
+    ratios = {Fraction(added.get(s, 0), n) for s, n in inside.items()}
+    if set(inside) != set(added) or len(ratios) != 1:
+        raise StructureError(
+            f"The slab gained {_formula(added)}, which is no multiple of "
+            f"{molecule.get_chemical_formula()}."
+        )
+    name = molecule.get_chemical_formula()
+    amounts = {name: float(ratios.pop())}
+    return _difference(
+        adslab, slab, {name: molecule}, amounts, model, _reaction(amounts, added), "molecule"
+    )
+
+
+def _difference(
+    adslab: Atoms,
+    slab: Atoms,
+    gas: dict[str, Atoms],
+    amounts: dict[str, float],
+    model: Potential,
+    reaction: str,
+    reference: str,
+) -> AdsorptionEnergy:
+    found = predict(model, [adslab, slab, *gas.values()], ("energy",))
+    values = [float(row["energy"]) for row in found]
+    parts = dict(zip(["adslab", "slab", *(f"{n}(g)" for n in gas)], values, strict=True))
+    energy = values[0] - values[1]
+    energy -= math.fsum(amounts[n] * parts[f"{n}(g)"] for n in gas)
+    return AdsorptionEnergy(energy, reaction, reference, parts, gas)
+
+
+def _check_total(model: Potential) -> None:
+    if model.energy_kind != "total":
+        raise ConfigError(
+            f"'{model.family or type(model).__name__}' gives energies of the kind "
+            f"'{model.energy_kind}'; slab and molecules need total energies."
+        )
+
+
+def _check_own_reference(model: Potential, scheme: str, elements: Mapping[str, Any]) -> None:
+    said = model.energy_reference.replace(",", " ").replace("(", " ").replace(")", " ").split()
+    molecules = {name for parts in elements.values() for name in parts}
+    if scheme not in model.energy_reference.lower() and not molecules <= set(said):
+        raise ConfigError(
+            f"'{model.family}' gives adsorption energies relative to "
+            f"{model.energy_reference or 'something that it does not name'}, which is not the "
+            f"scheme '{scheme}'."
+        )
+
+
+def _gas_molecule(name: str, model: Potential, relax: bool, fmax: float) -> Atoms:
+    from ase.build import molecule
+
+    atoms: Atoms = molecule(name)
+    atoms.center(vacuum=8.0)  # and not periodic: a box only for models that want a cell
+    if relax:
+        from ase.optimize import BFGS
+
+        from ase_nnp.calculator import NNPCalculator
+
+        atoms.calc = NNPCalculator(model)
+        with BFGS(atoms, logfile=None) as optimizer:
+            if not optimizer.run(fmax=fmax, steps=200):
+                raise StructureError(
+                    f"Gas-phase {name} did not relax to {fmax} eV/Å with '{model.family}'. Does "
+                    "the model know molecules? relax_gas=False takes ASE's geometry."
+                )
+        atoms.calc = None
+    return atoms
+
+
+def _reaction(amounts: Mapping[str, float], added: Mapping[str, int]) -> str:
+    left = "*"
+    for name, amount in sorted(amounts.items(), key=lambda item: item[1] < 0):
+        size = Fraction(abs(amount)).limit_denominator(100)
+        number = "" if size == 1 else f"{size} "
+        left += f" {'+' if amount > 0 else '-'} {number}{name}(g)"
+    return f"{left} -> {_formula(added)}*"
+
+
+def _order(symbol: str) -> tuple[int, str]:
+    usual = "CNOH"
+    return (usual.index(symbol) if symbol in usual else -1, symbol)
+
+
+def _formula(counts: Mapping[str, int]) -> str:
+    return "".join(
+        f"{s}{n if n > 1 else ''}" for s, n in sorted(counts.items(), key=lambda i: _order(i[0]))
+    )
