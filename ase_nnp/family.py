@@ -26,7 +26,8 @@ class Pretrained:
 
     ``source`` is a path relative to the plugin's package, or a URL with ``sha256``. ``card`` is
     the path of a model card in Markdown, relative to the same package. One of the installed
-    models may be the ``default``: what ``NNPCalculator()`` without a name loads.
+    models may be the ``default``: what ``NNPCalculator()`` without a name loads, with the fitted
+    ``uncertainty`` (a path like that of the card) on it.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Pretrained:
     elements: tuple[str, ...] | None = None
     card: str = ""
     default: bool = False
+    uncertainty: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

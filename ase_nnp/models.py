@@ -233,10 +233,10 @@ def _load_checkpoint(
 
 
 def _packaged(family: ModelFamily, source: str) -> Path:
-    from importlib.resources import files
+    from importlib import import_module
 
-    package = family.build.__module__.split(".")[0]
-    return Path(str(files(package))) / source
+    package = import_module(family.build.__module__.split(".")[0])  # or one file: its folder
+    return Path(str(package.__file__)).parent / source
 
 
 def _load_file(path: Path, options: dict[str, Any]) -> Potential:

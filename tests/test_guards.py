@@ -32,6 +32,7 @@ LAYERS = [
     "potential",
     "tensors",
     "models",
+    "shipped",
     "budget",
     "loading",
     "inference",
