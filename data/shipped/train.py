@@ -1,6 +1,6 @@
 """Train the shipped model on labelled structures: energies, forces, stresses of crystals.
 
-    python data/shipped/train.py OUT_FOLDER --labels LABELS [--epochs 16] [--minutes 60]
+    python data/shipped/train.py OUT_FOLDER --labels LABELS [--epochs 30] [--minutes 60]
 
 LABELS is a folder that ``label.py`` fills, or one dataset. A run that was stopped goes on from
 OUT_FOLDER/state.pt; the averaged weights are written to OUT_FOLDER/model.nnp. With ``--minutes``
@@ -15,6 +15,7 @@ import json
 import math
 import time
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ from ase_nnp import AtomGraph
 
 CONFIG = {
     "species": [1, 6, 7, 8, 28, 29, 42, 45, 46, 47, 77, 78, 79],
-    "hidden_irreps": ["128x0e + 64x1o + 32x2e"] * 2,
+    "hidden_irreps": ["128x0e + 64x1o + 32x2e"],
     "outs_per_node": 64,
     "avg_num_neighbors": 25.0,
     "edge_embed": {"r_max": 5.0},
@@ -39,6 +40,13 @@ def load_frames(source: Path, pattern: str = "train-*.extxyz") -> list[Atoms]:
     if source.is_dir():
         return [a for path in sorted(source.glob(pattern)) for a in read(path, ":")]
     return list(ase_nnp.open_dataset(source))
+
+
+def split(frames: list[Atoms]) -> tuple[list[Atoms], list[Atoms]]:
+    """Training structures, and those of one system in twenty, which are only watched."""
+    seen = [crc32(a.info["system"].encode()) % 20 == 0 for a in frames]
+    train = [a for a, only_watched in zip(frames, seen, strict=True) if not only_watched]
+    return train, [a for a, only_watched in zip(frames, seen, strict=True) if only_watched]
 
 
 def references(frames: list[Atoms]) -> dict[int, float]:
@@ -106,11 +114,11 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--labels", type=Path, required=True)
     parser.add_argument("--config", type=json.loads, default={}, help="JSON, over CONFIG")
-    parser.add_argument("--epochs", type=float, default=16)
-    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--epochs", type=float, default=30)
+    parser.add_argument("--batch", type=int, default=5)
     parser.add_argument("--lr", type=float, default=5e-3)
     parser.add_argument("--ema", type=float, default=0.999)
-    parser.add_argument("--energy-weight", type=float, nargs=2, default=(1.0, 100.0))
+    parser.add_argument("--energy-weight", type=float, nargs=2, default=(1.0, 30.0))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=math.inf)
     parser.add_argument("--watch", type=int, default=1000, help="steps between tests")
@@ -120,12 +128,7 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
-    frames = load_frames(args.labels)
-    names = sorted({(a.info["system"], a.info.get("task", 0)) for a in frames})
-    watched = set(names[::20])
-    kept = [(a.info["system"], a.info.get("task", 0)) in watched for a in frames]
-    watch_frames = [a for a, k in zip(frames, kept, strict=True) if k]
-    frames = [a for a, k in zip(frames, kept, strict=True) if not k]
+    frames, watch_frames = split(load_frames(args.labels))
 
     if args.start:
         model = ase_nnp.load_model(args.start, device="cpu")
@@ -135,8 +138,8 @@ def main() -> None:
         model = ase_nnp.build_model("facet", config, seed=args.seed, device="cpu", dtype="float32")
         model.set_energy_scale(references(frames))
     train, watch = graphs_of(model, frames), graphs_of(model, watch_frames)
-    sizes = np.array([g.num_atoms for g in train])
-    print(f"{len(train)} structures, {sizes.sum()} atoms; {len(watch)} watched", flush=True)
+    atoms = sum(g.num_atoms for g in train)
+    print(f"{len(train)} structures, {atoms} atoms; {len(watch)} watched", flush=True)
 
     model.train()
     averaged = copy.deepcopy(model)
@@ -150,7 +153,7 @@ def main() -> None:
         averaged.load_state_dict(state["averaged"])
         optimiser.load_state_dict(state["optimiser"])
         step, used = state["step"], state["used"]
-    start, shift, losses, order = time.time() - used, 0.0, [], None
+    start, losses, order = time.time() - used, [], None
 
     while True:
         passed = (time.time() - start) / 60 / args.minutes
@@ -179,9 +182,8 @@ def main() -> None:
             losses.append(float(loss.detach()))
         if last or step % args.watch == 0:
             used = time.time() - start
-            shift = errors(averaged, watch)
             line = {"step": step, "of": total, "minutes": round(used / 60, 2)}
-            line |= {"loss": float(np.mean(losses or [0])), "watched": shift}
+            line |= {"loss": float(np.mean(losses or [0])), "watched": errors(averaged, watch)}
             losses = []
             print(json.dumps(line), flush=True)
             with open(args.out / "log.jsonl", "a") as log:
