@@ -43,7 +43,8 @@ class NNPCalculator(Calculator):  # type: ignore[misc]
     Parameters
     ----------
     model
-        A :class:`~ase_nnp.Potential`, a family's name, or the path of a model file.
+        A :class:`~ase_nnp.Potential`, a family's name, or the path of a model file. None: the
+        default model among the installed ones, with the uncertainty that it comes with.
     checkpoint, config, weights
         With a family's name: as in :func:`ase_nnp.load_model`.
     device
@@ -52,7 +53,7 @@ class NNPCalculator(Calculator):  # type: ignore[misc]
         ``"float32"`` (default) or ``"float64"``.
     uncertainty
         A fitted uncertainty for this model, or the path of one: adds ``energy_std`` and
-        ``forces_std`` to ``results``.
+        ``forces_std`` to ``results``. False: none, also on the default model.
     precision
         None, ``"tf32"`` or ``"bf16"``; for this calculator's calls only.
     options
@@ -107,10 +108,14 @@ class NNPCalculator(Calculator):  # type: ignore[misc]
                 model = model.to(pick_dtype(dtype) if dtype else model.dtype)
                 model = model.to(pick_device(device) if device != "auto" else model.device)
         elif model is None:
-            raise ConfigError(
-                "Which model? NNPCalculator('my.nnp'), or NNPCalculator('scn', checkpoint=...). "
-                "`ase-nnp models` lists what is installed."
-            )
+            if options or checkpoint or config or weights:
+                raise ConfigError(
+                    "Which model? NNPCalculator('NAME', checkpoint=...): checkpoint, config, "
+                    "weights and options go with a family's name."
+                )
+            from ase_nnp.shipped import load_default
+
+            model = load_default(uncertainty=uncertainty is None, device=device, dtype=dtype)
         else:
             from ase_nnp.models import load_model
 
@@ -124,7 +129,7 @@ class NNPCalculator(Calculator):  # type: ignore[misc]
                 **options,
             )
         assert isinstance(model, Potential)
-        if uncertainty is not None:
+        if uncertainty is not None and uncertainty is not False:
             from ase_nnp.uncertainty import attach
 
             model = attach(model, uncertainty)

@@ -26,7 +26,8 @@ class Pretrained:
 
     ``source`` is a path relative to the plugin's package, or a URL with ``sha256``. ``card`` is
     the path of a model card in Markdown, relative to the same package. One of the installed
-    models may be the ``default``: what ``NNPCalculator()`` without a name loads.
+    models may be the ``default``: what ``NNPCalculator()`` without a name loads, with the fitted
+    ``uncertainty`` (a path like that of the card) on it.
 
     What is left out, or None, is as the family says: ``license`` of these weights, the exchange-
     correlation ``functional`` and data set of the training, the symbols of the ``elements``,
@@ -45,6 +46,7 @@ class Pretrained:
     elements: tuple[str, ...] | None = None
     card: str = ""
     default: bool = False
+    uncertainty: str = ""
     energy_kind: str = ""
     energy_reference: str = ""
     cutoff: float | None = None

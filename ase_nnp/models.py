@@ -240,9 +240,14 @@ def _weights_of(family: ModelFamily, offered: Pretrained) -> Path:
     if is_remote(offered.source):
         with download_bar(offered.name) as progress:
             return fetch(offered, progress)
-    from importlib.resources import files
+    return _packaged(family, offered.source)
 
-    return Path(str(files(family.package))) / offered.source
+
+def _packaged(family: ModelFamily, source: str) -> Path:
+    """Return a file beside the plugin's modules; a plugin may be a single module too."""
+    from importlib import import_module
+
+    return Path(str(import_module(family.package).__file__)).parent / source
 
 
 def _load_file(path: Path, options: dict[str, Any]) -> Potential:

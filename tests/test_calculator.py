@@ -367,11 +367,6 @@ def test_one_atom_has_forces_of_shape_one_by_three(lj):
     assert atoms.get_forces().shape == (1, 3)
 
 
-def test_no_model_says_what_to_write():
-    with pytest.raises(ConfigError, match="Which model"):
-        NNPCalculator()
-
-
 def test_options_beside_a_model_object_are_refused(lj):
     with pytest.raises(ConfigError, match="complete"):
         NNPCalculator(lj, epsilon=1.0)

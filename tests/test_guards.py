@@ -38,6 +38,7 @@ LAYERS = [
     "workers",
     "tensors",
     "models",
+    "shipped",
     "budget",
     "loading",
     "batch_size",

@@ -30,10 +30,16 @@ def add_to(app: typer.Typer) -> None:
     app.command("predict")(predict)
 
 
-def model_from(model: str, checkpoint: Path | None, device: str, dtype: str) -> Potential:
-    """Load what the command line names."""
+def model_from(model: str | None, checkpoint: Path | None, device: str, dtype: str) -> Potential:
+    """Load what the command line names, or the default model."""
     from ase_nnp.models import load_model
 
+    if model is None:
+        from ase_nnp.shipped import load_default
+
+        if checkpoint is not None:
+            raise ConfigError("--checkpoint goes with a family's name: give MODEL too.")
+        return load_default(device=device, dtype=dtype)
     return load_model(model, checkpoint=checkpoint, device=device, dtype=dtype)
 
 

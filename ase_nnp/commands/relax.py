@@ -19,17 +19,19 @@ from ase_nnp.commands.batched import (
     run_batched,
     with_uncertainty,
 )
+from ase_nnp.commands.defaults import doubts, example, named, split_inputs
 from ase_nnp.commands.output import JsonOption, print_json, print_table, read_structures
 from ase_nnp.commands.predict import (
     CheckpointOption,
     DeviceOption,
     DtypeOption,
-    ModelArgument,
     model_from,
 )
 from ase_nnp.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ase import Atoms
 
     from ase_nnp.potential import Potential
@@ -43,8 +45,14 @@ def add_to(app: typer.Typer) -> None:
 
 
 def relax(
-    model: ModelArgument,
-    structures: Annotated[Path, typer.Argument(help="Any dataset, or file that ASE reads.")],
+    inputs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[MODEL] [STRUCTURES]",
+            help="A model file or family (the default model without it), and any dataset or file "
+            "that ASE reads (CO on a copper slab without it).",
+        ),
+    ] = None,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Where the relaxed structures go.")
     ] = Path("relaxed.extxyz"),
@@ -53,6 +61,9 @@ def relax(
     steps: Annotated[int, typer.Option(help="At most so many steps each.")] = 300,
     optimizer: Annotated[str, typer.Option(help="FIRE, BFGS, LBFGS, ...")] = "FIRE",
     cell: Annotated[bool, typer.Option("--cell", help="Relax the cell too.")] = False,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw the (first) relaxed structure to this PNG.")
+    ] = None,
     folder: FolderOption = None,
     trajectory: TrajectoryOption = "traj",
     threshold: ThresholdOption = None,
@@ -63,14 +74,18 @@ def relax(
     as_json: JsonOption = False,
 ) -> None:
     """Relax structures: FIRE, BFGS and LBFGS many at a time in ASE's steps, others one by one."""
+    from ase_nnp.workflows.picture import check_picture, draw
     from ase_nnp.workflows.relax import check_optimizer
 
     check_optimizer(optimizer)
     check_output(output, folder)
-    data = read_structures(structures)
+    if plot is not None:
+        check_picture(plot)
+    model, structures = split_inputs(inputs or [])
+    data: Sequence[Atoms] = [example()] if structures is None else read_structures(structures)
     if index is not None:
         if not -len(data) <= index < len(data):
-            raise ConfigError(f"--index {index}: {structures} holds {len(data)} structures.")
+            raise ConfigError(f"--index {index}: the input holds {len(data)} structures.")
         data = [data[index]]
     potential = with_uncertainty(model_from(model, checkpoint, device, dtype), uncertainty)
     from ase_nnp.workflows.batched import iter_relax
@@ -96,13 +111,22 @@ def relax(
     from ase_nnp.datasets.writers import write_dataset
 
     write_dataset(output, finished, overwrite=folder is not None)
+    alive = [row for row in rows if row.get("status") != "failed"]
+    for row, said in zip(alive, doubts(potential, finished), strict=True):
+        row.update(said)
+    if plot is not None:
+        draw(finished[0], plot, f"{alive[0]['formula']}: {alive[0]['energy']:.3f} eV")
     if as_json:
         print_json({"output": str(output), "structures": rows})
         exit_if_failed(rows)
         return
+    picture = "" if plot is None else f", drawn in {plot}"
+    std, flag = "energy_std" in alive[0], "out_of_domain" in alive[0]
     print_table(
-        f"Relaxed with {potential.family}, written to {output}",
-        ("formula", "converged", "steps", "energy before (eV)", "energy (eV)", "fmax (eV/Å)"),
+        f"Relaxed with {named(potential)}, written to {output}{picture}",
+        ("formula", "converged", "steps", "energy before (eV)", "energy (eV)", "fmax (eV/Å)")
+        + ("± (eV)",) * std
+        + ("model knows it",) * flag,
         [
             (
                 r["formula"],
@@ -111,6 +135,8 @@ def relax(
                 number(r["energy_before"]),
                 number(r["energy"]),
                 number(r["fmax"]),
+                *([number(r.get("energy_std"))] if std else []),
+                *([{True: "NO", False: "yes"}.get(r.get("out_of_domain"), "")] if flag else []),
             )
             for r in rows
         ],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ase_nnp import ModelFamily, hookimpl
+from ase_nnp import ModelFamily, Pretrained, hookimpl
 
 from .settings import CONFIG_EXTRAS, DEFAULTS
 
@@ -31,6 +31,21 @@ BIBTEX = """@misc{facet,
   archivePrefix = {arXiv}
 }"""
 
+#: Beside its weights lie a model card and a fitted uncertainty; ``data/shipped`` made them.
+METALS = Pretrained(
+    name="facet-metals-1",
+    summary="adsorbates on metal surfaces, bulk metals, small molecules; SevenNet-0's labels",
+    source="weights/facet-metals-1.nnp",
+    uncertainty="weights/facet-metals-1.uq",
+    card="weights/model_card.md",
+    default=True,
+    size_mb=0.7,
+    license="MIT",
+    functional="PBE(+U), through SevenNet-0",
+    training_data="metal slabs with adsorbates, bulk metals and molecules labelled by SevenNet-0",
+    elements=("H", "C", "N", "O", "Ni", "Cu", "Mo", "Rh", "Pd", "Ag", "Ir", "Pt", "Au"),
+)
+
 
 @hookimpl
 def register_models(register: Callable[[ModelFamily], None]) -> None:
@@ -43,6 +58,8 @@ def register_models(register: Callable[[ModelFamily], None]) -> None:
             cite="https://arxiv.org/abs/2509.08418",
             defaults=DEFAULTS,
             config_extras=CONFIG_EXTRAS,
+            pretrained=(METALS,),
+            weights_license="facet-metals-1: MIT; the paper's are not published",
             notes=NOTES,
             bibtex=BIBTEX,
             cutoff=6.0,

@@ -1,0 +1,93 @@
+"""Label the structures with SevenNet-0 (needs the ``sevenn`` package).
+
+    python data/shipped/label.py OUT_FOLDER train 0 4000
+    python data/shipped/label.py OUT_FOLDER test
+
+Each task writes one file, whole or not at all; a run that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io import write
+from ase.optimize import BFGS
+from make_structures import Task, test_tasks, training_task
+
+FMAX = 0.05
+APART = 0.06  # Angstrom: the largest displacement between two frames that are kept
+STRONGEST = 40.0  # eV/A: beyond, the teacher is asked nothing useful
+
+
+def teacher():
+    """SevenNet-0 of 11 July 2024."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from sevenn.calculator import SevenNetCalculator
+
+        return SevenNetCalculator("7net-0", device="cpu")
+
+
+def labelled(atoms: Atoms, task: Task) -> Atoms:
+    """A copy of the frame that holds its labels."""
+    forces = atoms.get_forces(apply_constraint=False)
+    results = {"energy": float(atoms.get_potential_energy()), "forces": forces.astype(float)}
+    if atoms.pbc.all():
+        results["stress"] = np.asarray(atoms.get_stress(), float)
+    frame = atoms.copy()
+    frame.info = {"system": task.name, "split": task.split}
+    frame.calc = SinglePointCalculator(frame, **results)
+    return frame
+
+
+def frames(task: Task, calc) -> list[Atoms]:
+    """The frames of a relaxation that differ, first and last among them."""
+    atoms = task.atoms.copy()
+    atoms.info = {}
+    atoms.calc = calc
+    kept = [labelled(atoms, task)]
+    if np.abs(kept[0].get_forces(apply_constraint=False)).max() > STRONGEST:
+        return []
+    if task.steps:
+        run = BFGS(atoms, logfile=None, maxstep=0.15)
+        for _ in run.irun(fmax=FMAX, steps=task.steps):
+            moved = np.abs(atoms.positions - kept[-1].positions).max()
+            if moved > APART:
+                kept.append(labelled(atoms, task))
+        if not np.array_equal(atoms.positions, kept[-1].positions):
+            kept.append(labelled(atoms, task))
+        forces = np.linalg.norm(kept[-1].get_forces(), axis=1).max()
+        kept[-1].info["relaxed"] = bool(forces <= FMAX)
+    return kept
+
+
+def main(out: Path, which: str, first: int, last: int) -> None:
+    """Label the tasks that have no file yet."""
+    torch.set_num_threads(1)
+    out.mkdir(parents=True, exist_ok=True)
+    calc, done, start = teacher(), 0, time.process_time()
+    tests = test_tasks() if which == "test" else []
+    for k in range(first, last) if which == "train" else range(len(tests)):
+        path = out / f"{which}-{k:05d}.extxyz"
+        if path.exists():
+            continue
+        task = training_task(k) if which == "train" else tests[k]
+        found = frames(task, calc)
+        done += len(found)
+        if found:
+            write(path.with_suffix(".part"), found, format="extxyz")
+            path.with_suffix(".part").replace(path)
+        if k % 20 == 0:
+            print(k, task.name, done, f"{time.process_time() - start:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    limits = [int(a) for a in sys.argv[3:]] or [0, 10**9]
+    main(Path(sys.argv[1]), sys.argv[2], *limits)

@@ -1,0 +1,206 @@
+"""Train the shipped model on labelled structures: energies, forces, stresses of crystals.
+
+    python data/shipped/train.py OUT_FOLDER --labels LABELS [--epochs 30] [--minutes 60]
+
+LABELS is a folder that ``label.py`` fills, or one dataset. A run that was stopped goes on from
+OUT_FOLDER/state.pt; the averaged weights are written to OUT_FOLDER/model.nnp. With ``--minutes``
+the schedule ends after that much time at the latest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import math
+import time
+from pathlib import Path
+from zlib import crc32
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.io import read
+from torch.nn import functional as F
+
+import ase_nnp
+from ase_nnp import AtomGraph
+
+CONFIG = {
+    "species": [1, 6, 7, 8, 28, 29, 42, 45, 46, 47, 77, 78, 79],
+    "hidden_irreps": ["128x0e + 64x1o + 32x2e"],
+    "outs_per_node": 64,
+    "avg_num_neighbors": 25.0,
+    "edge_embed": {"r_max": 5.0},
+}
+
+
+def load_frames(source: Path, pattern: str = "train-*.extxyz") -> list[Atoms]:
+    """Labelled structures of a folder's shards, or of a dataset."""
+    if source.is_dir():
+        return [a for path in sorted(source.glob(pattern)) for a in read(path, ":")]
+    return list(ase_nnp.open_dataset(source))
+
+
+def split(frames: list[Atoms]) -> tuple[list[Atoms], list[Atoms]]:
+    """Training structures, and those of one system in twenty, which are only watched."""
+    seen = [crc32(a.info["system"].encode()) % 20 == 0 for a in frames]
+    train = [a for a, only_watched in zip(frames, seen, strict=True) if not only_watched]
+    return train, [a for a, only_watched in zip(frames, seen, strict=True) if only_watched]
+
+
+def references(frames: list[Atoms]) -> dict[int, float]:
+    """Energy of each element by least squares, eV."""
+    numbers = sorted({int(z) for a in frames for z in a.numbers})
+    counts = np.array([[np.sum(a.numbers == z) for z in numbers] for a in frames], float)
+    energies = np.array([a.get_potential_energy() for a in frames])
+    weight = 1 / counts.sum(1)
+    found, *_ = np.linalg.lstsq(counts * weight[:, None], energies * weight, rcond=1e-8)
+    return dict(zip(numbers, found.tolist(), strict=True))
+
+
+def graphs_of(model, frames: list[Atoms]) -> list[AtomGraph]:
+    """Graphs with what is to be learned in ``extra``; a stress that is not there is NaN."""
+    graphs = []
+    for atoms in frames:
+        results = atoms.calc.results
+        stress = np.full(6, np.nan)
+        if atoms.pbc.all() and "stress" in results:
+            stress = np.asarray(results["stress"]).reshape(-1)
+        xx, yy, zz, yz, xz, xy = stress
+        full = np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
+        graph = model.make_graph(atoms)
+        extra = {
+            "energy": torch.tensor([results["energy"]], dtype=torch.float64),
+            "forces": torch.tensor(np.asarray(results["forces"]), dtype=model.dtype),
+            "stress": torch.tensor(full[None], dtype=model.dtype),
+        }
+        graphs.append(graph.replace(extra=extra))
+    return graphs
+
+
+def near_l1(found: torch.Tensor, wanted: torch.Tensor, bend: float) -> torch.Tensor:
+    """Mean absolute error, quadratic below ``bend``; the few violent frames do not rule."""
+    return F.huber_loss(found, wanted, delta=bend) / bend
+
+
+def loss_of(model, batch: AtomGraph, energy_weight: float) -> torch.Tensor:
+    """Losses of energies an atom, force components and stresses."""
+    known = torch.isfinite(batch.extra["stress"]).flatten(1).all(1)
+    wanted = ("energy", "forces", "stress") if known.any() else ("energy", "forces")
+    out = model.compute(batch, wanted)
+    wrong = (out["energy"] - batch.extra["energy"]) / batch.atoms_per_structure()
+    loss = energy_weight * near_l1(wrong, torch.zeros_like(wrong), 0.01)
+    loss = loss + near_l1(out["forces"], batch.extra["forces"], 0.05)
+    if known.any():
+        part = near_l1(out["stress"][known], batch.extra["stress"][known], 0.003)
+        loss = loss + 3 * part * known.float().mean()
+    return loss
+
+
+def errors(model, graphs: list[AtomGraph], size: int = 16) -> list[float]:
+    """Mean absolute errors: energy in meV an atom, force components in meV/Angstrom."""
+    energy, force = [], []
+    training = model.training
+    model.eval()
+    for i in range(0, len(graphs), size):
+        batch = AtomGraph.collate(graphs[i : i + size])
+        out = model.compute(batch, ("energy", "forces"))
+        wrong = (out["energy"] - batch.extra["energy"]) / batch.atoms_per_structure()
+        energy.append(wrong.detach().abs())
+        force.append((out["forces"] - batch.extra["forces"]).detach().abs().flatten())
+    model.train(training)
+    return [round(1e3 * float(torch.cat(x).mean()), 2) for x in (energy, force)]
+
+
+def main() -> None:
+    """Train from the start, or from where it was stopped."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--labels", type=Path, required=True)
+    parser.add_argument("--config", type=json.loads, default={}, help="JSON, over CONFIG")
+    parser.add_argument("--epochs", type=float, default=30)
+    parser.add_argument("--batch", type=int, default=5)
+    parser.add_argument("--lr", type=float, default=5e-3)
+    parser.add_argument("--ema", type=float, default=0.999)
+    parser.add_argument("--energy-weight", type=float, nargs=2, default=(1.0, 10.0))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=math.inf)
+    parser.add_argument("--watch", type=int, default=1000, help="steps between tests")
+    parser.add_argument("--start", type=Path, help="a model to start from")
+    args = parser.parse_args()
+
+    torch.set_num_threads(1)
+    torch.manual_seed(args.seed)
+    args.out.mkdir(parents=True, exist_ok=True)
+    frames, watch_frames = split(load_frames(args.labels))
+
+    if args.start:
+        model = ase_nnp.load_model(args.start, device="cpu")
+        model.requires_grad_(True)
+    else:
+        config = {**CONFIG, **args.config}
+        model = ase_nnp.build_model("facet", config, seed=args.seed, device="cpu", dtype="float32")
+        model.set_energy_scale(references(frames))
+    train, watch = graphs_of(model, frames), graphs_of(model, watch_frames)
+    atoms = sum(g.num_atoms for g in train)
+    print(f"{len(train)} structures, {atoms} atoms; {len(watch)} watched", flush=True)
+
+    model.train()
+    averaged = copy.deepcopy(model)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=1e-6, amsgrad=True)
+    per_epoch = math.ceil(len(train) / args.batch)
+    total, step, used = int(per_epoch * args.epochs), 0, 0.0
+    state_file = args.out / "state.pt"
+    if state_file.exists():
+        state = torch.load(state_file, weights_only=True)
+        model.load_state_dict(state["model"])
+        averaged.load_state_dict(state["averaged"])
+        optimiser.load_state_dict(state["optimiser"])
+        step, used = state["step"], state["used"]
+    start, losses, order = time.time() - used, [], None
+
+    while True:
+        passed = (time.time() - start) / 60 / args.minutes
+        progress = max(step / total, passed)
+        if order is None or step % per_epoch == 0:
+            rng = np.random.default_rng([args.seed, step // per_epoch])
+            order = np.array_split(rng.permutation(len(train)), per_epoch)
+        last = progress >= 1
+        if not last:
+            warm = min(1.0, (step + 1) / 200)
+            for group in optimiser.param_groups:
+                group["lr"] = args.lr * warm * (0.5 + 0.5 * math.cos(math.pi * progress)) + 1e-6
+            low, high = args.energy_weight
+            batch = AtomGraph.collate([train[i] for i in order[step % per_epoch]])
+            loss = loss_of(model, batch, low * (high / low) ** progress)
+            optimiser.zero_grad()
+            loss.backward()
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
+            if torch.isfinite(norm):
+                optimiser.step()
+            step += 1
+            decay = min(args.ema, step / (step + 10))
+            with torch.no_grad():
+                for mean, now in zip(averaged.parameters(), model.parameters(), strict=True):
+                    mean.lerp_(now, 1.0 - decay)
+            losses.append(float(loss.detach()))
+        if last or step % args.watch == 0:
+            used = time.time() - start
+            line = {"step": step, "of": total, "minutes": round(used / 60, 2)}
+            line |= {"loss": float(np.mean(losses or [0])), "watched": errors(averaged, watch)}
+            losses = []
+            print(json.dumps(line), flush=True)
+            with open(args.out / "log.jsonl", "a") as log:
+                log.write(json.dumps(line) + "\n")
+            state = {"model": model.state_dict(), "averaged": averaged.state_dict()}
+            state |= {"optimiser": optimiser.state_dict(), "step": step, "used": used}
+            torch.save(state, args.out / "state.part")
+            (args.out / "state.part").replace(state_file)
+            ase_nnp.save_model(averaged, args.out / "model.nnp", structures=len(train), **line)
+        if last:
+            break
+
+
+if __name__ == "__main__":
+    main()
