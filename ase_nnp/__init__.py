@@ -43,7 +43,7 @@ _WHERE = {
     "UnsupportedElementError": "errors",
 }
 
-_PACKAGES = ("datasets", "metrics", "testing", "uncertainty", "workflows")
+_PACKAGES = ("datasets", "metrics", "testing", "training", "uncertainty", "workflows")
 
 __all__ = ["__version__", *_WHERE]
 

@@ -14,6 +14,7 @@
             UnsupportedElementError
         PredictionError         a model returned something that is no answer
         UncertaintyError        numbers that no error bar can be made from
+        TrainingError           a training that cannot go on, with the reason
 
 A message says what was found, what was wanted and what to do next.
 """
@@ -29,6 +30,7 @@ __all__ = [
     "PredictionError",
     "RegistryError",
     "StructureError",
+    "TrainingError",
     "UncertaintyError",
     "UnknownModelError",
     "UnsafeFileError",
@@ -98,3 +100,7 @@ class PredictionError(AseNnpError, RuntimeError):
 
 class UncertaintyError(AseNnpError, ValueError):
     """Arrays, members or settings that an uncertainty cannot be computed from."""
+
+
+class TrainingError(AseNnpError, RuntimeError):
+    """A training that learns nothing or has broken down; the message names what was seen."""
