@@ -49,7 +49,7 @@ _WHERE = {
     "WorkerError": "errors",
 }
 
-_PACKAGES = ("datasets", "metrics", "testing", "uncertainty", "workflows")
+_PACKAGES = ("datasets", "metrics", "testing", "training", "uncertainty", "workflows")
 
 __all__ = ["__version__", *_WHERE]
 

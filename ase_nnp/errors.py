@@ -16,9 +16,10 @@
         StructureError          atoms that cannot be meant (NaN, no atoms, cell without volume)
             UnsupportedElementError
         PredictionError         a model returned something that is no answer
-        TaskError               one structure of many, named, and what went wrong with it
             WorkerError         a model in another environment cannot be reached, or failed there
+        TaskError               one structure of many, named, and what went wrong with it
         UncertaintyError        numbers that no error bar can be made from
+        TrainingError           a training that cannot go on, with the reason
 
 A message says what was found, what was wanted and what to do next.
 """
@@ -38,6 +39,7 @@ __all__ = [
     "RegistryError",
     "StructureError",
     "TaskError",
+    "TrainingError",
     "UncertaintyError",
     "UnknownModelError",
     "UnsafeFileError",
@@ -128,3 +130,7 @@ class WorkerError(PredictionError):
 
 class UncertaintyError(AseNnpError, ValueError):
     """Arrays, members or settings that an uncertainty cannot be computed from."""
+
+
+class TrainingError(AseNnpError, RuntimeError):
+    """A training that learns nothing or has broken down; the message names what was seen."""

@@ -294,4 +294,6 @@ def _load_own(path: Path, options: dict[str, Any], expected: str | None = None) 
     for kind in {t.dtype for t in tensors.values() if t.is_floating_point()} & {torch.float64}:
         model.to(kind)
     model.load_state_dict(tensors)
+    if header.get("elements") and model.elements is not None:
+        model.elements &= frozenset(header["elements"])  # what it was trained for, not what it may
     return model

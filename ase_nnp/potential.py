@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor, nn
 
-from ase_nnp.errors import CheckpointError, UnsupportedElementError
+from ase_nnp.errors import CheckpointError, ConfigError, UnsupportedElementError
 from ase_nnp.graph import AtomGraph
 
 if TYPE_CHECKING:
@@ -170,6 +170,39 @@ class Potential(nn.Module):
                 + "; ".join(said)
             )
         self.load_state_dict(dict(tensors))
+
+    def set_scales(
+        self,
+        references: Mapping[int, float],
+        *,
+        mean: float = 0.0,
+        energy: float = 1.0,
+        forces: float = 1.0,
+    ) -> None:
+        """Set the units of the network: what need not be learnt. Saved with the model.
+
+        A family whose network works in units of its own overrides this; training calls it once
+        with what it found in the data.
+
+        Parameters
+        ----------
+        references
+            Energy of a free atom, eV by atomic number; added for every atom of a structure.
+        mean
+            Further energy of every structure, eV.
+        energy
+            What an output of 1 is worth, eV.
+        forces
+            What a direct force of 1 is worth, eV/Angstrom; without meaning for a gradient.
+
+        Raises
+        ------
+        ConfigError
+            This model has no such units.
+        """
+        raise ConfigError(
+            f"'{self.family or type(self).__name__}' has no reference energies or scales to set."
+        )
 
     def freeze(self) -> Self:
         """Evaluation mode without parameter gradients; ``train()`` brings both back."""

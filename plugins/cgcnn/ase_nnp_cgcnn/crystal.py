@@ -125,6 +125,21 @@ class CrystalModel(Potential):
         self.fcs = nn.ModuleList(nn.Linear(h_fea_len, h_fea_len) for _ in range(n_h - 1))
         self.fc_out = nn.Linear(h_fea_len, 2 if self.classifies else 1)
 
+    def set_scales(
+        self,
+        references: Mapping[int, float],
+        *,
+        mean: float = 0.0,
+        energy: float = 1.0,
+        forces: float = 1.0,
+    ) -> None:
+        """As :meth:`Potential.set_scales`; mean and unit are those of the property."""
+        if any(references.values()):
+            raise ConfigError("This model gives a property: it takes no reference energies.")
+        normalizer = {"mean": mean, "std": energy}
+        self.mean, self.std = mean, energy
+        self.config = {**self.config, "normalizer": normalizer}
+
     def make_graph(
         self, atoms: Atoms | Sequence[Atoms], device: torch.device | str | None = None
     ) -> AtomGraph:

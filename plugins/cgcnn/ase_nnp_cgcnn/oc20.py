@@ -141,6 +141,21 @@ class AdsorptionModel(Conservative):
             self.conservative = False
             self.outputs = tuple(name for name in self.outputs if name != "stress")
 
+    def set_scales(
+        self,
+        references: Mapping[int, float],
+        *,
+        mean: float = 0.0,
+        energy: float = 1.0,
+        forces: float = 1.0,
+    ) -> None:
+        """As :meth:`Potential.set_scales`; an adsorption energy has no energies of free atoms."""
+        if any(references.values()):
+            raise ConfigError("This energy is a mean over atoms: it takes no reference energies.")
+        normalizer = {"target": {"mean": mean, "std": energy}}
+        self._set_scale(oc20_scales(normalizer))
+        self.config = {**self.config, "normalizer": normalizer}
+
     def make_graph(
         self, atoms: Atoms | Sequence[Atoms], device: torch.device | str | None = None
     ) -> AtomGraph:

@@ -130,11 +130,32 @@ class EScAIP(Potential):
 
     def _energy(self, raw: Tensor, graph: AtomGraph) -> Tensor:
         energy = raw * self.scale["energy"] + self.mean
-        table = self._elements.like(energy)[0]
+        wide = energy.double()  # thousands of eV have no meV in float32
+        table = self._elements.like(wide)[0]
         if not table.numel():
             return energy
         each = table[graph.atomic_numbers]
-        return energy + reduce_rows(each, graph.batch, graph.num_structures)
+        return wide + reduce_rows(each, graph.batch, graph.num_structures)
+
+    def set_scales(
+        self,
+        references: Mapping[int, float],
+        *,
+        mean: float = 0.0,
+        energy: float = 1.0,
+        forces: float = 1.0,
+    ) -> None:
+        """As :meth:`Potential.set_scales`; kept in the configuration under the published names."""
+        normalizer: dict[str, Any] = {"energy": {"mean": mean, "std": energy}}
+        if not self.settings.conservative:
+            normalizer["forces"] = {"std": forces}
+        table = None
+        if references:
+            size = min(self.settings.max_num_elements, 119)
+            table = [float(references.get(z, 0.0)) for z in range(size)]
+        changes = {"normalizer": normalizer, "element_references": table}
+        self.config = {**self.config, **changes}
+        self._units(self.config)
 
     # -- shared pieces ------------------------------------------------------------------------
 

@@ -271,6 +271,19 @@ class Facet(Conservative):
         own = {int(self.species_index[z]): value for z, value in shifts.items()}
         self.energy_scale.set(own, shift, scale)
 
+    def set_scales(
+        self,
+        references: Mapping[int, float],
+        *,
+        mean: float = 0.0,
+        energy: float = 1.0,
+        forces: float = 1.0,
+    ) -> None:
+        """As :meth:`Potential.set_scales`; the energy is a sum over atoms, so there is no mean."""
+        if mean:
+            raise ConfigError(f"A mean of {mean} eV a structure: this energy is a sum over atoms.")
+        self.set_energy_scale(references, scale=energy)
+
     def reference_names(self) -> dict[str, nn.Parameter]:
         """Return the parameters under the names of the published weights."""
         found: dict[str, nn.Parameter] = {"node_embedding/embed/embedding": self.embedding}

@@ -157,6 +157,28 @@ class SCN(Potential):
             )
         return graph.to(dtype=self.dtype)
 
+    def set_scales(
+        self,
+        references: Mapping[int, float],
+        *,
+        mean: float = 0.0,
+        energy: float = 1.0,
+        forces: float = 1.0,
+    ) -> None:
+        """As :meth:`Potential.set_scales`; kept in the configuration under the published names."""
+        normalizer = {
+            "energy": {"mean": mean, "std": energy},
+            "forces": {"mean": 0.0, "std": forces},
+        }
+        table = None
+        if references:
+            table = [float(references.get(z, 0.0)) for z in range(self.config["max_num_elements"])]
+            self.elements_energy = torch.tensor(table, dtype=self.dtype, device=self.device)
+        else:
+            self.elements_energy = None
+        self.scale = read_normalizers(normalizer)
+        self.config = {**self.config, "normalizer": normalizer, "element_references": table}
+
     def forward(self, graph: AtomGraph) -> dict[str, Tensor]:
         """Return everything in :attr:`outputs`."""
         return self.compute(graph, self.outputs)
@@ -189,7 +211,9 @@ class SCN(Potential):
         total = energies.new_zeros(copies * graph.num_structures).index_add(0, structures, energies)
         total = total.view(copies, -1) * std + mean
         if self.elements_energy is not None:
-            own = self.elements_energy[graph.atomic_numbers]
+            # In float64: thousands of eV have no meV in float32.
+            own = self.elements_energy.double()[graph.atomic_numbers]
+            total = total.double()
             total = total + torch.zeros_like(total[0]).index_add(0, graph.batch, own)
         result = _over_frames("energy", total)
         if force is not None:
