@@ -24,9 +24,10 @@ API_VERSION = 1
 class Pretrained:
     """One set of trained weights that a family offers by name.
 
-    ``source`` is a path relative to the plugin's package, or a URL with ``sha256``. ``card`` is
-    the path of a model card in Markdown, relative to the same package. One of the installed
-    models may be the ``default``: what ``NNPCalculator()`` without a name loads.
+    ``source`` is a path relative to the plugin's package, ``"package:path"`` for a file inside
+    another installed package, or a URL with ``sha256``. ``card`` is the path of a model card in
+    Markdown, relative to the plugin's package. One of the installed models may be the
+    ``default``: what ``NNPCalculator()`` without a name loads.
     """
 
     name: str

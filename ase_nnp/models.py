@@ -233,10 +233,15 @@ def _load_checkpoint(
 
 
 def _packaged(family: ModelFamily, source: str) -> Path:
-    from importlib.resources import files
+    """Where a file of the plugin's package is, or of another's: ``"package:path"``."""
+    from importlib.util import find_spec
 
-    package = family.build.__module__.split(".")[0]
-    return Path(str(files(package))) / source
+    package, colon, inside = source.partition(":")
+    if not colon:
+        package, inside = family.build.__module__.split(".")[0], source
+    spec = find_spec(package)  # found, not imported
+    folders = list(spec.submodule_search_locations or ()) if spec is not None else []
+    return Path(folders[0] if folders else ".") / inside
 
 
 def _load_file(path: Path, options: dict[str, Any]) -> Potential:
