@@ -86,7 +86,8 @@ def _fill(network: torch.nn.Module, tensors: dict[str, torch.Tensor], path: obje
     wrong = sorted(k for k in own if k in tensors and own[k].shape != tensors[k].shape)
     if missing or wrong:
         raise CheckpointError(
-            f"{path}: the weights do not fit the configuration beside them. Missing: "
-            f"{', '.join(missing[:5]) or 'none'}; of another shape: {', '.join(wrong[:5]) or 'none'}."
+            f"{path}: the weights do not fit the configuration beside them. "
+            f"Missing: {', '.join(missing[:5]) or 'none'}; "
+            f"of another shape: {', '.join(wrong[:5]) or 'none'}."
         )
     network.load_state_dict({k: tensors[k] for k in own})
