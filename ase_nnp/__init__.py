@@ -23,6 +23,7 @@ _WHERE = {
     "Pretrained": "family",
     "UncertaintyMethod": "family",
     "build_model": "models",
+    "from_ase": "foreign",
     "hookimpl": "hookspecs",
     "list_models": "registry",
     "load_model": "models",
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
     from ase_nnp.family import ModelFamily as ModelFamily
     from ase_nnp.family import Pretrained as Pretrained
     from ase_nnp.family import UncertaintyMethod as UncertaintyMethod
+    from ase_nnp.foreign import from_ase as from_ase
     from ase_nnp.graph import AtomGraph as AtomGraph
     from ase_nnp.hookspecs import hookimpl as hookimpl
     from ase_nnp.inference import Predictor as Predictor

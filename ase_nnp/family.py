@@ -59,6 +59,10 @@ class ModelFamily:
     load
         ``load(path, **options) -> Potential`` for the checkpoint formats that users already hold;
         raises CheckpointError for a file it does not know.
+    locate
+        ``locate(name) -> path`` of a published model that is not listed in ``pretrained``, in
+        whatever cache its users have; raises CheckpointError saying how to get it. A family with
+        this may be given folders as checkpoints.
     defaults
         Every hyper-parameter with its default; a key that is not here is refused.
     ignored
@@ -81,6 +85,7 @@ class ModelFamily:
     summary: str
     build: Callable[[dict[str, Any]], Potential]
     load: Callable[..., Potential] | None = None
+    locate: Callable[[str], Path] | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
     ignored: Collection[str] = ()
     config_extras: Collection[str] = ("normalizer", "heads", "species", "generation")

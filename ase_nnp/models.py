@@ -218,12 +218,14 @@ def _load_checkpoint(
     for offered in family.pretrained:
         if str(checkpoint) == offered.name:
             path = _packaged(family, offered.source)
-    if not path.is_file():
+    if family.locate is not None and not path.exists():
+        path = family.locate(str(checkpoint))
+    if not path.is_file() and (family.locate is None or not path.is_dir()):
         names = ", ".join(p.name for p in family.pretrained) or "none"
         raise CheckpointError(
             f"There is no file {path}. Pretrained models of '{family.name}': {names}."
         )
-    if "ase_nnp" in read_header(path):
+    if path.is_file() and "ase_nnp" in read_header(path):
         return _load_own(path, options, expected=family.name)
     if family.load is None:
         raise CheckpointError(f"'{family.name}' cannot read foreign checkpoints such as {path}.")

@@ -30,6 +30,7 @@ LAYERS = [
     "neighbors",
     "graph",
     "potential",
+    "foreign",
     "tensors",
     "models",
     "budget",
