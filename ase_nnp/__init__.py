@@ -26,6 +26,7 @@ _WHERE = {
     "adsorption_energy": "workflows.adsorption",
     "build_model": "models",
     "cite": "citation",
+    "from_ase": "foreign",
     "hookimpl": "hookspecs",
     "list_models": "registry",
     "load_model": "models",
@@ -77,6 +78,7 @@ if TYPE_CHECKING:
     from ase_nnp.family import ModelFamily as ModelFamily
     from ase_nnp.family import Pretrained as Pretrained
     from ase_nnp.family import UncertaintyMethod as UncertaintyMethod
+    from ase_nnp.foreign import from_ase as from_ase
     from ase_nnp.graph import AtomGraph as AtomGraph
     from ase_nnp.hookspecs import hookimpl as hookimpl
     from ase_nnp.inference import Predictor as Predictor

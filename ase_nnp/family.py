@@ -24,10 +24,11 @@ API_VERSION = 1
 class Pretrained:
     """One set of trained weights that a family offers by name.
 
-    ``source`` is a path relative to the plugin's package, or a URL with ``sha256``. ``card`` is
-    the path of a model card in Markdown, relative to the same package. One of the installed
-    models may be the ``default``: what ``NNPCalculator()`` without a name loads, with the fitted
-    ``uncertainty`` (a path like that of the card) on it.
+    ``source`` is a path relative to the plugin's package, ``"package:path"`` for a file inside
+    another installed package, or a URL with ``sha256``. ``card`` is the path of a model card in
+    Markdown, relative to the plugin's package. One of the installed models may be the
+    ``default``: what ``NNPCalculator()`` without a name loads, with the fitted ``uncertainty`` (a
+    path like that of the card) on it.
 
     What is left out, or None, is as the family says: ``license`` of these weights, the exchange-
     correlation ``functional`` and data set of the training, the symbols of the ``elements``,
@@ -70,6 +71,10 @@ class ModelFamily:
     load
         ``load(path, **options) -> Potential`` for the checkpoint formats that users already hold;
         raises CheckpointError for a file it does not know.
+    locate
+        ``locate(name) -> path`` of a published model that is not listed in ``pretrained``, in
+        whatever cache its users have; raises CheckpointError saying how to get it. A family with
+        this may be given folders as checkpoints.
     defaults
         Every hyper-parameter with its default; a key that is not here is refused.
     ignored
@@ -104,6 +109,7 @@ class ModelFamily:
     summary: str
     build: Callable[[dict[str, Any]], Potential]
     load: Callable[..., Potential] | None = None
+    locate: Callable[[str], Path] | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
     ignored: Collection[str] = ()
     config_extras: Collection[str] = ("normalizer", "heads", "species", "generation")

@@ -219,12 +219,14 @@ def _load_checkpoint(
     for offered in family.pretrained:
         if str(checkpoint) == offered.name:
             path, known = _weights_of(family, offered), {"pretrained": offered.name}
-    if not path.is_file():
+    if family.locate is not None and not path.exists():
+        path = family.locate(str(checkpoint))
+    if not path.is_file() and (family.locate is None or not path.is_dir()):
         names = ", ".join(p.name for p in family.pretrained) or "none"
         raise CheckpointError(
             f"There is no file {path}. Pretrained models of '{family.name}': {names}."
         )
-    if "ase_nnp" in read_header(path):
+    if path.is_file() and "ase_nnp" in read_header(path):
         model = _load_own(path, options, expected=family.name)
         model.provenance = {**dict(model.provenance), **known}
         return model
@@ -236,7 +238,7 @@ def _load_checkpoint(
 
 
 def _weights_of(family: ModelFamily, offered: Pretrained) -> Path:
-    """Return the file of pretrained weights: in the plugin's folder, or from the network."""
+    """Return the file of pretrained weights: of an installed package, or from the network."""
     if is_remote(offered.source):
         with download_bar(offered.name) as progress:
             return fetch(offered, progress)
@@ -244,10 +246,16 @@ def _weights_of(family: ModelFamily, offered: Pretrained) -> Path:
 
 
 def _packaged(family: ModelFamily, source: str) -> Path:
-    """Return a file beside the plugin's modules; a plugin may be a single module too."""
-    from importlib import import_module
+    """Where a file beside the plugin's modules is, or one of another package: "package:path"."""
+    from importlib.util import find_spec
 
-    return Path(str(import_module(family.package).__file__)).parent / source
+    package, colon, inside = source.partition(":")
+    if not colon:
+        package, inside = family.package, source
+    spec = find_spec(package)  # found, not imported
+    if spec is None or spec.origin is None:
+        raise CheckpointError(f"The package '{package}', which holds {inside}, is not installed.")
+    return Path(spec.origin).parent / inside
 
 
 def _load_file(path: Path, options: dict[str, Any]) -> Potential:

@@ -36,6 +36,7 @@ LAYERS = [
     "potential",
     "torchsim",
     "workers",
+    "foreign",
     "tensors",
     "models",
     "shipped",

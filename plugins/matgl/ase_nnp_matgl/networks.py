@@ -1,0 +1,95 @@
+"""Which of matgl's classes may be made, and how they are made quietly and in full precision."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from ase_nnp.errors import ConfigError
+from ase_nnp_matgl.quiet import quiet
+
+__all__ = ["NETWORKS", "make_network"]
+
+#: The classes that a configuration or a file may name; nothing else is ever instantiated.
+NETWORKS = ("M3GNet", "CHGNet", "TensorNet", "SO3Net", "QET")
+#: What makes a class a potential, where its own default is a property of the crystal.
+AS_POTENTIAL: dict[str, dict[str, Any]] = {
+    "M3GNet": {"is_intensive": False},
+    "CHGNet": {},
+    "TensorNet": {"is_intensive": False, "use_warp": False},
+    "SO3Net": {"is_intensive": False},
+    "QET": {"use_warp": False},
+}
+#: Arguments that cannot stand in a plain configuration or have no meaning here.
+LEFT_OUT = frozenset({"self", "kwargs", "dtype", "element_types", "return_features"})
+
+
+def make_network(
+    name: str, hyperparameters: Mapping[str, Any], element_types: Sequence[str] | None
+) -> nn.Module:
+    """Return a network of matgl with fresh weights.
+
+    Parameters
+    ----------
+    name
+        One of :data:`NETWORKS`.
+    hyperparameters
+        Arguments of that class.
+    element_types
+        Symbols in the order of the embedding; matgl's 89 elements when None.
+
+    Raises
+    ------
+    ConfigError
+        An unknown class or argument, or a model that is no potential.
+    """
+    if name not in NETWORKS:
+        raise ConfigError(f"model is {name!r}; matgl's potentials are: {', '.join(NETWORKS)}.")
+    with quiet():
+        import matgl.models
+
+        kind = getattr(matgl.models, name)
+    known = set(inspect.signature(kind.__init__).parameters) - LEFT_OUT
+    unknown = sorted(set(hyperparameters) - known)
+    if unknown:
+        close = difflib.get_close_matches(unknown[0], sorted(known), n=1)
+        meant = f" Did you mean '{close[0]}'?" if close else ""
+        raise ConfigError(f"matgl's {name} has no argument {', '.join(unknown)}.{meant}")
+    full = {**AS_POTENTIAL[name], **hyperparameters}
+    if full.get("is_intensive") or full.get("target_property", "atomwise") != "atomwise":
+        raise ConfigError(
+            f"This {name} predicts a property of the whole structure, not an energy: "
+            "is_intensive must be False and target_property 'atomwise'."
+        )
+    if full.get("include_state"):
+        raise ConfigError("include_state=True wants state features, which atoms do not have.")
+    if element_types is not None:
+        full["element_types"] = tuple(element_types)
+    with quiet(), double_precision():
+        try:
+            network = kind(**full)
+        except (KeyError, ValueError, TypeError, AssertionError) as error:
+            raise ConfigError(f"matgl cannot build this {name}: {error}.") from error
+    for parameter in network.parameters():
+        if isinstance(parameter, nn.UninitializedParameter):
+            raise ConfigError(f"This {name} has layers of unknown size, which cannot be saved.")
+    return network  # type: ignore[no-any-return]
+
+
+@contextlib.contextmanager
+def double_precision() -> Iterator[None]:
+    """Let matgl make its constant tables in float64, whatever the weights are later."""
+    import matgl
+
+    before = matgl.float_th
+    matgl.float_th = torch.float64
+    try:
+        yield
+    finally:
+        matgl.float_th = before
