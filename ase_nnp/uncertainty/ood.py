@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, Protocol
 
 import numpy as np
@@ -159,9 +160,13 @@ class KNNDistance:
         out = np.full(len(rows), np.inf)
         for element in np.unique(z):
             if int(element) in self.training:
-                tree = spatial.cKDTree(self.training[int(element)])
+                tree = self._trees[int(element)]
                 out[z == element] = _knn(tree, rows[z == element] / self.scale, self.k)
         return out
+
+    @cached_property
+    def _trees(self) -> dict[int, spatial.cKDTree]:
+        return {z: spatial.cKDTree(rows) for z, rows in self.training.items()}
 
 
 def structure_ood_score(

@@ -76,10 +76,13 @@ class LastLayer:
 
     def split(self, x: Tensor, graph: AtomGraph) -> tuple[Tensor | None, Tensor]:
         """Per-atom (N, d), if there are any, and per-structure (B, d) features of an input."""
-        flat = x.reshape(-1, x.shape[-1]) * self.scale
+        flat = x.reshape(-1, x.shape[-1])
+        flat = flat if self.scale == 1.0 else flat * self.scale
         if self.rows == "structure":
             return None, flat
-        atoms = flat.reshape(graph.num_atoms, -1, flat.shape[1]).sum(dim=1)
+        atoms = flat
+        if len(flat) != graph.num_atoms:
+            atoms = flat.reshape(graph.num_atoms, -1, flat.shape[1]).sum(dim=1)
         if self.mean:
             atoms = atoms / graph.atoms_per_structure()[graph.batch][:, None].to(atoms)
         total = atoms.new_zeros((graph.num_structures, atoms.shape[1]))

@@ -134,10 +134,11 @@ class LastLayerLaplace(UncertainPotential):
         return result
 
     def _energy_parts(self, atoms: Tensor | None, total: Tensor, root: Tensor) -> dict[str, Tensor]:
-        out = {"energy_std": (total.detach().double() @ root).norm(dim=1).to(total.dtype)}
-        if atoms is not None:
-            out["energies_std"] = (atoms.detach().double() @ root).norm(dim=1).to(total.dtype)
-        return out
+        rows = total.detach() if atoms is None else torch.cat([total.detach(), atoms.detach()])
+        std = torch.linalg.vector_norm(rows.double() @ root, dim=1).to(total.dtype)
+        if atoms is None:
+            return {"energy_std": std}
+        return {"energy_std": std[: len(total)], "energies_std": std[len(total) :]}
 
     def sample_weights(self, count: int, seed: int = 0) -> Tensor:
         """Draws (count, d) of the last layer's weights about their present value."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
 import torch
 from ase import Atoms
+from scipy.linalg import solve_triangular
 from torch import Tensor
 
 from ase_nnp.errors import UncertaintyError
@@ -22,6 +24,9 @@ __all__ = ["FeatureReader", "LatentDistanceMethod"]
 
 #: Stands for the infinite distance of an element that was not seen, where std must be finite.
 FAR = 1e6
+
+#: Numbers of gathered inverse factors held at once.
+BLOCK = 1 << 23
 
 
 class FeatureReader:
@@ -121,24 +126,59 @@ class LatentDistanceMethod(UncertainPotential):
         """The model's own results with distances beside them."""
         plain = [p for p in self.base.outputs if p in properties or p == "energy"]
         result, features = self.reader.run(self.base, graph, plain)
-        result = dict(result)
-        distance = self.distance(
-            features.double().cpu().numpy(), graph.atomic_numbers.cpu().numpy()
-        )
-        return result | self.scores(distance, graph)
+        asked = {p.split("_")[0] for p in properties if "_std" in p or "_interval" in p}
+        own = [p for p in self.own_std if p in asked]
+        return dict(result) | self.scores(self.far(features, graph.atomic_numbers), graph, own)
 
-    def scores(self, distance: np.ndarray, graph: AtomGraph) -> dict[str, Tensor]:
-        """Outputs made of the atoms' distances."""
-        atoms = torch.as_tensor(distance).to(graph.positions)
+    def far(self, features: Tensor, numbers: Tensor) -> Tensor:
+        """Distances (N,) in float64, on the device of the features.
+
+        Infinite for elements that were not seen and for features that are not finite.
+        """
+        x = features.double()
+        if self.kind == "knn":
+            found = self.distance(x.nan_to_num(nan=FAR).cpu().numpy(), numbers.cpu().numpy())
+            return torch.as_tensor(found).to(x.device)
+        means, inverses, place = (t.to(x.device) for t in self._tables)
+        index = place[numbers]
+        size = max(1, BLOCK // x.shape[1] ** 2)
+        parts = [
+            torch.bmm(inverses[i], (rows - means[i])[:, :, None])[:, :, 0]
+            for rows, i in zip(x.split(size), index.split(size), strict=True)
+        ]
+        white = parts[0] if len(parts) == 1 else torch.cat(parts)
+        distance = torch.linalg.vector_norm(white, dim=1)
+        return distance.nan_to_num(nan=torch.inf).masked_fill(index == 0, torch.inf)
+
+    @cached_property
+    def _tables(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Means, inverse Cholesky factors and their places by atomic number; place 0 is nobody's."""
+        known = sorted(self.distance.means)
+        means = np.stack([self.distance.means[z] for z in known])
+        factors = np.stack([self.distance.factors[z] for z in known])
+        eye = np.eye(means.shape[1])
+        inverses = np.stack([solve_triangular(f, eye, lower=True) for f in factors])
+        place = torch.zeros(120, dtype=torch.int64)
+        place[known] = torch.arange(1, len(known) + 1)
+        first = [np.concatenate([np.zeros_like(a[:1]), a]) for a in (means, inverses)]
+        return torch.as_tensor(first[0]), torch.as_tensor(first[1]), place
+
+    def scores(
+        self, distance: Tensor, graph: AtomGraph, own: Collection[str]
+    ) -> dict[str, Tensor]:
+        """Outputs made of the atoms' distances, with stds of the properties ``own``."""
+        atoms = distance.to(graph.positions)
         worst = atoms.new_full((graph.num_structures,), -torch.inf)
         worst = worst.scatter_reduce(0, graph.batch, atoms, "amax")
         out = {"ood_scores": atoms, "ood_score": worst, "ood_flag": worst > self.threshold}
+        if not own:
+            return out
         near = atoms.clamp(max=FAR, min=1e-12)
-        if "forces" in self.own_std:
+        if "forces" in own:
             out["forces_std"] = near[:, None].expand(-1, 3)
-        square = near.new_zeros(graph.num_structures).index_add(0, graph.batch, near.square())
-        if "energy" in self.own_std:
-            out["energy_std"] = square.sqrt()
+        if "energy" in own:
+            square = near.new_zeros(graph.num_structures)
+            out["energy_std"] = square.index_add(0, graph.batch, near.square()).sqrt()
         return out
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
