@@ -238,8 +238,8 @@ def test_npt_gives_the_density_of_the_published_lennard_jones_table(tmp_path):
     lattice = bulk("Ar", a=(4 / 0.82) ** (1 / 3) * sigma, cubic=True) * (4, 4, 4)
     start = []
     for seed in range(4):
-        lattice.rattle(0.1 * sigma, seed=seed)
         start.append(lattice.copy())
+        start[-1].rattle(0.03 * sigma, seed=seed)
     options = {"timestep_fs": 0.005 * time, "tdamp_fs": 0.2 * time, "batch": "loop"}
     molten = run_dynamics(model, start, "nvt", steps=300, temperature_K=2 * kelvin, **options)
     liquid = [o.atoms for o in molten]

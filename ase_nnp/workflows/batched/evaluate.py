@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,9 +19,9 @@ from torch import Tensor
 
 from ase_nnp.errors import ConfigError, PredictionError, StructureError
 from ase_nnp.graph import AtomGraph
-from ase_nnp.inference import Predictor
 from ase_nnp.neighbors import MIN_DISTANCE, canonical
 from ase_nnp.potential import Potential
+from ase_nnp.uncertainty.methods.base import UncertainPotential
 from ase_nnp.workflows.batched.state import Array, Batch, Segments
 
 if TYPE_CHECKING:
@@ -33,6 +33,11 @@ __all__ = ["SKIN", "Evaluator", "Found"]
 SKIN = 0.8
 #: Edges that a batch may hold, tried on a CPU beside one structure at a time.
 TRIED_BUDGETS = (20_000, 100_000)
+#: What one call may hold on a GPU at first (halved when memory runs out), and how many atoms move
+#: at a time.
+GPU_EDGES = 1_000_000
+GPU_ATOMS = 50_000
+CPU_ATOMS = 10_000
 #: Edges an atom is thought to have where no list tells.
 GUESSED_EDGES = 50
 
@@ -161,7 +166,7 @@ class Evaluator:
         ``"auto"`` measures on a CPU; ``"loop"`` takes one structure at a time; a number is the
         budget of edges.
     max_edges, max_atoms
-        What one call of the model may hold; by default the predictor's budget.
+        What one call of the model may hold; ``max_atoms`` also limits how many move together.
     """
 
     def __init__(
@@ -187,21 +192,22 @@ class Evaluator:
                 f"'{name}' does not give {', '.join(missing)}. It gives: "
                 f"{', '.join(model.outputs)}."
             )
-        budget = Predictor(model, max_edges=max_edges, max_atoms=max_atoms)
-        self.max_edges, self.max_atoms = budget.max_edges, budget.max_atoms
+        on_cpu = model.device.type == "cpu"
+        self.max_edges = max_edges or (max(TRIED_BUDGETS) if on_cpu else GPU_EDGES)
+        self.max_atoms = max_atoms or (CPU_ATOMS if on_cpu else GPU_ATOMS)
         if batch == "loop":
             options = [0]
         elif isinstance(batch, int):
             options = [batch]
-        elif model.device.type == "cpu":
-            most = max(self.max_edges, max(TRIED_BUDGETS) if max_edges is None else 0)
-            options = [0, *sorted({min(b, most) for b in TRIED_BUDGETS})]
+        elif on_cpu:
+            options = [0, *sorted({min(b, self.max_edges) for b in TRIED_BUDGETS})]
         else:
             options = [self.max_edges]
         self.choice = Choice(options)
-        if batch == "auto" and max_atoms is None and model.device.type == "cpu":
-            self.max_atoms = max(self.max_atoms, max(TRIED_BUDGETS) // 10)
-        builder: Any = getattr(model, "base", model)
+        self.cutoff = float(model.cutoff)
+        builder: Potential = model
+        while isinstance(builder, UncertainPotential):
+            builder = builder.base
         self.plain = type(builder).make_graph is Potential.make_graph
         self.calls = 0  # of the model
         self.searches = 0  # of neighbours
@@ -291,15 +297,14 @@ class Evaluator:
             shrink = np.linalg.svd(deformation, compute_uv=False)[:, -1]
             reference = np.einsum("nc,ncd->nd", reference, deformation[batch.segments.owner])
         far = batch.segments.longest(batch.positions - reference)
-        cutoff = float(self.model.cutoff)
-        return np.asarray(shrink * (cutoff + self.skin) - 2 * far < cutoff)
+        return np.asarray(shrink * (self.cutoff + self.skin) - 2 * far < self.cutoff)
 
     def _slot(self, atoms: Atoms) -> _Slot:
         self.searches += 1
         options = dict(self.model.graph_options)
         graph = AtomGraph.from_atoms(
             atoms,
-            float(self.model.cutoff) + self.skin,
+            self.cutoff + self.skin,
             None,
             dtype=torch.float64,
             device=self.model.device,
@@ -346,8 +351,7 @@ class Evaluator:
         """Edges of each structure, those of the skin left out by volume."""
         if not self.plain:
             return batch.segments.sizes * GUESSED_EDGES
-        cutoff = float(self.model.cutoff)
-        share = (cutoff / (cutoff + self.skin)) ** 3
+        share = (self.cutoff / (self.cutoff + self.skin)) ** 3
         return np.array(
             [
                 self._slots[int(i)].graph.num_edges * share if int(i) in self._slots else 0
@@ -360,9 +364,10 @@ class Evaluator:
         try:
             self._put(chunk, batch, found)
         except torch.OutOfMemoryError:
-            if len(chunk.members) == 1:
-                raise
             torch.cuda.empty_cache()
+            if len(chunk.members) == 1:
+                found.failed[chunk.members.start] = "too large for the memory of the device"
+                return
             half = max(1, self._sizes(batch)[list(chunk.members)].sum() / 2)
             self.max_edges = int(min(self.max_edges, half))
             self._chunks.clear()
@@ -393,7 +398,7 @@ class Evaluator:
             graph = chunk.graph(
                 torch.from_numpy(batch.positions[rows]).to(device),
                 torch.from_numpy(batch.cell[first:last]).to(device),
-                float(model.cutoff),
+                self.cutoff,
                 model.max_neighbors,
             ).to(dtype=model.dtype)
         else:
