@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ase_nnp.errors import ConfigError, PredictionError, StructureError
 from ase_nnp.graph import AtomGraph
-from ase_nnp.neighbors import MIN_DISTANCE, canonical
 from ase_nnp.potential import Potential
 from ase_nnp.uncertainty.methods.base import UncertainPotential
+from ase_nnp.workflows.batched.chunks import Choice, Chunk, Slot
 from ase_nnp.workflows.batched.state import Array, Batch, Segments
 
 if TYPE_CHECKING:
@@ -61,94 +60,6 @@ class Found:
             None if self.stress is None else self.stress[mask],
             {k: v[rows if len(v) == segments.rows else mask] for k, v in self.extra.items()},
         )
-
-
-class Choice:
-    """Which of several batch sizes is quickest, found by timing each twice.
-
-    On a GPU, or where a caller has chosen, there is nothing to find.
-    """
-
-    def __init__(self, options: Sequence[int]) -> None:
-        self.options = list(options)
-        self.seconds: dict[int, float] = {}
-        self._left = [*self.options, *self.options] if len(self.options) > 1 else []
-
-    @property
-    def budget(self) -> int:
-        """Edges of a batch; 0 is one structure at a time."""
-        if self._left:
-            return self._left[0]
-        return min(self.options, key=lambda o: self.seconds.get(o, np.inf))
-
-    @property
-    def measuring(self) -> bool:
-        """Whether the choice is still open."""
-        return bool(self._left)
-
-    def note(self, seconds: float) -> None:
-        """Take what the present option has cost."""
-        option = self._left.pop(0)
-        self.seconds[option] = min(seconds, self.seconds.get(option, np.inf))
-
-
-@dataclass
-class _Slot:
-    """A structure's candidate edges and where it was when they were found."""
-
-    graph: AtomGraph
-    home: Tensor | None  # (n, 3) cells an atom was folded by
-
-
-class _Chunk:
-    """Neighbouring structures of the batch that go through the model together."""
-
-    def __init__(self, members: range, slots: Sequence[_Slot]) -> None:
-        self.members = members
-        self.base = AtomGraph.collate([s.graph for s in slots]) if slots else None
-        if self.base is not None:
-            source, target = self.base.edge_index
-            self.source, self.target = source, target
-            self.shift = self.base.edge_shift.double()
-            self.structure = self.base.batch[target]
-            homes = [s.home for s in slots]
-            self.home = None
-            if any(h is not None for h in homes):
-                counts = [s.graph.num_atoms for s in slots]
-                self.home = torch.cat(
-                    [
-                        torch.zeros((n, 3), dtype=torch.float64, device=source.device)
-                        if h is None
-                        else h
-                        for h, n in zip(homes, counts, strict=True)
-                    ]
-                )
-
-    def graph(
-        self, positions: Tensor, cell: Tensor, cutoff: float, max_neighbors: int | None
-    ) -> AtomGraph:
-        """Return the graph of the structures where they are now, in float64."""
-        base = self.base
-        assert base is not None
-        one = len(self.members) == 1
-        if self.home is not None:
-            positions = positions + torch.einsum("nc,ncd->nd", self.home, cell[base.batch])
-        image = (
-            self.shift @ cell[0]
-            if one
-            else torch.einsum("ec,ecd->ed", self.shift, cell[self.structure])
-        )
-        vectors = positions[self.source] + image - positions[self.target]
-        squared = vectors.square().sum(1)
-        near = torch.nonzero(squared <= cutoff * cutoff)[:, 0]
-        edges, shifts = base.edge_index[:, near], base.edge_shift[near]
-        if max_neighbors is not None:
-            edges, shifts = canonical(
-                edges, shifts, squared[near].sqrt(), base.num_atoms, max_neighbors
-            )
-        elif len(near) and float(squared.amin()) < MIN_DISTANCE**2:
-            raise StructureError("Two atoms are in the same place.")
-        return base.replace(positions=positions, cell=cell, edge_index=edges, edge_shift=shifts)
 
 
 class Evaluator:
@@ -212,8 +123,8 @@ class Evaluator:
         self.calls = 0  # of the model
         self.searches = 0  # of neighbours
         self._index = np.zeros(0, dtype=np.int64)
-        self._slots: dict[int, _Slot] = {}
-        self._chunks: dict[int, list[_Chunk]] = {}
+        self._slots: dict[int, Slot] = {}
+        self._chunks: dict[int, list[Chunk]] = {}
         self._atoms: dict[int, int] = {}
         self._seen_positions = np.zeros((0, 3))
         self._seen_cell = np.zeros((0, 3, 3))
@@ -299,7 +210,7 @@ class Evaluator:
         far = batch.segments.longest(batch.positions - reference)
         return np.asarray(shrink * (self.cutoff + self.skin) - 2 * far < self.cutoff)
 
-    def _slot(self, atoms: Atoms) -> _Slot:
+    def _slot(self, atoms: Atoms) -> Slot:
         self.searches += 1
         options = dict(self.model.graph_options)
         graph = AtomGraph.from_atoms(
@@ -316,16 +227,16 @@ class Evaluator:
             cell = torch.from_numpy(_completed(np.array(atoms.cell))).to(given.device)
             folded = torch.linalg.solve(cell.T, (graph.positions - given).T).T.round()
             home = folded if bool(folded.any()) else None
-        return _Slot(graph, home)
+        return Slot(graph, home)
 
-    def _divided(self, batch: Batch, failed: dict[int, str]) -> list[_Chunk]:
+    def _divided(self, batch: Batch, failed: dict[int, str]) -> list[Chunk]:
         """Return consecutive structures in chunks within the budget."""
         budget = self.choice.budget
         if self.model.device.type != "cpu":
             budget = min(budget, self.max_edges)
         if budget in self._chunks and not failed:
             return self._chunks[budget]
-        chunks: list[_Chunk] = []
+        chunks: list[Chunk] = []
         sizes = self._sizes(batch)
         groups: list[list[int]] = []
         edges = atoms = 0
@@ -342,7 +253,7 @@ class Evaluator:
         for group in groups:
             if group:
                 slots = [self._slots[int(batch.index[k])] for k in group] if self.plain else []
-                chunks.append(_Chunk(range(group[0], group[-1] + 1), slots))
+                chunks.append(Chunk(range(group[0], group[-1] + 1), slots))
         if not failed:
             self._chunks[budget] = chunks
         return chunks
@@ -359,7 +270,7 @@ class Evaluator:
             ]
         )
 
-    def _run(self, chunk: _Chunk, batch: Batch, found: Found) -> None:
+    def _run(self, chunk: Chunk, batch: Batch, found: Found) -> None:
         """Evaluate one chunk; if it fails, its members one by one, to find whose fault it is."""
         try:
             self._put(chunk, batch, found)
@@ -384,11 +295,11 @@ class Evaluator:
             for k in chunk.members:
                 self._run(self._part(range(k, k + 1), batch), batch, found)
 
-    def _part(self, members: range, batch: Batch) -> _Chunk:
+    def _part(self, members: range, batch: Batch) -> Chunk:
         slots = [self._slots[int(batch.index[k])] for k in members] if self.plain else []
-        return _Chunk(members, slots)
+        return Chunk(members, slots)
 
-    def _put(self, chunk: _Chunk, batch: Batch, found: Found) -> None:
+    def _put(self, chunk: Chunk, batch: Batch, found: Found) -> None:
         first, last = chunk.members.start, chunk.members.stop
         start = int(batch.segments.starts[first])
         rows = slice(start, int(batch.segments.starts[last - 1] + batch.segments.sizes[last - 1]))
