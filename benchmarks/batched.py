@@ -69,9 +69,9 @@ CASES = {
     "slabs-bfgs": (lj, lambda: slabs(64, lattice=3.55), "BFGS", 30),
     "toy": (
         lambda: ase_nnp.load_model(ROOT / "data" / "toy.nnp"),
-        lambda: slabs(64, ((1, 1, 3), (2, 1, 3), (2, 2, 2)), 3.65, ("Cu", "Cu", "O")),
+        lambda: slabs(16, ((1, 1, 3), (2, 1, 3), (2, 2, 2)), 3.65, ("Cu", "Cu", "O")),
         "FIRE",
-        40,
+        25,
     ),
     "large": (
         lambda: ase_nnp.build_model("facet", config={}, seed=0),

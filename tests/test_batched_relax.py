@@ -352,3 +352,52 @@ def test_64_slabs_in_one_batch_end_as_64_runs_of_ase(model):
         assert np.array_equal(outcome.atoms.positions[held], atoms.positions[held])
         assert outcome.atoms.pbc.tolist() == [True, True, False]
     assert sum(o.converged for o in outcomes) > 50
+
+
+def test_running_out_of_memory_halves_the_batch_and_changes_nothing(model):
+    class Small(Conservative):
+        """A device on which three structures are too many, and gold is too large."""
+
+        cutoff = 6.0
+        most = 0
+
+        def energies(self, graph):
+            if graph.num_structures > 2 or bool((graph.atomic_numbers == 79).any()):
+                raise torch.OutOfMemoryError("too much")
+            self.most = max(self.most, graph.num_structures)
+            return model.energies(graph)
+
+    small = Small().to(torch.float64)
+    gold = Atoms("Au2", positions=[[0, 0, 0], [2.5, 0, 0]])
+    structures = [*(mixed()[k] for k in (1, 2, 4, 1, 2, 4)), gold]
+    expected = relax_many(model, structures[:6], steps=20)
+    found = relax_many(small, structures, steps=20, batch=10**6)
+    for one, other in zip(found[:6], expected, strict=True):
+        assert one.status == other.status
+        np.testing.assert_allclose(one.atoms.positions, other.atoms.positions, atol=1e-9)
+    assert small.most == 2
+    assert (found[6].status, "too large" in found[6].reason) == ("failed", True)
+
+
+def test_an_ensemble_gets_its_lists_with_a_skin(model):
+    from ase_nnp import uncertainty as uq
+    from ase_nnp.workflows.batched.evaluate import Evaluator
+    from ase_nnp.workflows.batched.state import Batch
+
+    members = [ase_nnp.build_model("lj", config={"epsilon": e}) for e in (0.38, 0.4, 0.42)]
+    ensemble = uq.fit("ensemble", [m.to(torch.float64) for m in members])
+    evaluator = Evaluator(ensemble, ["forces_std_norm"])
+    atoms = [slab(2, 1), mixed()[1]]
+    batch = Batch.of(atoms, [0, 1])
+    for _ in range(3):
+        found = evaluator(batch)
+        batch.positions += 0.01
+    assert evaluator.searches == 2
+    assert found.failed == {}
+    one = atoms[0].copy()
+    one.positions += 0.02
+    one.calc = ase_nnp.NNPCalculator(ensemble)
+    np.testing.assert_allclose(found.forces[: len(one)], one.get_forces(False), atol=1e-9)
+    np.testing.assert_allclose(
+        found.extra["forces_std_norm"][: len(one)], one.calc.results["forces_std_norm"], atol=1e-9
+    )

@@ -174,6 +174,7 @@ class _Loop:
         self.finished = self.failed = 0
         self.ready: list[Outcome] = []
         self.frames: dict[int, int] = {}
+        self.first: Atoms | None = None  # of those that wait, once it has been read
 
     def run(self) -> Iterator[Outcome]:
         self._resume()
@@ -188,7 +189,8 @@ class _Loop:
             if len(self.batch):
                 found = self._land(found)
             if len(self.batch):
-                self.method.depart(self.batch, found)
+                with np.errstate(all="ignore"):
+                    self.method.depart(self.batch, found)
                 self.batch.step += 1
                 self._drop_exploded()
             yield from self._handed()
@@ -208,9 +210,11 @@ class _Loop:
         index: list[int] = []
         atoms = self.batch.segments.rows
         while self.next < len(self.structures):
-            one = self.structures[self.next]
+            one = self.structures[self.next] if self.first is None else self.first
             if atoms and atoms + len(one) > self.evaluator.max_atoms:
+                self.first = one
                 break
+            self.first = None
             number, self.next = self.next, self.next + 1
             try:
                 self.evaluator.check(one)
@@ -232,7 +236,8 @@ class _Loop:
         batch, method = self.batch, self.method
         fresh = np.isnan(batch.first_energy)
         batch.first_energy[fresh] = found.energy[fresh]
-        method.arrive(batch, found)
+        with np.errstate(all="ignore"):  # who overflows is found out by name
+            method.arrive(batch, found)
         converged = method.done(batch)
         done = converged | (batch.step >= self.steps)
         self._record(found, done)
@@ -296,10 +301,10 @@ class _Loop:
         far = batch.segments.max(np.abs(batch.positions).max(axis=1))
         with np.errstate(invalid="ignore"):
             bad = ~(far < FARTHEST)
-        given = np.array([abs(np.linalg.det(one.cell.array)) for one in batch.atoms])
-        now = np.abs(np.linalg.det(batch.cell))
-        with np.errstate(invalid="ignore", divide="ignore"):
-            ratio = np.where(given > 0, now / given, 1.0)
+        ratio = np.ones(len(batch))
+        if self.method.stress:
+            given = np.array([abs(np.linalg.det(one.cell.array)) for one in batch.atoms])
+            ratio = np.abs(np.linalg.det(batch.cell)) / given
         burst = ~((ratio < VOLUME_FACTOR) & (ratio > 1 / VOLUME_FACTOR))
         if not (bad | burst).any():
             return

@@ -11,17 +11,16 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ase_nnp.errors import ConfigError, PredictionError, StructureError
 from ase_nnp.graph import AtomGraph
-from ase_nnp.inference import Predictor
-from ase_nnp.neighbors import MIN_DISTANCE, canonical
 from ase_nnp.potential import Potential
+from ase_nnp.uncertainty.methods.base import UncertainPotential
+from ase_nnp.workflows.batched.chunks import Choice, Chunk, Slot
 from ase_nnp.workflows.batched.state import Array, Batch, Segments
 
 if TYPE_CHECKING:
@@ -33,6 +32,11 @@ __all__ = ["SKIN", "Evaluator", "Found"]
 SKIN = 0.8
 #: Edges that a batch may hold, tried on a CPU beside one structure at a time.
 TRIED_BUDGETS = (20_000, 100_000)
+#: What one call may hold on a GPU at first (halved when memory runs out), and how many atoms move
+#: at a time.
+GPU_EDGES = 1_000_000
+GPU_ATOMS = 50_000
+CPU_ATOMS = 10_000
 #: Edges an atom is thought to have where no list tells.
 GUESSED_EDGES = 50
 
@@ -58,94 +62,6 @@ class Found:
         )
 
 
-class Choice:
-    """Which of several batch sizes is quickest, found by timing each twice.
-
-    On a GPU, or where a caller has chosen, there is nothing to find.
-    """
-
-    def __init__(self, options: Sequence[int]) -> None:
-        self.options = list(options)
-        self.seconds: dict[int, float] = {}
-        self._left = [*self.options, *self.options] if len(self.options) > 1 else []
-
-    @property
-    def budget(self) -> int:
-        """Edges of a batch; 0 is one structure at a time."""
-        if self._left:
-            return self._left[0]
-        return min(self.options, key=lambda o: self.seconds.get(o, np.inf))
-
-    @property
-    def measuring(self) -> bool:
-        """Whether the choice is still open."""
-        return bool(self._left)
-
-    def note(self, seconds: float) -> None:
-        """Take what the present option has cost."""
-        option = self._left.pop(0)
-        self.seconds[option] = min(seconds, self.seconds.get(option, np.inf))
-
-
-@dataclass
-class _Slot:
-    """A structure's candidate edges and where it was when they were found."""
-
-    graph: AtomGraph
-    home: Tensor | None  # (n, 3) cells an atom was folded by
-
-
-class _Chunk:
-    """Neighbouring structures of the batch that go through the model together."""
-
-    def __init__(self, members: range, slots: Sequence[_Slot]) -> None:
-        self.members = members
-        self.base = AtomGraph.collate([s.graph for s in slots]) if slots else None
-        if self.base is not None:
-            source, target = self.base.edge_index
-            self.source, self.target = source, target
-            self.shift = self.base.edge_shift.double()
-            self.structure = self.base.batch[target]
-            homes = [s.home for s in slots]
-            self.home = None
-            if any(h is not None for h in homes):
-                counts = [s.graph.num_atoms for s in slots]
-                self.home = torch.cat(
-                    [
-                        torch.zeros((n, 3), dtype=torch.float64, device=source.device)
-                        if h is None
-                        else h
-                        for h, n in zip(homes, counts, strict=True)
-                    ]
-                )
-
-    def graph(
-        self, positions: Tensor, cell: Tensor, cutoff: float, max_neighbors: int | None
-    ) -> AtomGraph:
-        """Return the graph of the structures where they are now, in float64."""
-        base = self.base
-        assert base is not None
-        one = len(self.members) == 1
-        if self.home is not None:
-            positions = positions + torch.einsum("nc,ncd->nd", self.home, cell[base.batch])
-        image = (
-            self.shift @ cell[0]
-            if one
-            else torch.einsum("ec,ecd->ed", self.shift, cell[self.structure])
-        )
-        vectors = positions[self.source] + image - positions[self.target]
-        squared = vectors.square().sum(1)
-        near = torch.nonzero(squared <= cutoff * cutoff)[:, 0]
-        edges, shifts = base.edge_index[:, near], base.edge_shift[near]
-        if max_neighbors is not None:
-            edges, shifts = canonical(
-                edges, shifts, squared[near].sqrt(), base.num_atoms, max_neighbors
-            )
-        elif len(near) and float(squared.amin()) < MIN_DISTANCE**2:
-            raise StructureError("Two atoms are in the same place.")
-        return base.replace(positions=positions, cell=cell, edge_index=edges, edge_shift=shifts)
-
-
 class Evaluator:
     """A model for batches whose structures move a little from call to call.
 
@@ -161,7 +77,7 @@ class Evaluator:
         ``"auto"`` measures on a CPU; ``"loop"`` takes one structure at a time; a number is the
         budget of edges.
     max_edges, max_atoms
-        What one call of the model may hold; by default the predictor's budget.
+        What one call of the model may hold; ``max_atoms`` also limits how many move together.
     """
 
     def __init__(
@@ -187,27 +103,28 @@ class Evaluator:
                 f"'{name}' does not give {', '.join(missing)}. It gives: "
                 f"{', '.join(model.outputs)}."
             )
-        budget = Predictor(model, max_edges=max_edges, max_atoms=max_atoms)
-        self.max_edges, self.max_atoms = budget.max_edges, budget.max_atoms
+        on_cpu = model.device.type == "cpu"
+        self.max_edges = max_edges or (max(TRIED_BUDGETS) if on_cpu else GPU_EDGES)
+        self.max_atoms = max_atoms or (CPU_ATOMS if on_cpu else GPU_ATOMS)
         if batch == "loop":
             options = [0]
         elif isinstance(batch, int):
             options = [batch]
-        elif model.device.type == "cpu":
-            most = max(self.max_edges, max(TRIED_BUDGETS) if max_edges is None else 0)
-            options = [0, *sorted({min(b, most) for b in TRIED_BUDGETS})]
+        elif on_cpu:
+            options = [0, *sorted({min(b, self.max_edges) for b in TRIED_BUDGETS})]
         else:
             options = [self.max_edges]
         self.choice = Choice(options)
-        if batch == "auto" and max_atoms is None and model.device.type == "cpu":
-            self.max_atoms = max(self.max_atoms, max(TRIED_BUDGETS) // 10)
-        builder: Any = getattr(model, "base", model)
+        self.cutoff = float(model.cutoff)
+        builder: Potential = model
+        while isinstance(builder, UncertainPotential):
+            builder = builder.base
         self.plain = type(builder).make_graph is Potential.make_graph
         self.calls = 0  # of the model
         self.searches = 0  # of neighbours
         self._index = np.zeros(0, dtype=np.int64)
-        self._slots: dict[int, _Slot] = {}
-        self._chunks: dict[int, list[_Chunk]] = {}
+        self._slots: dict[int, Slot] = {}
+        self._chunks: dict[int, list[Chunk]] = {}
         self._atoms: dict[int, int] = {}
         self._seen_positions = np.zeros((0, 3))
         self._seen_cell = np.zeros((0, 3, 3))
@@ -291,15 +208,14 @@ class Evaluator:
             shrink = np.linalg.svd(deformation, compute_uv=False)[:, -1]
             reference = np.einsum("nc,ncd->nd", reference, deformation[batch.segments.owner])
         far = batch.segments.longest(batch.positions - reference)
-        cutoff = float(self.model.cutoff)
-        return np.asarray(shrink * (cutoff + self.skin) - 2 * far < cutoff)
+        return np.asarray(shrink * (self.cutoff + self.skin) - 2 * far < self.cutoff)
 
-    def _slot(self, atoms: Atoms) -> _Slot:
+    def _slot(self, atoms: Atoms) -> Slot:
         self.searches += 1
         options = dict(self.model.graph_options)
         graph = AtomGraph.from_atoms(
             atoms,
-            float(self.model.cutoff) + self.skin,
+            self.cutoff + self.skin,
             None,
             dtype=torch.float64,
             device=self.model.device,
@@ -311,16 +227,16 @@ class Evaluator:
             cell = torch.from_numpy(_completed(np.array(atoms.cell))).to(given.device)
             folded = torch.linalg.solve(cell.T, (graph.positions - given).T).T.round()
             home = folded if bool(folded.any()) else None
-        return _Slot(graph, home)
+        return Slot(graph, home)
 
-    def _divided(self, batch: Batch, failed: dict[int, str]) -> list[_Chunk]:
+    def _divided(self, batch: Batch, failed: dict[int, str]) -> list[Chunk]:
         """Return consecutive structures in chunks within the budget."""
         budget = self.choice.budget
         if self.model.device.type != "cpu":
             budget = min(budget, self.max_edges)
         if budget in self._chunks and not failed:
             return self._chunks[budget]
-        chunks: list[_Chunk] = []
+        chunks: list[Chunk] = []
         sizes = self._sizes(batch)
         groups: list[list[int]] = []
         edges = atoms = 0
@@ -337,7 +253,7 @@ class Evaluator:
         for group in groups:
             if group:
                 slots = [self._slots[int(batch.index[k])] for k in group] if self.plain else []
-                chunks.append(_Chunk(range(group[0], group[-1] + 1), slots))
+                chunks.append(Chunk(range(group[0], group[-1] + 1), slots))
         if not failed:
             self._chunks[budget] = chunks
         return chunks
@@ -346,8 +262,7 @@ class Evaluator:
         """Edges of each structure, those of the skin left out by volume."""
         if not self.plain:
             return batch.segments.sizes * GUESSED_EDGES
-        cutoff = float(self.model.cutoff)
-        share = (cutoff / (cutoff + self.skin)) ** 3
+        share = (self.cutoff / (self.cutoff + self.skin)) ** 3
         return np.array(
             [
                 self._slots[int(i)].graph.num_edges * share if int(i) in self._slots else 0
@@ -355,14 +270,15 @@ class Evaluator:
             ]
         )
 
-    def _run(self, chunk: _Chunk, batch: Batch, found: Found) -> None:
+    def _run(self, chunk: Chunk, batch: Batch, found: Found) -> None:
         """Evaluate one chunk; if it fails, its members one by one, to find whose fault it is."""
         try:
             self._put(chunk, batch, found)
         except torch.OutOfMemoryError:
-            if len(chunk.members) == 1:
-                raise
             torch.cuda.empty_cache()
+            if len(chunk.members) == 1:
+                found.failed[chunk.members.start] = "too large for the memory of the device"
+                return
             half = max(1, self._sizes(batch)[list(chunk.members)].sum() / 2)
             self.max_edges = int(min(self.max_edges, half))
             self._chunks.clear()
@@ -379,11 +295,11 @@ class Evaluator:
             for k in chunk.members:
                 self._run(self._part(range(k, k + 1), batch), batch, found)
 
-    def _part(self, members: range, batch: Batch) -> _Chunk:
+    def _part(self, members: range, batch: Batch) -> Chunk:
         slots = [self._slots[int(batch.index[k])] for k in members] if self.plain else []
-        return _Chunk(members, slots)
+        return Chunk(members, slots)
 
-    def _put(self, chunk: _Chunk, batch: Batch, found: Found) -> None:
+    def _put(self, chunk: Chunk, batch: Batch, found: Found) -> None:
         first, last = chunk.members.start, chunk.members.stop
         start = int(batch.segments.starts[first])
         rows = slice(start, int(batch.segments.starts[last - 1] + batch.segments.sizes[last - 1]))
@@ -393,7 +309,7 @@ class Evaluator:
             graph = chunk.graph(
                 torch.from_numpy(batch.positions[rows]).to(device),
                 torch.from_numpy(batch.cell[first:last]).to(device),
-                float(model.cutoff),
+                self.cutoff,
                 model.max_neighbors,
             ).to(dtype=model.dtype)
         else:

@@ -190,8 +190,7 @@ class LBFGS(Optimizer):
             old = ~self.fresh[owner, None]
             step = np.where(old, x - self.last_x, 0.0)
             change = np.where(old, self.last_forces - forces, 0.0)
-            with np.errstate(divide="ignore"):  # ASE divides too; what comes of it is caught
-                weight = np.where(self.fresh, 0.0, 1.0 / seg.dot(change, step))
+            weight = np.where(self.fresh, 0.0, 1.0 / seg.dot(change, step))
             self.steps.append(step)
             self.changes.append(change)
             self.weights.append(weight)

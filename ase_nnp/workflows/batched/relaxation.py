@@ -68,8 +68,7 @@ class Relaxing(Method):
     def depart(self, batch: Batch, found: Found) -> None:
         """Move by one step of the optimizer."""
         x = self.rows.x(batch)
-        with np.errstate(all="ignore"):  # a bad step shows in the positions, and fails by name
-            step = self.optimizer.displace(x, self._forces, self.rows.free(batch))
+        step = self.optimizer.displace(x, self._forces, self.rows.free(batch))
         self.rows.move(batch, x + step)
         self._forces = np.zeros((0, 3))
 

@@ -9,14 +9,17 @@ import ase.units
 
 from ase_nnp.errors import ConfigError
 from ase_nnp.potential import Potential
-from ase_nnp.workflows.batched.dynamics import ENSEMBLES, NPT, NVE, NVT, Dynamics, Langevin
+from ase_nnp.workflows.batched.dynamics import NVE, Dynamics, Langevin
 from ase_nnp.workflows.batched.engine import run
+from ase_nnp.workflows.batched.nose_hoover import NPT, NVT
 from ase_nnp.workflows.batched.outcome import Outcome
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-__all__ = ["integrator", "iter_dynamics", "run_dynamics"]
+__all__ = ["ENSEMBLES", "integrator", "iter_dynamics", "run_dynamics"]
+
+ENSEMBLES = ("nve", "langevin", "nvt", "npt")
 
 
 def integrator(
