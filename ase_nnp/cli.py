@@ -26,7 +26,7 @@ _UsageError: Any = next(
 )
 
 #: Files in ase_nnp/commands; each adds itself with ``add_to(app)``.
-COMMANDS = ("models", "predict", "relax", "doctor", "data", "uncertainty", "plugin")
+COMMANDS = ("models", "predict", "compare", "relax", "doctor", "data", "uncertainty", "plugin")
 
 
 def main(arguments: list[str] | None = None) -> None:
