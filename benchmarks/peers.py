@@ -3,7 +3,7 @@
 Energy, forces and stress through ASE; both programs take turns in one process, positions move
 before each call, and the CPU time of one call is compared with that of the other's next to it.
 
-    python benchmarks/peers.py [--repeats 7] [--models chgnet sevennet]
+    python benchmarks/peers.py [--repeats 7] [--models chgnet sevennet] [--atoms 66 216]
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ def slab() -> Atoms:
     return atoms
 
 
-STRUCTURES = {"CO on Cu(111), 66 atoms": slab, "Si, 216 atoms": lambda: bulk("Si", cubic=True) * 3}
+STRUCTURES = {
+    66: ("CO on Cu(111), 66 atoms", slab),
+    216: ("Si, 216 atoms", lambda: bulk("Si", cubic=True) * 3),
+}
 
 
 def own_chgnet():
@@ -68,6 +71,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--models", nargs="+", default=list(OWN), choices=list(OWN))
+    parser.add_argument("--atoms", nargs="+", type=int, default=[66, 216], choices=[66, 216])
     options = parser.parse_args()
     torch.set_num_threads(1)
     packages = ("torch", "ase", "chgnet", "sevenn", "vesin")
@@ -75,10 +79,10 @@ def main() -> None:
     for name in options.models:
         ours = ase_nnp.NNPCalculator(name, device="cpu")
         theirs = quietly(OWN[name])
-        for label, make in STRUCTURES.items():
+        for label, make in (STRUCTURES[count] for count in options.atoms):
             atoms = make()
             rows, apart = [], np.zeros(3)
-            for turn in range(-3, options.repeats):  # the first calls compile
+            for turn in range(-2, options.repeats):  # the first calls compile
                 atoms.rattle(0.02, seed=turn + 10)
                 pair = [(ours, 0), (theirs, 1)][:: 1 if turn % 2 else -1]
                 times, results = [0.0, 0.0], [None, None]

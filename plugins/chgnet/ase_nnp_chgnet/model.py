@@ -70,7 +70,7 @@ class CHGNet(Conservative):
 
     def energies(self, graph: AtomGraph) -> dict[str, Tensor]:
         """Return ``energy`` (B,) and ``energies`` (N,) in eV, ``magmoms`` (N,) in mu_B."""
-        net = self.network
+        net: Any = self.network
         bonds = pair_edges(graph, self.cutoff)
         vectors = bonds.vectors.to(self.dtype)
         if self.dtype == torch.float32:
@@ -128,8 +128,11 @@ class CHGNet(Conservative):
     def _angle_features(self, angles: Angles, unit: Tensor) -> Tensor | None:
         if len(angles.table) == 0 or not self.config["update_bond"]:
             return None
-        basis = self.network.angle_basis_expansion(unit[angles.left], unit[angles.right])
-        return self.network.angle_embedding(basis)  # type: ignore[no-any-return]
+        net: Any = self.network
+        found: Tensor = net.angle_embedding(
+            net.angle_basis_expansion(unit[angles.left], unit[angles.right])
+        )
+        return found
 
     def _has_angles(self, graph: AtomGraph, bonds: Bonds, angles: Angles) -> Tensor | None:
         """(U, 1): whether a bond's structure has any angle, or None where it does not matter.
