@@ -18,7 +18,8 @@ from ase_nnp.testing import conformance
 
 pytest.importorskip("chgnet", reason="needs the chgnet package (extra 'chgnet')")
 
-test_chgnet_conforms = conformance("chgnet")
+# Slow here because the core's own tests run the suite over every registered family.
+test_chgnet_conforms = pytest.mark.slow(conformance("chgnet"))
 test_chgnet_with_the_bias_of_its_first_release_conforms = pytest.mark.slow(
     conformance("chgnet", mlp_out_bias=True)
 )

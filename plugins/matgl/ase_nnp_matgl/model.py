@@ -155,7 +155,7 @@ class MatglPotential(Conservative):
         last = int(g.edge_index[0].max()) + 1
         part = SimpleNamespace(**{**vars(g), "batch": g.batch[:last]})
         assert self.repulsion is not None
-        found = self.repulsion(self.config["element_types"], part).reshape(-1)
+        found: Tensor = self.repulsion(self.config["element_types"], part).reshape(-1)
         total = found.new_zeros(g.num_graphs, dtype=torch.float64)
         total[: len(found)] = found.double()
         return total
