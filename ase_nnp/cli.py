@@ -38,6 +38,7 @@ COMMANDS = (
     "uncertainty",
     "plugin",
     "env",
+    "compare",
 )
 
 

@@ -272,7 +272,7 @@ def _load_file(path: Path, options: dict[str, Any]) -> Potential:
             continue
         try:
             return _load_checkpoint(family, path, options)
-        except AseNnpError as error:
+        except (AseNnpError, ImportError) as error:  # a family's own package may be missing
             reasons.append(f"{family.name}: {first_line(error)}")
     raise CheckpointError(f"No installed family can read {path}.\n" + "\n".join(reasons))
 

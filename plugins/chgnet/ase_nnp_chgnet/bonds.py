@@ -18,11 +18,10 @@ class Bonds:
     """E directed edges as U = E / 2 bonds."""
 
     edges: Tensor  # (E, 2) int64, [centre, neighbour]
-    vectors: Tensor  # (U, 3) Angstrom, from the centre of the bond's first edge to its neighbour
+    image: Tensor  # (E, 3) int64, cell of the neighbour
+    vectors: Tensor  # (E, 3) Angstrom, from the centre to the neighbour
     bond: Tensor  # (E,) int64, the bond an edge belongs to
-    sign: Tensor  # (E,) +1 where an edge points along its bond's vector, -1 against it
-    ends: Tensor  # (U, 2) int64, [centre, neighbour] of the edge along the vector
-    image: Tensor  # (U, 3) int64, cell of that neighbour
+    first: Tensor  # (U,) int64, one of the two edges of a bond, the other is its reverse
 
 
 @dataclass(frozen=True)
@@ -63,9 +62,7 @@ def pair_edges(graph: AtomGraph, cutoff: float) -> Bonds:
         bond = torch.empty_like(key)
         bond[one] = bond[two] = torch.arange(len(one), device=key.device)
         edges = torch.stack([centre, neighbour], dim=1)
-        return Bonds(
-            edges, vectors[one], bond, torch.where(along, 1.0, -1.0), edges[one], shift[one]
-        )
+        return Bonds(edges, shift, vectors, bond, one)
     keep = torch.cat([one, two]).sort().values
     pruned = graph.replace(edge_index=graph.edge_index[:, keep], edge_shift=graph.edge_shift[keep])
     return pair_edges(pruned, cutoff)

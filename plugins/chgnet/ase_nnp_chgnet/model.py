@@ -70,12 +70,13 @@ class CHGNet(Conservative):
 
     def energies(self, graph: AtomGraph) -> dict[str, Tensor]:
         """Return ``energy`` (B,) and ``energies`` (N,) in eV, ``magmoms`` (N,) in mu_B."""
-        net = self.network
+        net: Any = self.network
         bonds = pair_edges(graph, self.cutoff)
         vectors = bonds.vectors.to(self.dtype)
         if self.dtype == torch.float32:
             vectors = vectors + (published_vectors(graph, bonds) - vectors).detach()
-        lengths = vectors.norm(dim=1)
+        every = vectors.norm(dim=1)
+        lengths = every[bonds.first]
         basis = net.bond_basis_expansion.rbf_expansion_ag(lengths)
         short_basis = net.bond_basis_expansion.rbf_expansion_bg(lengths)
         angles = find_angles(bonds, lengths.detach(), self.bond_cutoff, graph.num_atoms)
@@ -83,7 +84,7 @@ class CHGNet(Conservative):
         atom = net.atom_embedding(graph.atomic_numbers - 1)
         bond = net.bond_embedding(basis)
         weights, short_weights = net.bond_weights_ag(basis), net.bond_weights_bg(short_basis)
-        angle = self._angle_features(bonds, angles, vectors / lengths[:, None])
+        angle = self._angle_features(angles, vectors / every[:, None])
         bent = self._has_angles(graph, bonds, angles)
 
         for k, layer in enumerate(net.atom_conv_layers):
@@ -124,14 +125,14 @@ class CHGNet(Conservative):
             "magmoms": magmoms,
         }
 
-    def _angle_features(self, bonds: Bonds, angles: Angles, unit: Tensor) -> Tensor | None:
+    def _angle_features(self, angles: Angles, unit: Tensor) -> Tensor | None:
         if len(angles.table) == 0 or not self.config["update_bond"]:
             return None
-        sign = bonds.sign.to(unit.dtype)[:, None]
-        left = unit[bonds.bond[angles.left]] * sign[angles.left]
-        right = unit[bonds.bond[angles.right]] * sign[angles.right]
-        basis = self.network.angle_basis_expansion(left, right)
-        return self.network.angle_embedding(basis)  # type: ignore[no-any-return]
+        net: Any = self.network
+        found: Tensor = net.angle_embedding(
+            net.angle_basis_expansion(unit[angles.left], unit[angles.right])
+        )
+        return found
 
     def _has_angles(self, graph: AtomGraph, bonds: Bonds, angles: Angles) -> Tensor | None:
         """(U, 1): whether a bond's structure has any angle, or None where it does not matter.
@@ -143,18 +144,19 @@ class CHGNet(Conservative):
             return None
         bent = torch.zeros(graph.num_structures, dtype=torch.bool, device=graph.batch.device)
         bent[graph.batch[angles.table[:, 0]]] = True
-        return bent[graph.batch[bonds.ends[:, 0]]][:, None]
+        return bent[graph.batch[bonds.edges[bonds.first, 0]]][:, None]
 
 
 @torch.no_grad()
 def published_vectors(graph: AtomGraph, bonds: Bonds) -> Tensor:
-    """Return the bond vectors (U, 3) as the package rounds them; gradients stay ours.
+    """Return the edge vectors (E, 3) as the package rounds them; gradients stay ours.
 
     It keeps fractional coordinates in single precision and takes differences of the rounded
     positions, which moves the atoms of a slab by 1e-6 Angstrom and forces by up to 1e-4
     eV/Angstrom. Structures without a full cell, which it does not take, are left as they are.
     """
-    ends, image = bonds.ends, bonds.image.float()
+    centre, neighbour = bonds.edges.unbind(1)
+    image = bonds.image.float()
     full = torch.linalg.det(graph.cell) != 0
     eye = torch.eye(3, dtype=graph.cell.dtype, device=graph.cell.device)
     cell = torch.where(full[:, None, None], graph.cell, eye)
@@ -165,9 +167,9 @@ def published_vectors(graph: AtomGraph, bonds: Bonds) -> Tensor:
     else:
         scaled = torch.einsum("nc,ncd->nd", graph.positions, inverse[graph.batch]).float()
         places = torch.einsum("nc,ncd->nd", scaled, cell[graph.batch].float())
-        offset = torch.einsum("uc,ucd->ud", image, cell[graph.batch[ends[:, 0]]].float())
-    found = (places[ends[:, 1]] + offset) - places[ends[:, 0]]
-    return torch.where(full[graph.batch[ends[:, 0]], None], found, bonds.vectors.float())
+        offset = torch.einsum("ec,ecd->ed", image, cell[graph.batch[centre]].float())
+    found = (places[neighbour] + offset) - places[centre]
+    return torch.where(full[graph.batch[centre], None], found, bonds.vectors.float())
 
 
 def build_network(config: Mapping[str, Any]) -> nn.Module:

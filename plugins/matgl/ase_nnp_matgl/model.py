@@ -134,7 +134,8 @@ class MatglPotential(Conservative):
                 g.pos.new_zeros(g.num_graphs) if charge is None else charge.to(self.dtype)
             )
         try:
-            return network(**arguments)  # type: ignore[no-any-return]
+            energy: Tensor = network(**arguments)
+            return energy
         finally:
             network.feature_dict = {}  # or the whole autograd graph would live on in the model
 
@@ -144,16 +145,17 @@ class MatglPotential(Conservative):
         vectors = g.pos[g.edge_index[1]] + g.pbc_offshift - g.pos[g.edge_index[0]]
         lengths = torch.norm(vectors, dim=1)
         cutoff = float(self.network.threebody_cutoff)  # type: ignore[arg-type]
-        return create_line_graph_torch(  # type: ignore[no-any-return]
+        found: dict[str, Tensor] = create_line_graph_torch(
             g.edge_index, lengths, vectors, g.num_nodes, cutoff
         )
+        return found
 
     def _repulsion_energy(self, g: SimpleNamespace) -> Tensor:
         """Energy (B,); the layer sizes its result by the last atom that has a neighbour."""
         last = int(g.edge_index[0].max()) + 1
         part = SimpleNamespace(**{**vars(g), "batch": g.batch[:last]})
         assert self.repulsion is not None
-        found = self.repulsion(self.config["element_types"], part).reshape(-1)
+        found: Tensor = self.repulsion(self.config["element_types"], part).reshape(-1)
         total = found.new_zeros(g.num_graphs, dtype=torch.float64)
         total[: len(found)] = found.double()
         return total

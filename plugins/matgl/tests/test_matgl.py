@@ -41,7 +41,8 @@ SMALL = {
     "QET": {"units": 8, "nblocks": 1, "num_rbf": 8},
 }
 
-test_tensornet_conforms = conformance("matgl")
+# Slow here because the core's own tests run the suite over every registered family.
+test_tensornet_conforms = pytest.mark.slow(conformance("matgl"))
 test_m3gnet_conforms = pytest.mark.slow(
     conformance("matgl", model="M3GNet", hyperparameters=SMALL["M3GNet"])
 )

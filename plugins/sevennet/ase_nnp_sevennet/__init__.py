@@ -69,8 +69,15 @@ def _load(path: Path, **options: Any) -> Potential:
     return load(path, FAMILY, **options)
 
 
-def _offer(name: str, summary: str, file: str, size: float, sha256: str, **more: str) -> Pretrained:
-    known = {"functional": "PBE, PBE+U", "training_data": _MPTRJ, **more}
+def _offer(
+    name: str,
+    summary: str,
+    file: str,
+    size: float,
+    sha256: str,
+    functional: str = "PBE, PBE+U",
+    training_data: str = _MPTRJ,
+) -> Pretrained:
     return Pretrained(
         name=name,
         summary=summary,
@@ -78,7 +85,8 @@ def _offer(name: str, summary: str, file: str, size: float, sha256: str, **more:
         size_mb=size,
         sha256=sha256,
         license="MIT",
-        **known,
+        functional=functional,
+        training_data=training_data,
     )
 
 

@@ -14,7 +14,8 @@ from ase_nnp.testing import conformance
 
 pytest.importorskip("sevenn", reason="needs the sevenn package (extra 'sevennet')")
 
-test_sevennet_conforms = conformance("sevennet")
+# Slow here because the core's own tests run the suite over every registered family.
+test_sevennet_conforms = pytest.mark.slow(conformance("sevennet"))
 
 
 def slab() -> Atoms:
