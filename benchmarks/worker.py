@@ -112,13 +112,14 @@ def main() -> None:
     """Print the figures."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--python", required=True, help="interpreter of the environment")
-    parser.add_argument("--calls", type=int, default=10)
+    parser.add_argument("--calls", type=int, default=5)
     options = parser.parse_args()
     report = {
         "machine": f"{platform.processor() or platform.machine()}, one thread",
         "versions": {n: version(n) for n in ("ase_nnp", "torch", "ase", "numpy")},
         "free": measure(options.python, "free", 100),
-        "mace": measure(options.python, "mace", options.calls),
+        "small mace": measure(options.python, "mace", 2 * options.calls),
+        "medium mace": measure(options.python, "mace_medium", options.calls),
         "differences": same_numbers(options.python),
     }
     print(json.dumps(report, indent=1))

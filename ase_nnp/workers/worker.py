@@ -135,8 +135,8 @@ class Model:
         wanted = [
             p for p in properties if p != "stress" or (atoms.cell.rank == 3 and atoms.pbc.any())
         ]
-        # The last first: forces and stress bring the energy along in most calculators.
-        for name in sorted(wanted, key=("energy", "forces", "stress").count):
+        # Stress and forces first: they bring the energy along in most calculators.
+        for name in reversed(wanted):
             found[name] = np.asarray(self.inner.get_property(name, atoms), dtype=float)
         return found
 
