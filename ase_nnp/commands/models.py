@@ -111,7 +111,9 @@ def show(
         print_json({**row, "cards": cards})
         return
     hidden = ("name", "pretrained", "defaults", "bibtex")
-    facts = [(k, text_of(v)) for k, v in row.items() if k not in hidden and v not in ("", (), [])]
+    facts = [
+        (k, text_of(v)) for k, v in row.items() if k not in hidden and v not in ("", (), [], {})
+    ]
     facts.append(("defaults", ", ".join(f"{k}={v!r}" for k, v in row["defaults"].items())))
     print_table(f"{family.name}: {family.summary}", ("", ""), facts)
     for offered in row["pretrained"]:
