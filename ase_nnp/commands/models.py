@@ -237,15 +237,15 @@ def describe(family: Any, registry: Any) -> dict[str, Any]:
 
 def text_of(value: Any) -> str:
     """Return a value for people."""
+    if value is None:
+        return "not fixed"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, dict):
         return ", ".join(f"{k}: {v}" for k, v in value.items())
     if isinstance(value, (list, tuple)):
-        if value and all(isinstance(v, int) for v in value):
-            whole = list(value) == list(range(value[0], value[-1] + 1))
-            return f"Z {value[0]} to {value[-1]}" if whole else ", ".join(map(str, value))
+        numbers = [v for v in value if isinstance(v, int)]
+        if len(numbers) == len(value) > 2 and numbers == list(range(numbers[0], numbers[-1] + 1)):
+            return f"{numbers[0]} to {numbers[-1]}"
         return ", ".join(map(str, value))
-    return (
-        {True: "yes", False: "no", None: "not fixed"}.get(value, str(value))
-        if (value is None or isinstance(value, bool))
-        else str(value)
-    )
+    return str(value)
