@@ -325,7 +325,8 @@ def check_an_ase_database_gives_back_the_results(subject: CalculatorSubject) -> 
 
         with connect(folder / "x.db") as database:
             row = database.write(atoms)
-        return database.get_atoms(row)
+        again: Atoms = database.get_atoms(row)
+        return again
 
     return stored(subject, through)
 

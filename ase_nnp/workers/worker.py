@@ -205,7 +205,8 @@ def full_stress(value: Any) -> np.ndarray:
     """Return a stress as a 3x3 matrix; ASE's order is xx yy zz yz xz xy."""
     value = np.asarray(value, dtype=float)
     if value.shape != (6,):
-        return value
+        whole: np.ndarray = value
+        return whole
     xx, yy, zz, yz, xz, xy = value
     return np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
 
