@@ -36,7 +36,13 @@ A model family for `ase_nnp`. Say here which paper it follows, what differs from
 weights come from and under which licence.
 
     pip install -e .
+    ase-nnp models show @NAME@
     ase-nnp plugin check @NAME@
+
+Then it is a calculator like any other:
+
+    import ase_nnp
+    atoms.calc = ase_nnp.NNPCalculator(ase_nnp.build_model("@NAME@", seed=0))
 """,
     "@PACKAGE@/__init__.py": '''\
 """The @NAME@ family. This module imports no torch: it is read when models are listed."""
@@ -55,7 +61,15 @@ def register_models(register):
             summary="A smooth pair potential with learned parameters per element",
             build=_build,
             defaults={"cutoff": 5.0, "num_basis": 8},
-            cite="",
+            # What users can read before the model is loaded: `ase-nnp models show @NAME@`.
+            cite="",  # https://doi.org/...
+            bibtex="",  # "@article{...}"; what ase_nnp.cite("@NAME@") gives
+            license="not stated",
+            cutoff=5.0,
+            elements=range(1, 101),
+            energy_kind="total",  # or "adsorption", "formation", "none"
+            functional="none: fresh weights",
+            training_data="none: fresh weights",
         )
     )
 

@@ -142,7 +142,7 @@ def receive(offered: Pretrained, part: Path, progress: Progress | None) -> None:
                 have = 0  # it sends everything again
             length = answer.headers.get("Content-Length")
             total = have + int(length) if length and length.isdigit() else None
-            most = _limit(offered, total)
+            most = _limit(offered)
             with open(part, "ab" if have else "wb") as file:
                 while chunk := answer.read(CHUNK):
                     have += len(chunk)
@@ -179,8 +179,8 @@ def _continues(answer: Any, status: int | None, have: int) -> bool:
     return status == 206 and said.startswith(f"bytes {have}-")
 
 
-def _limit(offered: Pretrained, total: int | None) -> int | None:
-    """Return how many bytes are believed: the announced size and a tenth."""
+def _limit(offered: Pretrained) -> int | None:
+    """Return how many bytes are believed: the announced size, a tenth and a chunk more."""
     if offered.size_mb is None:
         return None
     return int(offered.size_mb * 1.1e6) + CHUNK

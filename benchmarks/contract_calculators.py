@@ -37,7 +37,7 @@ def matgl() -> Any:
     return PESCalculator(Potential(TensorNet(element_types=DEFAULT_ELEMENTS, is_intensive=False)))
 
 
-def mace() -> Any:
+def mace(hidden: str = "32x0e + 32x1o", max_ell: int = 2, r_max: float = 5.0) -> Any:
     """A small MACE with fresh weights."""
     import numpy as np
     import torch
@@ -50,15 +50,15 @@ def mace() -> Any:
     torch.manual_seed(0)
     numbers = [1, 6, 8, 29]
     model = modules.ScaleShiftMACE(
-        r_max=5.0,
+        r_max=r_max,
         num_bessel=8,
         num_polynomial_cutoff=5,
-        max_ell=2,
+        max_ell=max_ell,
         interaction_cls=modules.interaction_classes["RealAgnosticResidualInteractionBlock"],
         interaction_cls_first=modules.interaction_classes["RealAgnosticInteractionBlock"],
         num_interactions=2,
         num_elements=len(numbers),
-        hidden_irreps=o3.Irreps("32x0e + 32x1o"),
+        hidden_irreps=o3.Irreps(hidden),
         MLP_irreps=o3.Irreps("16x0e"),
         atomic_energies=np.zeros(len(numbers)),
         avg_num_neighbors=30.0,

@@ -28,6 +28,17 @@ def test_the_readme_is_a_doctest(monkeypatch):
     assert result.failed == 0
 
 
+def test_the_guide_to_plugins_shows_what_its_tutorial_runs():
+    script = (ROOT / "tutorials" / "06_write_a_plugin.py").read_text()
+    guide = (ROOT / "docs" / "write-a-plugin.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", guide, flags=re.DOTALL)
+    assert len(blocks) == 4
+    shown = [block for block in blocks if not block.startswith("pretrained=")]
+    assert len(shown) == 3
+    for block in shown:
+        assert block.strip() in script, block
+
+
 def test_every_user_visible_file_that_is_named_exists():
     text = (ROOT / "README.md").read_text()
     for name in re.findall(r"\]\(((?!http)[\w./-]+)\)", text):

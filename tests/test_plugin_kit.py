@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -49,6 +50,122 @@ def test_its_own_tests_and_the_pytest_option_pass(environment, tmp_path):
     done = run(*option, environment=environment, cwd=tmp_path)
     assert done.returncode == 0, done.stdout
     assert "passed" in done.stdout
+
+
+DEFECTS = {
+    "import error": ("__init__.py", "from ase_nnp import ModelFamily, hookimpl",
+                     "from ase_nnp import ModelFamilly, hookimpl"),
+    "missing dependency": ("__init__.py", "from ase_nnp import ModelFamily",
+                           "import acme_kernels\nfrom ase_nnp import ModelFamily"),
+    "wrong hook": ("__init__.py", "def register_models(", "def register_model("),
+    "newer interface": ("__init__.py", "@hookimpl", "ase_nnp_api = 2\n\n@hookimpl"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", DEFECTS)
+def test_a_plugin_that_cannot_be_used_says_how(kind, environment, tmp_path):
+    name, old, new = DEFECTS[kind]
+    path = tmp_path / "ase_nnp_mine" / "ase_nnp_mine" / name
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new, 1))
+    code = "from ase_nnp.cli import main; main(['plugin', 'check', 'mine'])"
+    done = run("-c", code, environment=environment, cwd=tmp_path)
+    assert done.returncode == 2
+    assert f"cannot be used: {kind}:" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    if kind == "missing dependency":
+        assert "pip install acme_kernels" in done.stderr
+
+
+BROKEN_PHYSICS = {
+    "stress in GPa": (
+        "def compute(self, graph, properties):\n"
+        "        found = super().compute(graph, properties)\n"
+        "        return {k: v * 160.21766 if k == 'stress' else v for k, v in found.items()}\n",
+        {"stress_is_the_strain_derivative"},
+    ),
+    "forces that are no gradient": (
+        "def compute(self, graph, properties):\n"
+        "        found = super().compute(graph, properties)\n"
+        "        return {k: v * 1.01 if k == 'forces' else v for k, v in found.items()}\n",
+        {"forces_are_minus_the_gradient"},
+    ),
+    "a leak between structures of a batch": (
+        "def compute(self, graph, properties):\n"
+        "        found = super().compute(graph, properties)\n"
+        "        return {**found, 'energy': found['energy'] + 1e-3 * (graph.num_structures - 1)}\n",
+        {"batching_changes_nothing"},
+    ),
+}
+
+
+@pytest.mark.parametrize("defect", BROKEN_PHYSICS)
+def test_physics_that_is_wrong_is_named_with_its_figure(defect, tmp_path, monkeypatch):
+    from ase_nnp.testing import make_subject, run_checks
+
+    write_plugin("mine", tmp_path)
+    method, expected = BROKEN_PHYSICS[defect]
+    package = tmp_path / "ase_nnp_mine" / "ase_nnp_mine"
+    path = package / "model.py"
+    path.write_text(path.read_text() + f"\n    {method}")
+    monkeypatch.syspath_prepend(str(package.parent))
+    for name in [n for n in sys.modules if n.startswith("ase_nnp_mine")]:
+        monkeypatch.delitem(sys.modules, name)
+    registry = installed()
+    registry.add_plugin("mine", lambda: importlib.import_module("ase_nnp_mine"))
+    try:
+        outcomes = {o.check: o for o in run_checks(make_subject("mine"))}
+    finally:
+        registry.pm.unregister(name="mine")
+        registry.families.pop("mine")
+        registry.owners.pop("ModelFamily:mine")
+    wrong = {name for name, o in outcomes.items() if not o.ok}
+    assert expected <= wrong
+    assert len(wrong) <= 2, wrong  # and nothing else is blamed but what follows from it
+    for name in expected:
+        assert "Measured" in outcomes[name].message
+
+
+@pytest.mark.slow
+def test_a_plugin_is_written_installed_and_checked_in_a_minute(tmp_path):
+    """In a virtual environment of its own, which sees the present packages (no network)."""
+    import importlib.util
+    import resource
+    import site
+
+    needed = ("pip", "hatchling", "editables")
+    if any(importlib.util.find_spec(name) is None for name in needed):
+        pytest.skip("needs pip, hatchling and editables here, to install without a network")
+    python = tmp_path / "env" / "bin" / "python"
+
+    def cpu():
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return used.ru_utime + used.ru_stime
+
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    before = cpu()
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "env"], check=True)
+    (own,) = (tmp_path / "env").glob("lib/python*/site-packages")
+    folders = [*site.getsitepackages(), *(p for p in sys.path if p.endswith("site-packages"))]
+    lines = [f"import site; site.addsitedir({f!r})" for f in dict.fromkeys(folders)]
+    (own / "present.pth").write_text("\n".join(lines) + "\n")
+    steps = [
+        ["ase-nnp", "plugin", "new", "fresh"],
+        ["-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index",
+         "--disable-pip-version-check", "-e", "ase_nnp_fresh"],
+        ["ase-nnp", "models", "show", "fresh", "--json"],
+        ["ase-nnp", "plugin", "check", "fresh", "--json"],
+    ]  # fmt: skip
+    for step in steps:
+        if step[0] == "ase-nnp":
+            step = ["-c", f"from ase_nnp.cli import main; main({step[1:]!r})"]
+        done = subprocess.run(
+            [python, *step], capture_output=True, text=True, cwd=tmp_path, env=environment
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+    outcomes = json.loads(done.stdout)
+    assert {o["status"] for o in outcomes} == {"passed"}
+    assert cpu() - before < 60
 
 
 def test_a_check_that_fails_is_exit_code_1(capsys, monkeypatch):

@@ -325,7 +325,8 @@ def check_an_ase_database_gives_back_the_results(subject: CalculatorSubject) -> 
 
         with connect(folder / "x.db") as database:
             row = database.write(atoms)
-        return database.get_atoms(row)
+        again: Atoms = database.get_atoms(row)
+        return again
 
     return stored(subject, through)
 
@@ -391,6 +392,7 @@ def check_a_change_in_info_is_noticed(subject: CalculatorSubject) -> float:
         if len(values) < 2 or abs(values[0] - values[1]) <= 1e-6 * max(1.0, abs(values[0])):
             continue
         read.append(key)
+        calc.reset()
         atoms = subject.crystal()
         atoms.info[key] = one
         calc.get_property("energy", atoms)

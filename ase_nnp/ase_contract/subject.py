@@ -64,6 +64,7 @@ def quiet(action):
 
 spec, symbols, out = sys.argv[1:4]
 module, _, name = spec.partition(":")
+TORCHS_OWN = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")  # set when its compiler is imported
 before = state()
 defaults = {"default dtype": "torch.float32", "matmul precision": "highest", "gradients": True}
 from ase.calculators.calculator import Calculator
@@ -81,7 +82,7 @@ after = state()
 changed = [
     f"{key}={value!r}"
     for key, value in after["environment"].items()
-    if before["environment"].get(key) != value
+    if before["environment"].get(key) != value and key not in TORCHS_OWN
 ]
 changed += [f"{key} removed" for key in before["environment"] if key not in after["environment"]]
 usual = {**defaults, **before, "environment": after["environment"]}

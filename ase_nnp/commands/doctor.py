@@ -39,17 +39,19 @@ def doctor(as_json: JsonOption = False) -> None:
     """Print what a bug report needs, and warn about settings that slow models down."""
     import torch
 
-    from ase_nnp.registry import first_line, installed, missing_packages
+    from ase_nnp.registry import broken_state, family_state, installed
 
     registry = installed()
     plugins = {name: registry.distributions.get(name, "") for name, _ in plugin_names(registry)}
     state = {name: "ok" for name in plugins}
     for family in registry.families.values():
-        missing = missing_packages(family)
-        if missing:
-            owner = registry.owners.get(f"ModelFamily:{family.name}", family.name)
-            state[owner] = f"missing: pip install {' '.join(missing)}"
-    state |= {name: f"broken: {first_line(e)}" for name, e in registry.broken.items()}
+        owner = registry.owners.get(f"ModelFamily:{family.name}", family.name)
+        found = family_state(family, plugins.get(owner, "").partition(" ")[0])
+        if found.kind != "ok":
+            state[owner] = str(found)
+    for name, error in registry.broken.items():
+        kind, reason, fix = broken_state(error)
+        state[name] = f"{kind}: {reason}{f' ({fix})' if fix else ''}"
     report: dict[str, Any] = {
         "python": sys.version.split()[0],
         "platform": platform.platform(),

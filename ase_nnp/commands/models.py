@@ -111,7 +111,9 @@ def show(
         print_json({**row, "cards": cards})
         return
     hidden = ("name", "pretrained", "defaults", "bibtex")
-    facts = [(k, text_of(v)) for k, v in row.items() if k not in hidden and v not in ("", (), [])]
+    facts = [
+        (k, text_of(v)) for k, v in row.items() if k not in hidden and v not in ("", (), [], {})
+    ]
     facts.append(("defaults", ", ".join(f"{k}={v!r}" for k, v in row["defaults"].items())))
     print_table(f"{family.name}: {family.summary}", ("", ""), facts)
     for offered in row["pretrained"]:
@@ -235,15 +237,15 @@ def describe(family: Any, registry: Any) -> dict[str, Any]:
 
 def text_of(value: Any) -> str:
     """Return a value for people."""
+    if value is None:
+        return "not fixed"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, dict):
         return ", ".join(f"{k}: {v}" for k, v in value.items())
     if isinstance(value, (list, tuple)):
-        if value and all(isinstance(v, int) for v in value):
-            whole = list(value) == list(range(value[0], value[-1] + 1))
-            return f"Z {value[0]} to {value[-1]}" if whole else ", ".join(map(str, value))
+        numbers = [v for v in value if isinstance(v, int)]
+        if len(numbers) == len(value) > 2 and numbers == list(range(numbers[0], numbers[-1] + 1)):
+            return f"{numbers[0]} to {numbers[-1]}"
         return ", ".join(map(str, value))
-    return (
-        {True: "yes", False: "no", None: "not fixed"}.get(value, str(value))
-        if (value is None or isinstance(value, bool))
-        else str(value)
-    )
+    return str(value)

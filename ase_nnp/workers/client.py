@@ -144,7 +144,14 @@ class _Running:
         with open(self.log, "wb") as log:
             try:
                 self.process = subprocess.Popen(
-                    [job.python, "-I", str(Path(protocol.__file__).resolve()), address],
+                    [
+                        job.python,
+                        "-I",
+                        "-W",
+                        "ignore",
+                        str(Path(protocol.__file__).resolve()),
+                        address,
+                    ],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=log,

@@ -16,7 +16,7 @@ from ase_nnp.errors import ConfigError, WorkerError
 from ase_nnp.graph import AtomGraph
 from ase_nnp.potential import Potential
 from ase_nnp.workers.client import Job, Worker, job_for, worker_for
-from ase_nnp.workers.environments import find_environment
+from ase_nnp.workers.environments import find_environment, list_environments
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -176,7 +176,9 @@ def remote(
     WorkerError
         The worker or its model cannot be started.
     """
-    if "/" in str(environment) or Path(environment).exists():
+    names = [known.name for known in list_environments()]
+    place = "/" in str(environment) or Path(environment).exists()
+    if str(environment) not in names and place:
         python: Path = Path(environment)
     else:
         known = find_environment(str(environment))

@@ -135,8 +135,8 @@ class Model:
         wanted = [
             p for p in properties if p != "stress" or (atoms.cell.rank == 3 and atoms.pbc.any())
         ]
-        # The last first: forces and stress bring the energy along in most calculators.
-        for name in sorted(wanted, key=("energy", "forces", "stress").count):
+        # Stress and forces first: they bring the energy along in most calculators.
+        for name in reversed(wanted):
             found[name] = np.asarray(self.inner.get_property(name, atoms), dtype=float)
         return found
 
@@ -205,7 +205,8 @@ def full_stress(value: Any) -> np.ndarray:
     """Return a stress as a 3x3 matrix; ASE's order is xx yy zz yz xz xy."""
     value = np.asarray(value, dtype=float)
     if value.shape != (6,):
-        return value
+        whole: np.ndarray = value
+        return whole
     xx, yy, zz, yz, xz, xy = value
     return np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
 
