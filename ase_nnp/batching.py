@@ -159,9 +159,10 @@ class LoopOrBatch:
         size = load.bit_length()
         ratios = self._ratio.get(size, ())
         if len(ratios) >= self.TRIALS:
-            return median(ratios) <= 1.0, left
+            batched = median(ratios) <= 1.0
+            return batched, left if batched else 1  # the one after it may be of another size
         if total < self.LEAST:
-            return load < self.SMALL, left
+            return load < self.SMALL, left if load < self.SMALL else 1
         if cold or len(self._alone.get(size, ())) < self.TRIALS:
             return False, 1
         return True, max(4, int(total * self.SHARE))

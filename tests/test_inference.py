@@ -314,7 +314,7 @@ def test_on_a_cpu_the_faster_of_loop_and_batches_is_found(monkeypatch, a_call, p
 
 def test_few_structures_are_not_worth_a_measurement():
     assert LoopOrBatch().plan(200, 16, 16) == (True, 16)
-    assert LoopOrBatch().plan(3500, 16, 16) == (False, 16)
+    assert LoopOrBatch().plan(3500, 16, 16) == (False, 1)
 
 
 def test_a_batch_is_judged_by_what_its_own_members_take_alone():
@@ -327,7 +327,7 @@ def test_a_batch_is_judged_by_what_its_own_members_take_alone():
     assert choice.plan(100, 500, 400) == (True, 400)
     for _ in range(2):
         choice.took([1000, 100, 100], 3.1)
-    assert choice.plan(1000, 500, 400) == (False, 400)
+    assert choice.plan(1000, 500, 400) == (False, 1)
 
 
 def test_a_compiled_model_gives_the_same_and_stays_as_it_was(lj, many):
