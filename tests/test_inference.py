@@ -330,6 +330,7 @@ def test_a_batch_is_judged_by_what_its_own_members_take_alone():
     assert choice.plan(1000, 500, 400) == (False, 1)
 
 
+@pytest.mark.slow
 def test_a_compiled_model_gives_the_same_and_stays_as_it_was(lj, many):
     compiled = Predictor(lj, compile="eager")  # traced, without the time of a compiler
     for one, two in zip(compiled(many), predict(lj, many), strict=True):
