@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import deque
+from collections.abc import Sequence
+from statistics import median
 from typing import Protocol
 
 import torch
@@ -120,31 +122,32 @@ class LoopOrBatch:
     """On a CPU: whether structures of a size are faster one at a time or in small batches.
 
     One structure of 60 atoms keeps a CPU busy, and batches only spoil its caches; of four atoms
-    it is the calls that cost. The border depends on the model and the machine, so both ways are
-    timed, on a small part of the structures, for each size (edges + atoms, in factors of two).
-    Before there are figures, and for sets too small to measure on, the size decides.
+    it is the calls that cost. The border depends on the model and the machine. So for each size
+    (edges + atoms, in factors of two) two structures are timed alone and two small batches that
+    begin with that size are timed against what their members would have taken alone. Sets too
+    small to measure on go by size.
     """
 
-    #: edges + atoms below which a batch is tried first.
+    #: edges + atoms below which structures of a small set go in batches.
     SMALL = 1_000
-    #: Each way is timed twice, on two structures in a loop and on this share of a set in a batch.
-    SHARE, TRIALS = 1 / 50, 2
+    #: Timings wanted of each kind; batches with at least four structures or this share of a set.
+    TRIALS, SHARE = 2, 1 / 50
     #: A set smaller than this is not measured on.
     LEAST = 100
 
     def __init__(self) -> None:
-        self._best: dict[tuple[int, bool], float] = {}
-        self._count: dict[tuple[int, bool], int] = defaultdict(int)
+        self._alone: dict[int, deque[float]] = {}  # seconds per load, of the last structures
+        self._ratio: dict[int, deque[float]] = {}  # batch over loop, of the last batches
 
-    def plan(self, load: int, left: int, cold: bool = False) -> tuple[bool, int]:
+    def plan(self, load: int, total: int, left: int, cold: bool = False) -> tuple[bool, int]:
         """Say how to treat the next structures.
 
         Parameters
         ----------
         load
             edges + atoms of the next structure.
-        left
-            Structures still to come, this one included.
+        total, left
+            Structures of the set, and those still to come.
         cold
             The model has not been called yet: its first call takes longer and tells nothing.
 
@@ -153,19 +156,27 @@ class LoopOrBatch:
         batched, most : bool and int
             One call for all of them or one for each; and how many structures at most.
         """
-        size, likely = load.bit_length(), load < self.SMALL
-        known = {way: self._count[size, way] >= self.TRIALS for way in (True, False)}
-        if known[True] and known[False]:
-            return self._best[size, True] <= self._best[size, False], left
-        if left < self.LEAST:
-            return likely, left
-        if cold:
+        size = load.bit_length()
+        ratios = self._ratio.get(size, ())
+        if len(ratios) >= self.TRIALS:
+            batched = median(ratios) <= 1.0
+            return batched, left if batched else 1  # the one after it may be of another size
+        if total < self.LEAST:
+            return load < self.SMALL, left if load < self.SMALL else 1
+        if cold or len(self._alone.get(size, ())) < self.TRIALS:
             return False, 1
-        way = likely if not known[likely] else not likely
-        return way, max(4, int(left * self.SHARE)) if way else 2
+        return True, max(4, int(total * self.SHARE))
 
-    def took(self, load: float, batched: bool, seconds: float, total: float) -> None:
-        """Note a time: ``load`` of a typical structure, ``total`` of all in the time."""
-        key = (int(load).bit_length(), batched)
-        self._count[key] += 1
-        self._best[key] = min(self._best.get(key, math.inf), seconds / max(1.0, total))
+    def took(self, loads: Sequence[int], seconds: float) -> None:
+        """Note the time of one call with structures of these loads."""
+        size = loads[0].bit_length()
+        if len(loads) == 1:
+            self._alone.setdefault(size, deque(maxlen=5)).append(seconds / max(1, loads[0]))
+        elif self._alone:
+            ratio = seconds / sum(load * self._cost(load) for load in loads)
+            self._ratio.setdefault(size, deque(maxlen=5)).append(ratio)
+
+    def _cost(self, load: int) -> float:
+        """Seconds per load of a structure alone, of the nearest size that is known."""
+        size = load.bit_length()
+        return median(self._alone[min(self._alone, key=lambda known: abs(known - size))])

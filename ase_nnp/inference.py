@@ -133,8 +133,17 @@ class Predictor:
 
     def single(self, atoms: Atoms, properties: Collection[str]) -> dict[str, Any]:
         """Return the results of one structure; the path of the calculator."""
-        graph = self.model.make_graph([atoms])
-        return self._run(graph, [atoms], properties)[0]
+        try:
+            graph = self.model.make_graph([atoms])
+            return self._run(graph, [atoms], properties)[0]
+        except torch.OutOfMemoryError as error:
+            raise PredictionError(self._does_not_fit("The structure", atoms)) from error
+
+    def _does_not_fit(self, name: str, atoms: Atoms) -> str:
+        return (
+            f"{name} ({atoms.get_chemical_formula()}, {len(atoms)} atoms) does not fit into the "
+            f"memory of {self.model.device}. Use a device with more, or the CPU."
+        )
 
     def __call__(
         self,
@@ -164,8 +173,8 @@ class Predictor:
             graphs = [waiting or self._graph(atoms, first)]
             batched, most = True, len(atoms)
             if learns:
-                left = len(atoms) - first
-                batched, most = self._choice.plan(_load(graphs[0]), left, self.calls == 0)
+                load, total = _load(graphs[0]), len(atoms)
+                batched, most = self._choice.plan(load, total, total - first, self.calls == 0)
             edges, count, waiting = graphs[0].num_edges, graphs[0].num_atoms, None
             while len(graphs) < most and first + len(graphs) < len(atoms):
                 graph = self._graph(atoms, first + len(graphs))
@@ -174,18 +183,12 @@ class Predictor:
                     waiting = graph
                     break
                 graphs.append(graph)
-            warm, start = self.calls > 0, time.perf_counter()
-            if batched:
-                members = atoms[first : first + len(graphs)]
-                results += self._run(AtomGraph.collate(graphs), members, wanted, first)
-            else:
-                for graph in graphs:
-                    here = len(results)
-                    results += self._run(graph, atoms[here : here + 1], wanted, here)
-            total = sum(map(_load, graphs))
-            if learns and warm and (len(graphs) > 1 or not batched):
-                seconds = time.perf_counter() - start
-                self._choice.took(total / len(graphs), batched, seconds, total)
+            for part in [graphs] if batched else [[graph] for graph in graphs]:
+                warm, here, start = self.calls > 0, len(results), time.perf_counter()
+                members = atoms[here : here + len(part)]
+                results += self._run(AtomGraph.collate(part), members, wanted, here)
+                if learns and warm:
+                    self._choice.took([*map(_load, part)], time.perf_counter() - start)
             advance(len(graphs))
         return results
 
@@ -234,11 +237,8 @@ class Predictor:
                 if not limit.is_shortage(error, load):
                     raise
                 if len(members) == 1 and computing is None:
-                    raise PredictionError(
-                        f"Structure {place} ({members[0].get_chemical_formula()}, "
-                        f"{len(members[0])} atoms) does not fit into the memory of "
-                        f"{self.model.device}. Use a device with more, or the CPU."
-                    ) from error
+                    said = self._does_not_fit(f"Structure {place}", members[0])
+                    raise PredictionError(said) from error
                 short = True
             graph = None  # type: ignore[assignment]
             fetch()
@@ -326,8 +326,8 @@ class Predictor:
         self, output: dict[str, Tensor], atoms: Sequence[Atoms], first: int
     ) -> list[dict[str, Any]]:
         arrays = {
-            k: (v if v.dtype == torch.bool else v.double()).detach().cpu().numpy()
-            for k, v in output.items()
+            k: (v if v.dtype == torch.bool else v.double()).numpy()
+            for k, v in ((k, v.detach().cpu()) for k, v in output.items())
         }
         return _split(arrays, atoms, self.model, first)
 

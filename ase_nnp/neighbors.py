@@ -183,7 +183,9 @@ def _pairs(
     ).contiguous()
 
     # Every atom of the bin against the run; in its own run an atom looks at those after itself.
-    run, i = _ragged(runs.size[own], runs.first[own])
+    # Atoms are counted in 32 bits from here on: it is memory that takes the time.
+    begin, end = begin.int(), end.int()
+    run, i = _ragged(runs.size[own].int(), runs.first[own].int())
     begin = torch.where(inside.index_select(0, run), i + 1, begin.index_select(0, run))
     times = end.index_select(0, run) - begin
     from_i = [
@@ -191,10 +193,10 @@ def _pairs(
     ]
     for part in _spans(times, chunk):
         entry, j = _ragged(times[part], begin[part])
-        squared = torch.zeros((), dtype=xyz.dtype, device=xyz.device)
+        squared = torch.zeros(len(j), dtype=xyz.dtype, device=xyz.device)
         for x, start in zip(xyz, from_i, strict=True):
             difference = x.index_select(0, j).sub_(start[part].index_select(0, entry))
-            squared = torch.addcmul(squared, difference, difference)
+            squared.addcmul_(difference, difference)
         pick = torch.nonzero(squared <= cutoff * cutoff)[:, 0]
         entry = entry.index_select(0, pick)
         seen_by = run[part].index_select(0, entry)
@@ -209,8 +211,9 @@ def _pairs(
 def _ragged(counts: Tensor, start: Tensor | int = 0) -> tuple[Tensor, Tensor]:
     """Number the elements of rows of different length: (row, start of the row + place), flat."""
     row = torch.repeat_interleave(counts)
-    offset = start + counts - torch.cumsum(counts, 0)
-    return row, offset.index_select(0, row) + torch.arange(len(row), device=counts.device)
+    offset = start + counts - torch.cumsum(counts, 0, dtype=counts.dtype)
+    place = torch.arange(len(row), dtype=counts.dtype, device=counts.device)
+    return row, place.add_(offset.index_select(0, row))
 
 
 def _spans(counts: Tensor, limit: int) -> list[slice]:

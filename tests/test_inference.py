@@ -231,6 +231,17 @@ def test_a_structure_that_never_fits_is_named(lj):
         Predictor(OnDevice(lj, device), memory=device)(structures)
 
 
+def test_a_calculator_says_that_a_structure_does_not_fit(lj):
+    from ase.calculators.calculator import CalculationFailed
+
+    from ase_nnp import NNPCalculator
+
+    atoms = bulk("Cu", cubic=True) * (3, 3, 3)
+    atoms.calc = NNPCalculator(OnDevice(lj, Device(capacity=1_000)))
+    with pytest.raises(CalculationFailed, match=r"Cu108, 108 atoms\) does not fit"):
+        atoms.get_potential_energy()
+
+
 def test_a_bad_structure_is_named_on_a_device_too(lj):
     structures = mixed(20)
     structures[13].positions[0] = np.nan
@@ -285,7 +296,7 @@ def test_on_a_cpu_the_faster_of_loop_and_batches_is_found(monkeypatch, a_call, p
 
     clock = Clock()
     monkeypatch.setattr(inference, "time", clock)
-    structures = [bulk("Cu", cubic=True) * (cell, cell, cell) for _ in range(300)]
+    structures = [bulk("Cu", cubic=True) * (cell, cell, cell)] * 150
     times = {}
     for way, options in {
         "loop": {"max_edges": 1},
@@ -302,10 +313,24 @@ def test_on_a_cpu_the_faster_of_loop_and_batches_is_found(monkeypatch, a_call, p
 
 
 def test_few_structures_are_not_worth_a_measurement():
-    assert LoopOrBatch().plan(200, 16) == (True, 16)
-    assert LoopOrBatch().plan(3500, 16) == (False, 16)
+    assert LoopOrBatch().plan(200, 16, 16) == (True, 16)
+    assert LoopOrBatch().plan(3500, 16, 16) == (False, 1)
 
 
+def test_a_batch_is_judged_by_what_its_own_members_take_alone():
+    choice = LoopOrBatch()
+    for _ in range(2):
+        choice.took([100], 1.0)  # small ones take ten times as long for their size
+        choice.took([1000], 1.0)
+    for _ in range(2):
+        choice.took([100, 1000, 1000], 2.9)  # alone: 3
+    assert choice.plan(100, 500, 400) == (True, 400)
+    for _ in range(2):
+        choice.took([1000, 100, 100], 3.1)
+    assert choice.plan(1000, 500, 400) == (False, 1)
+
+
+@pytest.mark.slow
 def test_a_compiled_model_gives_the_same_and_stays_as_it_was(lj, many):
     compiled = Predictor(lj, compile="eager")  # traced, without the time of a compiler
     for one, two in zip(compiled(many), predict(lj, many), strict=True):

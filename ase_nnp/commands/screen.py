@@ -93,7 +93,7 @@ def run(
     data = read_structures(structures)
     job.load()  # what is wrong with the model is said before anything is claimed
     if block is None and task == "predict":
-        block = max(64, -(-len(data) // 100_000))
+        block = max(256, -(-len(data) // 100_000))
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 

@@ -84,7 +84,7 @@ def slab(model: Potential, atoms: int) -> Atoms:
     lattice = 3.61 if number == copper else 2 * 2**0.5 * float(covalent_radii[number])
     layers = 2 if atoms <= 8 else 4 if atoms <= 200 else 8
     side = max(1, round((atoms / layers) ** 0.5))
-    made = fcc111(chemical_symbols[number], (side, side, layers), a=lattice, vacuum=8.0)
+    made: Atoms = fcc111(chemical_symbols[number], (side, side, layers), a=lattice, vacuum=8.0)
     made.pbc = True
     made.rattle(0.02, seed=0)
     return made

@@ -413,7 +413,7 @@ class _Where:
     """Enough to see from another process of the same machine whether this one lives."""
 
     host: str
-    processes: str  # the namespace of process numbers: containers have their own
+    processes: str  # this boot of the machine, and whose process numbers: containers have their own
     pid: int
     started: str
 
@@ -424,7 +424,8 @@ def _whereabouts() -> dict[str, Any]:
 
 def _namespace() -> str:
     try:
-        return os.readlink("/proc/self/ns/pid")
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
     except OSError:
         return ""
 

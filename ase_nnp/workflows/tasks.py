@@ -15,6 +15,7 @@ from ase_nnp.errors import AseNnpError, ConfigError
 if TYPE_CHECKING:
     from ase import Atoms
 
+    from ase_nnp.inference import Predictor
     from ase_nnp.potential import Potential
 
 __all__ = ["TASKS", "ModelTask", "labelled", "name_of"]
@@ -68,14 +69,15 @@ class ModelTask:
 
     def load(self) -> Potential:
         """Return the model; loaded once in each process."""
-        return _loaded(self.model, self.checkpoint, self.device, self.dtype)
+        return self._predictor().model
+
+    def _predictor(self) -> Predictor:
+        return _predictor(self.model, self.checkpoint, self.device, self.dtype)
 
     def __call__(self, atoms: Atoms) -> Atoms:
         """Return a copy with results, and what the relaxation did in ``info``."""
         if self.task == "predict":
-            from ase_nnp.inference import Predictor
-
-            return labelled(atoms, Predictor(self.load())([atoms], progress=False)[0])
+            return labelled(atoms, self._predictor()([atoms], progress=False)[0])
         from ase_nnp.calculator import NNPCalculator
         from ase_nnp.workflows.relax import relax
 
@@ -95,10 +97,8 @@ class ModelTask:
     def many(self, structures: Sequence[Atoms]) -> list[Atoms | Exception]:
         """Return one result or error for each; predictions share batches where all are good."""
         if self.task == "predict" and len(structures) > 1:
-            from ase_nnp.inference import Predictor
-
             try:
-                found = Predictor(self.load())(structures, progress=False)
+                found = self._predictor()(structures, progress=False)
             except AseNnpError:  # one by one tells which it was
                 pass
             else:
@@ -113,10 +113,11 @@ class ModelTask:
 
 
 @lru_cache(maxsize=1)
-def _loaded(model: str, checkpoint: str | None, device: str, dtype: str) -> Potential:
+def _predictor(model: str, checkpoint: str | None, device: str, dtype: str) -> Predictor:
+    from ase_nnp.inference import Predictor
     from ase_nnp.models import load_model
 
-    return load_model(model, checkpoint=checkpoint, device=device, dtype=dtype)
+    return Predictor(load_model(model, checkpoint=checkpoint, device=device, dtype=dtype))
 
 
 def labelled(atoms: Atoms, found: Mapping[str, Any]) -> Atoms:
