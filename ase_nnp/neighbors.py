@@ -49,7 +49,8 @@ def vesin_edges(
     """
     import vesin
 
-    search = vesin.NeighborList(cutoff=cutoff, full_list=True)
+    # vesin leaves out what is exactly at its cutoff; here it is in.
+    search = vesin.NeighborList(cutoff=cutoff * (1 + 1e-12), full_list=True)
     xyz, cells, periodic = (t.cpu().numpy() for t in (positions, cell, pbc))
     starts = np.searchsorted(batch.cpu().numpy(), np.arange(len(cells) + 1))
     index, shift, length = [], [], []
@@ -57,6 +58,9 @@ def vesin_edges(
         i, j, s, d = search.compute(
             xyz[first:last], cells[b], periodic[b], quantities="ijSd", copy=False
         )
+        if len(d) and d.max() > cutoff:
+            near = d <= cutoff
+            i, j, s, d = i[near], j[near], s[near], d[near]
         pairs = np.empty((2, len(i)), dtype=np.int64)  # what vesin gave is gone with its next call
         np.add(j, first, out=pairs[0], casting="unsafe")
         np.add(i, first, out=pairs[1], casting="unsafe")

@@ -285,3 +285,11 @@ def test_atoms_on_the_border_of_the_cell_keep_their_neighbours(backend, noise):
     wanted = AtomGraph.from_atoms(atoms, 4.0).num_edges
     atoms.positions += noise
     assert AtomGraph.from_atoms(atoms, 4.0, backend=backend).num_edges == wanted
+
+
+@pytest.mark.parametrize("backend", ["vesin", "torch"])
+@pytest.mark.parametrize(("cutoff", "neighbours"), [(3.0, 6), (6.0, 32), (5.999999, 26)])
+def test_neighbours_at_exactly_the_cutoff_are_in(backend, cutoff, neighbours):
+    simple_cubic = Atoms("Po", cell=[3, 3, 3], pbc=True)
+    graph = AtomGraph.from_atoms(simple_cubic, cutoff, dtype=torch.float64, backend=backend)
+    assert graph.num_edges == neighbours
