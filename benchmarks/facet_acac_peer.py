@@ -2,11 +2,12 @@
 
     python benchmarks/facet_acac_peer.py DATA_FOLDER OUT_FOLDER --env ENV --epochs 55
 
-ENV is an environment (``python -m venv``) with ``mace-torch==0.3.16``. The 450 frames of the split
-are learned from; the other 50 are the peer's validation set, by which it picks its weights. Settings
-are those its documentation gives for small molecules, with an exponential learning rate because so
-few epochs would not let its default (wait for a plateau of 50) come down. Both weights that the peer
-leaves (stage one and stage two) are tested at 300 K and 600 K; figures go to OUT_FOLDER/peer.json.
+ENV is an environment (``python -m venv``) with ``mace-torch==0.3.16``. The 450 frames of the
+split are learned from; the other 50 are the peer's validation set, by which it picks its weights.
+Settings are those its documentation gives for small molecules, with an exponential learning rate
+because so few epochs would not let its default (wait for a plateau of 50) come down. Both weights
+that the peer leaves (stage one and stage two) are tested at 300 K and 600 K; figures go to
+OUT_FOLDER/peer.json.
 """
 
 from __future__ import annotations
