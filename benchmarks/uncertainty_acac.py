@@ -184,14 +184,22 @@ def methods(members, train, noise):
     def latent(kind):
         return lambda: wrap("latent", members[0], train=train, kind=kind)
 
+    full = cache(last_layer())
+
     def cheap(kind):  # one model, no force std: what is had for little more than a plain pass
-        return lambda: wrap("latent", last_layer(force_std="none")(), train=train, kind=kind)
+        def make():
+            tensors, values = full().state()
+            values = {**values, "force_std": "none"}
+            inner = type(full()).from_state(members[0], tensors, values)
+            return wrap("latent", inner, train=train, kind=kind)
+
+        return make
 
     return {
         "ensemble 5": ensemble(5),
         "ensemble 3": ensemble(3),
         "last layer, energy rows": last_layer(noise={"energy": noise["energy"]}),
-        "last layer, energy and force rows": last_layer(),
+        "last layer, energy and force rows": full,
         "POPS": last_layer(covariance="pops"),
         "Mahalanobis latents": latent("mahalanobis"),
         "kNN latents": latent("knn"),
@@ -236,7 +244,7 @@ def main() -> None:
     parser.add_argument("--chain-steps", type=int, default=480)
     parser.add_argument("--seeds", type=int, nargs="*", help="only train these members")
     parser.add_argument("--chains", type=int, nargs="*", help="only run these chains")
-    parser.add_argument("--only", help="only this method's predictions")
+    parser.add_argument("--only", nargs="*", help="only the predictions of these methods")
     args = parser.parse_args()
     torch.set_num_threads(1)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -282,7 +290,7 @@ def main() -> None:
     fits = methods(members, train, noise)
     fits["pSGLD, 3 chains"] = lambda: wrap("ensemble", sampled(), mode="sequential")
     collected = {}
-    for name in [args.only] if args.only else fits:
+    for name in args.only or fits:
         fitted = cache(fits[name])  # made only if something of it is missing
         collected[name] = {
             part: kept(

@@ -152,7 +152,7 @@ class LatentDistanceMethod(UncertainPotential):
 
     @cached_property
     def _tables(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Means, inverse Cholesky factors and their places by atomic number; place 0 is nobody's."""
+        """Means, inverse factors and their places by atomic number; place 0 is nobody's."""
         known = sorted(self.distance.means)
         means = np.stack([self.distance.means[z] for z in known])
         factors = np.stack([self.distance.factors[z] for z in known])
@@ -163,9 +163,7 @@ class LatentDistanceMethod(UncertainPotential):
         first = [np.concatenate([np.zeros_like(a[:1]), a]) for a in (means, inverses)]
         return torch.as_tensor(first[0]), torch.as_tensor(first[1]), place
 
-    def scores(
-        self, distance: Tensor, graph: AtomGraph, own: Collection[str]
-    ) -> dict[str, Tensor]:
+    def scores(self, distance: Tensor, graph: AtomGraph, own: Collection[str]) -> dict[str, Tensor]:
         """Outputs made of the atoms' distances, with stds of the properties ``own``."""
         atoms = distance.to(graph.positions)
         worst = atoms.new_full((graph.num_structures,), -torch.inf)
