@@ -61,6 +61,7 @@ def main() -> None:
     parser.add_argument("--hidden", default="48x0e + 48x1o")
     parser.add_argument("--lr", type=float, default=0.01)
     parser.add_argument("--end-lr", type=float, default=1e-3, help="where stage two starts")
+    parser.add_argument("--watch", type=int, default=5, help="epochs between validations")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 
@@ -101,7 +102,7 @@ def main() -> None:
         "swa_energy_weight": 1000.0,
         "ema_decay": 0.99,
         "max_num_epochs": args.epochs,
-        "eval_interval": 5,
+        "eval_interval": args.watch,
         "error_table": "TotalRMSE",
         "device": "cpu",
         "default_dtype": "float32",
