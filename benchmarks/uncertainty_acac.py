@@ -232,6 +232,33 @@ def cheap_auroc(known, test, shifted):
     return {k: float(np.mean([r[k] for r in rows])) for k in rows[0]}
 
 
+def draw(collected, table, path):
+    """Reliability at 300 K and 600 K after scaling at 300 K, and who tells 600 K from 300 K."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
+    shown = ["ensemble 5", "last layer, energy and force rows", "kNN latents"]
+    for title, part, axis in (("300 K", "held", axes[0]), ("600 K", "hot", axes[1])):
+        axis.plot([0, 1], [0, 1], color="0.6", linewidth=1)
+        for name in (n for n in shown if n in table):
+            known = collected[name]["held"]
+            check = collected[name].get("test", known) if part == "held" else collected[name][part]
+            scale = cal.scale_nll(known["true"], known["pred"], known["std"])
+            curve = met.calibration_curve(check["true"], check["pred"], scale * check["std"])
+            axis.plot(*curve, label=name)
+        axis.set(title=f"{title}, scaled at 300 K", xlabel="nominal", ylabel="observed coverage")
+    axes[0].legend(fontsize=8)
+    names = sorted(table, key=lambda n: table[n]["ood_auroc"])
+    bars = axes[2].barh(names, [table[n]["ood_auroc"] for n in names])
+    axes[2].bar_label(bars, fmt="%.3f", padding=2, fontsize=8)
+    axes[2].set(title="OOD AUROC, 300 K against 600 K", xlim=(0.5, 1.05))
+    axes[2].tick_params(axis="y", labelsize=8)
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
@@ -241,9 +268,10 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--train", type=int, default=400)
     parser.add_argument("--test", type=Path, help="official 300 K test frames")
-    parser.add_argument("--chain-steps", type=int, default=480)
+    parser.add_argument("--chain-steps", type=int, default=480, help="0: no chains")
     parser.add_argument("--seeds", type=int, nargs="*", help="only train these members")
     parser.add_argument("--chains", type=int, nargs="*", help="only run these chains")
+    parser.add_argument("--figure", type=Path, help="PNG file to draw")
     parser.add_argument("--only", nargs="*", help="only the predictions of these methods")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -275,7 +303,7 @@ def main() -> None:
     settings = ChainSettings(steps=steps, burn_in=steps // 3, samples=8, noise=noise)
     samples = [
         chain(i, members[i], train, settings, args.out / f"chain_{i}.safetensors")
-        for i in (range(3) if everything else args.chains or [])
+        for i in (range(3) if everything and steps else args.chains or [])
     ]
     if args.seeds is not None or args.chains is not None:
         return
@@ -288,7 +316,8 @@ def main() -> None:
         return members_from_samples(members[:3], joined)
 
     fits = methods(members, train, noise)
-    fits["pSGLD, 3 chains"] = lambda: wrap("ensemble", sampled(), mode="sequential")
+    if steps:
+        fits["pSGLD, 3 chains"] = lambda: wrap("ensemble", sampled(), mode="sequential")
     collected = {}
     for name in args.only or fits:
         fitted = cache(fits[name])  # made only if something of it is missing
@@ -316,6 +345,8 @@ def main() -> None:
     result["chains"] = diagnose(forces["forces"].reshape(3, -1, 20 * 45))
     print(result["chains"]["verdict"])
     (args.out / "table.json").write_text(json.dumps(result, indent=1))
+    if args.figure is not None:
+        draw(collected, result["table"], args.figure)
 
 
 def by_member(members, frames):
