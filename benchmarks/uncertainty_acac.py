@@ -126,36 +126,42 @@ def folds(count):
 
 
 def measures(known, test, shifted, numbers):
-    """Figures of one method. ``known`` calibrates; ``test`` is None to use it by turns."""
+    """Figures of one method. ``known`` calibrates; ``test`` is None to use it by turns.
+
+    By turns, each half is scaled by the factor of the other, and the halves are judged together:
+    ENCE of fewer values is larger by chance alone.
+    """
     names = ("true", "pred", "std", "score")
     known, test, shifted = (
         None if x is None else tuple(x[k] for k in names) for x in (known, test, shifted)
     )
-    rows = []
     if test is None:
         parts = [tuple(tuple(x[m] for x in known) for m in pair) for pair in folds(len(known[0]))]
     else:
         parts = [(known, test)]
+    rows, cool, hot = [], [], []
     for fit, check in parts:
         scale = cal.scale_nll(*fit[:3])
         q = cal.mondrian_quantiles(
             cal.normalized_scores(*fit[:3]), np.broadcast_to(numbers[:, None], fit[0].shape), 0.1
         )
         table = np.array([q[z] for z in numbers])[:, None]
-        row = {"scale": scale}
-        for name, (true, pred, std, _) in (("300", check), ("600", shifted)):
-            error = true - pred
-            atom = np.linalg.norm(error, axis=-1), np.linalg.norm(std, axis=-1)
-            row[f"rmse_{name}"] = 1e3 * np.sqrt((error**2).mean())
-            row[f"spearman_{name}"] = met.spearman(*atom)
-            row[f"ence_{name}"] = met.ence(true, pred, scale * std, bins=20)
-            row[f"area_{name}"] = met.miscalibration_area(true, pred, scale * std)
-            row[f"coverage90_{name}"] = met.coverage(true, pred - table * std, pred + table * std)
-            row[f"auroc_top5_{name}"] = met.auroc_errors(*atom, quantile=0.95)
-        row["adaptive_coverage90_600"] = adaptive(fit, shifted)
-        row["ood_auroc"] = met.auroc_ood(check[3], shifted[3])
-        rows.append(row)
-    return {k: float(np.mean([r[k] for r in rows])) for k in rows[0]}
+        for found, (true, pred, std, _) in ((cool, check), (hot, shifted)):
+            found.append((true - pred, scale * std, table * std))
+        adapted = adaptive(fit, shifted)
+        ood = met.auroc_ood(check[3], shifted[3])
+        rows.append({"scale": scale, "adaptive_coverage90_600": adapted, "ood_auroc": ood})
+    row = {k: float(np.mean([r[k] for r in rows])) for k in rows[0]}
+    for name, found in (("300", cool), ("600", hot)):
+        error, std, half = (np.concatenate(x) for x in zip(*found, strict=True))
+        atom = np.linalg.norm(error, axis=-1), np.linalg.norm(std, axis=-1)
+        row[f"rmse_{name}"] = 1e3 * float(np.sqrt((error**2).mean()))
+        row[f"spearman_{name}"] = met.spearman(*atom)
+        row[f"ence_{name}"] = met.ence(error, 0 * error, std, bins=20)
+        row[f"area_{name}"] = met.miscalibration_area(error, 0 * error, std)
+        row[f"coverage90_{name}"] = met.coverage(error, -half, half)
+        row[f"auroc_top5_{name}"] = met.auroc_errors(*atom, quantile=0.95)
+    return row
 
 
 def adaptive(fit, shifted, count=50):
