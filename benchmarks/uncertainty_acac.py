@@ -169,8 +169,13 @@ def adaptive(fit, shifted, count=50):
     order = np.random.default_rng(0).permutation(len(shifted[0]))
     scores = cal.normalized_scores(*shifted[:3])[order].reshape(len(order), -1)
     window = count * scores.shape[1]
+    # A label is a structure: all its values together move alpha by the default step of 0.02.
     state = cal.AdaptiveConformal(
-        cal.normalized_scores(*fit[:3]).ravel()[-window:], 0.1, 0.002, extend=True, window=window
+        cal.normalized_scores(*fit[:3]).ravel()[-window:],
+        0.1,
+        0.02 / scores.shape[1],
+        extend=True,
+        window=window,
     )
     for score in scores[:count].ravel():
         state.update(float(score))
