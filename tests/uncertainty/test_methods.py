@@ -324,3 +324,16 @@ def test_distances_on_a_device_are_those_on_arrays(train, monkeypatch, block):
     numbers[1] = 92  # was not there
     found = method.far(torch.as_tensor(features), torch.as_tensor(numbers))
     assert torch.isinf(found).tolist() == [True, True] + [False] * (len(numbers) - 2)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_long_pass_over_training_structures_shows_itself_on_a_terminal(
+    capsys, monkeypatch, terminal
+):
+    from ase_nnp.uncertainty._progress import tracked
+
+    monkeypatch.setenv("FORCE_COLOR", "1") if terminal else monkeypatch.delenv("FORCE_COLOR", False)
+    assert list(tracked(range(60), "features")) == list(range(60))
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert ("features" in err) == terminal

@@ -15,6 +15,7 @@ from torch import Tensor
 from ase_nnp.errors import UncertaintyError
 from ase_nnp.graph import AtomGraph
 from ase_nnp.potential import Potential
+from ase_nnp.uncertainty._progress import tracked
 from ase_nnp.uncertainty.methods.base import UncertainPotential
 from ase_nnp.uncertainty.methods.descriptors import atom_features, radial_descriptor
 from ase_nnp.uncertainty.methods.features import LastLayer
@@ -109,7 +110,7 @@ class LatentDistanceMethod(UncertainPotential):
     def _fit(self, train: Sequence[Atoms], k: int, max_points: int) -> None:
         self.reader = FeatureReader.of(self.base, train)
         rows, numbers, structure = [], [], []
-        for i, atoms in enumerate(train):
+        for i, atoms in enumerate(tracked(train, "features")):
             features = self.reader.run(self.base, self.base.make_graph(atoms), ("energy",))[1]
             rows.append(features.double().cpu().numpy())
             numbers.append(atoms.numbers)
