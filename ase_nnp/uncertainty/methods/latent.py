@@ -148,7 +148,7 @@ class LatentDistanceMethod(UncertainPotential):
             for rows, i in zip(x.split(size), index.split(size), strict=True)
         ]
         white = parts[0] if len(parts) == 1 else torch.cat(parts)
-        distance = torch.linalg.vector_norm(white, dim=1)
+        distance: Tensor = torch.linalg.vector_norm(white, dim=1)
         return distance.nan_to_num(nan=torch.inf).masked_fill(index == 0, torch.inf)
 
     @cached_property

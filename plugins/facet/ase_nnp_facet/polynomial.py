@@ -77,8 +77,8 @@ class PolynomialMixer(nn.Module):
             factors = gates[:, :, None].split(self.width, dim=1)
             for function, gate in zip(functions[-2::-1], factors[::-1], strict=True):
                 z = function * (gate + z)
-        q: Tensor = z.flatten(0, 1) @ self.from_grid
-        return q.unflatten(0, z.shape[:2])
+        q: Tensor = (z.flatten(0, 1) @ self.from_grid).unflatten(0, z.shape[:2])
+        return q
 
     def forward(self, h: Tensor, recompute: bool = False, record: Any = None) -> Tensor:
         """Map flat rows (N, D) to the same irreps; ``recompute`` as in :class:`SphereMixer`."""
