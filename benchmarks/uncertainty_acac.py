@@ -102,6 +102,9 @@ def collect(model, frames):
         "pred": np.array([r["forces"] for r in rows]),
         "score": structure_scores_of(rows)[1],
     }
+    if "ood_scores" in rows[0]:  # the mean over atoms, as for deviations of forces; and the largest
+        found["worst"] = found["score"]
+        found["score"] = np.array([r["ood_scores"].mean() for r in rows])
     if "forces_std" in rows[0]:
         found["std"] = np.array([r["forces_std"] for r in rows])
     if "energies_std" in rows[0]:
@@ -228,18 +231,23 @@ def chain(number, start, train, settings, path):
 
 
 def cheap_auroc(known, test, shifted):
-    """OOD AUROC of the scores that cost no derivatives of features, and of their mean rank."""
-    parts = folds(len(known["score"])) if test is None else [(slice(None), None)]
+    """OOD AUROC of the scores that cost no derivatives of features, and of a mean rank of two."""
+    names = {
+        "score": "mean latent distance",
+        "worst": "largest latent distance",
+        "total": "energy std",
+        "atoms": "largest atomic energy std",
+    }
     rows = []
-    for fit, check in parts:
-        names = ("score", "atoms")
-        reference = [known[k][fit] for k in names]
-        inside = [known[k][check] if test is None else test[k] for k in names]
-        outside = [shifted[k] for k in names]
-        row = {"latent": met.auroc_ood(inside[0], outside[0])}
-        row["largest atomic energy std"] = met.auroc_ood(inside[1], outside[1])
-        ranks = [rank_average(*x, reference=reference) for x in (inside, outside)]
-        rows.append(row | {"mean rank": met.auroc_ood(*ranks)})
+    for fit, check in folds(len(known["score"])) if test is None else [(slice(None), None)]:
+        inside = {k: known[k][check] if test is None else test[k] for k in names}
+        row = {what: met.auroc_ood(inside[k], shifted[k]) for k, what in names.items()}
+        pair = ("score", "total")
+        reference = [known[k][fit] for k in pair]
+        ranks = [
+            rank_average(*(x[k] for k in pair), reference=reference) for x in (inside, shifted)
+        ]
+        rows.append(row | {"mean rank of mean distance and energy std": met.auroc_ood(*ranks)})
     return {k: float(np.mean([r[k] for r in rows])) for k in rows[0]}
 
 
