@@ -2,11 +2,12 @@
 
     python benchmarks/facet_acac_peer.py DATA_FOLDER OUT_FOLDER --env ENV --epochs 55
 
-ENV is an environment (``python -m venv``) with ``mace-torch==0.3.16``. The 450 frames of the split
-are learned from; the other 50 are the peer's validation set, by which it picks its weights. Settings
-are those its documentation gives for small molecules, with an exponential learning rate because so
-few epochs would not let its default (wait for a plateau of 50) come down. Both weights that the peer
-leaves (stage one and stage two) are tested at 300 K and 600 K; figures go to OUT_FOLDER/peer.json.
+ENV is an environment (``python -m venv``) with ``mace-torch==0.3.16``. The 450 frames of the
+split are learned from; the other 50 are the peer's validation set, by which it picks its weights.
+Settings are those its documentation gives for small molecules, with an exponential learning rate
+because so few epochs would not let its default (wait for a plateau of 50) come down. Both weights
+that the peer leaves (stage one and stage two) are tested at 300 K and 600 K; figures go to
+OUT_FOLDER/peer.json.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ def main() -> None:
     parser.add_argument("--hidden", default="48x0e + 48x1o")
     parser.add_argument("--lr", type=float, default=0.01)
     parser.add_argument("--end-lr", type=float, default=1e-3, help="where stage two starts")
+    parser.add_argument("--watch", type=int, default=5, help="epochs between validations")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 
@@ -100,7 +102,7 @@ def main() -> None:
         "swa_energy_weight": 1000.0,
         "ema_decay": 0.99,
         "max_num_epochs": args.epochs,
-        "eval_interval": 5,
+        "eval_interval": args.watch,
         "error_table": "TotalRMSE",
         "device": "cpu",
         "default_dtype": "float32",

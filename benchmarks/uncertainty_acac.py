@@ -4,7 +4,8 @@
 
 DATA holds train_300K.xyz and dev_600K.xyz. Of the shuffled 300 K frames 400 train the members; the
 other 100 calibrate and test by turns (each half calibrates for the other), unless --test names
-another file. Trained members are kept in OUT and used again.
+another file. Members, chains and predictions are kept in OUT and used again; --seeds, --chains
+and --only make some of them, so that several processes can share the work.
 Writes OUT/table.json and prints the table.
 """
 
@@ -15,6 +16,7 @@ import copy
 import json
 import math
 import time
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -28,9 +30,9 @@ from ase_nnp.uncertainty import metrics as met
 from ase_nnp.uncertainty.evaluation import structure_scores_of
 from ase_nnp.uncertainty.fitting import wrap
 from ase_nnp.uncertainty.ood import rank_average
-from ase_nnp.uncertainty.sampling.chains import ChainSettings, run_chains
+from ase_nnp.uncertainty.sampling.chains import ChainSettings, run_chain
 from ase_nnp.uncertainty.sampling.diagnostics import diagnose
-from ase_nnp.uncertainty.sampling.store import members_from_samples, save_samples
+from ase_nnp.uncertainty.sampling.store import load_samples, members_from_samples, save_samples
 
 CONFIGS = {
     "facet": {
@@ -95,10 +97,30 @@ def fit_member(family, config, train, seed, epochs, batch=5, rate=5e-3):
 def collect(model, frames):
     """Labels, predictions and raw stds of forces (n, atoms, 3), and scores of structures."""
     rows = Predictor(model)(frames, progress=False)
-    true = np.array([a.get_forces() for a in frames])
-    pred = np.array([r["forces"] for r in rows])
-    std = np.array([r["forces_std"] for r in rows]) if "forces_std" in rows[0] else None
-    return true, pred, std, structure_scores_of(rows)[1]
+    found = {
+        "true": np.array([a.get_forces() for a in frames]),
+        "pred": np.array([r["forces"] for r in rows]),
+        "score": structure_scores_of(rows)[1],
+    }
+    if "ood_scores" in rows[0]:  # the mean over atoms, as for deviations of forces; and the largest
+        found["worst"] = found["score"]
+        found["score"] = np.array([r["ood_scores"].mean() for r in rows])
+    if "forces_std" in rows[0]:
+        found["std"] = np.array([r["forces_std"] for r in rows])
+    if "energies_std" in rows[0]:
+        found["atoms"] = np.array([r["energies_std"].max() for r in rows])
+        found["total"] = np.array([r["energy_std"] for r in rows])
+    return found
+
+
+def kept(path, make):
+    """Arrays in a file, made once."""
+    if not path.exists():
+        part = path.with_suffix(".part.npz")
+        np.savez(part, **make())
+        part.replace(path)
+    with np.load(path) as stored:
+        return dict(stored)
 
 
 def folds(count):
@@ -107,32 +129,42 @@ def folds(count):
 
 
 def measures(known, test, shifted, numbers):
-    """Figures of one method. ``known`` calibrates; ``test`` is None to use it by turns."""
-    rows = []
+    """Figures of one method. ``known`` calibrates; ``test`` is None to use it by turns.
+
+    By turns, each half is scaled by the factor of the other, and the halves are judged together:
+    ENCE of fewer values is larger by chance alone.
+    """
+    names = ("true", "pred", "std", "score")
+    known, test, shifted = (
+        None if x is None else tuple(x[k] for k in names) for x in (known, test, shifted)
+    )
     if test is None:
         parts = [tuple(tuple(x[m] for x in known) for m in pair) for pair in folds(len(known[0]))]
     else:
         parts = [(known, test)]
+    rows, cool, hot = [], [], []
     for fit, check in parts:
         scale = cal.scale_nll(*fit[:3])
         q = cal.mondrian_quantiles(
             cal.normalized_scores(*fit[:3]), np.broadcast_to(numbers[:, None], fit[0].shape), 0.1
         )
         table = np.array([q[z] for z in numbers])[:, None]
-        row = {"scale": scale}
-        for name, (true, pred, std, _) in (("300", check), ("600", shifted)):
-            error = true - pred
-            atom = np.linalg.norm(error, axis=-1), np.linalg.norm(std, axis=-1)
-            row[f"rmse_{name}"] = 1e3 * np.sqrt((error**2).mean())
-            row[f"spearman_{name}"] = met.spearman(*atom)
-            row[f"ence_{name}"] = met.ence(true, pred, scale * std, bins=20)
-            row[f"area_{name}"] = met.miscalibration_area(true, pred, scale * std)
-            row[f"coverage90_{name}"] = met.coverage(true, pred - table * std, pred + table * std)
-            row[f"auroc_top5_{name}"] = met.auroc_errors(*atom, quantile=0.95)
-        row["adaptive_coverage90_600"] = adaptive(fit, shifted)
-        row["ood_auroc"] = met.auroc_ood(check[3], shifted[3])
-        rows.append(row)
-    return {k: float(np.mean([r[k] for r in rows])) for k in rows[0]}
+        for found, (true, pred, std, _) in ((cool, check), (hot, shifted)):
+            found.append((true - pred, scale * std, table * std))
+        adapted = adaptive(fit, shifted)
+        ood = met.auroc_ood(check[3], shifted[3])
+        rows.append({"scale": scale, "adaptive_coverage90_600": adapted, "ood_auroc": ood})
+    row = {k: float(np.mean([r[k] for r in rows])) for k in rows[0]}
+    for name, found in (("300", cool), ("600", hot)):
+        error, std, half = (np.concatenate(x) for x in zip(*found, strict=True))
+        atom = np.linalg.norm(error, axis=-1), np.linalg.norm(std, axis=-1)
+        row[f"rmse_{name}"] = 1e3 * float(np.sqrt((error**2).mean()))
+        row[f"spearman_{name}"] = met.spearman(*atom)
+        row[f"ence_{name}"] = met.ence(error, 0 * error, std, bins=20)
+        row[f"area_{name}"] = met.miscalibration_area(error, 0 * error, std)
+        row[f"coverage90_{name}"] = met.coverage(error, -half, half)
+        row[f"auroc_top5_{name}"] = met.auroc_errors(*atom, quantile=0.95)
+    return row
 
 
 def adaptive(fit, shifted, count=50):
@@ -140,12 +172,110 @@ def adaptive(fit, shifted, count=50):
     order = np.random.default_rng(0).permutation(len(shifted[0]))
     scores = cal.normalized_scores(*shifted[:3])[order].reshape(len(order), -1)
     window = count * scores.shape[1]
+    # A label is a structure: all its values together move alpha by the default step of 0.02.
     state = cal.AdaptiveConformal(
-        cal.normalized_scores(*fit[:3]).ravel()[-window:], 0.1, 0.002, extend=True, window=window
+        cal.normalized_scores(*fit[:3]).ravel()[-window:],
+        0.1,
+        0.02 / scores.shape[1],
+        extend=True,
+        window=window,
     )
     for score in scores[:count].ravel():
         state.update(float(score))
     return float((scores[count:] <= state.quantile()).mean())
+
+
+def methods(members, train, noise):
+    """Functions that fit each method, by name; what a name needs of ``members`` must be there."""
+    single = {"train": train, "noise": noise}
+
+    def ensemble(count):
+        return lambda: wrap("ensemble", members[:count], mode="sequential")
+
+    def last_layer(**options):
+        return lambda: wrap("last_layer", members[0], **{**single, **options})
+
+    def latent(kind):
+        return lambda: wrap("latent", members[0], train=train, kind=kind)
+
+    full = cache(last_layer())
+
+    def cheap(kind):  # one model, no force std: what is had for little more than a plain pass
+        def make():
+            tensors, values = full().state()
+            values = {**values, "force_std": "none"}
+            inner = type(full()).from_state(members[0], tensors, values)
+            return wrap("latent", inner, train=train, kind=kind)
+
+        return make
+
+    return {
+        "ensemble 5": ensemble(5),
+        "ensemble 3": ensemble(3),
+        "last layer, energy rows": last_layer(noise={"energy": noise["energy"]}),
+        "last layer, energy and force rows": full,
+        "POPS": last_layer(covariance="pops"),
+        "Mahalanobis latents": latent("mahalanobis"),
+        "kNN latents": latent("knn"),
+        "cheap, Mahalanobis": cheap("mahalanobis"),
+        "cheap, kNN": cheap("knn"),
+    }
+
+
+def chain(number, start, train, settings, path):
+    """Samples (1, S, ...) of one chain, drawn once."""
+    if not path.exists():
+        drawn = run_chain(start, train, settings, seed=number)
+        save_samples(path, {k: v[None] for k, v in drawn.items()}, start)
+    return load_samples(path)[0]
+
+
+def cheap_auroc(known, test, shifted):
+    """OOD AUROC of the scores that cost no derivatives of features, and of a mean rank of two."""
+    names = {
+        "score": "mean latent distance",
+        "worst": "largest latent distance",
+        "total": "energy std",
+        "atoms": "largest atomic energy std",
+    }
+    rows = []
+    for fit, check in folds(len(known["score"])) if test is None else [(slice(None), None)]:
+        inside = {k: known[k][check] if test is None else test[k] for k in names}
+        row = {what: met.auroc_ood(inside[k], shifted[k]) for k, what in names.items()}
+        pair = ("score", "total")
+        reference = [known[k][fit] for k in pair]
+        ranks = [
+            rank_average(*(x[k] for k in pair), reference=reference) for x in (inside, shifted)
+        ]
+        rows.append(row | {"mean rank of mean distance and energy std": met.auroc_ood(*ranks)})
+    return {k: float(np.mean([r[k] for r in rows])) for k in rows[0]}
+
+
+def draw(collected, table, path):
+    """Reliability at 300 K and 600 K after scaling at 300 K, and who tells 600 K from 300 K."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
+    shown = ["ensemble 5", "last layer, energy and force rows", "kNN latents"]
+    for title, part, axis in (("300 K", "held", axes[0]), ("600 K", "hot", axes[1])):
+        axis.plot([0, 1], [0, 1], color="0.6", linewidth=1)
+        for name in (n for n in shown if n in table):
+            known = collected[name]["held"]
+            check = collected[name].get("test", known) if part == "held" else collected[name][part]
+            scale = cal.scale_nll(known["true"], known["pred"], known["std"])
+            curve = met.calibration_curve(check["true"], check["pred"], scale * check["std"])
+            axis.plot(*curve, label=name)
+        axis.set(title=f"{title}, scaled at 300 K", xlabel="nominal", ylabel="observed coverage")
+    axes[0].legend(fontsize=8)
+    names = sorted(table, key=lambda n: table[n]["ood_auroc"])
+    bars = axes[2].barh(names, [table[n]["ood_auroc"] for n in names])
+    axes[2].bar_label(bars, fmt="%.3f", padding=2, fontsize=8)
+    axes[2].set(title="OOD AUROC, 300 K against 600 K", xlim=(0.5, 1.05))
+    axes[2].tick_params(axis="y", labelsize=8)
+    figure.savefig(path, dpi=110, metadata={"Software": None})
 
 
 def main() -> None:
@@ -155,11 +285,13 @@ def main() -> None:
     parser.add_argument("--family", default="facet")
     parser.add_argument("--config", type=json.loads)
     parser.add_argument("--epochs", type=int, default=40)
-    parser.add_argument("--members", type=int, default=5)
-    parser.add_argument("--seeds", type=int, nargs="*", help="only train these members, and stop")
     parser.add_argument("--train", type=int, default=400)
     parser.add_argument("--test", type=Path, help="official 300 K test frames")
-    parser.add_argument("--chain-steps", type=int, default=480)
+    parser.add_argument("--chain-steps", type=int, default=480, help="0: no chains")
+    parser.add_argument("--seeds", type=int, nargs="*", help="only train these members")
+    parser.add_argument("--chains", type=int, nargs="*", help="only run these chains")
+    parser.add_argument("--figure", type=Path, help="PNG file to draw")
+    parser.add_argument("--only", nargs="*", help="only the predictions of these methods")
     args = parser.parse_args()
     torch.set_num_threads(1)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -167,64 +299,80 @@ def main() -> None:
     order = np.random.default_rng(0).permutation(len(frames))
     train = [frames[i] for i in order[: args.train]]
     held = [frames[i] for i in order[400:]]
-    hot = read(args.data / "dev_600K.xyz", ":")
-    test = None if args.test is None else read(args.test, ":")
+    sets = {"held": held, "hot": read(args.data / "dev_600K.xyz", ":")}
+    if args.test is not None:
+        sets["test"] = read(args.test, ":")
     config = CONFIGS.get(args.family, {}) if args.config is None else args.config
 
+    everything = args.seeds is None and args.chains is None and args.only is None
     members = []
-    for seed in range(args.members) if args.seeds is None else args.seeds:
+    for seed in range(5) if args.seeds is None else args.seeds:
         path = args.out / f"member_{seed}.nnp"
-        if not path.exists():
+        if not path.exists() and (everything or args.seeds is not None):
             begin = time.process_time()
             fitted = fit_member(args.family, config, train, seed, args.epochs)
             spent = round(time.process_time() - begin)
             save_model(fitted, path, cpu_seconds=spent, epochs=args.epochs)
             print(f"member {seed}: {spent} s CPU", flush=True)
-        members.append(load_model(path, device="cpu"))
-    if args.seeds is not None:
-        return
-    first = members[0]
-    noise = {"energy": 0.02, "forces": 0.06}
-    single = {"train": train, "noise": noise}
-    methods = {
-        f"ensemble {args.members}": wrap("ensemble", members, mode="sequential"),
-        "last layer, energy rows": wrap("last_layer", first, train=train, noise={"energy": 0.02}),
-        "last layer, energy and force rows": wrap("last_layer", first, **single),
-        "POPS": wrap("last_layer", first, covariance="pops", **single),
-        "Mahalanobis latents": wrap("latent", first, train=train),
-        "kNN latents": wrap("latent", first, train=train, kind="knn"),
-    }
-    if args.members > 3:
-        methods["ensemble 3"] = wrap("ensemble", members[:3], mode="sequential")
-    diagnosis = None
-    if args.chain_steps:
-        steps = args.chain_steps
-        settings = ChainSettings(steps=steps, burn_in=steps // 3, samples=8, noise=noise)
-        starts = members[:3]
-        samples = run_chains(starts, train, settings, workers=2)
-        save_samples(args.out / "chains.safetensors", samples, first)
-        drawn = members_from_samples(starts, samples)
-        name = f"pSGLD, {len(starts)} chains"
-        methods[name] = wrap("ensemble", drawn, mode="sequential")
-        forces = [[r["forces"] for r in Predictor(m)(held[:20], progress=False)] for m in drawn]
-        diagnosis = diagnose(np.array(forces).reshape(len(starts), -1, 20 * 45))
-        print(diagnosis["verdict"])
+        if path.exists():
+            members.append(load_model(path, device="cpu"))
 
-    table, collected = {}, {}
-    for name, model in methods.items():
-        collected[name] = [None if f is None else collect(model, f) for f in (held, test, hot)]
-        table[name] = measures(*collected[name], held[0].numbers)
-        print(name, json.dumps({k: round(v, 3) for k, v in table[name].items()}), flush=True)
-    laplace, latent = (collected[n] for n in ("last layer, energy and force rows", "kNN latents"))
-    check = 0 if test is None else 1
-    reference = [laplace[0][3], latent[0][3]]
-    inside, outside = (
-        rank_average(laplace[i][3], latent[i][3], reference=reference) for i in (check, 2)
+    noise = {"energy": 0.02, "forces": 0.06}
+    steps = args.chain_steps
+    settings = ChainSettings(steps=steps, burn_in=steps // 3, samples=8, noise=noise)
+    samples = [
+        chain(i, members[i], train, settings, args.out / f"chain_{i}.safetensors")
+        for i in (range(3) if everything and steps else args.chains or [])
+    ]
+    if args.seeds is not None or args.chains is not None:
+        return
+
+    def sampled():
+        """Return all samples of the three chains, as members."""
+        paths = [args.out / f"chain_{i}.safetensors" for i in range(3)]
+        found = samples or [load_samples(path)[0] for path in paths]
+        joined = {k: torch.cat([one[k] for one in found]) for k in found[0]}
+        return members_from_samples(members[:3], joined)
+
+    fits = methods(members, train, noise)
+    if steps:
+        fits["pSGLD, 3 chains"] = lambda: wrap("ensemble", sampled(), mode="sequential")
+    collected = {}
+    for name in args.only or fits:
+        fitted = cache(fits[name])  # made only if something of it is missing
+        collected[name] = {
+            part: kept(
+                args.out / f"{name.replace(' ', '_')}.{part}.npz",
+                lambda f=fitted, s=structures: collect(f(), s),
+            )
+            for part, structures in sets.items()
+        }
+    if args.only:
+        return
+
+    result: dict = {"table": {}, "single model, cheap": {}}
+    for name, found in collected.items():
+        parts = found["held"], found.get("test"), found["hot"]
+        if name.startswith("cheap"):
+            row = result["single model, cheap"][name] = cheap_auroc(*parts)
+        else:
+            row = result["table"][name] = measures(*parts, held[0].numbers)
+        print(name, json.dumps({k: round(v, 3) for k, v in row.items()}), flush=True)
+    forces = kept(
+        args.out / "chain_forces.npz", lambda: {"forces": by_member(sampled(), held[:20])}
     )
-    bundle = met.auroc_ood(inside, outside)
-    print(f"last layer and kNN latents, mean rank: OOD AUROC {bundle:.3f}")
-    result = {"table": table, "bundle_ood_auroc": bundle, "chains": diagnosis}
+    result["chains"] = diagnose(forces["forces"].reshape(3, -1, 20 * 45))
+    print(result["chains"]["verdict"])
     (args.out / "table.json").write_text(json.dumps(result, indent=1))
+    if args.figure is not None:
+        draw(collected, result["table"], args.figure)
+
+
+def by_member(members, frames):
+    """Forces (M, n, atoms, 3)."""
+    return np.array(
+        [[row["forces"] for row in Predictor(m)(frames, progress=False)] for m in members]
+    )
 
 
 if __name__ == "__main__":

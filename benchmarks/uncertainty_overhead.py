@@ -56,6 +56,7 @@ class MessagePassing(Conservative):
 
 
 def clock(run) -> float:
+    run()  # so that what ran before, with its caches, does not count
     start = time.process_time()
     run()
     return time.process_time() - start
@@ -100,8 +101,14 @@ def main() -> None:
             wrap("last_layer", model, force_std="sampled", **single),
             ("energy", "forces", "energy_std", "forces_std"),
         ),
-        "latent distance": (wrap("latent", model, train=train), ("energy", "forces")),
-        "last layer and latent distance": (wrap("latent", none, train=train), ("energy", "forces")),
+        "latent distance": (
+            wrap("latent", model, train=train),
+            ("energy", "forces", "ood_score", "ood_flag"),
+        ),
+        "last layer and latent distance": (
+            wrap("latent", none, train=train),
+            ("energy", "forces", "energy_std", "energies_std", "ood_score", "ood_flag"),
+        ),
         "5 members in turn": (wrap("ensemble", members, mode="sequential"), ("energy", "forces")),
         "5 members, auto": (wrap("ensemble", members), ("energy", "forces")),
     }

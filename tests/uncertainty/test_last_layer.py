@@ -226,3 +226,21 @@ def test_rows_scaled_by_element_are_recognised(train, tmp_path):
 
     save_uncertainty(fast, tmp_path / "my.uq")
     assert load_uncertainty(tmp_path / "my.uq", fast.base).layer == fast.layer
+
+
+def test_energies_of_free_atoms_do_not_hide_that_a_scale_is_no_last_layer():
+    class Offset(Scaled):
+        """Scales behind a softplus, and thousands of eV that have nothing to do with them."""
+
+        def __init__(self):
+            super().__init__(known=False, hidden=6, seed=2)
+            self.scale = torch.nn.Parameter(torch.zeros(9))
+
+        def energies(self, graph):
+            z = graph.atomic_numbers
+            per_atom = (self.features(graph) @ self.head.kernel)[:, 0]
+            per_atom = per_atom * torch.nn.functional.softplus(self.scale[z]) - 1000.0
+            return per_atom.new_zeros(graph.num_structures).index_add(0, graph.batch, per_atom)
+
+    graph = Offset().make_graph([*molecules(2), *molecules(1, size=4)])
+    assert find_last_layer(Offset(), graph).name == "head.kernel"

@@ -169,7 +169,9 @@ def test_r_hat_ess_and_chain_share_of_known_chains():
     mixed = rng.standard_normal((4, 1000, 3))
     np.testing.assert_allclose(r_hat(mixed), 1, atol=0.01)
     np.testing.assert_allclose(r_hat(mixed, split=True), 1, atol=0.01)
-    np.testing.assert_allclose(ess(mixed), 4000, rtol=0.3)
+    many = ess(rng.standard_normal((4, 1000, 64)))  # each known to about 4 %
+    np.testing.assert_allclose(many, 4000, rtol=0.2)
+    assert many.mean() == pytest.approx(4000, rel=0.03)
     assert (chain_share(mixed) < 0.01).all()
     apart = mixed + 5 * np.arange(4)[:, None, None]
     # between-chain variance of 0, 5, 10, 15 is 125 / 3

@@ -21,6 +21,7 @@ from torch import Tensor
 from ase_nnp.errors import UncertaintyError
 from ase_nnp.graph import AtomGraph
 from ase_nnp.potential import Potential
+from ase_nnp.uncertainty._progress import tracked
 from ase_nnp.uncertainty.methods.base import UncertainPotential
 from ase_nnp.uncertainty.methods.features import (
     LastLayer,
@@ -206,7 +207,7 @@ def accumulate(
 ) -> Tensor:
     """Sum of the outer products of all rows over their noise variance, (d, d) float64."""
     total: Tensor | None = None
-    for atoms in train:
+    for atoms in tracked(train, "rows"):
         for kind, rows in _rows(model, layer, atoms, noise).items():
             if kind in noise:
                 part = (rows.T @ rows / noise[kind] ** 2).cpu()

@@ -15,6 +15,7 @@ from torch import Tensor
 from ase_nnp.errors import UncertaintyError
 from ase_nnp.graph import AtomGraph
 from ase_nnp.potential import Potential
+from ase_nnp.uncertainty._progress import tracked
 from ase_nnp.uncertainty.methods.base import UncertainPotential
 from ase_nnp.uncertainty.methods.descriptors import atom_features, radial_descriptor
 from ase_nnp.uncertainty.methods.features import LastLayer
@@ -109,7 +110,7 @@ class LatentDistanceMethod(UncertainPotential):
     def _fit(self, train: Sequence[Atoms], k: int, max_points: int) -> None:
         self.reader = FeatureReader.of(self.base, train)
         rows, numbers, structure = [], [], []
-        for i, atoms in enumerate(train):
+        for i, atoms in enumerate(tracked(train, "features")):
             features = self.reader.run(self.base, self.base.make_graph(atoms), ("energy",))[1]
             rows.append(features.double().cpu().numpy())
             numbers.append(atoms.numbers)
@@ -147,12 +148,12 @@ class LatentDistanceMethod(UncertainPotential):
             for rows, i in zip(x.split(size), index.split(size), strict=True)
         ]
         white = parts[0] if len(parts) == 1 else torch.cat(parts)
-        distance = torch.linalg.vector_norm(white, dim=1)
+        distance: Tensor = torch.linalg.vector_norm(white, dim=1)
         return distance.nan_to_num(nan=torch.inf).masked_fill(index == 0, torch.inf)
 
     @cached_property
     def _tables(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Means, inverse Cholesky factors and their places by atomic number; place 0 is nobody's."""
+        """Means, inverse factors and their places by atomic number; place 0 is nobody's."""
         known = sorted(self.distance.means)
         means = np.stack([self.distance.means[z] for z in known])
         factors = np.stack([self.distance.factors[z] for z in known])
@@ -163,9 +164,7 @@ class LatentDistanceMethod(UncertainPotential):
         first = [np.concatenate([np.zeros_like(a[:1]), a]) for a in (means, inverses)]
         return torch.as_tensor(first[0]), torch.as_tensor(first[1]), place
 
-    def scores(
-        self, distance: Tensor, graph: AtomGraph, own: Collection[str]
-    ) -> dict[str, Tensor]:
+    def scores(self, distance: Tensor, graph: AtomGraph, own: Collection[str]) -> dict[str, Tensor]:
         """Outputs made of the atoms' distances, with stds of the properties ``own``."""
         atoms = distance.to(graph.positions)
         worst = atoms.new_full((graph.num_structures,), -torch.inf)

@@ -85,7 +85,9 @@ class EquivariantLinear(nn.Module):
     def block(self, x: Tensor, degree: int) -> Tensor:
         """Map one degree: channels (N, M, 2l + 1) to (N, M_out, 2l + 1)."""
         weight = self.weights[str(degree)] * self.inputs.mult(degree) ** -0.5
-        mixed: Tensor = x.transpose(1, 2) @ weight
+        # Rows times one matrix: backward passes taken together (vmap) then never repeat it.
+        rows = x.transpose(1, 2).reshape(-1, x.shape[1]) @ weight
+        mixed: Tensor = rows.unflatten(0, (-1, 2 * degree + 1))
         return mixed.transpose(1, 2)
 
     def forward(self, x: Tensor) -> Tensor:

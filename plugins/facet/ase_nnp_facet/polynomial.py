@@ -61,36 +61,36 @@ class PolynomialMixer(nn.Module):
         points, weights = (torch.from_numpy(a) for a in arrays)
         keep = [i for k in irreps.degrees for i in range(k * k, (k + 1) ** 2)]
         y = Harmonics(irreps.lmax)(points)[:, keep]
-        self.register_buffer("to_grid", y.contiguous(), persistent=False)
-        self.register_buffer("from_grid", (y * weights[:, None]).T.contiguous(), persistent=False)
+        self.register_buffer("to_grid", y.T.contiguous(), persistent=False)
+        self.register_buffer("from_grid", (y * weights[:, None]).contiguous(), persistent=False)
 
     def names(self) -> Names:
         """There are no published names; our own."""
         yield from self.named_parameters()
 
     def on_grid(self, c: Tensor, gates: Tensor) -> Tensor:
-        """Coefficients (N, C, order width) and gates (N, (order - 1) width) to (N, C, width)."""
-        functions = (self.to_grid @ c).split(self.width, dim=2)
+        """Coefficients (N, order width, C) and gates (N, (order - 1) width) to (N, width, C)."""
+        values = (c.flatten(0, 1) @ self.to_grid).unflatten(0, c.shape[:2])
+        functions = values.split(self.width, dim=1)
         z = functions[-1]
         if self.order > 1:
-            factors = gates[:, None].split(self.width, dim=2)
+            factors = gates[:, :, None].split(self.width, dim=1)
             for function, gate in zip(functions[-2::-1], factors[::-1], strict=True):
                 z = function * (gate + z)
-        q: Tensor = self.from_grid @ z
+        q: Tensor = (z.flatten(0, 1) @ self.from_grid).unflatten(0, z.shape[:2])
         return q
 
     def forward(self, h: Tensor, recompute: bool = False, record: Any = None) -> Tensor:
         """Map flat rows (N, D) to the same irreps; ``recompute`` as in :class:`SphereMixer`."""
         up = self.proj_up(h)
-        blocks = self.spread.split(up)
-        c = torch.cat([block.transpose(1, 2) for block in blocks.values()], dim=1)
+        c = torch.cat(list(self.spread.split(up).values()), dim=2)
         c = c * (c.square().mean(dim=(1, 2), keepdim=True) + 1e-2).rsqrt()
         h0 = h[:, : self.irreps.mults[0]]
         gates = 2.0 * torch.sigmoid(h0 @ self.gate)
-        size = max(1, BLOCK // (c.shape[2] * self.to_grid.shape[0]))
+        size = max(1, BLOCK // (c.shape[1] * self.to_grid.shape[1]))
         q = in_blocks(self.on_grid, size if recompute else None, c, gates)
-        parts = q.split([2 * k + 1 for k in self.spread.degrees], dim=1)
-        blocks = {k: p.transpose(1, 2) for k, p in zip(self.spread.degrees, parts, strict=True)}
+        parts = q.split([2 * k + 1 for k in self.spread.degrees], dim=2)
+        blocks = dict(zip(self.spread.degrees, parts, strict=True))
         blocks[0] = torch.cat([F.silu(h0 @ self.scalar)[..., None], blocks[0]], dim=1)
         down = self.proj_down.join(blocks, h)
         if record is not None:
