@@ -130,9 +130,9 @@ def relax(
     std, flag = any("energy_std" in r for r in rows), any("out_of_domain" in r for r in rows)
     print_table(
         f"Relaxed with {named(potential)}, written to {output}{picture}",
-        ("formula", "converged", "steps", "energy before (eV)", "energy (eV)", "fmax (eV/Å)")
+        ("formula", "converged", "steps", "start (eV)", "end (eV)", "fmax (eV/Å)")
         + ("± (eV)",) * std
-        + ("model knows it",) * flag,
+        + ("in domain",) * flag,
         [
             (
                 r["formula"],
@@ -169,7 +169,7 @@ def example() -> Atoms:
     from ase.build import add_adsorbate, fcc111, molecule
     from ase.constraints import FixAtoms
 
-    atoms = fcc111("Cu", (2, 2, 4), a=3.63, vacuum=7.0)
+    atoms: Atoms = fcc111("Cu", (2, 2, 4), a=3.63, vacuum=7.0)
     atoms.set_constraint(FixAtoms(mask=[atom.tag > 2 for atom in atoms]))
     carbon = molecule("CO").symbols.index("C")
     co = molecule("CO")
@@ -180,7 +180,9 @@ def example() -> Atoms:
 
 def doubts(results: dict[str, Any]) -> dict[str, Any]:
     """Return what an uncertainty says of a structure."""
-    found = {k: float(results[k]) for k in ("energy_std", "ood_score") if k in results}
+    found: dict[str, Any] = {
+        k: float(results[k]) for k in ("energy_std", "ood_score") if k in results
+    }
     if "ood_flag" in results:
         return found | {"out_of_domain": bool(results["ood_flag"])}
     return found
