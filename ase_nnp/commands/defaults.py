@@ -36,7 +36,7 @@ def example() -> Atoms:
     from ase.build import add_adsorbate, fcc111, molecule
     from ase.constraints import FixAtoms
 
-    atoms = fcc111("Cu", (2, 2, 4), a=3.63, vacuum=7.0)
+    atoms: Atoms = fcc111("Cu", (2, 2, 4), a=3.63, vacuum=7.0)
     atoms.set_constraint(FixAtoms(mask=[atom.tag > 2 for atom in atoms]))
     carbon = molecule("CO").symbols.index("C")
     co = molecule("CO")

@@ -124,9 +124,9 @@ def relax(
     std, flag = "energy_std" in alive[0], "out_of_domain" in alive[0]
     print_table(
         f"Relaxed with {named(potential)}, written to {output}{picture}",
-        ("formula", "converged", "steps", "energy before (eV)", "energy (eV)", "fmax (eV/Å)")
+        ("formula", "converged", "steps", "start (eV)", "end (eV)", "fmax (eV/Å)")
         + ("± (eV)",) * std
-        + ("model knows it",) * flag,
+        + ("in domain",) * flag,
         [
             (
                 r["formula"],

@@ -2,9 +2,10 @@
 
     python data/shipped/fit_uncertainty.py MODEL.nnp LABELS -o MODEL.uq
 
-The last layer gives the std of the energy (covariance over the training structures), the distance
-of the atoms from the training atoms in the features of the read-out gives ``ood_flag`` and the
-stds of forces. The structures that training only watched calibrate both.
+The last layer gives the std of the energy (covariance over the training structures). The distance
+of each atom's surroundings from those of the training atoms, in neighbours' distances and not in
+the features of the model, which hardly notice two atoms that are too near, gives ``ood_flag`` and
+the stds of forces. The structures that training only watched calibrate both.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ def main() -> None:
     parser.add_argument("labels", type=Path)
     parser.add_argument("--output", "-o", type=Path, required=True)
     parser.add_argument("--structures", type=int, default=1500, help="of training, at random")
-    parser.add_argument("--quantile", type=float, default=0.99, help="of training scores: the flag")
+    parser.add_argument(
+        "--quantile", type=float, default=0.998, help="of training scores: the flag"
+    )
     parser.add_argument("--kind", default="mahalanobis")
     args = parser.parse_args()
     model = ase_nnp.load_model(args.model, device="cpu")
@@ -37,7 +40,13 @@ def main() -> None:
         "last_layer", model, train=train, force_std="none", noise={"energy": 0.05}
     )
     fitted = uncertainty.fit(
-        "latent", layer, train=train, kind=args.kind, quantile=args.quantile, calibration=watched
+        "latent",
+        layer,
+        train=train,
+        kind=args.kind,
+        quantile=args.quantile,
+        layer="",
+        calibration=watched,
     )
     found = ase_nnp.predict(fitted, watched, properties=("ood_flag",), progress=False)
     share = float(np.mean([r["ood_flag"] for r in found]))

@@ -2,6 +2,10 @@
 
     python data/shipped/label.py OUT_FOLDER train 0 4000
     python data/shipped/label.py OUT_FOLDER test
+    python data/shipped/label.py OUT_FOLDER student 10000 10400 MODEL.nnp
+
+With ``student`` a model trained so far relaxes slabs, and the teacher labels three frames of each
+path only: more starts for the same number of labels.
 
 Each task writes one file, whole or not at all; a run that was stopped goes on where it was.
 """
@@ -68,18 +72,46 @@ def frames(task: Task, calc) -> list[Atoms]:
     return kept
 
 
-def main(out: Path, which: str, first: int, last: int) -> None:
+def followed(task: Task, calc, student) -> list[Atoms]:
+    """Start, an early step and the end of the student's path, labelled by the teacher."""
+    atoms = task.atoms.copy()
+    atoms.info = {}
+    atoms.calc = student
+    path = [atoms.copy()]
+    run = BFGS(atoms, logfile=None, maxstep=0.15)
+    for _ in run.irun(fmax=FMAX, steps=25):
+        path.append(atoms.copy())
+    kept = []
+    for number in sorted({0, min(5, len(path) - 1), len(path) - 1}):
+        path[number].calc = calc
+        frame = labelled(path[number], task)
+        if np.abs(frame.get_forces(apply_constraint=False)).max() < STRONGEST:
+            kept.append(frame)
+    return kept
+
+
+def main(out: Path, which: str, first: int = 0, last: int = 10**9, model: str = "") -> None:
     """Label the tasks that have no file yet."""
+    student = None
+    if which == "student":
+        from ase_nnp import NNPCalculator
+
+        student, which = NNPCalculator(model, device="cpu"), "train"
     torch.set_num_threads(1)
     out.mkdir(parents=True, exist_ok=True)
     calc, done, start = teacher(), 0, time.process_time()
     tests = test_tasks() if which == "test" else []
-    for k in range(first, last) if which == "train" else range(len(tests)):
+    for k in range(first, last if which == "train" else min(last, len(tests))):
         path = out / f"{which}-{k:05d}.extxyz"
         if path.exists():
             continue
         task = training_task(k) if which == "train" else tests[k]
-        found = frames(task, calc)
+        if student is None:
+            found = frames(task, calc)
+        elif "-fcc" in task.name or "-bcc" in task.name:
+            found = followed(task, calc, student)
+        else:
+            continue  # crystals and molecules need no path
         done += len(found)
         if found:
             write(path.with_suffix(".part"), found, format="extxyz")
@@ -89,5 +121,5 @@ def main(out: Path, which: str, first: int, last: int) -> None:
 
 
 if __name__ == "__main__":
-    limits = [int(a) for a in sys.argv[3:]] or [0, 10**9]
-    main(Path(sys.argv[1]), sys.argv[2], *limits)
+    limits = [int(a) for a in sys.argv[3:5]]
+    main(Path(sys.argv[1]), sys.argv[2], *limits, *sys.argv[5:])

@@ -42,6 +42,20 @@ def load_frames(source: Path, pattern: str = "train-*.extxyz") -> list[Atoms]:
     return list(ase_nnp.open_dataset(source))
 
 
+def new_frames(source: Path, known: set[str]) -> tuple[set[str], list[Atoms]]:
+    """Frames of shards that were not there before: labelling may go on while training runs."""
+    if not source.is_dir():
+        return {source.name}, [] if known else load_frames(source)
+    paths = [p for p in sorted(source.glob("train-*.extxyz")) if p.name not in known]
+    return known | {p.name for p in paths}, [a for p in paths for a in read(p, ":")]
+
+
+def batches(count: int, size: int, seed: list[int]) -> list[np.ndarray]:
+    """All numbers below ``count``, in random order, in parts of about ``size``."""
+    order = np.random.default_rng(seed).permutation(count)
+    return np.array_split(order, math.ceil(count / size))
+
+
 def split(frames: list[Atoms]) -> tuple[list[Atoms], list[Atoms]]:
     """Training structures, and those of one system in twenty, which are only watched."""
     seen = [crc32(a.info["system"].encode()) % 20 == 0 for a in frames]
@@ -133,7 +147,8 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
-    frames, watch_frames = split(load_frames(args.labels))
+    known, found = new_frames(args.labels, set())
+    frames, watch_frames = split(found)
 
     if args.start:
         model = ase_nnp.load_model(args.start, device="cpu")
@@ -149,8 +164,7 @@ def main() -> None:
     model.train()
     averaged = copy.deepcopy(model)
     optimiser = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=1e-6, amsgrad=True)
-    per_epoch = math.ceil(len(train) / args.batch)
-    total, step, used = int(per_epoch * args.epochs), 0, 0.0
+    total, step, used = math.ceil(len(train) / args.batch * args.epochs), 0, 0.0
     state_file = args.out / "state.pt"
     if state_file.exists():
         state = torch.load(state_file, weights_only=True)
@@ -158,21 +172,20 @@ def main() -> None:
         averaged.load_state_dict(state["averaged"])
         optimiser.load_state_dict(state["optimiser"])
         step, used = state["step"], state["used"]
-    start, losses, order = time.time() - used, [], None
+    start, losses, order = time.time() - used, [], []
 
     while True:
         passed = (time.time() - start) / 60 / args.minutes
         progress = max(step / total, passed)
-        if order is None or step % per_epoch == 0:
-            rng = np.random.default_rng([args.seed, step // per_epoch])
-            order = np.array_split(rng.permutation(len(train)), per_epoch)
+        if not order:
+            order = batches(len(train), args.batch, [args.seed, step])
         last = progress >= 1
         if not last:
             warm = min(1.0, (step + 1) / 200)
             for group in optimiser.param_groups:
                 group["lr"] = args.lr * warm * (0.5 + 0.5 * math.cos(math.pi * progress)) + 1e-6
             low, high = args.energy_weight
-            batch = AtomGraph.collate([train[i] for i in order[step % per_epoch]])
+            batch = AtomGraph.collate([train[i] for i in order.pop()])
             loss = loss_of(model, batch, low * (high / low) ** progress)
             optimiser.zero_grad()
             loss.backward()
@@ -190,6 +203,10 @@ def main() -> None:
             line = {"step": step, "of": total, "minutes": round(used / 60, 2)}
             line |= {"loss": float(np.mean(losses or [0])), "watched": errors(averaged, watch)}
             losses = []
+            known, more = new_frames(args.labels, known)
+            if more:
+                train += graphs_of(model, split(more)[0])
+                line["structures"] = len(train)
             print(json.dumps(line), flush=True)
             with open(args.out / "log.jsonl", "a") as log:
                 log.write(json.dumps(line) + "\n")
@@ -197,7 +214,9 @@ def main() -> None:
             state |= {"optimiser": optimiser.state_dict(), "step": step, "used": used}
             torch.save(state, args.out / "state.part")
             (args.out / "state.part").replace(state_file)
-            ase_nnp.save_model(averaged, args.out / "model.nnp", structures=len(train), **line)
+            ase_nnp.save_model(
+                averaged, args.out / "model.nnp", **{"structures": len(train), **line}
+            )
         if last:
             break
 

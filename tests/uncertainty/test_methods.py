@@ -171,6 +171,19 @@ def test_latent_distance_works_for_a_model_without_features(train):
     assert row["ood_scores"].shape == (len(train[0]),)
 
 
+def test_neighbours_distances_show_two_atoms_that_are_too_near(train):
+    model = Pair(hidden=6, seed=1).double()
+    latent = fit("latent", model, train=train, layer="")
+    broken = molecules(15, seed=4)
+    for atoms in broken:
+        atoms.set_distance(0, 1, 0.4 * atoms.get_distance(0, 1), fix=0)
+    near, far = predict(latent, molecules(15, seed=4)), predict(latent, broken)
+    assert np.mean([r["ood_flag"] for r in far]) > 0.9
+    assert met.auroc_ood(*([r["ood_score"] for r in rows] for rows in (near, far))) > 0.8
+    with pytest.raises(UncertaintyError, match="no module 'nowhere'"):
+        fit("latent", model, train=train, layer="nowhere")
+
+
 def test_distances_go_around_another_method(train):
     model = Pair(hidden=6, seed=1).double()
     inner = fit("last_layer", model, train=train, force_std="none")

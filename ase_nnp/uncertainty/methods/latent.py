@@ -73,6 +73,9 @@ class LatentDistanceMethod(UncertainPotential):
         Of the training scores, for the flag.
     k, max_points
         Neighbours, and features kept of each element.
+    layer
+        The module whose inputs are the features; ``""`` for the distances of neighbours instead of
+        anything of the model, which shows atoms that are too near best. None picks one.
     """
 
     method = "latent"
@@ -86,6 +89,7 @@ class LatentDistanceMethod(UncertainPotential):
         quantile: float = 0.99,
         k: int = 10,
         max_points: int = 5000,
+        layer: str | None = None,
         fitted: tuple[FeatureReader, Any, float] | None = None,
         **options: Any,
     ) -> None:
@@ -99,7 +103,7 @@ class LatentDistanceMethod(UncertainPotential):
         elif not train:
             raise UncertaintyError("Latent distances need the training structures: train=[...].")
         else:
-            self._fit(train, k, max_points)
+            self._fit(train, k, max_points, layer)
         # Around a method that gives stds of its own, only the distances are added.
         own = [p for p in ("energy", "forces") if p in self.base.outputs]
         self.own_std = [p for p in own if f"{p}_std" not in self.base.outputs]
@@ -107,8 +111,13 @@ class LatentDistanceMethod(UncertainPotential):
         extra += ["forces_std_norm"] if "forces" in self.own_std else []
         self.outputs = (*self.base.outputs, *extra, "ood_score", "ood_flag", "ood_scores")
 
-    def _fit(self, train: Sequence[Atoms], k: int, max_points: int) -> None:
-        self.reader = FeatureReader.of(self.base, train)
+    def _fit(self, train: Sequence[Atoms], k: int, max_points: int, layer: str | None) -> None:
+        if layer:
+            try:
+                self.base.get_submodule(layer)
+            except AttributeError as error:
+                raise UncertaintyError(f"The model has no module '{layer}'.") from error
+        self.reader = FeatureReader.of(self.base, train) if layer is None else FeatureReader(layer)
         rows, numbers, structure = [], [], []
         for i, atoms in enumerate(tracked(train, "features")):
             features = self.reader.run(self.base, self.base.make_graph(atoms), ("energy",))[1]
