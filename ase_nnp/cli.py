@@ -26,7 +26,17 @@ _UsageError: Any = next(
 )
 
 #: Files in ase_nnp/commands; each adds itself with ``add_to(app)``.
-COMMANDS = ("models", "predict", "relax", "doctor", "data", "uncertainty", "plugin")
+COMMANDS = (
+    "models",
+    "predict",
+    "relax",
+    "train",
+    "evaluate",
+    "doctor",
+    "data",
+    "uncertainty",
+    "plugin",
+)
 
 
 def main(arguments: list[str] | None = None) -> None:

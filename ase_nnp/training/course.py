@@ -15,6 +15,7 @@ import torch
 from ase_nnp.errors import CheckpointError
 from ase_nnp.models import save_model
 from ase_nnp.tensors import whole_file
+from ase_nnp.training.finetune import plain
 from ase_nnp.training.validation import validate
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ class Course(lightning.Callback):
             errors = {k: v for k, v in row.items() if k.endswith(("_mae", "loss", "epoch"))}
             errors = {k: v if math.isfinite(v) else None for k, v in errors.items()}
             model = module.average.model
-            save_model(model, self.folder / "model.nnp", **self.provenance, training=errors)
+            save_model(plain(model), self.folder / "model.nnp", **self.provenance, training=errors)
 
     def _early(self, trainer: Any, module: TrainingModule) -> None:
         patience = module.settings.patience
@@ -168,7 +169,7 @@ class Course(lightning.Callback):
         if trainer.world_size > 1:  # all must agree
             out = bool(trainer.strategy.broadcast(out))
         if out and trainer.is_global_zero and not (self.folder / "model.nnp").exists():
-            save_model(module.average.model, self.folder / "model.nnp", **self.provenance)
+            save_model(plain(module.average.model), self.folder / "model.nnp", **self.provenance)
         if out:
             self.stopped = f"{minutes:g} minutes are over"
             trainer.should_stop = True

@@ -150,6 +150,7 @@ def _fit(
         "settings": settings.model_dump(mode="json", exclude=FREE),
         "model": started_from,
         "data": report.sha256,
+        "notes": json.loads(json.dumps(notes, default=str)),
     }
     checkpoint = folder / "last.ckpt"
     state = read_checkpoint(checkpoint) if checkpoint.exists() else None
@@ -265,7 +266,7 @@ def _run(trainer: Any, module: Any, batches: Any) -> None:
 
 
 def _same_run(was: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
-    different = [key for key in ("model", "data") if was.get(key) != now[key]]
+    different = [key for key in ("model", "data", "notes") if was.get(key) != now[key]]
     old, new = was.get("settings", {}), now["settings"]
     different += [f"settings.{k}" for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
     if different:
