@@ -109,9 +109,10 @@ class Explorer:
 
             return FIRE(atoms, logfile=None)
         from ase.md.langevin import Langevin
-        from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 
-        MaxwellBoltzmannDistribution(atoms, temperature_K=self.temperature, rng=rng)
+        # Maxwell and Boltzmann: each component is normal with variance m kT.
+        width = np.sqrt(atoms.get_masses() * units.kB * self.temperature)
+        atoms.set_momenta(width[:, None] * rng.standard_normal((len(atoms), 3)))
         return Langevin(
             atoms,
             self.timestep * units.fs,
@@ -122,7 +123,7 @@ class Explorer:
 
 
 def _bare(atoms: Atoms) -> Atoms:
-    twin = atoms.copy()
+    twin: Atoms = atoms.copy()
     twin.calc = None
     return twin
 

@@ -113,7 +113,7 @@ class Course(lightning.Callback):
             self._save(trainer, module)
             self._look_at_the_clock(trainer, module)
 
-    def on_train_epoch_end(self, trainer: Any, module: TrainingModule) -> None:
+    def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
         """Validate, log, save, and decide whether to go on."""
         if trainer.should_stop and module.done and self.stopped:
             return  # stopped within the epoch, which is not over

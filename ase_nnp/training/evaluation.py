@@ -113,9 +113,7 @@ def evaluate(
     groups = _groups(frames, group)
     found = Evaluation(name, len(frames), {k: len(v) for k, v in labels.items()}, [])
     for number, one in enumerate(models):
-        loaded = not isinstance(one, Potential)
-        model = load_model(one, device=device, dtype=dtype) if loaded else one
-        assert isinstance(model, Potential)
+        model = _load(one, device, dtype)
         called = _name(one, number)
         if kind in ("total", "adsorption") and model.energy_kind not in (kind, "none"):
             raise ConfigError(
@@ -128,6 +126,10 @@ def evaluate(
         if names.count(m.name) > 1:
             m.name = f"{m.name} ({k + 1})"
     return found
+
+
+def _load(model: Potential | str | Path, device: str, dtype: str) -> Potential:
+    return model if isinstance(model, Potential) else load_model(model, device=device, dtype=dtype)
 
 
 def _name(model: Potential | str | Path, number: int) -> str:

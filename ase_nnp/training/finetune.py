@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from ase_nnp.datasets._streams import ElementFit, Moments
 from ase_nnp.errors import ConfigError, DatasetError
@@ -78,23 +77,41 @@ def freeze_parts(model: Potential, patterns: Sequence[str]) -> list[str]:
     return sorted(set(frozen))
 
 
-class LowRank(nn.Module):
-    r"""``W + (alpha / rank) B A`` with B zero at the start, so that nothing changes at first.
+class LowRank(nn.Linear):
+    r"""A linear layer with weight ``W + (alpha / rank) B A``; B is zero at the start.
 
-    Hu et al. 2021, arXiv:2106.09685, Eq. 3.
+    Hu et al. 2021, arXiv:2106.09685, Eq. 3. :meth:`change` and :meth:`merge` turn a layer in place
+    into this kind and back, so that whoever holds or reads the layer sees the changed weight.
     """
 
-    def __init__(self, weight: Tensor, rank: int, alpha: float) -> None:
-        super().__init__()
-        rows, columns = weight.shape
-        a = torch.randn(rank, columns, dtype=weight.dtype, device=weight.device)
-        self.a = nn.Parameter(a / math.sqrt(columns))
-        self.b = nn.Parameter(torch.zeros(rows, rank, dtype=weight.dtype, device=weight.device))
-        self.scale = alpha / rank
+    scale: float
 
-    def forward(self, weight: Tensor) -> Tensor:
-        """Return the changed weight (out, in)."""
-        return weight + self.scale * (self.b @ self.a)
+    @staticmethod
+    def change(layer: nn.Linear, rank: int, alpha: float) -> None:
+        """Give a layer its additions."""
+        weight = layer._parameters.pop("weight")
+        assert weight is not None
+        like = {"dtype": weight.dtype, "device": weight.device}
+        rows, columns = weight.shape
+        layer.__class__ = LowRank
+        layer.register_parameter("base", weight)
+        a = torch.randn(rank, columns, **like) / math.sqrt(columns)
+        layer.register_parameter("a", nn.Parameter(a))
+        layer.register_parameter("b", nn.Parameter(torch.zeros(rows, rank, **like)))
+        layer.scale = alpha / rank  # type: ignore[assignment]
+
+    @property
+    def weight(self) -> Tensor:  # type: ignore[override]
+        """The changed weight (out, in)."""
+        return self.base + self.scale * (self.b @ self.a)  # type: ignore[operator]
+
+    def merge(self) -> None:
+        """Become a plain layer with the changed weight."""
+        weight = nn.Parameter(self.weight.detach().clone())
+        for name in ("base", "a", "b"):
+            del self._parameters[name]
+        self.__class__ = nn.Linear  # type: ignore[assignment]
+        self.register_parameter("weight", weight)
 
 
 def add_low_rank(
@@ -119,7 +136,7 @@ def add_low_rank(
     layers = [
         (name, part)
         for name, part in model.named_modules()
-        if isinstance(part, nn.Linear) and any(fnmatchcase(name, p) for p in patterns)
+        if type(part) is nn.Linear and any(fnmatchcase(name, p) for p in patterns)
     ]
     if not layers:
         linear = [n for n, part in model.named_modules() if isinstance(part, nn.Linear)]
@@ -128,20 +145,20 @@ def add_low_rank(
     model.train()
     model.requires_grad_(False)
     for _, part in layers:
-        parametrize.register_parametrization(part, "weight", LowRank(part.weight, rank, alpha))
+        LowRank.change(part, rank, alpha)
     return [name for name, _ in layers]
 
 
 def merge_low_rank(model: nn.Module) -> None:
     """Put the additions into the weights; the model is then of the plain kind."""
     for part in list(model.modules()):
-        if parametrize.is_parametrized(part, "weight"):
-            parametrize.remove_parametrizations(part, "weight", leave_parametrized=True)
+        if isinstance(part, LowRank):
+            part.merge()
 
 
 def plain(model: Potential) -> Potential:
     """Return the model without low-rank additions: itself, or a copy that has them merged."""
-    if not any(parametrize.is_parametrized(part) for part in model.modules()):
+    if not any(isinstance(part, LowRank) for part in model.modules()):
         return model
     merged = copy.deepcopy(model)
     merge_low_rank(merged)

@@ -46,7 +46,7 @@ class DataPart(_Part):
 
     train: str
     valid: str | None = None
-    valid_fraction: float = Field(0.1, ge=0.0, lt=1.0)
+    valid_fraction: float = Field(default=0.1, ge=0.0, lt=1.0)
     test: str | None = None
     isolated_atoms: str | None = None
 
@@ -55,14 +55,14 @@ class FineTune(_Part):
     """How to change a trained model without spoiling it; see :mod:`ase_nnp.training.finetune`."""
 
     freeze: list[str] = Field(default_factory=list)
-    lora_rank: int | None = Field(None, ge=1)
+    lora_rank: int | None = Field(default=None, ge=1)
     lora_alpha: float = 1.0
     lora_on: list[str] = Field(default_factory=lambda: ["*"])
     refit_references: bool = False
     replay: str | None = None
-    replay_fraction: float = Field(0.5, gt=0.0, lt=1.0)
-    keep_close: float = Field(0.0, ge=0.0)
-    ewc: float = Field(0.0, ge=0.0)
+    replay_fraction: float = Field(default=0.5, gt=0.0, lt=1.0)
+    keep_close: float = Field(default=0.0, ge=0.0)
+    ewc: float = Field(default=0.0, ge=0.0)
 
 
 class RunFile(Settings):
