@@ -118,6 +118,7 @@ class Explorer:
             self.timestep * units.fs,
             temperature_K=self.temperature,
             friction=0.02 / units.fs,
+            fixcm=False,
             rng=rng,
         )
 

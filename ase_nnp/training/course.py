@@ -133,6 +133,8 @@ class Course(lightning.Callback):
         self._save(trainer, module)
         if trainer.is_global_zero:
             self._log(row)
+            if settings.tensorboard:
+                self._board(row)
             self._tell(module, row)
 
     def teardown(self, trainer: Any, module: Any, stage: str) -> None:
@@ -203,6 +205,14 @@ class Course(lightning.Callback):
             writer = csv.DictWriter(file, names)
             writer.writeheader()
             writer.writerows(self.rows)
+
+    def _board(self, row: dict[str, Any]) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        with SummaryWriter(str(self.folder / "tensorboard")) as board:
+            for name, value in row.items():
+                if name not in ("epoch", "step"):
+                    board.add_scalar(name, value, row["step"])
 
     def _tell(self, module: TrainingModule, row: dict[str, Any]) -> None:
         if not module.settings.progress:

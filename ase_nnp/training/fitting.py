@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -145,7 +147,8 @@ def _fit(
     fresh = model.provenance.get("source") == "fresh weights"
     model.__dict__.pop("_hash", None)  # it is about to change
     started_from = tensor_hash(model.state_dict())
-    report = prepare(model, train, settings)
+    with _reading(settings) as progress:
+        report = prepare(model, train, settings, progress)
     identity = {
         "settings": settings.model_dump(mode="json", exclude=FREE),
         "model": started_from,
@@ -172,6 +175,8 @@ def _fit(
         held_data = LabelledGraphs(valid, model, wanted, settings.cache_mb)
         held = make_loader(held_data, size, seed=None, rank=rank, world=world)
 
+    if settings.tensorboard and find_spec("tensorboard") is None:
+        raise ConfigError("tensorboard is not installed: pip install tensorboard, or leave it out.")
     if fresh and model.elements is not None:
         from ase.data import atomic_numbers
 
@@ -254,6 +259,20 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         log.setLevel(level)
+
+
+@contextmanager
+def _reading(settings: Settings) -> Iterator[Callable[[int, int], None] | None]:
+    """A progress bar over the pass through the training set, on a terminal."""
+    if not settings.progress or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("reading the training set")
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _run(trainer: Any, module: Any, batches: Any) -> None:

