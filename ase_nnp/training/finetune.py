@@ -91,7 +91,7 @@ class LowRank(nn.Linear):
         """Give a layer its additions."""
         weight = layer._parameters.pop("weight")
         assert weight is not None
-        like = {"dtype": weight.dtype, "device": weight.device}
+        like: dict[str, Any] = {"dtype": weight.dtype, "device": weight.device}
         rows, columns = weight.shape
         layer.__class__ = LowRank
         layer.register_parameter("base", weight)

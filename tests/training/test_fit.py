@@ -174,3 +174,16 @@ def test_bf16_is_opt_in_and_trains(frames, pairs, tmp_path):
     settings = Settings(**QUICK, epochs=3, precision="bf16")
     result = fit(pairs(), frames(8), None, settings, folder=tmp_path)
     assert result.history[-1]["loss"] < result.history[0]["loss"]
+
+
+def test_tensorboard_gets_a_point_an_epoch(frames, pairs, tmp_path):
+    pytest.importorskip("tensorboard", reason="needs tensorboard")
+    settings = Settings(**QUICK, epochs=2, tensorboard=True)
+    result = fit(pairs(), frames(4), None, settings, folder=tmp_path)
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = {}
+    for file in (tmp_path / "tensorboard").iterdir():
+        events = EventAccumulator(str(file)).Reload()
+        found |= {e.step: e.value for e in events.Scalars("loss")}
+    assert found == pytest.approx({r["step"]: r["loss"] for r in result.history}, rel=1e-6)
