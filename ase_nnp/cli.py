@@ -33,6 +33,8 @@ COMMANDS = (
     "md",
     "screen",
     "bench",
+    "train",
+    "evaluate",
     "doctor",
     "data",
     "uncertainty",

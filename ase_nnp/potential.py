@@ -204,6 +204,18 @@ class Potential(nn.Module):
             f"'{self.family or type(self).__name__}' has no reference energies or scales to set."
         )
 
+    def shift_references(self, shift: Mapping[int, float]) -> None:
+        """Add to the reference energies, eV by atomic number; see :meth:`set_scales`.
+
+        Raises
+        ------
+        ConfigError
+            This model has none.
+        """
+        raise ConfigError(
+            f"'{self.family or type(self).__name__}' has no reference energies to shift."
+        )
+
     def freeze(self) -> Self:
         """Evaluation mode without parameter gradients; ``train()`` brings both back."""
         names = [name for name, p in self.named_parameters() if p.requires_grad]

@@ -15,6 +15,7 @@ import torch
 from ase_nnp.errors import CheckpointError
 from ase_nnp.models import save_model
 from ase_nnp.tensors import whole_file
+from ase_nnp.training.finetune import plain
 from ase_nnp.training.validation import validate
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ class Course(lightning.Callback):
             self._save(trainer, module)
             self._look_at_the_clock(trainer, module)
 
-    def on_train_epoch_end(self, trainer: Any, module: TrainingModule) -> None:
+    def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
         """Validate, log, save, and decide whether to go on."""
         if trainer.should_stop and module.done and self.stopped:
             return  # stopped within the epoch, which is not over
@@ -132,6 +133,8 @@ class Course(lightning.Callback):
         self._save(trainer, module)
         if trainer.is_global_zero:
             self._log(row)
+            if settings.tensorboard:
+                self._board(row)
             self._tell(module, row)
 
     def teardown(self, trainer: Any, module: Any, stage: str) -> None:
@@ -152,7 +155,7 @@ class Course(lightning.Callback):
             errors = {k: v for k, v in row.items() if k.endswith(("_mae", "loss", "epoch"))}
             errors = {k: v if math.isfinite(v) else None for k, v in errors.items()}
             model = module.average.model
-            save_model(model, self.folder / "model.nnp", **self.provenance, training=errors)
+            save_model(plain(model), self.folder / "model.nnp", **self.provenance, training=errors)
 
     def _early(self, trainer: Any, module: TrainingModule) -> None:
         patience = module.settings.patience
@@ -168,7 +171,7 @@ class Course(lightning.Callback):
         if trainer.world_size > 1:  # all must agree
             out = bool(trainer.strategy.broadcast(out))
         if out and trainer.is_global_zero and not (self.folder / "model.nnp").exists():
-            save_model(module.average.model, self.folder / "model.nnp", **self.provenance)
+            save_model(plain(module.average.model), self.folder / "model.nnp", **self.provenance)
         if out:
             self.stopped = f"{minutes:g} minutes are over"
             trainer.should_stop = True
@@ -202,6 +205,14 @@ class Course(lightning.Callback):
             writer = csv.DictWriter(file, names)
             writer.writeheader()
             writer.writerows(self.rows)
+
+    def _board(self, row: dict[str, Any]) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        with SummaryWriter(str(self.folder / "tensorboard")) as board:
+            for name, value in row.items():
+                if name not in ("epoch", "step"):
+                    board.add_scalar(name, value, row["step"])
 
     def _tell(self, module: TrainingModule, row: dict[str, Any]) -> None:
         if not module.settings.progress:

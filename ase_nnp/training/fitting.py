@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -145,11 +147,13 @@ def _fit(
     fresh = model.provenance.get("source") == "fresh weights"
     model.__dict__.pop("_hash", None)  # it is about to change
     started_from = tensor_hash(model.state_dict())
-    report = prepare(model, train, settings)
+    with _reading(settings) as progress:
+        report = prepare(model, train, settings, progress)
     identity = {
         "settings": settings.model_dump(mode="json", exclude=FREE),
         "model": started_from,
         "data": report.sha256,
+        "notes": json.loads(json.dumps(notes, default=str)),
     }
     checkpoint = folder / "last.ckpt"
     state = read_checkpoint(checkpoint) if checkpoint.exists() else None
@@ -171,6 +175,8 @@ def _fit(
         held_data = LabelledGraphs(valid, model, wanted, settings.cache_mb)
         held = make_loader(held_data, size, seed=None, rank=rank, world=world)
 
+    if settings.tensorboard and find_spec("tensorboard") is None:
+        raise ConfigError("tensorboard is not installed: pip install tensorboard, or leave it out.")
     if fresh and model.elements is not None:
         from ase.data import atomic_numbers
 
@@ -255,6 +261,20 @@ def _quiet() -> Iterator[None]:
         log.setLevel(level)
 
 
+@contextmanager
+def _reading(settings: Settings) -> Iterator[Callable[[int, int], None] | None]:
+    """A progress bar over the pass through the training set, on a terminal."""
+    if not settings.progress or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("reading the training set")
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
 def _run(trainer: Any, module: Any, batches: Any) -> None:
     try:
         trainer.fit(module, train_dataloaders=batches)
@@ -265,7 +285,7 @@ def _run(trainer: Any, module: Any, batches: Any) -> None:
 
 
 def _same_run(was: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
-    different = [key for key in ("model", "data") if was.get(key) != now[key]]
+    different = [key for key in ("model", "data", "notes") if was.get(key) != now[key]]
     old, new = was.get("settings", {}), now["settings"]
     different += [f"settings.{k}" for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
     if different:

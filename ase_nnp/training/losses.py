@@ -24,7 +24,7 @@ def weight_at(loss: Loss, progress: float) -> float:
     if loss.course == "switch":
         return last if progress >= loss.switch_at else first
     if loss.course == "geometric" and first > 0 and last > 0:
-        return first * (last / first) ** progress
+        return float(first * (last / first) ** progress)
     return first + (last - first) * progress
 
 

@@ -9,6 +9,7 @@ import lightning
 import torch
 from torch import Tensor
 
+from ase_nnp.errors import TrainingError
 from ase_nnp.loading import GraphBatch
 from ase_nnp.potential import Potential
 from ase_nnp.training import guards
@@ -60,6 +61,11 @@ class TrainingModule(lightning.LightningModule):
         self.step, self.epoch, self.done = 0, 0, 0
         self.optimizer_state: dict[str, Any] | None = None
         self.after_step: Any = None
+        self._losses: list[Tensor] = []
+        self._errors: Tensor = torch.zeros(0)
+        self._counts: Tensor = torch.zeros(0)
+        self._rate: float = 0.0
+        self._before: dict[str, Tensor] = {}
         self._reset()
 
     @property
@@ -136,11 +142,10 @@ class TrainingModule(lightning.LightningModule):
 
     def _reset(self) -> None:
         terms = len(self.loss.names)
-        self._losses: list[Tensor] = []
+        self._losses = []
         self._errors = torch.zeros(terms, dtype=torch.float64)
         self._counts = torch.zeros(terms, dtype=torch.float64)
-        self._rate = 0.0
-        self._before: dict[str, Tensor] = {}
+        self._rate, self._before = 0.0, {}
 
     def end_epoch(self) -> dict[str, Any]:
         """Close an epoch: returns its mean loss and errors, and makes ready for the next."""
@@ -152,7 +157,7 @@ class TrainingModule(lightning.LightningModule):
             losses /= self.trainer.world_size
         values = losses.double().tolist()
         if not all(math.isfinite(v) for v in values):
-            raise guards.TrainingError("The loss became infinite or NaN. Lower optimizer.lr.")
+            raise TrainingError("The loss became infinite or NaN. Lower optimizer.lr.")
         if self._before and self._rate > 0:
             guards.check_moving(self._before, self.model, (min(values), max(values)), self._rate)
         row = {

@@ -112,7 +112,7 @@ def fit_scales(
         stats.add(sample)
         for name in ("atomic_numbers", "positions", "cell", "pbc", "energy", "forces", "stress"):
             if name in sample:
-                digest.update(np.ascontiguousarray(sample[name]))
+                digest.update(np.ascontiguousarray(sample[name]).tobytes())
         for name in labels:
             value = sample["info"].get(name, sample.get("results", {}).get(name))
             labels[name] += value is not None

@@ -32,7 +32,7 @@ class Loss(_Part):
     weight: NonNegativeFloat = 1.0
     final_weight: NonNegativeFloat | None = None
     course: Literal["geometric", "linear", "switch"] = "geometric"
-    switch_at: float = Field(0.75, ge=0.0, le=1.0)
+    switch_at: float = Field(default=0.75, ge=0.0, le=1.0)
     delta: PositiveFloat = 0.01
 
 
@@ -100,7 +100,7 @@ class Schedule(_Part):
     kind: Literal["cosine", "plateau", "constant"] = "cosine"
     warmup: NonNegativeFloat = 0.02
     floor: NonNegativeFloat = 1e-3
-    factor: float = Field(0.5, gt=0.0, lt=1.0)
+    factor: float = Field(default=0.5, gt=0.0, lt=1.0)
     patience: PositiveInt = 10
 
 
@@ -140,11 +140,11 @@ class Settings(_Part):
     epochs: PositiveInt = 100
     minutes: PositiveFloat | None = None
     patience: PositiveInt | None = None
-    ema: float = Field(0.99, ge=0.0, lt=1.0)
+    ema: float = Field(default=0.99, ge=0.0, lt=1.0)
     precision: Literal["bf16"] | None = None
     seed: int = 0
-    workers: int = Field(0, ge=0)
-    cache_mb: float = Field(2000.0, ge=0.0)
+    workers: int = Field(default=0, ge=0)
+    cache_mb: float = Field(default=2000.0, ge=0.0)
     validate_every: PositiveInt = 1
     checkpoint_every: PositiveInt | None = None
     devices: PositiveInt | Literal["auto"] = 1

@@ -157,6 +157,15 @@ class EScAIP(Potential):
         self.config = {**self.config, **changes}
         self._units(self.config)
 
+    def shift_references(self, shift: Mapping[int, float]) -> None:
+        """As :meth:`Potential.shift_references`."""
+        size = min(self.settings.max_num_elements, 119)
+        table = list(self.config.get("element_references") or [0.0] * size)
+        for z, value in shift.items():
+            table[z] += float(value)
+        self.config = {**self.config, "element_references": table}
+        self._units(self.config)
+
     # -- shared pieces ------------------------------------------------------------------------
 
     def rows(self, graph: AtomGraph) -> int:

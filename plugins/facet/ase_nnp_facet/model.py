@@ -284,6 +284,12 @@ class Facet(Conservative):
             raise ConfigError(f"A mean of {mean} eV a structure: this energy is a sum over atoms.")
         self.set_energy_scale(references, scale=energy)
 
+    def shift_references(self, shift: Mapping[int, float]) -> None:
+        """As :meth:`Potential.shift_references`."""
+        with torch.no_grad():
+            for z, value in shift.items():
+                self.energy_scale.shift[int(self.species_index[z])] += value
+
     def reference_names(self) -> dict[str, nn.Parameter]:
         """Return the parameters under the names of the published weights."""
         found: dict[str, nn.Parameter] = {"node_embedding/embed/embedding": self.embedding}

@@ -179,6 +179,14 @@ class SCN(Potential):
         self.scale = read_normalizers(normalizer)
         self.config = {**self.config, "normalizer": normalizer, "element_references": table}
 
+    def shift_references(self, shift: Mapping[int, float]) -> None:
+        """As :meth:`Potential.shift_references`."""
+        table = list(self.config["element_references"] or [0.0] * self.config["max_num_elements"])
+        for z, value in shift.items():
+            table[z] += float(value)
+        self.elements_energy = torch.tensor(table, dtype=self.dtype, device=self.device)
+        self.config = {**self.config, "element_references": table}
+
     def forward(self, graph: AtomGraph) -> dict[str, Tensor]:
         """Return everything in :attr:`outputs`."""
         return self.compute(graph, self.outputs)

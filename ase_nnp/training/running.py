@@ -1,0 +1,127 @@
+"""``run``: what a run file says, from opening the data to the trained model in its folder."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ase_nnp.errors import ConfigError, DatasetError
+from ase_nnp.models import build_model, load_model
+from ase_nnp.potential import Potential
+from ase_nnp.training import finetune as tuning
+from ase_nnp.training.fitting import FitResult, fit
+from ase_nnp.training.runfile import RunFile, write_run_file
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+__all__ = ["run"]
+
+
+def run(config: RunFile) -> FitResult:
+    """Do a run; one that was interrupted in its folder goes on.
+
+    ``run.yaml`` in the folder is the whole of it, defaults included.
+
+    Raises
+    ------
+    ConfigError, DatasetError, CheckpointError, TrainingError
+    """
+    train, valid = _data(config)
+    settings = config.settings()
+    if config.data.isolated_atoms is not None:
+        free = _free_atoms(config.data.isolated_atoms)
+        settings = settings.model_copy(update={"references": free})
+    folder = Path(config.output)
+    notes: dict[str, Any] = {"train": config.data.train, "finetune": config.finetune.model_dump()}
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        model = _model(config)
+        penalty = _prepare(config, model, train, notes)
+        if config.finetune.replay is not None:
+            old = _open(config.finetune.replay)
+            train = tuning.mix(list(train), old, config.finetune.replay_fraction, config.seed)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_run_file(config, folder / "run.yaml")
+        return fit(model, train, valid, settings, folder=folder, penalty=penalty, notes=notes)
+
+
+def _open(path: str) -> Sequence[Atoms]:
+    from ase_nnp.datasets import open_dataset
+
+    if not Path(path).exists():
+        raise DatasetError("there is no such file or folder", path=path)
+    return open_dataset(path)
+
+
+def _data(config: RunFile) -> tuple[Sequence[Atoms], Sequence[Atoms] | None]:
+    train: Any = _open(config.data.train)
+    if config.data.valid is not None:
+        return train, _open(config.data.valid)
+    held = round(config.data.valid_fraction * len(train))
+    if not held:
+        return train, None
+    order = np.random.default_rng(config.seed).permutation(len(train))
+    return train[np.sort(order[held:])], train[np.sort(order[:held])]
+
+
+def _free_atoms(path: str) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for atoms in _open(path):
+        if len(atoms) != 1 or atoms.calc is None:
+            raise DatasetError("isolated_atoms must hold single atoms with energies", path=path)
+        found[atoms.get_chemical_symbols()[0]] = float(atoms.get_potential_energy())
+    return found
+
+
+def _model(config: RunFile) -> Potential:
+    part = config.model
+    if part.start is not None:
+        if part.config:
+            raise ConfigError("model.start brings its own configuration; leave model.config out.")
+        if part.family is None:
+            return load_model(part.start, dtype=part.dtype)
+        return load_model(part.family, checkpoint=part.start, dtype=part.dtype)
+    if part.family is None:
+        raise ConfigError("model needs a family, or start: a model file to go on from.")
+    return build_model(part.family, part.config, seed=config.seed, dtype=part.dtype)
+
+
+def _prepare(
+    config: RunFile, model: Potential, train: Sequence[Atoms], notes: dict[str, Any]
+) -> Any:
+    """Apply what the run file says under finetune; returns the penalty."""
+    tune = config.finetune
+    if tune.refit_references:
+        report = tuning.refit_references(model, train)
+        notes["references"] = report.as_dict()
+        if config.progress:
+            print("\n".join(report.lines()), file=sys.stderr)
+    if tune.freeze:
+        notes["frozen"] = tuning.freeze_parts(model, tune.freeze)
+    weights = None
+    if tune.ewc:
+        weights = _importance(config, model)
+    if tune.lora_rank is not None:
+        if tune.freeze:
+            raise ConfigError("finetune.lora_rank freezes all else; leave finetune.freeze out.")
+        tuning.add_low_rank(model, tune.lora_rank, tune.lora_alpha, tune.lora_on)
+    if tune.ewc:
+        return tuning.keep_close(model, tune.ewc, weights)
+    return tuning.keep_close(model, tune.keep_close) if tune.keep_close else None
+
+
+def _importance(config: RunFile, model: Potential) -> Any:
+    from ase_nnp.training.data import LabelledGraphs
+    from ase_nnp.training.losses import LossFunction
+
+    if config.finetune.replay is None:
+        raise ConfigError("finetune.ewc weighs by the old data: name it with finetune.replay.")
+    data = LabelledGraphs(_open(config.finetune.replay), model, config.settings().wanted())
+    some = np.random.default_rng(config.seed).permutation(len(data))[:100]
+    return tuning.importance(model, LossFunction(config.losses), [data[int(k)] for k in some])

@@ -1,0 +1,163 @@
+"""Train every family that gives forces on AcAc and 3BPA, with small configurations.
+
+    python benchmarks/training_curves.py DATA_FOLDER OUT_FOLDER --minutes 8
+
+DATA_FOLDER holds ``acac`` and ``3bpa``. Of the 500 frames at 300 K, 450 are learnt from and 50
+choose the weights; AcAc is tested on 150 frames at 600 K besides. Every run gets as many epochs as
+its first one says will fit into the time given, so that its cosine schedule ends. Runs that are
+there already are not repeated; ``OUT_FOLDER/table.md`` is written after each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from ase.io import read
+
+import ase_nnp
+from ase_nnp.training import Settings, fit
+
+CONFIGS = {
+    "facet": {
+        "hidden_irreps": ["32x0e + 16x1o + 8x2e"] * 2,
+        "outs_per_node": 32,
+        "avg_num_neighbors": 12.0,
+        "edge_embed": {"r_max": 5.0},
+    },
+    "escaip": {
+        "generation": 3,
+        "direct_forces": False,
+        "hidden_size": 64,
+        "num_layers": 2,
+        "atten_num_heads": 4,
+        "freequency_list": [6, 6, 4],
+        "max_radius": 5.0,
+        "knn_k": 20,
+        "node_direction_expansion_size": 4,
+        "atom_embedding_size": 32,
+        "node_direction_embedding_size": 16,
+        "edge_distance_embedding_size": 64,
+        "edge_distance_expansion_size": 64,
+    },
+    "scn": {
+        "energy_kind": "total",
+        "num_interactions": 2,
+        "lmax": 4,
+        "sphere_channels": 32,
+        "sphere_channels_reduce": 32,
+        "hidden_channels": 64,
+        "num_sphere_samples": 48,
+        "num_basis_functions": 48,
+        "cutoff": 5.0,
+    },
+    "cgcnn_oc20": {"num_graph_conv_layers": 3, "num_fc_layers": 2, "cutoff": 5.0},
+}
+RATES = {"facet": 5e-3, "escaip": 1e-3, "scn": 1e-3, "cgcnn_oc20": 1e-3}
+
+
+def settings_of(family: str, epochs: int) -> Settings:
+    # Direct forces do not improve with the energy, so both get the same weight to the end.
+    energy = {"weight": 1.0, "final_weight": 30.0}
+    return Settings(
+        epochs=epochs,
+        losses={"energy": energy, "forces": {"weight": 1.0}},
+        batch={"structures": 5},
+        optimizer={"lr": RATES[family], "weight_decay": 1e-6, "amsgrad": True},
+        ema=0.99,
+        validate_every=2,
+        progress=False,
+    )
+
+
+def rmse(model, frames) -> tuple[float, float]:
+    """Root mean square of energy (meV) and of force components (meV/A)."""
+    found = ase_nnp.predict(model, frames, ("energy", "forces"), progress=False)
+    energy = [r["energy"] - a.get_potential_energy() for r, a in zip(found, frames, strict=True)]
+    forces = [(r["forces"] - a.get_forces()).ravel() for r, a in zip(found, frames, strict=True)]
+    return tuple(1e3 * float(np.sqrt(np.mean(np.square(x)))) for x in (energy, np.hstack(forces)))
+
+
+def one(family: str, name: str, data: Path, out: Path, minutes: float) -> dict:
+    frames = read(data / name / "train_300K.xyz", ":")
+    order = np.random.default_rng(0).permutation(len(frames))
+    train, held = ([frames[i] for i in part] for part in (order[:450], order[450:]))
+    config = dict(CONFIGS[family])
+    if family == "facet":
+        config["species"] = sorted({int(z) for z in frames[0].numbers})
+
+    def fresh():
+        return ase_nnp.build_model(family, config, seed=0, device="cpu")
+
+    shutil.rmtree(out / "pilot", ignore_errors=True)
+    begin = time.process_time()
+    fit(fresh(), train[:50], None, settings_of(family, 1), folder=out / "pilot")
+    used = (time.process_time() - begin) * len(train) / 50
+    shutil.rmtree(out / "pilot")
+    epochs = max(2, int(60 * minutes / used))
+    begin = time.process_time()
+    folder = out / f"{family}_{name}"
+    result = fit(fresh(), train, held, settings_of(family, epochs), folder=folder)
+    row = {
+        "family": family,
+        "set": name,
+        "parameters": sum(p.numel() for p in result.model.parameters()),
+        "epochs": len(result.history),
+        "planned": epochs,
+        "cpu_minutes": round((time.process_time() - begin) / 60, 2),
+        "held_300K": rmse(result.model, held),
+    }
+    if name == "acac":
+        row["test_600K"] = rmse(result.model, read(data / name / "dev_600K.xyz", ":"))
+    row["curve"] = [
+        [r["epoch"], 1e3 * r["valid_energy_mae"], 1e3 * r["valid_forces_mae"]]
+        for r in result.history
+        if "valid_loss" in r
+    ]
+    return row
+
+
+def table(rows: list[dict]) -> str:
+    lines = [
+        "| set | family | parameters | epochs | CPU min | held 300 K: E (meV), F (meV/Å) | 600 K |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for r in rows:
+        hot = "{:.1f}, {:.1f}".format(*r["test_600K"]) if "test_600K" in r else "–"
+        cut = "" if r["epochs"] == r["planned"] else f" of {r['planned']}"
+        lines.append(
+            f"| {r['set']} | {r['family']} | {r['parameters']} | {r['epochs']}{cut} "
+            f"| {r['cpu_minutes']} | {r['held_300K'][0]:.1f}, {r['held_300K'][1]:.1f} | {hot} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--minutes", type=float, default=8.0, help="CPU time of a run")
+    parser.add_argument("--families", nargs="*", default=list(CONFIGS))
+    parser.add_argument("--sets", nargs="*", default=["acac", "3bpa"])
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    args.out.mkdir(parents=True, exist_ok=True)
+    file = args.out / "results.json"
+    rows = json.loads(file.read_text()) if file.exists() else []
+    for name in args.sets:
+        for family in args.families:
+            if any((r["family"], r["set"]) == (family, name) for r in rows):
+                continue
+            rows.append(one(family, name, args.data, args.out, args.minutes))
+            file.write_text(json.dumps(rows, indent=1) + "\n")
+            (args.out / "table.md").write_text(table(rows))
+            print(table(rows[-1:]).splitlines()[-1], flush=True)
+
+
+if __name__ == "__main__":
+    main()

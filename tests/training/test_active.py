@@ -1,0 +1,80 @@
+"""Active learning: trajectories end where the model is unsure, and the oracle is asked there."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from ase.calculators.emt import EMT
+
+import ase_nnp
+from ase_nnp.errors import ConfigError
+from ase_nnp.training import Settings, fit
+from ase_nnp.training.active import Explorer, active_learning, label
+
+
+def ensemble(*members):
+    from ase_nnp.uncertainty import wrap
+
+    return wrap("ensemble", list(members), mode="sequential")
+
+
+def test_a_trajectory_ends_at_the_first_structure_above_the_threshold(frames, pairs):
+    model = ensemble(pairs(0), pairs(1))
+    starts = frames(3, rattle=0.02)
+    explorer = Explorer(kind="md", steps=20, threshold=1e9)
+    chosen, visited = explorer(model, starts)
+    assert chosen == []
+    assert len(visited) == 3 * 21
+
+    def spread(atoms):
+        row = ase_nnp.predict(model, [atoms], ("forces_std",), progress=False)[0]
+        return np.linalg.norm(row["forces_std"], axis=1).max()
+
+    levels = [spread(a) for a in visited[:21]]
+    threshold = float(np.median(levels))
+    chosen, _ = Explorer(kind="md", steps=20, threshold=threshold)(model, starts[:1])
+    first = next(k for k, level in enumerate(levels) if level > threshold)
+    np.testing.assert_allclose(chosen[0].positions, visited[first].positions, atol=1e-5)
+
+
+def test_labels_are_those_of_the_oracle_whatever_is_fixed(frames):
+    from ase.constraints import FixAtoms
+
+    some = frames(2)
+    some[0].set_constraint(FixAtoms([0]))
+    done = label(some, EMT)
+    for atoms, given in zip(frames(2), done, strict=True):
+        np.testing.assert_allclose(given.calc.results["forces"], atoms.calc.results["forces"])
+        assert given.calc.results["energy"] == pytest.approx(atoms.calc.results["energy"])
+
+
+def test_a_model_without_error_bars_cannot_ask(pairs, frames):
+    with pytest.raises(ConfigError, match="error bars"):
+        Explorer()(pairs(), frames(1))
+
+
+def test_rounds_label_train_and_count_the_calls(frames, pairs, tmp_path):
+    settings = Settings(epochs=3, batch={"structures": 4}, progress=False)
+    times = []
+
+    def train(known):
+        times.append(len(known))
+        folders = [tmp_path / f"{len(times)}_{k}" for k in range(2)]
+        return ensemble(
+            *(fit(pairs(k), known, None, settings, folder=f).model for k, f in enumerate(folders))
+        )
+
+    result = active_learning(
+        train,
+        frames(4),
+        frames(3, seed=2),
+        EMT,
+        Explorer(steps=5, threshold=1e-4, temperature=300.0),
+        rounds=2,
+        per_round=2,
+        measure=lambda model: {"members": float(len(model.members))},
+    )
+    assert times == [4, 6, 8]
+    assert [row["oracle_calls"] for row in result.rounds] == [0, 2, 4]
+    assert len(result.labelled) == 8
+    assert all(a.calc.results["energy"] is not None for a in result.labelled)

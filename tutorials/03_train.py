@@ -1,0 +1,122 @@
+# %% [markdown]
+# # Train a potential on your own structures
+#
+# From an extended XYZ file with energies and forces to a model in an ASE script, on the command
+# line: look at the data, train, measure. The labels come from ASE's EMT potential for copper, so
+# everything runs offline in a minute; with DFT labels only the file would be another one. Real runs
+# want more structures, a larger model and more epochs.
+
+# %%
+import json
+import subprocess
+import sys
+
+import numpy as np
+from ase.build import bulk
+from ase.calculators.emt import EMT
+from ase.io import read, write
+from ase.optimize import FIRE
+
+from ase_nnp import NNPCalculator
+
+# %% [markdown]
+# ## A file of labelled structures
+#
+# Rattled and strained copper cells. ASE writes results of a calculator as labels.
+
+
+# %%
+def structures(count, seed):
+    rng, frames = np.random.default_rng(seed), []
+    for _ in range(count):
+        atoms = bulk("Cu", cubic=True)
+        atoms.set_cell(atoms.cell * (1 + rng.normal(0, 0.02)), scale_atoms=True)
+        atoms.rattle(0.1, rng=rng)
+        atoms.calc = EMT()
+        atoms.get_forces()
+        frames.append(atoms)
+    return frames
+
+
+write("copper.extxyz", structures(40, seed=0))
+write("test.extxyz", structures(10, seed=1))
+
+
+# %%
+def run(*words):
+    """What a shell would do: ase-nnp WORDS."""
+    command = [sys.executable, "-c", "from ase_nnp.cli import main; main()", *words]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+# %% [markdown]
+# ## Look before training
+#
+# `ase-nnp data stats copper.extxyz` shows how large energies and forces are.
+
+# %%
+stats = json.loads(run("data", "stats", "copper.extxyz", "--json"))
+print(stats["energy_per_atom"], stats["force_norm"])
+
+# %% [markdown]
+# ## The run file
+#
+# One file, YAML or TOML, says everything; what is left out has a default, and
+# `ase-nnp train run.yaml --check` prints all of it. A small Facet:
+
+# %%
+RUN = """
+model:
+  family: facet
+  config:
+    species: [29]
+    hidden_irreps: ["8x0e + 4x1o"]
+    outs_per_node: 8
+    edge_embed: {r_max: 4.0}
+data: {train: copper.extxyz, valid_fraction: 0.2}
+losses:
+  energy: {weight: 1.0, final_weight: 20.0}
+  forces: {weight: 1.0}
+batch: {structures: 4}
+optimizer: {lr: 1e-2}
+ema: 0.9
+epochs: 12
+output: copper
+"""
+with open("run.yaml", "w") as file:
+    file.write(RUN)
+
+# %% [markdown]
+# Every key is an option too: here the rate is another. A run that is interrupted goes on when the
+# same command is given again.
+
+# %%
+found = json.loads(run("train", "run.yaml", "--optimizer.lr", "2e-2", "--json"))
+print(found["model"], found["last"])
+
+# %% [markdown]
+# ## Measure
+#
+# On structures that were not seen, with an HTML page of parity plots in the folder `report`.
+
+# %%
+words = ["evaluate", "copper/model.nnp", "test.extxyz", "--report", "report", "--json"]
+scores = json.loads(run(*words))["models"][0]["metrics"]
+forces = np.concatenate([a.get_forces().ravel() for a in read("test.extxyz", ":")])
+print(f"forces: MAE {scores['forces_mae']:.3f} eV/Å of {np.abs(forces).mean():.3f}")
+
+# %% [markdown]
+# ## Use
+
+# %%
+atoms = bulk("Cu", cubic=True)
+atoms.rattle(0.1, seed=5)
+atoms.calc = NNPCalculator("copper/model.nnp")
+FIRE(atoms, logfile=None).run(fmax=0.03, steps=200)
+perfect = bulk("Cu", cubic=True)
+shape = atoms.get_all_distances(mic=True) - perfect.get_all_distances(mic=True)
+print(f"distances after relaxation: off by at most {np.abs(shape).max():.3f} Å")
+
+# %%
+assert scores["forces_mae"] < 0.5 * np.abs(forces).mean()
+assert np.abs(shape).max() < 0.1
