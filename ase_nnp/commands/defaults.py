@@ -54,7 +54,9 @@ def doubts(potential: Potential, structures: Sequence[Atoms]) -> list[dict[str, 
 
     found = []
     for row in Predictor(potential)(structures, wanted, progress=False):
-        said = {k: float(row[k]) for k in ("energy_std", "ood_score") if k in wanted}
+        said: dict[str, Any] = {
+            k: float(row[k]) for k in ("energy_std", "ood_score") if k in wanted
+        }
         if "ood_flag" in wanted:
             said["out_of_domain"] = bool(row["ood_flag"])
         found.append(said)

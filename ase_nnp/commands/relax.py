@@ -136,7 +136,7 @@ def relax(
                 number(r["energy"]),
                 number(r["fmax"]),
                 *([number(r.get("energy_std"))] if std else []),
-                *([{True: "NO", False: "yes"}.get(r.get("out_of_domain"), "")] if flag else []),
+                *(["NO" if r["out_of_domain"] else "yes"] if "out_of_domain" in r else []),
             )
             for r in rows
         ],

@@ -73,7 +73,8 @@ class UncertainPotential(Potential):
         self.provenance = base.provenance
         known = [m.elements for m in members if m.elements is not None]
         self.elements = frozenset.intersection(*known) if known else None
-        self.per_atom = frozenset(base.per_atom | PER_ATOM)
+        spreads = {f"{name}_std" for name in base.per_atom if not name.endswith("_std")}
+        self.per_atom = frozenset(base.per_atom | PER_ATOM | spreads)
         self.eval()
 
     @property

@@ -49,7 +49,12 @@ class LastLayer:
         """Collect the layer's inputs of the forward calls inside the block."""
         caught: list[Tensor] = []
         layer = model.get_submodule(self.name)
-        handle = layer.register_forward_pre_hook(lambda module, args: caught.append(args[0]))
+
+        def keep(module: object, args: tuple[object, ...]) -> None:
+            if args and isinstance(args[0], Tensor):  # a whole network may take only keywords
+                caught.append(args[0])
+
+        handle = layer.register_forward_pre_hook(keep)
         try:
             yield caught
         finally:
