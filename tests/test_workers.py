@@ -6,8 +6,8 @@ import copy
 import json
 import multiprocessing
 import os
-import shutil
 import pickle
+import shutil
 import signal
 import socket
 import stat
