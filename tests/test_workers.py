@@ -229,8 +229,8 @@ try:
 except OSError as error:
     print(type(error).__name__)
     sys.exit()
-protocol.send(s, {"token": sys.argv[3]})
-try:
+try:  # the door may be shut before the token is out
+    protocol.send(s, {"token": sys.argv[3]})
     print(protocol.receive(s)[0]["ok"])
 except (OSError, EOFError):
     print("closed")

@@ -1,6 +1,6 @@
 """Write the model card from the reports of ``evaluate.py`` and ``speed.py``.
 
-python data/shipped/make_card.py report.json speed.json TRAIN_LABELS -o model_card.md
+python data/shipped/make_card.py report.json speed.json TRAIN_LABELS TEST_LABELS -o model_card.md
 """
 
 from __future__ import annotations
@@ -34,11 +34,13 @@ def main() -> None:
     parser.add_argument("report", type=Path)
     parser.add_argument("speed", type=Path)
     parser.add_argument("labels", type=Path)
+    parser.add_argument("test", type=Path)
     parser.add_argument("--parameters", type=int, required=True)
     parser.add_argument("--output", "-o", type=Path, required=True)
     args = parser.parse_args()
     report, speed = (json.loads(p.read_text()) for p in (args.report, args.speed))
     held, adsorption, ood = (report[k] for k in ("held_back", "adsorption", "out_of_domain"))
+    tested = load_frames(args.test)
     train, watched = split(load_frames(args.labels))
     text = TEMPLATE.read_text().format(
         parameters=f"{args.parameters:,}".replace(",", " "),
@@ -50,6 +52,7 @@ def main() -> None:
         n_held=len(held_back()),
         n_systems=len(systems()),
         n_frames=held["structures"],
+        n_run=len({a.info["system"] for a in tested if a.info["split"] == "test"}),
         energy=held["energy_mae_meV_per_atom"],
         force=held["force_mae_eV_per_A"],
         site=adsorption["same_site"],
