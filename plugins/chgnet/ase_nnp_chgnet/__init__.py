@@ -47,6 +47,27 @@ DEFAULTS: dict[str, Any] = {
 #: Keys of published checkpoints that do not touch the numbers; one is a spelling mistake.
 IGNORED = ("graph_converter_algorithm", "version", "skip_connection", "cutofff_coeff")
 
+#: The elements of MPtrj.
+ELEMENTS = tuple(
+    (
+        "H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga "
+        "Ge As Se Br Kr Rb Sr Y Zr Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd "
+        "Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Lu Hf Ta W Re Os Ir Pt Au Hg Tl Pb Bi Ac Th Pa U Np Pu "
+    ).split()  # noqa: SIM905
+)
+
+BIBTEX = """@article{chgnet,
+  author = {Deng, Bowen and Zhong, Peichen and Jun, KyuJung and Riebesell, Janosh and Han, Kevin and
+            Bartel, Christopher J. and Ceder, Gerbrand},
+  title = {CHGNet as a pretrained universal neural network potential for charge-informed atomistic
+           modelling},
+  journal = {Nature Machine Intelligence},
+  volume = {5},
+  pages = {1031--1041},
+  year = {2023},
+  doi = {10.1038/s42256-023-00716-3}
+}"""
+
 _MPTRJ = "MPtrj (Materials Project relaxations, 2022.09)"
 
 
@@ -62,7 +83,9 @@ def _load(path: Path, **options: Any) -> Potential:
     return load(path, FAMILY, **options)
 
 
-def _offer(name: str, summary: str, file: str, sha256: str, functional: str) -> Pretrained:
+def _offer(
+    name: str, summary: str, file: str, sha256: str, functional: str, cutoff: float = 6.0
+) -> Pretrained:
     return Pretrained(
         name=name,
         summary=summary,
@@ -72,6 +95,8 @@ def _offer(name: str, summary: str, file: str, sha256: str, functional: str) -> 
         license="modified BSD (Regents of the University of California)",
         functional=functional,
         training_data=_MPTRJ,
+        elements=ELEMENTS,
+        cutoff=cutoff,
     )
 
 
@@ -99,6 +124,7 @@ FAMILY = ModelFamily(
             "0.2.0/chgnet_0.2.0_e30f77s348m32.pth.tar",
             "ef624f78b6db9d315b4ef256f1bb3207449924191b91720dc17d3f60c5df980e",
             "PBE, PBE+U, with the Materials Project's corrections",
+            cutoff=5.0,
         ),
         _offer(
             "r2scan",
@@ -110,6 +136,9 @@ FAMILY = ModelFamily(
     ),
     outputs=("energy", "forces", "stress", "energies", "magmoms"),
     requires=("chgnet",),
+    install='pip install "ase_nnp[chgnet]"',
+    bibtex=BIBTEX,
+    cutoff=6.0,
     test_config={
         "atom_fea_dim": 8,
         "bond_fea_dim": 8,

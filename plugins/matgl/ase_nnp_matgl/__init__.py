@@ -13,6 +13,18 @@ if TYPE_CHECKING:
 
 __all__ = ["FAMILY", "register_models"]
 
+BIBTEX = """@article{matgl,
+  author = {Ko, Tsz Wai and Deng, Bowen and Nassar, Marcel and Barroso-Luque, Luis and Liu, Runze
+            and Qi, Ji and Thakur, Atul C. and Mishra, Adesh Rohan and Liu, Elliott and Ceder, Gerbrand
+            and Miret, Santiago and Ong, Shyue Ping},
+  title = {Materials Graph Library (MatGL), an open-source graph deep learning library for materials
+           science and chemistry},
+  journal = {npj Computational Materials},
+  volume = {11},
+  year = {2025},
+  doi = {10.1038/s41524-025-01742-y}
+}"""
+
 #: ``model`` names the class, ``hyperparameters`` are its own; the rest is what matgl's Potential
 #: puts around it: ``energy = data_std * network + data_mean + sum of element_refs [+ repulsion]``.
 DEFAULTS: dict[str, Any] = {
@@ -57,6 +69,11 @@ FAMILY = ModelFamily(
     weights_license="see the model card of each folder",
     outputs=("energy", "forces", "stress"),
     requires=("matgl",),
+    install='pip install "ase_nnp[matgl]"',
+    bibtex=BIBTEX,
+    cutoff=5.0,
+    functional="that of the model folder",
+    training_data="that of the model folder",
     test_config={
         "element_types": ["H", "C", "O", "Cu"],
         "hyperparameters": {"units": 8, "nblocks": 1, "num_rbf": 8},

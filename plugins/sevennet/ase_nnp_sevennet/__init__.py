@@ -54,6 +54,26 @@ DEFAULTS: dict[str, Any] = {
     "modal": None,
 }
 
+#: The elements of MPtrj.
+ELEMENTS = tuple(
+    (
+        "H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga "
+        "Ge As Se Br Kr Rb Sr Y Zr Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd "
+        "Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Lu Hf Ta W Re Os Ir Pt Au Hg Tl Pb Bi Ac Th Pa U Np Pu "
+    ).split()  # noqa: SIM905
+)
+
+BIBTEX = """@article{sevennet,
+  author = {Park, Yutack and Kim, Jaesun and Hwang, Seungwoo and Han, Seungwu},
+  title = {Scalable Parallel Algorithm for Graph Neural Network Interatomic Potentials in Molecular
+           Dynamics Simulations},
+  journal = {Journal of Chemical Theory and Computation},
+  volume = {20},
+  pages = {4857--4868},
+  year = {2024},
+  doi = {10.1021/acs.jctc.4c00190}
+}"""
+
 _MPTRJ = "MPtrj (Materials Project relaxations)"
 
 
@@ -87,6 +107,8 @@ def _offer(
         license="MIT",
         functional=functional,
         training_data=training_data,
+        elements=ELEMENTS,
+        cutoff=5.0,
     )
 
 
@@ -134,6 +156,9 @@ FAMILY = ModelFamily(
     ),
     outputs=("energy", "forces", "stress", "energies"),
     requires=("sevenn",),
+    install='pip install "ase_nnp[sevennet]"',
+    bibtex=BIBTEX,
+    cutoff=4.5,
     test_config={
         "channel": 8,
         "num_convolution_layer": 2,
