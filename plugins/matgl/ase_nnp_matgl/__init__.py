@@ -15,8 +15,8 @@ __all__ = ["FAMILY", "register_models"]
 
 BIBTEX = """@article{matgl,
   author = {Ko, Tsz Wai and Deng, Bowen and Nassar, Marcel and Barroso-Luque, Luis and Liu, Runze
-            and Qi, Ji and Thakur, Atul C. and Mishra, Adesh Rohan and Liu, Elliott and Ceder, Gerbrand
-            and Miret, Santiago and Ong, Shyue Ping},
+            and Qi, Ji and Thakur, Atul C. and Mishra, Adesh Rohan and Liu, Elliott and Ceder,
+            Gerbrand and Miret, Santiago and Ong, Shyue Ping},
   title = {Materials Graph Library (MatGL), an open-source graph deep learning library for materials
            science and chemistry},
   journal = {npj Computational Materials},
