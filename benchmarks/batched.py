@@ -1,4 +1,4 @@
-"""64 slabs relaxed together against a loop over ASE's own optimizer.
+"""Slabs relaxed together against a loop over ASE's own optimizer.
 
     OMP_NUM_THREADS=1 python benchmarks/batched.py [--case small] [--repeats 3] [--device cuda]
 
@@ -75,9 +75,15 @@ CASES = {
     ),
     "large": (
         lambda: ase_nnp.build_model("facet", config={}, seed=0),
-        lambda: slabs(8, ((2, 2, 3), (3, 2, 3), (3, 3, 3))),
+        lambda: slabs(64),
         "FIRE",
-        6,
+        20,
+    ),
+    "sevennet": (  # the package sevenn with its weights
+        lambda: ase_nnp.load_model("sevennet", checkpoint="7net-0"),
+        lambda: slabs(16),
+        "FIRE",
+        3,
     ),
 }
 
@@ -96,7 +102,7 @@ def loop(model, structures, optimizer: str, steps: int) -> list[Atoms]:
 def measure(name: str, repeats: int, device: str) -> dict[str, object]:
     """Time one case."""
     make, build, optimizer, steps = CASES[name]
-    model = make().to(torch.float64 if name != "large" else torch.float32).to(device).eval()
+    model = make().to(torch.float32 if name in ("large", "sevennet") else torch.float64).to(device).eval()
     structures = build()
     clock = time.process_time if device == "cpu" else time.perf_counter
     seconds: dict[str, list[float]] = {"ase": [], "batched": []}
