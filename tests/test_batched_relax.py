@@ -401,3 +401,15 @@ def test_an_ensemble_gets_its_lists_with_a_skin(model):
     np.testing.assert_allclose(
         found.extra["forces_std_norm"][: len(one)], one.calc.results["forces_std_norm"], atol=1e-9
     )
+
+
+def test_batches_are_not_tried_where_one_structure_takes_long():
+    from ase_nnp.workflows.batched.chunks import LONG, Choice
+
+    quick, slow = Choice([0, 20_000]), Choice([0, 20_000])
+    for choice, seconds in ((quick, 0.5 * LONG), (slow, 2 * LONG)):
+        choice.note(5.0, structures=4)  # the first call compiles, caches, ...
+        choice.note(seconds * 4, structures=4)
+    assert quick.measuring
+    assert not slow.measuring
+    assert slow.budget == 0

@@ -15,17 +15,23 @@ from ase_nnp.neighbors import MIN_DISTANCE, canonical
 
 __all__ = ["Choice", "Chunk", "Slot"]
 
+#: Seconds a structure above which the cost of a call itself no longer matters.
+LONG = 0.1
+
 
 class Choice:
     """Which of several batch sizes is quickest, found by timing each twice.
 
-    On a GPU, or where a caller has chosen, there is nothing to find.
+    On a GPU, or where a caller has chosen, there is nothing to find. Batches save what a call costs
+    beside its arithmetic, milliseconds; where one structure takes :data:`LONG`, the loop (option
+    0) stands and batches are not tried.
     """
 
     def __init__(self, options: Sequence[int]) -> None:
         self.options = list(options)
         self.seconds: dict[int, float] = {}
-        self._left = [*self.options, *self.options] if len(self.options) > 1 else []
+        twice = [option for option in self.options for _ in range(2)]
+        self._left = twice if len(self.options) > 1 else []
 
     @property
     def budget(self) -> int:
@@ -39,10 +45,12 @@ class Choice:
         """Whether the choice is still open."""
         return bool(self._left)
 
-    def note(self, seconds: float) -> None:
-        """Take what the present option has cost."""
+    def note(self, seconds: float, structures: int) -> None:
+        """Take what the present option has cost for all structures."""
         option = self._left.pop(0)
         self.seconds[option] = min(seconds, self.seconds.get(option, np.inf))
+        if option == 0 and 0 not in self._left and self.seconds[0] > LONG * structures:
+            self._left = []
 
 
 @dataclass

@@ -147,7 +147,7 @@ class Evaluator:
         for chunk in chunks:
             self._run(chunk, batch, found)
         if measured:
-            self.choice.note(time.thread_time() - began)
+            self.choice.note(time.thread_time() - began, count)
         self._judge(batch, found)
         return found
 
