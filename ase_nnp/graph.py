@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ase_nnp.errors import StructureError
-from ase_nnp.neighbors import BACKENDS, canonical, check_cell
+from ase_nnp.neighbors import canonical, check_cell, searcher
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -136,7 +136,8 @@ class AtomGraph:
         dtype
             Of positions and cell; the search itself is in float64.
         backend
-            ``"vesin"`` or ``"torch"``; by default vesin on a CPU, torch elsewhere.
+            ``"vesin"``, ``"torch"`` or ``"nvalchemi"``; by default vesin on a CPU, on CUDA
+            nvalchemi where ``nvalchemi-toolkit-ops`` is installed, else torch.
         wrap
             Fold the atoms into the cell along periodic directions first, in float64, as the
             converters of the published OC20 models do.
@@ -147,10 +148,12 @@ class AtomGraph:
         ------
         StructureError
             No atoms, positions that are not finite, or a cell that cannot be meant.
+        ConfigError
+            No backend has that name, or its package is not installed.
         """
         device = torch.device(device)
         base = _collect(atoms, wrap=wrap, pbc=pbc).to(device)
-        search = BACKENDS[backend or ("vesin" if device.type == "cpu" else "torch")]
+        search = searcher(backend, device)
         cell = base.extra["search_cell"]
         found = search(base.positions, cell, base.pbc, base.batch, float(cutoff))
         edges, shifts = canonical(*found, base.num_atoms, max_neighbors)

@@ -1,24 +1,26 @@
 """Neighbour lists: which atoms see which, through which periodic images.
 
-Two backends find the same directed edges: vesin, one structure at a time, the fastest on a CPU;
-and a batched cell list in plain torch, for any device. Both hand their edges to
-:func:`canonical`, which puts them in one order (centre, neighbour, image) and applies the cap on
-neighbours, so that a result never depends on the backend.
+Three backends find the same directed edges: vesin, one structure at a time, the fastest on a CPU;
+a batched cell list in plain torch, for any device; and, where the package is installed, NVIDIA's
+kernels (:mod:`ase_nnp.neighbors_nvalchemi`). All hand their edges to :func:`canonical`, which
+puts them in one order (centre, neighbour, image) and applies the cap on neighbours, so that a
+result never depends on the backend.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ase_nnp.errors import StructureError
+from ase_nnp.errors import ConfigError, StructureError
+from ase_nnp.neighbors_nvalchemi import is_installed, nvalchemi_edges
 
-__all__ = ["BACKENDS", "canonical", "torch_edges", "vesin_edges"]
+__all__ = ["BACKENDS", "canonical", "searcher", "torch_edges", "vesin_edges"]
 
 #: Atoms nearer than this (Angstrom) are one atom written twice.
 MIN_DISTANCE = 0.01
@@ -275,7 +277,30 @@ def _limited(bins: Tensor, most: Tensor) -> Tensor:
     return torch.empty_like(bins).scatter_(1, axis, ordered).long()
 
 
-BACKENDS = {"vesin": vesin_edges, "torch": torch_edges}
+Search = Callable[[Tensor, Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor, Tensor]]
+BACKENDS: dict[str, Search] = {
+    "vesin": vesin_edges,
+    "torch": torch_edges,
+    "nvalchemi": nvalchemi_edges,
+}
+
+
+def searcher(backend: str | None, device: torch.device) -> Search:
+    """Return the search of that name; by default the fastest there is for the device.
+
+    Raises
+    ------
+    ConfigError
+        No backend has that name.
+    """
+    if backend is None:
+        if device.type == "cpu":
+            backend = "vesin"
+        else:
+            backend = "nvalchemi" if device.type == "cuda" and is_installed() else "torch"
+    if backend not in BACKENDS:
+        raise ConfigError(f"No neighbour search is named {backend!r}; there are {list(BACKENDS)}.")
+    return BACKENDS[backend]
 
 
 def canonical(

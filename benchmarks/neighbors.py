@@ -2,9 +2,10 @@
 
     OMP_NUM_THREADS=1 python benchmarks/neighbors.py [--device cuda] [--json]
 
-CPU time of this process on one thread (on a GPU, wall time with synchronisation), medians; the two
+CPU time of this process on one thread (on a GPU, wall time with synchronisation), medians; the
 searches take turns on the same rattled fcc copper. "vesin alone" is its own call, int32 pairs in
-numpy and views into its memory; "vesin" and "torch" both end with int64 tensors of our layout.
+numpy and views into its memory; "vesin", "torch" and, where it is installed, "nvalchemi" end with
+int64 tensors of our layout.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ from ase.build import bulk
 
 from ase_nnp import AtomGraph
 from ase_nnp.neighbors import torch_edges, vesin_edges
+from ase_nnp.neighbors_nvalchemi import is_installed, nvalchemi_edges
+
+OURS = ("vesin", "torch", "nvalchemi") if is_installed() else ("vesin", "torch")
 
 SIZES = {6.0: (1, 2, 3, 6, 10, 17, 29), 5.0: (6, 29), 4.0: (6, 10, 16, 29)}
 
@@ -51,7 +55,7 @@ def take_turns(
 
 
 def measure(repeat: int, cutoff: float, device: str) -> dict[str, Any]:
-    """Both searches on a crystal of ``4 repeat^3`` atoms."""
+    """All searches on a crystal of ``4 repeat^3`` atoms."""
     import vesin
 
     atoms = bulk("Cu", cubic=True) * ((repeat,) * 3)
@@ -67,6 +71,8 @@ def measure(repeat: int, cutoff: float, device: str) -> dict[str, Any]:
         "vesin": lambda: vesin_edges(*here),
         "torch": lambda: torch_edges(*there),
     }
+    if is_installed():
+        parts["nvalchemi"] = lambda: nvalchemi_edges(*there)
     return {
         "atoms": len(atoms),
         "cutoff": cutoff,
@@ -94,7 +100,7 @@ def main() -> None:
     growth = {
         f"{name}, {cutoff} A": exponent([r for r in rows if r["cutoff"] == cutoff], name)
         for cutoff in SIZES
-        for name in ("vesin", "torch")
+        for name in OURS
     }
     report = {
         "machine": f"{platform.processor() or platform.machine()}, one thread, {options.device}",
@@ -106,7 +112,7 @@ def main() -> None:
         print(json.dumps(report, indent=1))
         return
     print(report["machine"], report["versions"])
-    names = ("vesin alone", "vesin", "torch")
+    names = ("vesin alone", *OURS)
     print(f"{'atoms':>7s} {'cutoff':>6s} {'edges':>9s}", *(f"{name:>12s}" for name in names))
     for r in rows:
         times = (f"{r[name]:12.2f}" for name in names)

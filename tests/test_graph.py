@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
+import sys
 
 import numpy as np
 import pytest
@@ -14,9 +16,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ase_nnp import AtomGraph
-from ase_nnp.errors import StructureError
+from ase_nnp.errors import ConfigError, StructureError
 
 BACKENDS = ("vesin", "torch")
+needs_nvalchemi = pytest.mark.skipif(
+    importlib.util.find_spec("nvalchemiops") is None,
+    reason="the optional package nvalchemi-toolkit-ops is not installed",
+)
+EVERY = [*BACKENDS, pytest.param("nvalchemi", marks=needs_nvalchemi)]
+OTHERS = EVERY[1:]  # than vesin
 
 
 def obvious(atoms: Atoms, cutoff: float) -> dict[tuple[int, ...], float]:
@@ -61,7 +69,7 @@ def structures(draw) -> Atoms:
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(structures(), st.floats(0.8, 5.0))
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", EVERY)
 def test_edges_are_those_of_the_obvious_search(backend, atoms, cutoff):
     wanted = obvious(atoms, cutoff)
     if any(abs(d - cutoff) < 1e-9 or d < 0.011 for d in wanted.values()):
@@ -80,8 +88,9 @@ def test_edges_are_those_of_the_obvious_search(backend, atoms, cutoff):
     st.floats(1.0, 4.0),
     st.sampled_from([None, 1, 7]),
 )
-def test_backends_agree_edge_for_edge_in_a_mixed_batch(batch, cutoff, most):
-    one, two = (AtomGraph.from_atoms(batch, cutoff, most, backend=b) for b in BACKENDS)
+@pytest.mark.parametrize("backend", OTHERS)
+def test_backends_agree_edge_for_edge_in_a_mixed_batch(backend, batch, cutoff, most):
+    one, two = (AtomGraph.from_atoms(batch, cutoff, most, backend=b) for b in ("vesin", backend))
     assert torch.equal(one.edge_index, two.edge_index)
     assert torch.equal(one.edge_shift, two.edge_shift)
     joined = AtomGraph.collate([AtomGraph.from_atoms(a, cutoff, most) for a in batch])
@@ -89,7 +98,7 @@ def test_backends_agree_edge_for_edge_in_a_mixed_batch(batch, cutoff, most):
     assert torch.equal(one.batch, joined.batch)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", EVERY)
 def test_the_cap_keeps_the_nearest_and_ties_go_by_order(backend):
     atoms = bulk("NaCl", "rocksalt", a=5.6, cubic=True)
     every = AtomGraph.from_atoms(atoms, 6.0, dtype=torch.float64, backend=backend)
@@ -106,20 +115,20 @@ def test_the_cap_keeps_the_nearest_and_ties_go_by_order(backend):
     assert torch.equal(torch.bincount(capped.edge_index[1]), torch.full((8,), 10))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", EVERY)
 def test_a_cutoff_larger_than_the_cell_sees_many_images(backend):
     graph = AtomGraph.from_atoms(bulk("Cu"), 8.0, backend=backend)
     assert graph.num_edges == len(obvious(bulk("Cu"), 8.0)) > 100
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", EVERY)
 def test_one_atom_and_no_edges_are_graphs(backend):
     graph = AtomGraph.from_atoms(Atoms("He"), 6.0, backend=backend)
     assert (graph.num_atoms, graph.num_edges) == (1, 0)
     assert graph.edge_vectors().shape == (0, 3)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", EVERY)
 def test_atoms_far_outside_the_cell_are_found(backend):
     atoms = bulk("Cu", cubic=True)
     inside = AtomGraph.from_atoms(atoms, 5.0, backend=backend)
@@ -223,7 +232,7 @@ def test_moving_changes_precision_of_floats_only():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", EVERY)
 def test_a_large_crystal_is_searched_in_linear_time(backend):
     import time
 
@@ -245,40 +254,44 @@ def cloud(seed: int, count: int, pbc: tuple[bool, bool, bool]) -> Atoms:
     return Atoms(f"Cu{count}", scaled_positions=rng.uniform(-1, 2, (count, 3)), cell=cell, pbc=pbc)
 
 
-@pytest.mark.parametrize("chunk", [500, 32_768])
-def test_clouds_of_hundreds_of_atoms_in_one_batch_agree_edge_for_edge(chunk, monkeypatch):
+@pytest.mark.parametrize(
+    ("backend", "chunk"),
+    [("torch", 500), ("torch", 32_768), pytest.param("nvalchemi", 0, marks=needs_nvalchemi)],
+)
+def test_clouds_of_hundreds_of_atoms_in_one_batch_agree_edge_for_edge(backend, chunk, monkeypatch):
     from ase_nnp import neighbors
 
     monkeypatch.setattr(neighbors, "CHUNK", chunk)  # small: every search is cut into many parts
     flags = list(itertools.product([False, True], repeat=3))
     batch = [cloud(seed, 40 + 15 * seed, pbc) for seed, pbc in enumerate(flags)]
     batch.insert(3, bulk("Cu"))  # a tiny cell, whose neighbours are many images away
-    one, two = (AtomGraph.from_atoms(batch, 5.0, backend=b) for b in BACKENDS)
+    one, two = (AtomGraph.from_atoms(batch, 5.0, backend=b) for b in ("vesin", backend))
     assert one.num_edges > 5_000
     assert torch.equal(one.edge_index, two.edge_index)
     assert torch.equal(one.edge_shift, two.edge_shift)
 
 
-def test_a_search_in_single_precision_misses_no_more_than_rounding():
-    from ase_nnp.neighbors import torch_edges
+@pytest.mark.parametrize("backend", OTHERS)
+def test_a_search_in_single_precision_misses_no_more_than_rounding(backend):
+    from ase_nnp.neighbors import BACKENDS as SEARCHES
 
     atoms = cloud(7, 200, (True, True, False))
     graph = AtomGraph.from_atoms(atoms, 5.0, dtype=torch.float64)
     single = (graph.positions.float(), graph.cell.float(), graph.pbc, graph.batch)
-    edges, shifts, distance = torch_edges(*single, 5.0)
+    edges, shifts, distance = SEARCHES[backend](*single, 5.0)
     found = set(zip(*edges.flip(0).tolist(), *shifts.T.tolist(), strict=True))
     near = {k for k, d in obvious(atoms, 5.001).items() if abs(d - 5) < 1e-4}
     assert found ^ as_set(graph) <= near
     assert distance.dtype == torch.float32
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", EVERY)
 def test_a_long_chain_is_searched_without_trying_all_pairs(backend):
     chain = Atoms("Cu2000", positions=[[2.5 * k, 0, 0] for k in range(2000)])
     assert AtomGraph.from_atoms(chain, 5.1, backend=backend).num_edges == 2 * (1999 + 1998)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", EVERY)
 @pytest.mark.parametrize("noise", [-1e-15, -1e-17, 1e-17])
 def test_atoms_on_the_border_of_the_cell_keep_their_neighbours(backend, noise):
     atoms = bulk("Cu", cubic=True) * (3, 3, 3)
@@ -287,9 +300,61 @@ def test_atoms_on_the_border_of_the_cell_keep_their_neighbours(backend, noise):
     assert AtomGraph.from_atoms(atoms, 4.0, backend=backend).num_edges == wanted
 
 
-@pytest.mark.parametrize("backend", ["vesin", "torch"])
+@pytest.mark.parametrize("backend", EVERY)
 @pytest.mark.parametrize(("cutoff", "neighbours"), [(3.0, 6), (6.0, 32), (5.999999, 26)])
 def test_neighbours_at_exactly_the_cutoff_are_in(backend, cutoff, neighbours):
     simple_cubic = Atoms("Po", cell=[3, 3, 3], pbc=True)
     graph = AtomGraph.from_atoms(simple_cubic, cutoff, dtype=torch.float64, backend=backend)
     assert graph.num_edges == neighbours
+
+
+@needs_nvalchemi
+def test_rows_of_neighbours_that_are_too_short_are_made_longer(monkeypatch):
+    from nvalchemiops.torch import neighbors as package
+
+    asked, search = [], package.batch_cell_list
+
+    def spy(*args, max_neighbors):
+        asked.append(max_neighbors)
+        return search(*args, max_neighbors=max_neighbors)
+
+    monkeypatch.setattr(package, "batch_cell_list", spy)
+    dense = bulk("Cu", cubic=True) * (2, 2, 2)
+    dense.set_cell(0.6 * dense.cell, scale_atoms=True)
+    batch = [bulk("Cu"), dense, molecule("H2O")]
+    one, two = (AtomGraph.from_atoms(batch, 5.0, backend=b) for b in ("vesin", "nvalchemi"))
+    assert len(asked) == 2
+    assert asked[1] >= torch.bincount(one.edge_index[1]).max() > 100
+    assert torch.equal(one.edge_index, two.edge_index)
+    assert torch.equal(one.edge_shift, two.edge_shift)
+
+
+@needs_nvalchemi
+def test_a_molecule_far_from_its_small_cell_is_binned_where_it_is():
+    rng = np.random.default_rng(3)
+    cloud = Atoms("He900", rng.uniform(0, 40, (900, 3)) + 500, cell=[2, 2, 2], pbc=(0, 1, 0))
+    one, two = (AtomGraph.from_atoms(cloud, 5.0, backend=b) for b in ("vesin", "nvalchemi"))
+    assert torch.equal(one.edge_index, two.edge_index)
+    assert torch.equal(one.edge_shift, two.edge_shift)
+
+
+def test_the_search_follows_the_device_and_what_is_installed(monkeypatch):
+    from ase_nnp import neighbors
+
+    chosen = {}
+    for there in (False, True):
+        monkeypatch.setattr(neighbors, "is_installed", lambda there=there: there)
+        chosen[there] = [
+            neighbors.searcher(None, torch.device(kind)).__name__ for kind in ("cpu", "mps", "cuda")
+        ]
+    assert chosen[False] == ["vesin_edges", "torch_edges", "torch_edges"]
+    assert chosen[True] == ["vesin_edges", "torch_edges", "nvalchemi_edges"]
+
+
+def test_a_search_that_is_not_there_is_refused_with_what_to_do(monkeypatch):
+    with pytest.raises(ConfigError, match=r"'vesni'.*'vesin', 'torch'"):
+        AtomGraph.from_atoms(bulk("Cu"), 3.0, backend="vesni")
+    for name in ("nvalchemiops", "nvalchemiops.torch", "nvalchemiops.torch.neighbors"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ConfigError, match=r"pip install ase_nnp\[cuda\]"):
+        AtomGraph.from_atoms(bulk("Cu"), 3.0, backend="nvalchemi")

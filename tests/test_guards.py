@@ -31,6 +31,7 @@ LAYERS = [
     "weights",
     "metrics",
     "datasets",
+    "neighbors_nvalchemi",
     "neighbors",
     "graph",
     "potential",

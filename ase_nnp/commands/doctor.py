@@ -22,6 +22,7 @@ PACKAGES = (
     "scipy",
     "e3nn",
     "vesin",
+    "nvalchemi-toolkit-ops",
     "lmdb",
     "h5py",
     "pymatgen",
