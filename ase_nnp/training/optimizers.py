@@ -58,5 +58,9 @@ def make_optimizer(model: Potential, settings: Optimizer) -> torch.optim.Optimiz
         from ase_nnp.training.core_optimizer import CoRe
 
         return CoRe(groups, lr=lr, weight_decay=decay)
+    if settings.name == "muon":
+        from ase_nnp.training.muon import Muon
+
+        return Muon(groups, lr=lr, weight_decay=decay)
     kind = torch.optim.Adam if settings.name == "adam" else torch.optim.AdamW
     return kind(groups, lr=lr, weight_decay=decay, amsgrad=settings.amsgrad)

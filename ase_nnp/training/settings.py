@@ -77,10 +77,11 @@ class Optimizer(_Part):
     """The optimiser and how far it may go in a step.
 
     ``layer_rates`` are factors of ``lr`` by pattern of parameter names (``fnmatch``); the first
-    that fits counts. ``clip`` bounds the norm of the whole gradient.
+    that fits counts. ``clip`` bounds the norm of the whole gradient. ``muon`` takes orthogonal steps
+    for matrices, four times ``lr`` long, and Adam's for the rest (:mod:`ase_nnp.training.muon`).
     """
 
-    name: Literal["adamw", "adam", "sgd", "core"] = "adamw"
+    name: Literal["adamw", "adam", "sgd", "core", "muon"] = "adamw"
     lr: PositiveFloat = 1e-3
     weight_decay: NonNegativeFloat = 0.0
     amsgrad: bool = False
