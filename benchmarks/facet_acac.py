@@ -23,6 +23,7 @@ from ase.io import read
 
 import ase_nnp
 from ase_nnp import AtomGraph
+from ase_nnp.training.muon import Muon
 
 CONFIG = {
     "species": [1, 6, 8],
@@ -113,7 +114,7 @@ def main() -> None:
 
     model.train()
     averaged = copy.deepcopy(model)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=1e-6, amsgrad=True)
+    optimiser = Muon(model.parameters(), lr=args.lr)
     steps = math.ceil(len(train) / args.batch)
     first, step, used = 0, 0, 0.0
     state_file = args.out / "state.pt"

@@ -77,8 +77,9 @@ class Optimizer(_Part):
     """The optimiser and how far it may go in a step.
 
     ``layer_rates`` are factors of ``lr`` by pattern of parameter names (``fnmatch``); the first
-    that fits counts. ``clip`` bounds the norm of the whole gradient. ``muon`` takes orthogonal steps
-    for matrices, four times ``lr`` long, and Adam's for the rest (:mod:`ase_nnp.training.muon`).
+    that fits counts. ``clip`` bounds the norm of the whole gradient. ``muon`` takes orthogonal
+    steps for matrices, four times ``lr`` long, and Adam's for the rest
+    (:mod:`ase_nnp.training.muon`).
     """
 
     name: Literal["adamw", "adam", "sgd", "core", "muon"] = "adamw"

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 import ase_nnp
 from ase_nnp import AtomGraph
+from ase_nnp.training.muon import Muon
 
 CONFIG = {
     "species": [1, 6, 7, 8, 28, 29, 42, 45, 46, 47, 77, 78, 79],
@@ -163,7 +164,7 @@ def main() -> None:
 
     model.train()
     averaged = copy.deepcopy(model)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=1e-6, amsgrad=True)
+    optimiser = Muon(model.parameters(), lr=args.lr)
     total, step, used = math.ceil(len(train) / args.batch * args.epochs), 0, 0.0
     state_file = args.out / "state.pt"
     if state_file.exists():
