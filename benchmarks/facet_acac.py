@@ -4,8 +4,8 @@
 
 DATA_FOLDER holds train_300K.xyz, dev_600K.xyz and isolated_atoms.xyz; 450 shuffled training frames
 are learned from, the other 50 are watched and choose nothing. A run that was stopped goes on from
-OUT_FOLDER/state.pt. The averaged weights are written to OUT_FOLDER/model.nnp, the course to
-OUT_FOLDER/log.jsonl.
+OUT_FOLDER/state.pt; its schedule ends with the epochs or the minutes, whichever come first. The
+averaged weights are written to OUT_FOLDER/model.nnp, the course to OUT_FOLDER/log.jsonl.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("--ema", type=float, default=0.995)
     parser.add_argument("--energy-weight", type=float, nargs=2, default=(10.0, 100.0))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--minutes", type=float, default=math.inf, help="CPU time of this call")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="CPU time of the run")
     parser.add_argument("--watch", type=int, default=10, help="epochs between tests")
     args = parser.parse_args()
 
@@ -131,7 +131,8 @@ def main() -> None:
         order = np.random.default_rng([args.seed, epoch]).permutation(len(train))
         losses = []
         for part in np.array_split(order, steps):
-            progress = step / (steps * args.epochs)
+            passed = (used + time.process_time() - start) / 60 / args.minutes
+            progress = min(1.0, max(step / (steps * args.epochs), passed))
             warm = min(1.0, (step + 1) / (2 * steps))
             for group in optimiser.param_groups:
                 group["lr"] = args.lr * warm * (0.5 + 0.5 * math.cos(math.pi * progress)) + 1e-6
@@ -154,7 +155,7 @@ def main() -> None:
                     mean.lerp_(now, 1.0 - decay)
             losses.append(float(loss.detach()))
         spent = used + time.process_time() - start
-        last = epoch + 1 == args.epochs or time.process_time() - start > 60 * args.minutes
+        last = epoch + 1 == args.epochs or spent > 60 * args.minutes
         if (epoch + 1) % args.watch == 0 or last:
             line = {"epoch": epoch + 1, "cpu_min": round(spent / 60, 2), "loss": np.mean(losses)}
             centre(averaged, train)

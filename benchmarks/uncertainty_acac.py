@@ -25,6 +25,7 @@ from ase.io import read
 
 from ase_nnp import AtomGraph, build_model, load_model, save_model
 from ase_nnp.inference import Predictor
+from ase_nnp.training.muon import Muon
 from ase_nnp.uncertainty import calibration as cal
 from ase_nnp.uncertainty import metrics as met
 from ase_nnp.uncertainty.evaluation import structure_scores_of
@@ -60,13 +61,13 @@ def start_energy(model, train):
 
 
 def fit_member(family, config, train, seed, epochs, batch=5, rate=5e-3):
-    """Adam with a cosine schedule and averaged weights; forces first, energies growing in."""
+    """Muon with a cosine schedule and averaged weights; forces first, energies growing in."""
     model = build_model(family, config, seed=seed, device="cpu").train()
     start_energy(model, train)
     graphs = [model.make_graph(a) for a in train]
     marks = [labels([a], model.dtype) for a in train]
     mean_model = copy.deepcopy(model)
-    optimizer = torch.optim.Adam(model.parameters(), lr=rate)
+    optimizer = Muon(model.parameters(), lr=rate)
     total, step = epochs * math.ceil(len(train) / batch), 0
     for epoch in range(epochs):
         order = np.random.default_rng([seed, epoch]).permutation(len(train))
