@@ -91,7 +91,7 @@ def main() -> None:
         settings = Settings(
             epochs=max(10, args.epochs * 20 // len(known)),
             batch={"structures": 4},
-            optimizer={"lr": 1e-2},
+            optimizer={"name": "muon", "lr": 5e-3},
             losses={"energy": {"weight": 1.0}, "forces": {"weight": 1.0}},
             ema=0.9,
             progress=False,
