@@ -57,6 +57,7 @@ CASES: dict[str, tuple[str, dict[str, Any], str, int]] = {
     "scn-small-8-stored": ("scn", scn.SMALL | STORED, "slab", 8),
     "scn-published-1": ("scn", scn.PUBLISHED | DRAWN, "slab", 1),
     "scn-published-1-stored": ("scn", scn.PUBLISHED | STORED, "slab", 1),
+    "scn-published-2": ("scn", scn.PUBLISHED | DRAWN, "slab", 2),
     "escaip-small-1": ("escaip", escaip.SMALL, "slab", 1),
     "escaip-small-8": ("escaip", escaip.SMALL, "slab", 8),
     "escaip-small-gradient-1": ("escaip", escaip.SMALL | escaip.GRADIENT | MATH, "slab", 1),

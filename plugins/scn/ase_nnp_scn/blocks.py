@@ -119,11 +119,12 @@ class MessageBlock(nn.Module):
             same = old.data_ptr() == weight.data_ptr() and old.dtype == weight.dtype
             if same and version == (weight._version, coefficients):
                 return kept
-        used = [d for d in self.degrees if d.block.start < coefficients]
-        split = weight.view(self.hidden, 2, self.rows, self.channels).unbind(1)
+        used = [d.rows for d in self.degrees if d.block.start < coefficients]
+        # The derivative of one split is one array; many slices would fill and add an array each.
+        pieces = weight.split(self.channels, dim=1)
         source, target = (
-            [end[:, d.rows].transpose(0, 1).reshape(-1, self.channels).T for d in used]
-            for end in split
+            [torch.cat(end[rows]).T for rows in used]
+            for end in (pieces[: self.rows], pieces[self.rows :])
         )
         self._kept = None
         if frozen:
@@ -137,11 +138,12 @@ class MessageBlock(nn.Module):
 
     def _project(self, x: Tensor, weights: list[Tensor], rows: Tensor, total: Tensor) -> Tensor:
         """Add the rotated and projected coefficients of atoms to ``total`` (n, slots, H)."""
-        for degree, weight in zip(self.degrees, weights, strict=False):
-            entries = degree.entries
-            block = x[:, degree.block].reshape(-1, self.channels)
-            projected = block.mm(weight).view(len(x), entries.stop - entries.start, self.hidden)
-            total = _add_product(total, rows[:, :, entries], projected)
+        used = self.degrees[: len(weights)]
+        blocks = _split(x, 1, [d.block for d in used])
+        turns = _split(rows, 2, [d.entries for d in used])
+        for block, turn, weight in zip(blocks, turns, weights, strict=True):
+            projected = block.reshape(-1, self.channels).mm(weight)
+            total = _add_product(total, turn, projected.view(len(x), turn.shape[2], self.hidden))
         return total
 
     def _messages(self, h: Tensor, edge: Tensor, back: Tensor) -> Tensor:
@@ -152,6 +154,12 @@ class MessageBlock(nn.Module):
         h = activate(self.fc2_edge(activate(self.fc1_edge(h))))
         message = h.view(atoms, -1, self.channels)
         return torch.bmm(back.transpose(1, 2), message)
+
+
+def _split(x: Tensor, dim: int, pieces: list[slice]) -> tuple[Tensor, ...]:
+    """Cut adjoining pieces from the start of an axis; what follows them is left out."""
+    sizes = [piece.stop - piece.start for piece in pieces]
+    return x.split([*sizes, x.shape[dim] - sum(sizes)], dim)[:-1]
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor) -> Tensor:
