@@ -132,4 +132,50 @@ def mace_peer(config: Mapping[str, Any], weights: str) -> Program:
     return Program(list(model.parameters()), prepare, forward)
 
 
-PEERS = {"scn": scn_peer, "escaip": escaip_peer, "facet": mace_peer}
+def cgcnn_peer(config: Mapping[str, Any], weights: str) -> Program:
+    """A network of torch_geometric's CGConv with our sizes; forces are its gradient."""
+    from fairchem.core.datasets import data_list_collater
+    from fairchem.core.preprocessing import AtomsToGraphs
+    from torch import nn
+    from torch_geometric.nn import CGConv, global_mean_pool
+
+    torch.manual_seed(0)
+    width, full, gaussians = (
+        config[k] for k in ("atom_embedding_size", "fc_feat_size", "num_gaussians")
+    )
+    embed = nn.Embedding(100, width)
+    layers = nn.ModuleList(
+        CGConv(width, gaussians, batch_norm=True) for _ in range(config["num_graph_conv_layers"])
+    )
+    head = nn.Sequential(nn.Linear(width, full), nn.Softplus())
+    for _ in range(config["num_fc_layers"] - 1):
+        head.extend([nn.Linear(full, full), nn.Softplus()])
+    head.append(nn.Linear(full, 1))
+    offset = torch.linspace(0.0, config["cutoff"], gaussians)
+    convert = AtomsToGraphs(
+        max_neigh=config["max_neighbors"], radius=config["cutoff"], r_edges=True, r_pbc=True
+    ).convert
+
+    def prepare(atoms: list[Any]) -> Any:
+        return data_list_collater([convert(a) for a in atoms], otf_graph=False)
+
+    def forward(batch: Any) -> tuple[Any, Any]:
+        positions = batch.pos.requires_grad_()
+        source, target = batch.edge_index
+        shift = torch.einsum(
+            "ec,ecd->ed", batch.cell_offsets.float(), batch.cell[batch.batch[target]]
+        )
+        distance = (positions[source] + shift - positions[target]).norm(dim=1)
+        edges = torch.exp(-0.5 * ((distance[:, None] - offset) / offset[1]) ** 2)
+        x = embed(batch.atomic_numbers.long())
+        for layer in layers:
+            x = layer(x, batch.edge_index, edges)
+        energy = head(global_mean_pool(x, batch.batch))[:, 0]
+        (gradient,) = torch.autograd.grad(energy.sum(), positions, create_graph=True)
+        return energy, -gradient
+
+    parameters = [p for part in (embed, layers, head) for p in part.parameters()]
+    return Program(parameters, prepare, forward)
+
+
+PEERS = {"cgcnn_oc20": cgcnn_peer, "scn": scn_peer, "escaip": escaip_peer, "facet": mace_peer}

@@ -63,14 +63,14 @@ def peak_mib() -> float:
 
 
 def take_turns(
-    workers: Mapping[str, Worker], repeat: int, **request: Any
+    workers: Mapping[str, Worker], repeat: int, warm: int = 1, **request: Any
 ) -> dict[str, list[dict[str, Any]]]:
-    """Ask the workers in turn with ``seed`` 0, 1 ... ``repeat``; the first round only warms up."""
+    """Ask the workers in turn with ``seed`` 0, 1 ...; the first ``warm`` rounds are left out."""
     answers: dict[str, list[dict[str, Any]]] = {which: [] for which in workers}
-    for seed in range(repeat + 1):
+    for seed in range(repeat + warm):
         for which, worker in workers.items():
             answer = worker.call(seed=seed, **request)
-            if seed:
+            if seed >= warm:
                 answers[which].append(answer)
     return answers
 
