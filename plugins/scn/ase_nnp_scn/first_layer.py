@@ -109,8 +109,9 @@ class _FirstLayer(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         used, rows, near = ctx.layout
         x, weight = ctx.saved_tensors
-        whole = used[-1].rows.stop == rows
-        found = torch.zeros_like(x), (torch.empty_like if whole else torch.zeros_like)(weight)
+        whole = used[-1].rows.stop == rows  # then every column is written
+        of_weight = torch.empty_like(weight) if whole else torch.zeros_like(weight)
+        found = torch.zeros_like(x), of_weight
         gradient = gradient.contiguous()
         _add_gradients(gradient, (x, weight), used, rows, near.rows, found)
         flat = near.source_slot.reshape(-1)
