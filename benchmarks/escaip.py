@@ -22,9 +22,7 @@ import argparse
 import json
 import os
 import platform
-import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -32,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from turns import Worker, faster, make_environment, moved, peak_mib, serve, stored_slab, take_turns
 
 HERE = Path(__file__).resolve()
 PUBLISHED = {
@@ -61,9 +60,10 @@ SMALL = PUBLISHED | {
     "edge_distance_embedding_size": 32,
     "edge_distance_expansion_size": 120,
 }
+GRADIENT = {"direct_forces": False}
 MODELS = {
     "direct": PUBLISHED,
-    "gradient": PUBLISHED | {"direct_forces": False},
+    "gradient": PUBLISHED | GRADIENT,
     "small": SMALL,
 }
 SIZES = (64, 128, 256, 512, 1024, 2048, 4096)
@@ -88,27 +88,26 @@ REFERENCE_ONLY = {
     "knn_pad_size": 45,
 }
 REFERENCE = "fairchem-core==2.24.0"
+REFERENCE_STEPS = ("torch==2.13.0", REFERENCE)
 
 
 def structures(kind: str, count: int, seed: int, given: str) -> list[Any]:
     """Return structures whose atoms were moved by 0.01 Angstrom, differently for each seed."""
     from ase.build import bulk
-    from ase.io import read
 
+    if kind == "slab":
+        return moved(given, count, seed)
     rng = np.random.default_rng(seed)
     found = []
     for _ in range(count):
-        if kind == "slab":
-            atoms = read(given)
-        else:
-            repeats = {64: (4, 2, 2), 128: (4, 4, 2)}
-            n = int(kind.split("-")[1])
-            shape, size = [4, 4, 4], 256
-            while size < n:
-                shape[int(np.argmin(shape))] *= 2
-                size *= 2
-            atoms = bulk("Cu", cubic=True).repeat(repeats.get(n, tuple(shape)))
-            assert len(atoms) == n
+        repeats = {64: (4, 2, 2), 128: (4, 4, 2)}
+        n = int(kind.split("-")[1])
+        shape, size = [4, 4, 4], 256
+        while size < n:
+            shape[int(np.argmin(shape))] *= 2
+            size *= 2
+        atoms = bulk("Cu", cubic=True).repeat(repeats.get(n, tuple(shape)))
+        assert len(atoms) == n
         atoms.positions += rng.normal(scale=0.01, size=atoms.positions.shape)
         found.append(atoms)
     return found
@@ -128,9 +127,7 @@ def find_slab(given: str | None, folder: Path) -> Path:
     elif given:
         atoms = read(given)
     else:
-        with np.load(arrays) as data:
-            part = {k: data[f"oc20_slab/{k}"] for k in ("numbers", "positions", "cell", "pbc")}
-        atoms = Atoms(**part)
+        atoms = stored_slab(arrays)
     plain = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
     write(folder / "slab.extxyz", plain)
     return folder / "slab.extxyz"
@@ -155,14 +152,13 @@ def ours(config: dict[str, Any], weights: str) -> Any:
     return call
 
 
-def reference(config: dict[str, Any], weights: str) -> Any:
+def reference_parts(config: dict[str, Any], weights: str) -> tuple[Any, list[Any]]:
+    """Return the reference's backbone and heads with the weights of a file."""
     import torch
-    from fairchem.core.datasets.atomic_data import AtomicData, atomicdata_list_to_batch
     from fairchem.core.models.escaip import EScAIP
 
-    direct = config["direct_forces"]
-    model = EScAIP.EScAIPBackbone(**config, **REFERENCE_ONLY).eval()
-    if direct:
+    model = EScAIP.EScAIPBackbone(**config, **REFERENCE_ONLY)
+    if config["direct_forces"]:
         heads = {
             "output_heads.oc20_energy.": EScAIP.EScAIPEnergyHead(model),
             "output_heads.forces.": EScAIP.EScAIPDirectForceHead(model),
@@ -174,13 +170,22 @@ def reference(config: dict[str, Any], weights: str) -> Any:
     for prefix, part in {"backbone.": model, **heads}.items():
         own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
         part.load_state_dict(own)
+    return model, list(heads.values())
+
+
+def reference(config: dict[str, Any], weights: str) -> Any:
+    import torch
+    from fairchem.core.datasets.atomic_data import AtomicData, atomicdata_list_to_batch
+
+    model, heads = reference_parts(config, weights)
+    for part in (model, *heads):
         part.eval().requires_grad_(False)
 
     def call(atoms: list[Any]) -> tuple[Any, Any]:
         batch = atomicdata_list_to_batch([AtomicData.from_ase(a) for a in atoms])
-        with torch.set_grad_enabled(not direct):
+        with torch.set_grad_enabled(not config["direct_forces"]):
             features, result = model(batch), {}
-            for head in heads.values():
+            for head in heads:
                 result.update(head(batch, features))
         return result["energy"].detach().flatten(), result["forces"].detach()
 
@@ -188,51 +193,22 @@ def reference(config: dict[str, Any], weights: str) -> Any:
 
 
 def work(which: str, config: str, weights: str, slab: str) -> None:
-    """Answer each line ``kind count seed`` with the CPU time of a call and its results."""
+    """Answer each question with the CPU time of a call and its results."""
     import torch
 
     torch.set_num_threads(1)
     call = {"ours": ours, "reference": reference}[which](MODELS[config], weights)
-    base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-    print("READY", flush=True)
-    for line in sys.stdin:
-        kind, count, seed = line.split()
-        atoms = structures(kind, int(count), int(seed), slab)
+    base = peak_mib()
+
+    def answer(kind: str, count: int, seed: int) -> dict[str, Any]:
+        atoms = structures(kind, count, seed, slab)
         start = time.process_time()
         energy, forces = call(atoms)
         spent = time.process_time() - start
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-        answer = {"s": spent, "energy": energy.tolist(), "forces": forces.tolist()}
-        print("RESULT " + json.dumps({**answer, "mib": peak, "base_mib": base}), flush=True)
+        found = {"s": spent, "energy": energy.tolist(), "forces": forces.tolist()}
+        return {**found, "mib": peak_mib(), "base_mib": base}
 
-
-class Worker:
-    """A process that runs one of the two programs."""
-
-    def __init__(self, which: str, python: str, config: str, weights: Path, slab: Path) -> None:
-        command = [python, str(HERE), "--worker", which, config, str(weights), str(slab)]
-        env = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
-        )
-        self._line("READY")
-
-    def _line(self, start: str) -> str:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            if line.startswith(start):
-                return line.removeprefix(start)
-        raise SystemExit(f"A worker ended: {self.process.args}")
-
-    def call(self, kind: str, count: int, seed: int) -> dict[str, Any]:
-        assert self.process.stdin is not None
-        print(kind, count, seed, file=self.process.stdin, flush=True)
-        return dict(json.loads(self._line("RESULT ")))
-
-    def close(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
+    serve(answer)
 
 
 def compare(
@@ -246,27 +222,21 @@ def compare(
     row: dict[str, Any] = {"case": case}
     answers = {}
     for which, python in pythons.items():
-        worker = Worker(which, python, config, weights, slab)
-        answers[which] = worker.call(kind, count, 0)
+        worker = Worker(python, HERE, which, config, str(weights), str(slab))
+        answers[which] = worker.call(kind=kind, count=count, seed=0)
         worker.close()
         row[f"{which}_mib"] = answers[which]["mib"]
         row[f"{which}_call_mib"] = answers[which]["mib"] - answers[which]["base_mib"]
     row["atoms"] = len(answers["ours"]["forces"])
-    workers = {w: Worker(w, p, config, weights, slab) for w, p in pythons.items()}
-    times: dict[str, list[float]] = {which: [] for which in workers}
-    for seed in range(repeat + 1):
-        for which, worker in workers.items():
-            spent = worker.call(kind, count, seed)["s"]
-            if seed:  # the first is a warm-up
-                times[which].append(spent)
+    workers = {w: Worker(p, HERE, w, config, str(weights), str(slab)) for w, p in pythons.items()}
+    turns = take_turns(workers, repeat, kind=kind, count=count)
+    times = {which: [answer["s"] for answer in found] for which, found in turns.items()}
     for which, worker in workers.items():
         worker.close()
         row[f"{which}_s"] = statistics.median(times[which])
         row[f"{which}_all_s"] = times[which]
     if "reference" in pythons:
-        row["faster"] = statistics.median(
-            r / o for o, r in zip(times["ours"], times["reference"], strict=True)
-        )
+        row["faster"] = faster(times["ours"], times["reference"])
         for what in ("energy", "forces"):
             a, b = (np.array(answers[which][what]) for which in ("ours", "reference"))
             row[f"{what}_gap"] = float(np.abs(a - b).max())
@@ -280,15 +250,6 @@ def fresh_weights(config: str, path: Path) -> None:
 
     model = ase_nnp.build_model("escaip", MODELS[config], seed=0, device="cpu")
     torch.save(model.state_dict(), path)
-
-
-def make_reference(folder: Path) -> str:
-    """Install the reference into a fresh environment; return its python."""
-    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-    python = str(folder / "bin/python")
-    for package in ("torch==2.13.0", REFERENCE):
-        subprocess.run([python, "-m", "pip", "install", package], check=True)
-    return python
 
 
 def exponent(rows: list[dict[str, Any]], which: str) -> float | None:
@@ -311,7 +272,9 @@ def cpu(args: argparse.Namespace) -> list[dict[str, Any]]:
         slab = find_slab(args.structure, folder)
         if not args.alone:
             env = args.reference_env
-            pythons["reference"] = f"{env}/bin/python" if env else make_reference(folder / "env")
+            pythons["reference"] = (
+                f"{env}/bin/python" if env else make_environment(folder / "env", REFERENCE_STEPS)
+            )
         rows = []
         for case in args.cases:
             size = int(case.split("-")[1]) if case.startswith("growth") else 0

@@ -21,9 +21,7 @@ import argparse
 import json
 import os
 import platform
-import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -31,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from turns import Worker, faster, make_environment, moved, peak_mib, serve, stored_slab, take_turns
 
 HERE = Path(__file__).resolve()
 PUBLISHED = {
@@ -81,17 +80,6 @@ REFERENCE_STEPS = (
 )
 
 
-def slabs(path: str, count: int, seed: int) -> list[Any]:
-    """Return copies of the slab with atoms moved by 0.01 Angstrom."""
-    from ase.io import read
-
-    rng = np.random.default_rng(seed)
-    structures = [read(path) for _ in range(count)]
-    for atoms in structures:
-        atoms.positions += rng.normal(scale=0.01, size=atoms.positions.shape)
-    return structures
-
-
 def find_slab(given: str | None, folder: Path) -> Path:
     """Write the slab to calculate: the given file, the reference OC20 slab, or one of our own."""
     from ase import Atoms
@@ -102,9 +90,7 @@ def find_slab(given: str | None, folder: Path) -> Path:
     if given:
         atoms = read(given)
     elif arrays.is_file():
-        with np.load(arrays) as data:
-            part = {k: data[f"oc20_slab/{k}"] for k in ("numbers", "positions", "cell", "pbc")}
-        atoms = Atoms(**part)
+        atoms = stored_slab(arrays)
     else:
         atoms = fcc111("Cu", (3, 3, 4), vacuum=10.0)
         add_adsorbate(atoms, molecule("CO"), 2.0, "ontop", mol_index=1)
@@ -161,50 +147,21 @@ def reference(config: dict[str, Any], weights: str) -> Any:
 
 
 def work(which: str, config: str, weights: str, slab: str) -> None:
-    """Answer each line ``count seed drawn`` with the CPU time of a call."""
+    """Answer each question with the CPU time of a call."""
     import torch
 
     torch.set_num_threads(1)
     call = {"ours": ours, "reference": reference}[which](CONFIGS[config], weights)
-    print("READY", flush=True)
-    for line in sys.stdin:
-        count, seed, drawn = map(int, line.split())
-        structures = slabs(slab, count, seed)
+
+    def answer(count: int, seed: int, drawn: bool) -> dict[str, Any]:
+        structures = moved(slab, count, seed)
         torch.manual_seed(seed)
         start = time.process_time()
-        energies = call(structures, bool(drawn))
+        energies = call(structures, drawn)
         spent = time.process_time() - start
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-        print("RESULT " + json.dumps({"s": spent, "energies": energies, "mib": peak}), flush=True)
+        return {"s": spent, "energies": energies, "mib": peak_mib()}
 
-
-class Worker:
-    """A process that runs one of the two programs."""
-
-    def __init__(self, which: str, python: str, config: str, weights: Path, slab: Path) -> None:
-        command = [python, str(HERE), "--worker", which, config, str(weights), str(slab)]
-        env = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
-        )
-        self._line("READY")
-
-    def _line(self, start: str) -> str:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            if line.startswith(start):
-                return line.removeprefix(start)
-        raise SystemExit(f"A worker ended: {self.process.args}")
-
-    def call(self, count: int, seed: int, drawn: bool = False) -> dict[str, Any]:
-        assert self.process.stdin is not None
-        print(count, seed, int(drawn), file=self.process.stdin, flush=True)
-        return dict(json.loads(self._line("RESULT ")))
-
-    def close(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
+    serve(answer)
 
 
 def compare(
@@ -218,25 +175,20 @@ def compare(
     if "reference" not in pythons and not weights.exists():
         fresh_weights(config, weights)
     for which, python in reversed(pythons.items()):  # the reference writes the weights
-        worker = Worker(which, python, config, weights, slab)
-        answer = worker.call(count, 0, drawn=True)
+        worker = Worker(python, HERE, which, config, str(weights), str(slab))
+        answer = worker.call(count=count, seed=0, drawn=True)
         worker.close()
         row[f"{which}_mib"] = answer["mib"]
         energies.append(answer["energies"])
-    workers = {w: Worker(w, p, config, weights, slab) for w, p in pythons.items()}
-    times: dict[str, list[float]] = {which: [] for which in workers}
-    for seed in range(repeat + 1):
-        answers = {which: worker.call(count, seed) for which, worker in workers.items()}
-        if seed:  # the first is a warm-up
-            for which, answer in answers.items():
-                times[which].append(answer["s"])
+    workers = {w: Worker(p, HERE, w, config, str(weights), str(slab)) for w, p in pythons.items()}
+    answers = take_turns(workers, repeat, count=count, drawn=False)
+    times = {which: [answer["s"] for answer in found] for which, found in answers.items()}
     for which, worker in workers.items():
         worker.close()
         row[f"{which}_s"] = statistics.median(times[which])
         row[f"{which}_all_s"] = times[which]
     if "reference" in pythons:
-        ratios = [r / o for o, r in zip(times["ours"], times["reference"], strict=True)]
-        row["faster"] = statistics.median(ratios)
+        row["faster"] = faster(times["ours"], times["reference"])
         row["memory_ratio"] = row["ours_mib"] / row["reference_mib"]
         row["energy_gap"] = float(np.abs(np.subtract(*energies)).max())
     return row
@@ -250,16 +202,6 @@ def fresh_weights(config: str, path: Path) -> None:
     torch.save(ase_nnp.build_model("scn", CONFIGS[config], seed=0, device="cpu").state_dict(), path)
 
 
-def make_reference(folder: Path) -> str:
-    """Install fairchem-core 1.10 into a fresh environment; return its python."""
-    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-    python = str(folder / "bin/python")
-    for step in REFERENCE_STEPS:
-        env = {**os.environ, "MAX_JOBS": "1"}
-        subprocess.run([python, "-m", "pip", "install", *step.split()], check=True, env=env)
-    return python
-
-
 def cpu(args: argparse.Namespace) -> list[dict[str, Any]]:
     pythons = {"ours": sys.executable}
     with tempfile.TemporaryDirectory() as temporary:
@@ -267,7 +209,9 @@ def cpu(args: argparse.Namespace) -> list[dict[str, Any]]:
         slab = find_slab(args.structure, folder)
         if not args.alone:
             env = args.reference_env
-            pythons["reference"] = f"{env}/bin/python" if env else make_reference(folder / "env")
+            pythons["reference"] = (
+                f"{env}/bin/python" if env else make_environment(folder / "env", REFERENCE_STEPS)
+            )
         rows = []
         for case in args.cases:
             rows.append(compare(case, pythons, args.repeat, folder, slab))
@@ -307,7 +251,7 @@ def gpu(args: argparse.Namespace) -> list[dict[str, Any]]:
             exact = ase_nnp.build_model(
                 "scn", CONFIGS[config], seed=0, device="cuda", dtype="float64"
             )
-            few = slabs(slab, 2, 0)
+            few = moved(slab, 2, 0)
             with torch.no_grad():
                 wanted = exact(exact.make_graph(few))
             del exact
@@ -340,7 +284,7 @@ def gpu_rows(
             with torch.no_grad(), torch.autocast("cuda", torch.bfloat16, enabled=half):
                 return model.compute(graph, ("energy", "forces"))
 
-        answer = call(model.make_graph(slabs(slab, 2, 0)))
+        answer = call(model.make_graph(moved(slab, 2, 0)))
         atoms = len(answer["forces"]) / 2
         energy = float((answer["energy"] - wanted["energy"]).abs().max()) / atoms
         force = float((answer["forces"] - wanted["forces"]).abs().max())
@@ -366,7 +310,7 @@ def gpu_time(model: Any, call: Any, slab: str, batch: int, repeat: int) -> dict[
     torch.cuda.reset_peak_memory_stats()
     times = []
     for seed in range(repeat + 2):
-        structures = slabs(slab, batch, seed)
+        structures = moved(slab, batch, seed)
         torch.cuda.synchronize()
         start = time.perf_counter()
         call(model.make_graph(structures))

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ase_nnp_scn.first_layer import first_layer
 from ase_nnp_scn.neighbors import Neighbors
 from ase_nnp_scn.radial import DistanceBasis
 from ase_nnp_scn.rotation import degrees
@@ -84,6 +85,9 @@ class MessageBlock(nn.Module):
         atoms, width = near.source.shape
         if width == 0:
             return x.new_zeros(atoms, self.degrees[-1].block.stop, self.channels)
+        if self.training and self._simple(x, near):
+            h = first_layer(x, self.fc1_edge_proj.weight, self.degrees, near)
+            return self._messages(h + self.fc1_edge_proj.bias, edge, near.back)
         hidden, taps = self.hidden, near.rows.shape[1] // width
         source, target = self._weights(x.shape[1])
 
@@ -106,6 +110,13 @@ class MessageBlock(nn.Module):
             summed.append(self._messages(h, edge[part], near.back[part]))
         return torch.cat(summed)
 
+    def _simple(self, x: Tensor, near: Neighbors) -> bool:
+        """Whether the written derivative of the first layer holds: one precision, fixed frames."""
+        weight = self.fc1_edge_proj.weight
+        same = x.dtype == weight.dtype == near.rows.dtype
+        mixed = torch.is_autocast_enabled(x.device.type)
+        return weight.requires_grad and same and not mixed and not near.rows.requires_grad
+
     def _weights(self, coefficients: int) -> tuple[list[Tensor], list[Tensor]]:
         """Return the first layer's weights (C, rows * H) by degree, for sources and for targets.
 
@@ -119,11 +130,12 @@ class MessageBlock(nn.Module):
             same = old.data_ptr() == weight.data_ptr() and old.dtype == weight.dtype
             if same and version == (weight._version, coefficients):
                 return kept
-        used = [d for d in self.degrees if d.block.start < coefficients]
-        split = weight.view(self.hidden, 2, self.rows, self.channels).unbind(1)
+        used = [d.rows for d in self.degrees if d.block.start < coefficients]
+        # The derivative of one split is one array; many slices would fill and add an array each.
+        pieces = weight.split(self.channels, dim=1)
         source, target = (
-            [end[:, d.rows].transpose(0, 1).reshape(-1, self.channels).T for d in used]
-            for end in split
+            [torch.cat(end[rows]).T for rows in used]
+            for end in (pieces[: self.rows], pieces[self.rows :])
         )
         self._kept = None
         if frozen:
@@ -137,11 +149,12 @@ class MessageBlock(nn.Module):
 
     def _project(self, x: Tensor, weights: list[Tensor], rows: Tensor, total: Tensor) -> Tensor:
         """Add the rotated and projected coefficients of atoms to ``total`` (n, slots, H)."""
-        for degree, weight in zip(self.degrees, weights, strict=False):
-            entries = degree.entries
-            block = x[:, degree.block].reshape(-1, self.channels)
-            projected = block.mm(weight).view(len(x), entries.stop - entries.start, self.hidden)
-            total = _add_product(total, rows[:, :, entries], projected)
+        used = self.degrees[: len(weights)]
+        blocks = _split(x, 1, [d.block for d in used])
+        turns = _split(rows, 2, [d.entries for d in used])
+        for block, turn, weight in zip(blocks, turns, weights, strict=True):
+            projected = block.reshape(-1, self.channels).mm(weight)
+            total = _add_product(total, turn, projected.view(len(x), turn.shape[2], self.hidden))
         return total
 
     def _messages(self, h: Tensor, edge: Tensor, back: Tensor) -> Tensor:
@@ -152,6 +165,12 @@ class MessageBlock(nn.Module):
         h = activate(self.fc2_edge(activate(self.fc1_edge(h))))
         message = h.view(atoms, -1, self.channels)
         return torch.bmm(back.transpose(1, 2), message)
+
+
+def _split(x: Tensor, dim: int, pieces: list[slice]) -> tuple[Tensor, ...]:
+    """Cut adjoining pieces from the start of an axis; what follows them is left out."""
+    sizes = [piece.stop - piece.start for piece in pieces]
+    return x.split([*sizes, x.shape[dim] - sum(sizes)], dim)[:-1]
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor) -> Tensor:

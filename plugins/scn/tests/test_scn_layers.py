@@ -95,12 +95,16 @@ def test_sample_values_of_degree_l_grow_with_the_length_to_the_l():
     )
 
 
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("given", [1, 9])
 @pytest.mark.parametrize("taps", [1, 4])
 @pytest.mark.parametrize(("lmax", "mmax"), [(2, 1), (3, 0)])
-def test_messages_equal_the_literal_sum_over_edges(lmax, mmax, taps):
+def test_messages_and_their_derivatives_equal_the_literal_sum_over_edges(
+    lmax, mmax, taps, given, training
+):
     torch.manual_seed(1)
     atoms, channels, hidden, width = 5, 3, 7, 4
-    block = MessageBlock(lmax, mmax, channels, hidden, width).double()
+    block = MessageBlock(lmax, mmax, channels, hidden, width).double().train(training)
     target = torch.tensor([0, 0, 0, 1, 3, 3, 4])
     source = torch.tensor([1, 4, 0, 0, 4, 1, 3])
     layout = degrees(lmax, mmax)
@@ -110,19 +114,24 @@ def test_messages_equal_the_literal_sum_over_edges(lmax, mmax, taps):
     rows = WignerRows(lmax, mmax)(turned).view(len(target), taps, -1)
     place = count_within(target, atoms)
     near = table(target, source, place, torch.ones(len(target)).double(), rows, layout, atoms)
-    x = torch.randn(atoms, (lmax + 1) ** 2, channels).double()
-    edge = torch.randn(atoms, near.source.shape[1], width).double()
+    # States may lack the higher degrees, as those of the first layer do.
+    x = torch.randn(atoms, given, channels).double().requires_grad_()
+    edge = torch.randn(atoms, near.source.shape[1], width).double().requires_grad_()
 
-    wanted = torch.zeros_like(x)
+    wanted = torch.zeros(atoms, (lmax + 1) ** 2, channels).double()
     for number, (i, j) in enumerate(zip(target, source, strict=True)):
         gate = silu(block.fc1_dist(edge[i, place[number]]))
         for tap in range(taps):
             turn_in = matrix(rows[number, tap], lmax, mmax)
-            both = torch.cat([(turn_in @ x[j]).flatten(), (turn_in @ x[i]).flatten()])
+            both = torch.cat([(turn_in[:, :given] @ x[end]).flatten() for end in (j, i)])
             h = silu(block.fc1_edge_proj(both)) * gate
             message = silu(block.fc2_edge(silu(block.fc1_edge(h)))).view(-1, channels)
             wanted[i] += turn_in.T @ message / taps
-    torch.testing.assert_close(block(x, edge, near), wanted)
+    found = block(x, edge, near)
+    torch.testing.assert_close(found, wanted)
+    inputs, direction = [x, edge, *block.parameters()], torch.randn_like(found)
+    literal = torch.autograd.grad(wanted, inputs, direction)
+    torch.testing.assert_close(torch.autograd.grad(found, inputs, direction), literal)
 
 
 @pytest.mark.parametrize("bands", [1, 2, 3])
