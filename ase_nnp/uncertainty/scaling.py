@@ -17,6 +17,7 @@ __all__ = [
     "IsotonicStd",
     "StudentT",
     "fit_affine_variance",
+    "fit_affine_variance_per_group",
     "fit_isotonic",
     "fit_isotonic_per_group",
     "fit_student_t",
@@ -171,6 +172,15 @@ def fit_affine_variance(y_true: ArrayLike, y_pred: ArrayLike, y_std: ArrayLike) 
     ]
     best = min(fits, key=lambda fit: fit.fun)
     return AffineVariance(float(np.sqrt(best.x[0])), float(unit * np.sqrt(best.x[1])))
+
+
+def fit_affine_variance_per_group(
+    y_true: ArrayLike, y_pred: ArrayLike, y_std: ArrayLike, groups: ArrayLike
+) -> dict[int, AffineVariance]:
+    """One scale and floor for each group, for instance for each element."""
+    group = np.asarray(groups)
+    arrays = [np.asarray(a, dtype=np.float64) for a in (y_true, y_pred, as_std("y_std", y_std))]
+    return {int(g): fit_affine_variance(*(a[group == g] for a in arrays)) for g in np.unique(group)}
 
 
 @dataclass(frozen=True)

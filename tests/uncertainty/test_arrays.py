@@ -88,6 +88,18 @@ def test_affine_variance_recovers_scale_and_floor():
     assert (tiny.a, tiny.b) == pytest.approx((fit.a, 1e-6 * fit.b), rel=1e-3)
 
 
+def test_each_element_gets_its_own_scale_and_floor():
+    rng = np.random.default_rng(14)
+    std, group = rng.uniform(0.05, 1, 60000), np.repeat([1, 8], 30000)
+    law = {1: (1.5, 0.4), 8: (0.5, 0.1)}
+    a, b = (np.array([law[int(z)][i] for z in group]) for i in (0, 1))
+    error = rng.standard_normal(60000) * np.sqrt(a**2 * std**2 + b**2)
+    fits = cal.fit_affine_variance_per_group(error, np.zeros(60000), std, group)
+    assert set(fits) == {1, 8}
+    for z, fit in fits.items():
+        assert (fit.a, fit.b) == pytest.approx(law[z], rel=0.04)
+
+
 def test_student_t_recovers_its_degrees_of_freedom():
     rng = np.random.default_rng(4)
     std = rng.uniform(0.1, 2, 50000)

@@ -12,6 +12,7 @@ from ase_nnp.inference import predict
 from ase_nnp.uncertainty import metrics as met
 from ase_nnp.uncertainty.fitting import fit, wrap
 from ase_nnp.uncertainty.linear import bayesian_linear_regression
+from ase_nnp.uncertainty.methods import jacobian
 from ase_nnp.uncertainty.methods.features import find_last_layer
 
 
@@ -75,6 +76,22 @@ def test_last_layer_is_exact_bayesian_linear_regression(train):
     np.testing.assert_allclose(got["forces"], single["forces"], atol=1e-12)
     diagonal = np.sqrt(features(atoms) ** 2 @ (1 / np.diag(exact.posterior_precision)))
     assert abs(diagonal / want - 1) > 0.05
+
+
+def test_backward_passes_in_parts_give_what_one_for_each_row_gives(train, monkeypatch):
+    model = Pair(width=5, hidden=6, seed=2).double()
+    laplace = wrap("last_layer", model, train=train[:4])
+    graph = model.make_graph(bulk("Cu", "fcc", 3.6).repeat((2, 1, 1)))
+    wanted = ("energy", "forces", "forces_std", "stress", "stress_std")
+    found = []
+    for rows in (1, 4, 100):
+        monkeypatch.setattr(jacobian, "ROWS", rows)
+        monkeypatch.setattr(jacobian, "FEWEST", 1)
+        found.append(laplace.compute(graph, wanted))
+    assert set(found[0]) >= set(wanted) & set(laplace.outputs)
+    for other in found[1:]:
+        for name, value in found[0].items():
+            torch.testing.assert_close(other[name], value, rtol=1e-10, atol=1e-12)
 
 
 def test_sampled_force_std_approaches_the_exact_one(train):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -14,6 +15,10 @@ from ase_nnp.potential import Conservative, Potential
 from ase_nnp.uncertainty.methods.features import LastLayer, ParameterLayer, energy_of
 
 __all__ = ["FeatureJacobian", "feature_jacobian", "plain_features"]
+
+#: Backward passes taken together on a CPU: at most so many, and no more than keep so many edges in
+#: flight, as larger temporaries leave the cache and get fresh pages at every operation.
+ROWS, EDGES, FEWEST = 17, 8192, 4
 
 
 @dataclass(frozen=True)
@@ -73,12 +78,7 @@ def feature_jacobian(
         if directions is not None:
             rows = rows @ directions.to(rows)
         outputs = torch.cat([rows, energy.sum()[None]]) if joint else rows
-        seed = torch.eye(len(outputs), dtype=outputs.dtype, device=outputs.device)
-        grads = torch.autograd.grad(outputs, wanted, seed, is_grads_batched=True, allow_unused=True)
-    values = [
-        w.new_zeros((len(outputs), *w.shape)) if g is None else g
-        for w, g in zip(wanted, grads, strict=True)
-    ]
+        values = _backward(outputs, wanted, graph.num_edges)
     forces = -values[0]
     tensor = None
     if stress:
@@ -92,6 +92,33 @@ def feature_jacobian(
         if tensor is not None:
             result["stress"], tensor = tensor[-1], tensor[:-1]
     return FeatureJacobian(result, atoms, total, forces, tensor)
+
+
+def _backward(outputs: Tensor, wanted: list[Tensor], edges: int) -> list[Tensor]:
+    """Derivatives (K, ...) of K outputs in each tensor, several rows in one backward pass."""
+    rows = len(outputs)
+    size = rows
+    if not outputs.is_cuda:
+        most = max(FEWEST, min(ROWS, EDGES // max(edges, 1)))
+        size = math.ceil(rows / math.ceil(rows / most))  # parts of equal size
+    parts = torch.eye(rows, dtype=outputs.dtype, device=outputs.device).split(size)
+    found = []
+    for number, seed in enumerate(parts, start=1):
+        grads = torch.autograd.grad(
+            outputs,
+            wanted,
+            seed,
+            is_grads_batched=True,
+            allow_unused=True,
+            retain_graph=number < len(parts),
+        )
+        found.append(
+            [
+                w.new_zeros((len(seed), *w.shape)) if g is None else g
+                for w, g in zip(wanted, grads, strict=True)
+            ]
+        )
+    return [torch.cat(group) for group in zip(*found, strict=True)]
 
 
 def plain_features(
