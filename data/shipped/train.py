@@ -29,7 +29,7 @@ from ase_nnp.training.muon import Muon
 
 CONFIG = {
     "species": [1, 6, 7, 8, 28, 29, 42, 45, 46, 47, 77, 78, 79],
-    "hidden_irreps": ["128x0e + 64x1o + 32x2e"],
+    "hidden_irreps": ["128x0e + 64x1o + 32x2e"] * 2,
     "outs_per_node": 64,
     "avg_num_neighbors": 25.0,
     "edge_embed": {"r_max": 5.0},
