@@ -170,7 +170,8 @@ class MessageBlock(nn.Module):
 def _split(x: Tensor, dim: int, pieces: list[slice]) -> tuple[Tensor, ...]:
     """Cut adjoining pieces from the start of an axis; what follows them is left out."""
     sizes = [piece.stop - piece.start for piece in pieces]
-    return x.split([*sizes, x.shape[dim] - sum(sizes)], dim)[:-1]
+    pieces_and_rest: tuple[Tensor, ...] = x.split([*sizes, x.shape[dim] - sum(sizes)], dim)
+    return pieces_and_rest[:-1]
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor) -> Tensor:
