@@ -42,7 +42,7 @@ def orthogonalised(matrix: Tensor, steps: int = 5) -> Tensor:
         not below a thousandth of the norm.
     """
     a, b, c = QUINTIC
-    x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
+    x: Tensor = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
     x = x / x.norm().clamp_min(torch.finfo(x.dtype).tiny)
     for _ in range(steps):
         square = x @ x.T
@@ -103,26 +103,27 @@ class Muon(torch.optim.Optimizer):
                 loss = closure()
         for group in self.param_groups:
             for weight in group["params"]:
-                if weight.grad is None:
+                gradient = weight.grad
+                if gradient is None:
                     continue
                 weight.mul_(1.0 - group["lr"] * group["weight_decay"])
                 if weight.ndim == 2:
-                    self._matrix(weight, group)
+                    self._matrix(weight, gradient, group)
                 else:
-                    self._other(weight, group)
+                    self._other(weight, gradient, group)
         return loss
 
-    def _matrix(self, weight: Tensor, group: dict[str, Any]) -> None:
+    def _matrix(self, weight: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         state = self.state[weight]
         if not state:
             state["momentum"] = torch.zeros_like(weight)
-        mean = state["momentum"].mul_(group["momentum"]).add_(weight.grad)
-        direction = orthogonalised(weight.grad.add(mean, alpha=group["momentum"]))
+        mean = state["momentum"].mul_(group["momentum"]).add_(gradient)
+        direction = orthogonalised(gradient.add(mean, alpha=group["momentum"]))
         rows, columns = weight.shape
         rate = group["lr"] * group["ratio"] * max(1.0, rows / columns) ** 0.5
         weight.add_(direction, alpha=-rate)
 
-    def _other(self, weight: Tensor, group: dict[str, Any]) -> None:
+    def _other(self, weight: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         state = self.state[weight]
         if not state:
             state["step"] = 0
@@ -130,7 +131,7 @@ class Muon(torch.optim.Optimizer):
             state["square"] = torch.zeros_like(weight)
         state["step"] += 1
         one, two = group["betas"]
-        mean = state["mean"].lerp_(weight.grad, 1.0 - one)
-        square = state["square"].mul_(two).addcmul_(weight.grad, weight.grad, value=1.0 - two)
+        mean = state["mean"].lerp_(gradient, 1.0 - one)
+        square = state["square"].mul_(two).addcmul_(gradient, gradient, value=1.0 - two)
         size = (square / (1.0 - two ** state["step"])).sqrt_().add_(group["eps"])
         weight.addcdiv_(mean, size, value=-group["lr"] / (1.0 - one ** state["step"]))

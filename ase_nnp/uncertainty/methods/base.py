@@ -80,7 +80,9 @@ class UncertainPotential(Potential):
     @property
     def base(self) -> Potential:
         """The first member."""
-        member: Potential = self.members[0]  # type: ignore[assignment]
+        # Past the look-ups of Module and ModuleList: this is read several times a call.
+        members: Any = self._modules["members"]
+        member: Potential = members._modules["0"]
         return member
 
     @property

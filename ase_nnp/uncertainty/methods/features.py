@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -48,7 +49,7 @@ class LastLayer:
     def watch(self, model: Potential) -> Iterator[list[Tensor]]:
         """Collect the layer's inputs of the forward calls inside the block."""
         caught: list[Tensor] = []
-        layer = model.get_submodule(self.name)
+        layer: nn.Module = attrgetter(self.name)(model)
 
         def keep(module: object, args: tuple[object, ...]) -> None:
             if args and isinstance(args[0], Tensor):  # a whole network may take only keywords

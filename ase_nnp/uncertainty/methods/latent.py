@@ -150,14 +150,14 @@ class LatentDistanceMethod(UncertainPotential):
             found = self.distance(x.nan_to_num(nan=FAR).cpu().numpy(), numbers.cpu().numpy())
             return torch.as_tensor(found).to(x.device)
         means, inverses, place = (t.to(x.device) for t in self._tables)
-        index = place[numbers]
+        index = place.index_select(0, numbers)
         size = max(1, BLOCK // x.shape[1] ** 2)
         parts = [
-            torch.bmm(inverses[i], (rows - means[i])[:, :, None])[:, :, 0]
+            torch.bmm(inverses.index_select(0, i), (rows - means.index_select(0, i))[:, :, None])
             for rows, i in zip(x.split(size), index.split(size), strict=True)
         ]
         white = parts[0] if len(parts) == 1 else torch.cat(parts)
-        distance: Tensor = torch.linalg.vector_norm(white, dim=1)
+        distance: Tensor = torch.linalg.vector_norm(white, dim=(1, 2))
         return distance.nan_to_num(nan=torch.inf).masked_fill(index == 0, torch.inf)
 
     @cached_property
