@@ -3,9 +3,11 @@
     python data/shipped/label.py OUT_FOLDER train 0 4000
     python data/shipped/label.py OUT_FOLDER test
     python data/shipped/label.py OUT_FOLDER student 10000 10400 MODEL.nnp
+    python data/shipped/label.py OUT_FOLDER gas 20000 24000
 
 With ``student`` a model trained so far relaxes slabs, and the teacher labels three frames of each
-path only: more starts for the same number of labels.
+path only: more starts for the same number of labels. With ``gas`` only tasks that are molecules
+count; they are one in twelve, and adsorption energies need them as references.
 
 Each task writes one file, whole or not at all; a run that was stopped goes on where it was.
 """
@@ -97,6 +99,8 @@ def main(out: Path, which: str, first: int = 0, last: int = 10**9, model: str = 
         from ase_nnp import NNPCalculator
 
         student, which = NNPCalculator(model, device="cpu"), "train"
+    only = "gas-" if which == "gas" else ""
+    which = "train" if only else which
     torch.set_num_threads(1)
     out.mkdir(parents=True, exist_ok=True)
     calc, done, start = teacher(), 0, time.process_time()
@@ -106,6 +110,8 @@ def main(out: Path, which: str, first: int = 0, last: int = 10**9, model: str = 
         if path.exists():
             continue
         task = training_task(k) if which == "train" else tests[k]
+        if not task.name.startswith(only):
+            continue
         if student is None:
             found = frames(task, calc)
         elif "-fcc" in task.name or "-bcc" in task.name:
