@@ -110,7 +110,7 @@ def main() -> None:
                 label(near(6, seed), EMT),
                 near(4, 100 + seed),
                 EMT,
-                Explorer(steps=40, threshold=0.15, temperature=1200.0, timestep=3.0, ceiling=5.0),
+                Explorer(steps=40, threshold=0.4, temperature=1200.0, timestep=3.0, ceiling=5.0),
                 rounds=args.rounds,
                 per_round=4,
                 select=select,
