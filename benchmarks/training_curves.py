@@ -133,7 +133,7 @@ def draw(rows: list[dict], path: Path) -> None:
 
     names = list(dict.fromkeys(r["set"] for r in rows))
     figure, axes = pyplot.subplots(
-        1, len(names), figsize=(4.6 * len(names), 3.6), layout="constrained", squeeze=False
+        1, len(names), figsize=(4.6 * len(names) + 1, 3.6), layout="constrained", squeeze=False
     )
     for name, axis in zip(names, axes[0], strict=True):
         for r in (r for r in rows if r["set"] == name):
@@ -143,7 +143,7 @@ def draw(rows: list[dict], path: Path) -> None:
         axis.set(title=name, xlabel="CPU minutes", ylabel="force MAE, held back (meV/Å)")
         axis.set_yscale("log")
         axis.grid(alpha=0.3, which="both")
-    axes[0, 0].legend()
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right upper")
     figure.savefig(path, dpi=110, metadata={"Software": None})
 
 
