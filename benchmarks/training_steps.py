@@ -4,14 +4,16 @@
         --scn ENV --escaip ENV --facet ENV
 
 A step is the forward pass, the loss of energies an atom and of forces (mean squares), backward to
-all parameters, and Adam. Both programs run in processes of their own, on one thread, and take turns
-(A B A B); each step gets structures whose atoms were moved anew, and labels drawn at random. The
-first two rounds warm up (ten with MACE, whose TorchScript is specialised on the way). Batches are
-made beforehand, as data-loader processes do; what that took is measured apart, so that there are
-two ratios, of the steps alone and with the batches made in line. Which program finds its neighbours
-where: SCN of fairchem-core inside the step (``otf_graph``), but for the cases called ``stored``;
-its EScAIP always inside the step; all others beforehand, as ours do, but for the ranking of
-EScAIP's neighbours, which is part of its network.
+all parameters, and Adam: ``--adam fused`` for both programs (the same arithmetic in one pass over
+the weights), ``plain`` for both, or ``own``, fused here and plain there, as the trainers of
+ase_nnp, fairchem and MACE make it when told nothing. Both programs run in processes of their own,
+on one thread, and take turns (A B A B); each step gets structures whose atoms were moved anew, and
+labels drawn at random. The first two rounds warm up (ten with MACE, whose TorchScript is
+specialised on the way). Batches are made beforehand, as data-loader processes do; what that took is
+measured apart, so that there are two ratios, of the steps alone and with the batches made in line.
+Which program finds its neighbours where: SCN of fairchem-core inside the step (``otf_graph``), but
+for the cases called ``stored``; its EScAIP always inside the step; all others beforehand, as ours
+do, but for the ranking of EScAIP's neighbours, which is part of its network.
 
 ``--scn ENV`` is an environment with fairchem-core 1.10.0, ``--escaip ENV`` one with 2.24.0 and
 ``--facet ENV`` one with mace-torch 0.3.16; cases without one are left out. SCN and EScAIP start
@@ -97,7 +99,7 @@ def write_structures(folder: Path, given: str | None, acac: str | None) -> dict[
     return found
 
 
-def work(which: str, case: str, weights: str, path: str) -> None:
+def work(which: str, case: str, weights: str, path: str, adam: str) -> None:
     """Answer each question with the CPU time of making a batch and of a training step."""
     import torch
     import training_models as models
@@ -108,7 +110,8 @@ def work(which: str, case: str, weights: str, path: str) -> None:
         program = models.ours(family, config, weights)
     else:
         program = models.PEERS[family](config, weights)
-    optimiser = torch.optim.Adam(program.parameters, lr=1e-5)
+    fused = adam == "fused" or (adam == "own" and which == "ours")
+    optimiser = torch.optim.Adam(program.parameters, lr=1e-5, fused=fused)
 
     def answer(seed: int) -> dict[str, Any]:
         structures = moved(path, count, seed)
@@ -140,9 +143,11 @@ def work(which: str, case: str, weights: str, path: str) -> None:
     serve(answer)
 
 
-def compare(case: str, pythons: dict[str, str], repeat: int, folder: Path, path: Path) -> Any:
+def compare(
+    case: str, pythons: dict[str, str], repeat: int, folder: Path, path: Path, adam: str
+) -> Any:
     """Run one case."""
-    arguments = (case, str(folder / f"{case}.pt"), str(path))
+    arguments = (case, str(folder / f"{case}.pt"), str(path), adam)
     # Ours first: it writes the weights.
     workers = {which: Worker(p, HERE, which, *arguments) for which, p in pythons.items()}
     first = {which: worker.call(seed=0) for which, worker in workers.items()}
@@ -195,6 +200,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=7)
     for family in ("scn", "escaip", "facet"):
         parser.add_argument(f"--{family}", help="environment of the peer")
+    parser.add_argument("--adam", choices=("fused", "own", "plain"), default="fused")
     parser.add_argument("--alone", action="store_true", help="time our programs only")
     parser.add_argument("--structure", help="slab to use: any file that ASE reads")
     parser.add_argument("--acac", help="frames of acetylacetone, train_300K.xyz")
@@ -214,7 +220,8 @@ def main() -> None:
             if not args.alone:
                 pythons["peer"] = f"{env}/bin/python"
             load = os.getloadavg()[0]
-            rows.append(compare(case, pythons, args.repeat, folder, paths[kind]) | {"load": load})
+            row = compare(case, pythons, args.repeat, folder, paths[kind], args.adam)
+            rows.append(row | {"load": load})
             print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
             if args.json:
                 Path(args.json).write_text(json.dumps(rows, indent=1))

@@ -131,9 +131,7 @@ class TrainingModule(lightning.LightningModule):
 
     def on_train_start(self) -> None:
         """Bring the average to the device; remember the weights for the first guard."""
-        average = self.average
-        if average.decay:
-            average.model.to(self.device)
+        self.average.to(self.device)
         self._errors = self._errors.to(self.device)
         self._counts = self._counts.to(self.device)
         self._before = {
@@ -205,7 +203,7 @@ class TrainingModule(lightning.LightningModule):
         """Return everything that :meth:`go_to` needs, as plain values and tensors."""
         return {
             "model": self.model.state_dict(),
-            "average": self.average.model.state_dict() if self.average.decay else {},
+            "average": self.average.state_dict(),
             "optimizer": self._plain().state_dict(),
             "schedule": self.schedule.state_dict(),
             "step": self.step,
@@ -220,8 +218,7 @@ class TrainingModule(lightning.LightningModule):
     def go_to(self, state: dict[str, Any]) -> None:
         """Take up a saved position, before training starts."""
         self.model.load_state_dict(state["model"])
-        if self.average.decay:
-            self.average.model.load_state_dict(state["average"])
+        self.average.load_state_dict(state["average"])
         self.optimizer_state = state["optimizer"]
         self.schedule.load_state_dict(state["schedule"])
         self.step, self.epoch, self.done = state["step"], state["epoch"], state["done"]

@@ -145,6 +145,23 @@ def test_the_average_is_the_weighted_mean_of_the_past(pairs):
     torch.testing.assert_close(average.model.first.bias.detach(), mean)
 
 
+def test_the_average_of_a_large_weight_follows_small_changes(pairs):
+    model = pairs().float()
+    with torch.no_grad():
+        model.first.bias.fill_(1000.0)
+    average = Average(model, 0.999)
+    for step in range(1, 12000):
+        if step == 5000:
+            with torch.no_grad():
+                model.first.bias += 0.05
+            taken = Average(model, 0.999)
+            taken.load_state_dict(average.state_dict())
+            average = taken
+        average.update(step)
+    behind = model.first.bias.detach() - average.model.first.bias
+    assert behind.abs().max() < 1e-3
+
+
 def test_references_are_found_by_least_squares_and_the_saved_model_gives_totals(frames, pairs):
     some = frames(10)
     for atoms in some:
