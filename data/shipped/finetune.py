@@ -4,6 +4,8 @@
 
 MO is the mlearn training set (DFT PBE); 50 structures are learned from, the rest tests. DFT and the
 teacher count energies from different zeros: one constant an atom is fitted first and taken off.
+``--close`` and ``--ewc`` are strengths of two penalties on changes of the weights, evenly and by
+their importance for the old labels (whose mean is set to 1).
 Prints the errors on molybdenum and on the old domain, before and after, as one JSON object.
 """
 
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,10 @@ from train import CONFIG, errors, graphs_of, load_frames, loss_of, split
 
 import ase_nnp
 from ase_nnp import AtomGraph
+from ase_nnp.training.data import LabelledGraphs
+from ase_nnp.training.finetune import importance, keep_close
+from ase_nnp.training.losses import LossFunction
+from ase_nnp.training.settings import Losses
 
 
 def shifted(frames: list[Atoms], per_atom: float) -> list[Atoms]:
@@ -39,8 +46,16 @@ def shifted(frames: list[Atoms], per_atom: float) -> list[Atoms]:
     return made
 
 
-def fit(model: Any, new: list[Any], old: list[Any], steps: int, lr: float, seed: int = 0) -> None:
-    """Train on ``new``, with as many of ``old`` in every batch where there are any."""
+def fit(
+    model: Any,
+    new: list[Any],
+    old: list[Any],
+    steps: int,
+    lr: float,
+    penalty: Callable[[Any], torch.Tensor] | None = None,
+    seed: int = 0,
+) -> None:
+    """Train on ``new``, with three of ``old`` in every batch where there are any."""
     rng = np.random.default_rng(seed)
     model.requires_grad_(True)
     model.train()
@@ -51,6 +66,8 @@ def fit(model: Any, new: list[Any], old: list[Any], steps: int, lr: float, seed:
         if old:
             batch += [old[i] for i in rng.choice(len(old), 3, replace=False)]
         loss = loss_of(model, AtomGraph.collate(batch), 5.0)
+        if penalty is not None:
+            loss = loss + penalty(model)
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
@@ -68,6 +85,8 @@ def main() -> None:
     parser.add_argument("old_test", type=Path)
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--close", type=float, nargs="*", default=[1.0, 10.0])
+    parser.add_argument("--ewc", type=float, nargs="*", default=[1.0, 10.0])
     args = parser.parse_args()
     torch.set_num_threads(1)
 
@@ -99,13 +118,25 @@ def main() -> None:
     scratch.set_energy_scale({42: 0.0}, shift=float(mean))
     table = {"offset_eV_per_atom": round(offset, 3), "steps": args.steps}
     table["shipped, untouched"] = {"Mo": errors(model, test, 4), "old": errors(model, old_test)}
-    runs = {
-        "scratch": (scratch, []),
-        "fine-tuned": (start(), []),
-        "fine-tuned with replay": (start(), replay),
-    }
-    for name, (begun, old) in runs.items():
-        fit(begun, new, old, args.steps, 5e-3 if name == "scratch" else args.lr)
+    sample = LabelledGraphs(load_frames(args.old_train)[::50], start(), ("energy", "forces"))
+    model.requires_grad_(True)
+    matters = importance(model, LossFunction(Losses()), [sample[i] for i in range(len(sample))])
+    mean = torch.cat([v.flatten() for v in matters.values()]).mean()
+    matters = {name: v / mean for name, v in matters.items()}
+    runs = {"scratch": (scratch, [], None), "fine-tuned": (start(), [], None)}
+    runs["fine-tuned with replay"] = (start(), replay, None)
+    for strength in args.close:
+        begun = start().requires_grad_(True)
+        runs[f"kept close, {strength:g}"] = (begun, [], keep_close(begun, strength))
+    for strength in args.ewc:
+        begun = start().requires_grad_(True)
+        runs[f"kept close by importance, {strength:g}"] = (
+            begun,
+            [],
+            keep_close(begun, strength, matters),
+        )
+    for name, (begun, old, penalty) in runs.items():
+        fit(begun, new, old, args.steps, 5e-3 if name == "scratch" else args.lr, penalty)
         table[name] = {"Mo": errors(begun, test, 4)}
         if name != "scratch":
             table[name]["old"] = errors(begun, old_test)
