@@ -59,7 +59,7 @@ CONFIGS = {
     },
     "cgcnn_oc20": {"num_graph_conv_layers": 3, "num_fc_layers": 2, "cutoff": 5.0},
 }
-RATES = {"facet": 5e-3, "escaip": 1e-3, "scn": 1e-3, "cgcnn_oc20": 2e-3}
+RATES = {"facet": 5e-3, "escaip": 4e-3, "scn": 5e-3, "cgcnn_oc20": 6e-3}
 
 
 def settings_of(family: str, epochs: int) -> Settings:

@@ -85,8 +85,8 @@ def main() -> None:
     parser.add_argument("old_test", type=Path)
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--close", type=float, nargs="*", default=[1.0, 10.0])
-    parser.add_argument("--ewc", type=float, nargs="*", default=[1.0, 10.0])
+    parser.add_argument("--close", type=float, nargs="*", default=[0.1])
+    parser.add_argument("--ewc", type=float, nargs="*", default=[0.1, 1.0])
     args = parser.parse_args()
     torch.set_num_threads(1)
 
@@ -141,6 +141,7 @@ def main() -> None:
         if name != "scratch":
             table[name]["old"] = errors(begun, old_test)
         print(name, table[name], flush=True)
+    table["mean importance"] = float(mean)
     print(json.dumps(table, indent=1))
 
 

@@ -16,5 +16,8 @@ if __name__ == "__main__":
     labels, out = Path(sys.argv[1]), Path(sys.argv[2])
     for name in ("train", "test"):
         found = load_frames(labels, f"{name}-*.extxyz")
+        for atoms in found:  # more digits say nothing, and do not compress
+            atoms.positions = atoms.positions.round(5)
+            atoms.calc.results["forces"] = atoms.calc.results["forces"].round(5)
         write_dataset(out / f"{name}.extxyz.xz", found, overwrite=True)
         print(name, len(found))
