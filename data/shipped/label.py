@@ -2,12 +2,14 @@
 
     python data/shipped/label.py OUT_FOLDER train 0 4000
     python data/shipped/label.py OUT_FOLDER test
+    python data/shipped/label.py OUT_FOLDER settled
     python data/shipped/label.py OUT_FOLDER student 10000 10400 MODEL.nnp
     python data/shipped/label.py OUT_FOLDER gas 20000 24000
 
-With ``student`` a model trained so far relaxes slabs, and the teacher labels three frames of each
-path only: more starts for the same number of labels. With ``gas`` only tasks that are molecules
-count; they are one in twelve, and adsorption energies need them as references.
+With ``settled`` the ends of the test's relaxations are nudged and relaxed again, because some may
+be saddle points. With ``student`` a model trained so far relaxes slabs, and the teacher labels
+three frames of each path only: more starts for the same number of labels. With ``gas`` only tasks
+that are molecules count; they are one in twelve, and adsorption energies need them as references.
 
 Each task writes one file, whole or not at all; a run that was stopped goes on where it was.
 """
@@ -19,14 +21,15 @@ import time
 import warnings
 from contextlib import suppress
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import torch
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.io import write
+from ase.io import read, write
 from ase.optimize import BFGS
-from make_structures import Task, test_tasks, training_task
+from make_structures import LATTICE, Task, test_tasks, training_task
 
 from ase_nnp import StructureError
 
@@ -97,6 +100,31 @@ def followed(task: Task, calc, student) -> list[Atoms]:
     return kept
 
 
+def nudged(atoms: Atoms) -> Atoms:
+    """A copy whose adsorbate is moved by 0.1 Angstrom at random, the same way each time."""
+    moved = atoms.copy()
+    rng = np.random.default_rng(crc32(atoms.info["system"].encode()))
+    loose = np.array([s not in LATTICE for s in atoms.symbols])
+    moved.positions[loose] += 0.1 * rng.standard_normal((loose.sum(), 3))
+    return moved
+
+
+def settle(out: Path, calc) -> None:
+    """Nudge the ends of held-back relaxations, and relax them again."""
+    for path in sorted(out.glob("test-[0-9]*.extxyz")):
+        end, target = read(path, -1), path.with_name(f"test-settled-{path.name[5:]}")
+        if end.info["split"] != "test" or target.exists():
+            continue
+        atoms = nudged(end)
+        atoms.calc = calc
+        BFGS(atoms, logfile=None, maxstep=0.15).run(fmax=FMAX, steps=100)
+        frame = labelled(atoms, Task(end.info["system"], atoms, 0, "settled"))
+        forces = np.linalg.norm(frame.get_forces(), axis=1).max()
+        frame.info["relaxed"] = bool(forces <= FMAX)
+        write(target.with_suffix(".part"), frame, format="extxyz")
+        target.with_suffix(".part").replace(target)
+
+
 def main(out: Path, which: str, first: int = 0, last: int = 10**9, model: str = "") -> None:
     """Label the tasks that have no file yet."""
     student = None
@@ -109,6 +137,8 @@ def main(out: Path, which: str, first: int = 0, last: int = 10**9, model: str = 
     torch.set_num_threads(1)
     out.mkdir(parents=True, exist_ok=True)
     calc, done, start = teacher(), 0, time.process_time()
+    if which == "settled":
+        return settle(out, calc)
     tests = test_tasks() if which == "test" else []
     for k in range(first, last if which == "train" else min(last, len(tests))):
         path = out / f"{which}-{k:05d}.extxyz"

@@ -40,6 +40,7 @@ def main() -> None:
     args = parser.parse_args()
     report, speed = (json.loads(p.read_text()) for p in (args.report, args.speed))
     held, adsorption, ood = (report[k] for k in ("held_back", "adsorption", "out_of_domain"))
+    settled = report["adsorption_settled"]
     tested = load_frames(args.test)
     train, watched = split(load_frames(args.labels))
     text = TEMPLATE.read_text().format(
@@ -59,6 +60,10 @@ def main() -> None:
         cases=adsorption["cases"],
         eads=adsorption["energy_mae_eV"],
         emed=adsorption["energy_median_eV"],
+        site2=settled["same_site"],
+        cases2=settled["cases"],
+        eads2=settled["energy_mae_eV"],
+        emed2=settled["energy_median_eV"],
         in_flag=ood["held_back_flagged"],
         crushed=ood["crushed_flagged"],
         foreign=ood["unknown_element_flagged"],
