@@ -53,9 +53,11 @@ class Average:
             return
         new = 1.0 - min(self.decay, step / (step + 10))
         pairs = zip(self.model.named_parameters(), self.source.parameters(), strict=True)
-        small, large = [], []
+        small: list[tuple[Tensor, Tensor]] = []
+        large: list[tuple[Tensor, Tensor]] = []
         for (name, mean), value in pairs:
-            (small if name in self._means else large).append((mean, value.detach()))
+            pair = (mean.detach(), value.detach())
+            (small if name in self._means else large).append(pair)
         with torch.no_grad():
             if small:
                 shown, now = zip(*small, strict=True)
@@ -65,8 +67,8 @@ class Average:
             if large:
                 shown, now = zip(*large, strict=True)
                 torch._foreach_lerp_(list(shown), list(now), new)
-            for mean, value in zip(self.model.buffers(), self.source.buffers(), strict=True):
-                mean.copy_(value)
+            for kept, held in zip(self.model.buffers(), self.source.buffers(), strict=True):
+                kept.copy_(held)
 
     def to(self, device: torch.device) -> None:
         """Move the means."""

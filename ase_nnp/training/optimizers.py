@@ -47,7 +47,7 @@ def make_optimizer(model: Potential, settings: Optimizer) -> torch.optim.Optimiz
     ConfigError
         A pattern in ``layer_rates`` that fits no trained parameter.
     """
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": parameters, "factor": factor}
         for factor, parameters in _groups(model, settings).items()
     ]

@@ -85,6 +85,7 @@ def main() -> None:
     parser.add_argument("old_test", type=Path)
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--seeds", type=int, default=3, help="of the batches; errors are means")
     parser.add_argument("--close", type=float, nargs="*", default=[0.1])
     parser.add_argument("--ewc", type=float, nargs="*", default=[0.1, 1.0])
     args = parser.parse_args()
@@ -113,35 +114,40 @@ def main() -> None:
     old_test = graphs_of(model, old_frames)
     replay = graphs_of(model, split(load_frames(args.old_train))[0][::3])
 
-    scratch = ase_nnp.build_model("facet", CONFIG, seed=0, device="cpu", dtype="float32")
-    mean = np.mean([a.get_potential_energy() / len(a) for a in chosen])
-    scratch.set_energy_scale({42: 0.0}, shift=float(mean))
+    mean = float(np.mean([a.get_potential_energy() / len(a) for a in chosen]))
+
+    def scratch() -> Any:
+        fresh = ase_nnp.build_model("facet", CONFIG, seed=0, device="cpu", dtype="float32")
+        fresh.set_energy_scale({42: 0.0}, shift=mean)
+        return fresh
+
     table = {"offset_eV_per_atom": round(offset, 3), "steps": args.steps}
     table["shipped, untouched"] = {"Mo": errors(model, test, 4), "old": errors(model, old_test)}
     sample = LabelledGraphs(load_frames(args.old_train)[::50], start(), ("energy", "forces"))
     model.requires_grad_(True)
     matters = importance(model, LossFunction(Losses()), [sample[i] for i in range(len(sample))])
-    mean = torch.cat([v.flatten() for v in matters.values()]).mean()
-    matters = {name: v / mean for name, v in matters.items()}
-    runs = {"scratch": (scratch, [], None), "fine-tuned": (start(), [], None)}
-    runs["fine-tuned with replay"] = (start(), replay, None)
+    scale = torch.cat([v.flatten() for v in matters.values()]).mean()
+    table["mean importance"] = float(scale)
+    matters = {name: v / scale for name, v in matters.items()}
+    model = start().requires_grad_(True)
+    runs = {"scratch": (scratch, [], None), "fine-tuned": (start, [], None)}
+    runs["fine-tuned with replay"] = (start, replay, None)
     for strength in args.close:
-        begun = start().requires_grad_(True)
-        runs[f"kept close, {strength:g}"] = (begun, [], keep_close(begun, strength))
+        runs[f"kept close, {strength:g}"] = (start, [], keep_close(model, strength))
     for strength in args.ewc:
-        begun = start().requires_grad_(True)
-        runs[f"kept close by importance, {strength:g}"] = (
-            begun,
-            [],
-            keep_close(begun, strength, matters),
-        )
-    for name, (begun, old, penalty) in runs.items():
-        fit(begun, new, old, args.steps, 5e-3 if name == "scratch" else args.lr, penalty)
-        table[name] = {"Mo": errors(begun, test, 4)}
-        if name != "scratch":
-            table[name]["old"] = errors(begun, old_test)
-        print(name, table[name], flush=True)
-    table["mean importance"] = float(mean)
+        penalty = keep_close(model, strength, matters)
+        runs[f"kept close by importance, {strength:g}"] = (start, [], penalty)
+    for name, (begin, old, penalty) in runs.items():
+        found = []
+        for seed in range(args.seeds):
+            begun = begin()
+            rate = 5e-3 if name == "scratch" else args.lr
+            fit(begun, new, old, args.steps, rate, penalty, seed)
+            both = errors(begun, test, 4) + ([] if name == "scratch" else errors(begun, old_test))
+            found.append(both)
+            print(name, seed, both, flush=True)
+        middle = np.mean(found, 0).round(2).tolist()
+        table[name] = {"Mo": middle[:2], "old": middle[2:], "each": found}
     print(json.dumps(table, indent=1))
 
 
