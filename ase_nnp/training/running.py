@@ -97,6 +97,11 @@ def _prepare(
 ) -> Any:
     """Apply what the run file says under finetune; returns the penalty."""
     tune = config.finetune
+    if tune.lora_rank is not None and (tune.freeze or tune.ewc):
+        raise ConfigError(
+            "finetune.lora_rank leaves all weights as they are and trains additions to them; leave "
+            "finetune.freeze and finetune.ewc out."
+        )
     if tune.refit_references:
         report = tuning.refit_references(model, train)
         notes["references"] = report.as_dict()
@@ -108,8 +113,6 @@ def _prepare(
     if tune.ewc:
         weights = _importance(config, model)
     if tune.lora_rank is not None:
-        if tune.freeze:
-            raise ConfigError("finetune.lora_rank freezes all else; leave finetune.freeze out.")
         tuning.add_low_rank(model, tune.lora_rank, tune.lora_alpha, tune.lora_on)
     if tune.ewc:
         return tuning.keep_close(model, tune.ewc, weights)

@@ -92,6 +92,14 @@ def test_a_bad_run_file_is_one_line_and_code_2(text, place, capsys):
     assert said.err.startswith("ase-nnp: ")
 
 
+@pytest.mark.parametrize("other", ["--finetune.ewc=1", '--finetune.freeze=["first*"]'])
+def test_low_rank_additions_go_with_no_other_hold_on_the_weights(other, place, capsys):
+    words = ("train", "run.yaml", "--finetune.lora_rank=2", "--finetune.replay=train.extxyz", other)
+    code, said = call(*words, capsys=capsys)
+    assert code == 2
+    assert "leave finetune.freeze and finetune.ewc out" in said.err
+
+
 def test_train_then_evaluate_on_the_command_line(place, capsys):
     code, said = call("train", "run.yaml", "--output", "out", "--json", capsys=capsys)
     assert code == 0, said.err
