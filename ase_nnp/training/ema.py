@@ -22,8 +22,8 @@ class Average:
 
     ``mean <- d mean + (1 - d) weight`` with ``d = min(decay, step / (step + 10))``, so that the
     random start is soon forgotten. Buffers are copied. Means of small parameters are kept in
-    float64: among them are reference energies, and in float32 the mean of one of 1000 eV cannot
-    take steps below 1e-4 eV, which leaves it 0.1 eV behind with a decay of 0.999.
+    float64: among them are reference energies, and in float32 the mean of one of 1000 eV takes no
+    step below 3e-5 eV, which leaves it up to 0.03 eV behind with a decay of 0.999.
 
     Parameters
     ----------

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -27,6 +29,8 @@ __all__ = [
     "scale_nll",
     "scale_small_committee",
 ]
+
+Fit = TypeVar("Fit")
 
 
 def scale_nll(y_true: ArrayLike, y_pred: ArrayLike, y_std: ArrayLike) -> float:
@@ -174,13 +178,36 @@ def fit_affine_variance(y_true: ArrayLike, y_pred: ArrayLike, y_std: ArrayLike) 
     return AffineVariance(float(np.sqrt(best.x[0])), float(unit * np.sqrt(best.x[1])))
 
 
+def _per_group(
+    fit: Callable[..., Fit],
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    y_std: ArrayLike,
+    groups: ArrayLike,
+) -> dict[int, Fit]:
+    group = np.asarray(groups)
+    arrays = [np.asarray(a, dtype=np.float64) for a in (y_true, y_pred, as_std("y_std", y_std))]
+    return {int(g): fit(*(a[group == g] for a in arrays)) for g in np.unique(group)}
+
+
 def fit_affine_variance_per_group(
     y_true: ArrayLike, y_pred: ArrayLike, y_std: ArrayLike, groups: ArrayLike
 ) -> dict[int, AffineVariance]:
-    """One scale and floor for each group, for instance for each element."""
-    group = np.asarray(groups)
-    arrays = [np.asarray(a, dtype=np.float64) for a in (y_true, y_pred, as_std("y_std", y_std))]
-    return {int(g): fit_affine_variance(*(a[group == g] for a in arrays)) for g in np.unique(group)}
+    """One scale and floor for each group, for instance for each element.
+
+    Parameters
+    ----------
+    y_true, y_pred, y_std
+        (N,), of one unit.
+    groups
+        (N,) integers, such as atomic numbers.
+
+    Raises
+    ------
+    UncertaintyError
+        As :func:`fit_affine_variance` of any group.
+    """
+    return _per_group(fit_affine_variance, y_true, y_pred, y_std, groups)
 
 
 @dataclass(frozen=True)
@@ -249,7 +276,18 @@ def fit_isotonic(
 def fit_isotonic_per_group(
     y_true: ArrayLike, y_pred: ArrayLike, y_std: ArrayLike, groups: ArrayLike
 ) -> dict[int, IsotonicStd]:
-    """One isotonic map for each group, for instance for each element."""
-    group = np.asarray(groups)
-    arrays = [np.asarray(a, dtype=np.float64) for a in (y_true, y_pred, as_std("y_std", y_std))]
-    return {int(g): fit_isotonic(*(a[group == g] for a in arrays)) for g in np.unique(group)}
+    """One isotonic map for each group, for instance for each element.
+
+    Parameters
+    ----------
+    y_true, y_pred, y_std
+        (N,), of one unit.
+    groups
+        (N,) integers, such as atomic numbers.
+
+    Raises
+    ------
+    UncertaintyError
+        As :func:`fit_isotonic` of any group.
+    """
+    return _per_group(fit_isotonic, y_true, y_pred, y_std, groups)
