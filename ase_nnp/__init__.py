@@ -12,29 +12,32 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _WHERE = {
-    "AtomGraph": "graph",
+    "AtomGraph": "models.graph",
     "AtomsDataset": "datasets.base",
-    "BatchingCalculator": "batching",
-    "Conservative": "potential",
-    "DatasetFormat": "family",
-    "ModelFamily": "family",
-    "NNPCalculator": "calculator",
-    "Potential": "potential",
-    "Predictor": "inference",
-    "Pretrained": "family",
-    "UncertaintyMethod": "family",
+    "BatchingCalculator": "calculator.batching",
+    "Conservative": "models.potential",
+    "DatasetFormat": "registry.family",
+    "GraphLoader": "training.loading",
+    "ModelFamily": "registry.family",
+    "NNPCalculator": "calculator.calculator",
+    "Potential": "models.potential",
+    "Predictor": "models.predictor",
+    "Pretrained": "registry.family",
+    "UncertaintyMethod": "registry.family",
     "adsorption_energy": "workflows.adsorption",
-    "build_model": "models",
-    "cite": "citation",
-    "from_ase": "foreign",
-    "hookimpl": "hookspecs",
-    "list_models": "registry",
-    "load_model": "models",
+    "build_model": "models.files",
+    "cite": "registry.citation",
+    "from_ase": "models.from_ase",
+    "hookimpl": "registry.hookspecs",
+    "list_models": "registry.installed",
+    "load_model": "models.files",
     "open_dataset": "datasets",
-    "predict": "inference",
-    "remote": "workers.remote",
-    "save_model": "models",
-    "write_dataset": "datasets.writers",
+    "predict": "models.predictor",
+    "relax_many": "workflows.batched",
+    "remote": "models.remote.potential",
+    "run_dynamics": "workflows.batched",
+    "save_model": "models.files",
+    "write_dataset": "datasets.writing.write",
     "AseNnpError": "errors",
     "CheckpointError": "errors",
     "ConfigError": "errors",
@@ -50,17 +53,29 @@ _WHERE = {
     "WorkerError": "errors",
 }
 
-_PACKAGES = ("datasets", "metrics", "testing", "training", "uncertainty", "workflows")
+_ROOMS = (
+    "errors",
+    "files",
+    "registry",
+    "datasets",
+    "metrics",
+    "models",
+    "uncertainty",
+    "calculator",
+    "workflows",
+    "training",
+    "testing",
+    "cli",
+)
 
 __all__ = ["__version__", *_WHERE]
 
 if TYPE_CHECKING:
-    from ase_nnp.batching import BatchingCalculator as BatchingCalculator
-    from ase_nnp.calculator import NNPCalculator as NNPCalculator
-    from ase_nnp.citation import cite as cite
+    from ase_nnp.calculator.batching import BatchingCalculator as BatchingCalculator
+    from ase_nnp.calculator.calculator import NNPCalculator as NNPCalculator
     from ase_nnp.datasets import open_dataset as open_dataset
     from ase_nnp.datasets.base import AtomsDataset as AtomsDataset
-    from ase_nnp.datasets.writers import write_dataset as write_dataset
+    from ase_nnp.datasets.writing.write import write_dataset as write_dataset
     from ase_nnp.errors import AseNnpError as AseNnpError
     from ase_nnp.errors import CheckpointError as CheckpointError
     from ase_nnp.errors import ConfigError as ConfigError
@@ -74,27 +89,31 @@ if TYPE_CHECKING:
     from ase_nnp.errors import UnsafeFileError as UnsafeFileError
     from ase_nnp.errors import UnsupportedElementError as UnsupportedElementError
     from ase_nnp.errors import WorkerError as WorkerError
-    from ase_nnp.family import DatasetFormat as DatasetFormat
-    from ase_nnp.family import ModelFamily as ModelFamily
-    from ase_nnp.family import Pretrained as Pretrained
-    from ase_nnp.family import UncertaintyMethod as UncertaintyMethod
-    from ase_nnp.foreign import from_ase as from_ase
-    from ase_nnp.graph import AtomGraph as AtomGraph
-    from ase_nnp.hookspecs import hookimpl as hookimpl
-    from ase_nnp.inference import Predictor as Predictor
-    from ase_nnp.inference import predict as predict
-    from ase_nnp.models import build_model as build_model
-    from ase_nnp.models import load_model as load_model
-    from ase_nnp.models import save_model as save_model
-    from ase_nnp.potential import Conservative as Conservative
-    from ase_nnp.potential import Potential as Potential
-    from ase_nnp.registry import list_models as list_models
-    from ase_nnp.workers.remote import remote as remote
+    from ase_nnp.models.files import build_model as build_model
+    from ase_nnp.models.files import load_model as load_model
+    from ase_nnp.models.files import save_model as save_model
+    from ase_nnp.models.from_ase import from_ase as from_ase
+    from ase_nnp.models.graph import AtomGraph as AtomGraph
+    from ase_nnp.models.potential import Conservative as Conservative
+    from ase_nnp.models.potential import Potential as Potential
+    from ase_nnp.models.predictor import Predictor as Predictor
+    from ase_nnp.models.predictor import predict as predict
+    from ase_nnp.models.remote.potential import remote as remote
+    from ase_nnp.registry.citation import cite as cite
+    from ase_nnp.registry.family import DatasetFormat as DatasetFormat
+    from ase_nnp.registry.family import ModelFamily as ModelFamily
+    from ase_nnp.registry.family import Pretrained as Pretrained
+    from ase_nnp.registry.family import UncertaintyMethod as UncertaintyMethod
+    from ase_nnp.registry.hookspecs import hookimpl as hookimpl
+    from ase_nnp.registry.installed import list_models as list_models
+    from ase_nnp.training.loading import GraphLoader as GraphLoader
     from ase_nnp.workflows.adsorption import adsorption_energy as adsorption_energy
+    from ase_nnp.workflows.batched import relax_many as relax_many
+    from ase_nnp.workflows.batched import run_dynamics as run_dynamics
 
 
 def __getattr__(name: str) -> Any:
-    if name in _PACKAGES:
+    if name in _ROOMS:
         return import_module(f"ase_nnp.{name}")
     if name in _WHERE:
         value = getattr(import_module(f"ase_nnp.{_WHERE[name]}"), name)

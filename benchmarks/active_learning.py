@@ -27,8 +27,8 @@ from ase.md.langevin import Langevin
 
 import ase_nnp
 from ase_nnp.training import Settings, fit
-from ase_nnp.training.active import Explorer, active_learning, label
 from ase_nnp.uncertainty import wrap
+from ase_nnp.workflows.active_learning import Explorer, active_learning, label
 
 CONFIG = {
     "species": [29, 47],

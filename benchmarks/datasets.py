@@ -60,7 +60,7 @@ def measure(open_it, reader):
 OURS = {
     "graph": """
 from ase_nnp.datasets import open_dataset
-from ase_nnp.loading import AtomGraphDataset
+from ase_nnp.training.loading import AtomGraphDataset
 import torch; torch.set_num_threads(1)
 measure(lambda: AtomGraphDataset(open_dataset(path), stored_edges=STORED), lambda d: d.__getitem__)
 """,
@@ -199,7 +199,7 @@ class Legacy:
             "fid": atoms.info["fid"],
         }
         if edges:
-            from ase_nnp.graph import AtomGraph
+            from ase_nnp.models.graph import AtomGraph
 
             graph = AtomGraph.from_atoms(atoms, 6.0, 50)
             state["edge_index"], state["cell_offsets"] = graph.edge_index, graph.edge_shift

@@ -88,7 +88,7 @@ def _legacy(source: Path, target: Path) -> Path:
     """Copy three records of a legacy file into a small one."""
     import lmdb
 
-    from ase_nnp.datasets.lmdbfile import LmdbFile
+    from ase_nnp.files.lmdb import LmdbFile
 
     old = LmdbFile(source)
     new = lmdb.open(str(target), subdir=False, map_size=1 << 26, lock=False)
@@ -151,7 +151,7 @@ def damage_inside(path: Path, target: Path, rng: random.Random) -> None:
     """Rewrite an LMDB file with one value damaged before compression."""
     import lmdb
 
-    from ase_nnp.datasets.lmdbfile import LmdbFile
+    from ase_nnp.files.lmdb import LmdbFile
 
     source = LmdbFile(path)
     pairs = {key: source.get(key) for key in source}

@@ -19,8 +19,8 @@ from ase import Atoms
 from ase.build import bulk, fcc111
 
 import ase_nnp
-from ase_nnp.inference import Predictor
-from ase_nnp.models import pick_device
+from ase_nnp.models.files import pick_device
+from ase_nnp.models.predictor import Predictor
 
 
 def mixed(count: int, seed: int = 0) -> list[Atoms]:

@@ -21,7 +21,7 @@ from ase import Atoms
 from ase.build import bulk, fcc111, molecule
 
 import ase_nnp
-from ase_nnp.inference import MAX_ATOMS, MAX_EDGES, Predictor
+from ase_nnp.models.predictor import MAX_ATOMS, MAX_EDGES, Predictor
 
 
 def slab(seed: int) -> Atoms:

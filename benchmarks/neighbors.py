@@ -24,8 +24,8 @@ import torch
 from ase.build import bulk
 
 from ase_nnp import AtomGraph
-from ase_nnp.neighbors import torch_edges, vesin_edges
-from ase_nnp.neighbors_nvalchemi import is_installed, nvalchemi_edges
+from ase_nnp.models.neighbors import torch_edges, vesin_edges
+from ase_nnp.models.neighbors_nvalchemi import is_installed, nvalchemi_edges
 
 OURS = ("vesin", "torch", "nvalchemi") if is_installed() else ("vesin", "torch")
 

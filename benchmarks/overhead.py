@@ -22,7 +22,7 @@ from ase import Atoms
 from ase.build import bulk, fcc111, molecule
 
 import ase_nnp
-from ase_nnp.inference import Predictor
+from ase_nnp.models.predictor import Predictor
 
 
 class Free(ase_nnp.Potential):

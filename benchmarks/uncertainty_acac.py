@@ -24,16 +24,16 @@ import torch
 from ase.io import read
 
 from ase_nnp import AtomGraph, build_model, load_model, save_model
-from ase_nnp.inference import Predictor
+from ase_nnp.models.predictor import Predictor
 from ase_nnp.training.muon import Muon
-from ase_nnp.uncertainty import calibration as cal
-from ase_nnp.uncertainty import metrics as met
 from ase_nnp.uncertainty.evaluation import structure_scores_of
 from ase_nnp.uncertainty.fitting import wrap
-from ase_nnp.uncertainty.ood import rank_average
 from ase_nnp.uncertainty.sampling.chains import ChainSettings, run_chain
-from ase_nnp.uncertainty.sampling.diagnostics import diagnose
 from ase_nnp.uncertainty.sampling.store import load_samples, members_from_samples, save_samples
+from ase_nnp.uncertainty.statistics import calibration as cal
+from ase_nnp.uncertainty.statistics import metrics as met
+from ase_nnp.uncertainty.statistics.diagnostics import diagnose
+from ase_nnp.uncertainty.statistics.ood import rank_average
 
 CONFIGS = {
     "facet": {

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from ase.build import bulk, molecule
 
-from ase_nnp.models import build_model
-from ase_nnp.potential import Conservative
+from ase_nnp.models.files import build_model
+from ase_nnp.models.potential import Conservative
 from ase_nnp.uncertainty.fitting import wrap
 
 torch.set_num_threads(1)

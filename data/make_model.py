@@ -20,7 +20,7 @@ from ase.md.langevin import Langevin
 from make_data import structures
 
 import ase_nnp
-from ase_nnp.graph import AtomGraph
+from ase_nnp.models.graph import AtomGraph
 
 HERE = Path(__file__).parent
 CONFIG = {

@@ -15,7 +15,7 @@ def lj_family():
     """Register ``lj`` once, through the registry's own door."""
     import importlib
 
-    from ase_nnp.registry import installed
+    from ase_nnp.registry.installed import installed
 
     registry = installed()
     registry.add_plugin("lj", lambda: importlib.import_module("lj_plugin"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ase_nnp.potential import Conservative
+from ase_nnp.models.potential import Conservative
 
 
 class LennardJones(Conservative):

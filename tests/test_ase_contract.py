@@ -11,15 +11,15 @@ from ase.calculators.calculator import Calculator, PropertyNotImplementedError, 
 from ase.calculators.lj import LennardJones
 
 import ase_nnp
-from ase_nnp.ase_contract import (
+from ase_nnp.cli import main
+from ase_nnp.errors import ConfigError
+from ase_nnp.testing.ase_contract import (
     CONTRACT,
     CalculatorSubject,
     check_calculator,
     find_factory,
     run_contract_check,
 )
-from ase_nnp.cli import main
-from ase_nnp.errors import ConfigError
 
 CHECKS = {check.name: check for check in CONTRACT}
 

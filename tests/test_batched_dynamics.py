@@ -17,7 +17,7 @@ from ase.md.verlet import VelocityVerlet
 
 import ase_nnp
 from ase_nnp.errors import ConfigError
-from ase_nnp.potential import Potential
+from ase_nnp.models.potential import Potential
 from ase_nnp.workflows.batched import run_dynamics
 from ase_nnp.workflows.batched.dynamics import random_numbers
 

@@ -13,7 +13,7 @@ from ase.filters import FrechetCellFilter
 
 import ase_nnp
 from ase_nnp.errors import ConfigError
-from ase_nnp.potential import Conservative
+from ase_nnp.models.potential import Conservative
 from ase_nnp.workflows.batched import iter_relax, relax_many
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ase_nnp.registry import installed, missing_packages
+from ase_nnp.registry.installed import installed, missing_packages
 from ase_nnp.testing import CHECKS, make_subject, run_check, run_checks
 
 SUBJECTS = {}

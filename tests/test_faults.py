@@ -23,7 +23,7 @@ from ase.calculators.emt import EMT
 from ase.io import Trajectory
 
 import ase_nnp
-from ase_nnp.registry import missing_packages
+from ase_nnp.registry.installed import missing_packages
 
 KINDS = ("chgnet", "matgl", "sevennet", "emt")
 LISTED = list(Calculator.implemented_properties)

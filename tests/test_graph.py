@@ -259,7 +259,7 @@ def cloud(seed: int, count: int, pbc: tuple[bool, bool, bool]) -> Atoms:
     [("torch", 500), ("torch", 32_768), pytest.param("nvalchemi", 0, marks=needs_nvalchemi)],
 )
 def test_clouds_of_hundreds_of_atoms_in_one_batch_agree_edge_for_edge(backend, chunk, monkeypatch):
-    from ase_nnp import neighbors
+    from ase_nnp.models import neighbors
 
     monkeypatch.setattr(neighbors, "CHUNK", chunk)  # small: every search is cut into many parts
     flags = list(itertools.product([False, True], repeat=3))
@@ -273,7 +273,7 @@ def test_clouds_of_hundreds_of_atoms_in_one_batch_agree_edge_for_edge(backend, c
 
 @pytest.mark.parametrize("backend", OTHERS)
 def test_a_search_in_single_precision_misses_no_more_than_rounding(backend):
-    from ase_nnp.neighbors import BACKENDS as SEARCHES
+    from ase_nnp.models.neighbors import BACKENDS as SEARCHES
 
     atoms = cloud(7, 200, (True, True, False))
     graph = AtomGraph.from_atoms(atoms, 5.0, dtype=torch.float64)
@@ -339,7 +339,7 @@ def test_a_molecule_far_from_its_small_cell_is_binned_where_it_is():
 
 
 def test_the_search_follows_the_device_and_what_is_installed(monkeypatch):
-    from ase_nnp import neighbors
+    from ase_nnp.models import neighbors
 
     chosen = {}
     for there in (False, True):

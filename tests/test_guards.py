@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -15,51 +16,26 @@ import ase_nnp
 ROOT = Path(__file__).resolve().parent.parent
 CORE = ROOT / "ase_nnp"
 
-# From the bottom of the stack to the top; a module may import only what stands before it.
-LAYERS = [
+# The order of the rooms: a module may import only from its own room and those before it.
+ROOMS = (
     "errors",
-    "outcomes",
-    "ase_contract",
-    "family",
-    "_pickle_scan",
-    "_pickle_values",
-    "unpickle",
-    "hookspecs",
-    "config",
+    "files",
     "registry",
-    "citation",
-    "weights",
-    "metrics",
     "datasets",
-    "neighbors_nvalchemi",
-    "neighbors",
-    "graph",
-    "potential",
-    "torchsim",
-    "workers",
-    "foreign",
-    "tensors",
+    "metrics",
     "models",
-    "shipped",
-    "budget",
-    "loading",
-    "batch_size",
-    "evaluating",
-    "inference",
-    "precision",
     "uncertainty",
     "calculator",
-    "batching",
     "workflows",
     "training",
-    "testing_checks",
     "testing",
-    "pytest_plugin",
-    "template",
-    "ase_doors",
-    "commands",
     "cli",
-]
+)
+
+# Imports for type checkers alone that point to a later room, each with its reason.
+TYPE_ONLY = {
+    ("registry", "models"): "a family names the type that its build function returns",
+}
 
 
 def run(code: str) -> str:
@@ -88,7 +64,7 @@ def cpu_seconds(code: str) -> float:
         "import ase_nnp; ase_nnp.list_models()",
         "import ase_nnp; ase_nnp.open_dataset",
         "import ase_nnp.cli",
-        "import ase.io; import ase_nnp.ase_doors",
+        "import ase.io; import ase_nnp.calculator.ase_doors",
     ],
 )
 def test_torch_stays_out(code):
@@ -119,67 +95,141 @@ def test_listing_models_is_quick():
     assert cpu_seconds(listing) < 0.4
 
 
-def imports_of(path: Path) -> set[str]:
-    """Names of ase_nnp modules imported at the top level of a file, outside TYPE_CHECKING."""
-    found: set[str] = set()
+@dataclass(frozen=True)
+class Import:
+    """One import statement's target, and where it stands."""
 
-    def visit(body):
-        for node in body:
-            if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-                continue
-            if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-                if node.module == "ase_nnp":
-                    found.update(f"ase_nnp.{a.name}" for a in node.names)
-                else:
-                    found.add(node.module)
-            elif isinstance(node, ast.Import):
-                found.update(a.name for a in node.names)
-            elif isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.If, ast.Try, ast.With)):
-                visit(node.body)
+    module: str
+    path: Path
+    line: int
+    type_only: bool
 
-    visit(ast.parse(path.read_text()).body)
-    return found
+    def __str__(self) -> str:
+        return f"{self.path.relative_to(ROOT)}:{self.line} imports {self.module}"
 
 
-def layer(name: str) -> str:
-    parts = name.split(".")
-    return parts[1] if len(parts) > 1 else ""
+def imports_of(path: Path) -> list[Import]:
+    """Every import of a file: deferred ones, and those under TYPE_CHECKING, marked as such."""
+    tree = ast.parse(path.read_text())
+    for_types = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for statement in node.body
+        for inner in ast.walk(statement)
+    }
+    imports = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            base = absolute(node, path)
+            # `from package import module` imports the module, not only the package
+            targets = [
+                f"{base}.{name.name}" if is_module(f"{base}.{name.name}") else base
+                for name in node.names
+            ]
+        elif isinstance(node, ast.Import):
+            targets = [name.name for name in node.names]
+        else:
+            targets = dynamic_targets(node)
+        imports += [Import(t, path, node.lineno, id(node) in for_types) for t in set(targets)]
+    return imports
 
 
-def test_every_module_has_its_layer():
+def absolute(node: ast.ImportFrom, path: Path) -> str:
+    """The module an import names, relative dots resolved."""
+    if not node.level:
+        return node.module or ""
+    package = path.relative_to(ROOT).with_suffix("").parts[: -node.level]
+    return ".".join([*package, *([node.module] if node.module else [])])
+
+
+def dynamic_targets(node: ast.AST) -> list[str]:
+    """What ``import_module("ase_nnp.room...")`` names, as far as it is written out."""
+    if not (isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module")):
+        return []
+    text = node.args[0]
+    if isinstance(text, ast.JoinedStr):
+        text = text.values[0]
+    literal = isinstance(text, ast.Constant) and str(text.value).startswith("ase_nnp.")
+    return [str(text.value).rstrip(".")] if literal else []
+
+
+def is_module(name: str) -> bool:
+    if not name.startswith("ase_nnp."):
+        return False
+    place = ROOT.joinpath(*name.split("."))
+    return place.with_suffix(".py").exists() or (place / "__init__.py").exists()
+
+
+def room_of(module: str) -> str:
+    return [*module.split("."), ""][1]
+
+
+def core_imports() -> list[tuple[str, Import]]:
+    """Each import of the core's own modules with the room it stands in."""
+    return [
+        (path.relative_to(CORE).parts[0].removesuffix(".py"), imported)
+        for path in sorted(CORE.rglob("*.py"))
+        if path != CORE / "__init__.py"
+        for imported in imports_of(path)
+        if imported.module.split(".")[0] == "ase_nnp"
+    ]
+
+
+def test_the_core_has_twelve_rooms():
     names = {p.stem for p in CORE.iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()}
-    assert names - {"__init__", "__pycache__"} <= set(LAYERS)
+    assert names - {"__init__"} == set(ROOMS)
 
 
 def test_imports_point_one_way():
-    allowed_inside = {"registry"}  # asked for inside functions; stands beside the stack
     wrong = []
-    for path in sorted(CORE.rglob("*.py")):
-        own = path.relative_to(CORE).parts[0].removesuffix(".py")
-        if own == "__init__":
-            continue
-        top = {
-            node
-            for node in imports_of_top_level(path)
-            if node.startswith("ase_nnp.") and layer(node) in LAYERS
-        }
-        for name in top:
-            if layer(name) == own or layer(name) in allowed_inside:
-                continue
-            if LAYERS.index(layer(name)) > LAYERS.index(own):
-                wrong.append(f"{path.relative_to(ROOT)} imports {name}")
-    assert not wrong
+    for room, imported in core_imports():
+        target = room_of(imported.module)
+        if target not in ROOMS:
+            continue  # `from ase_nnp import __version__`
+        excused = imported.type_only and (room, target) in TYPE_ONLY
+        if ROOMS.index(target) > ROOMS.index(room) and not excused:
+            wrong.append(str(imported))
+    assert not wrong, "\n".join(["an import points to a later room:", *wrong])
 
 
-def imports_of_top_level(path: Path) -> set[str]:
-    """As imports_of, but not inside functions."""
-    found: set[str] = set()
-    for node in ast.parse(path.read_text()).body:
-        if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            found.add(node.module)
-        elif isinstance(node, ast.Import):
-            found.update(a.name for a in node.names)
-    return found
+def test_no_module_uses_the_packages_front_door():
+    """A public name taken from ``ase_nnp`` itself may lie in any room."""
+    wrong = [str(i) for _, i in core_imports() if i.module == "ase_nnp" and not only_version(i)]
+    assert not wrong, "\n".join(wrong)
+
+
+def only_version(imported: Import) -> bool:
+    return "__version__" in imported.path.read_text().splitlines()[imported.line - 1]
+
+
+def test_no_two_modules_import_each_other():
+    graph: dict[str, set[str]] = {}
+    for _, imported in core_imports():
+        if not imported.type_only:
+            name = ".".join(imported.path.relative_to(ROOT).with_suffix("").parts)
+            graph.setdefault(name.removesuffix(".__init__"), set()).add(imported.module)
+    # a package's __init__ may gather its modules, and they may name the package's other modules
+    circle = find_circle(graph)
+    assert not circle, "imports run in a circle: " + " -> ".join(circle)
+
+
+def find_circle(graph: dict[str, set[str]]) -> list[str]:
+    """Modules that import each other in turn, first and last the same; [] if there are none."""
+    done: set[str] = set()
+
+    def walk(name: str, trail: list[str]) -> list[str]:
+        if name in trail:
+            return [*trail[trail.index(name) :], name]
+        if name in done:
+            return []
+        for target in sorted(graph.get(name, ())):
+            if circle := walk(target, [*trail, name]):
+                return circle
+        done.add(name)
+        return []
+
+    return next((circle for name in sorted(graph) if (circle := walk(name, []))), [])
 
 
 def test_the_core_knows_no_family_by_name():
@@ -198,11 +248,7 @@ def test_the_core_knows_no_family_by_name():
             text = node.value if isinstance(node, ast.Constant) else None
             if isinstance(text, str) and id(node) not in docs and text in families:
                 named.append(f"{path.relative_to(ROOT)}:{node.lineno} {text}")
-        named += [
-            f"{path.relative_to(ROOT)} imports {name}"
-            for name in imports_of(path)
-            if name.startswith("ase_nnp_")
-        ]
+        named += [str(i) for i in imports_of(path) if i.module.startswith("ase_nnp_")]
     assert named == []
 
 
@@ -210,12 +256,13 @@ def test_plugins_import_only_the_core_and_themselves():
     wrong = []
     for path in sorted((ROOT / "plugins").glob("*/ase_nnp_*/**/*.py")):
         package = next(p for p in path.parts if p.startswith("ase_nnp_"))
-        for name in imports_of(path):
-            if name.startswith("ase_nnp_") and name.split(".")[0] != package:
-                wrong.append(f"{path.relative_to(ROOT)} imports {name}")
-            if name in ("ase_nnp.registry", "ase_nnp.cli", "ase_nnp.commands"):
-                wrong.append(f"{path.relative_to(ROOT)} imports {name}")
-    assert not wrong
+        for imported in imports_of(path):
+            name = imported.module
+            foreign = name.startswith("ase_nnp_") and name.split(".")[0] != package
+            private = name.startswith(("ase_nnp.registry.installed", "ase_nnp.cli"))
+            if foreign or private:
+                wrong.append(str(imported))
+    assert not wrong, "\n".join(wrong)
 
 
 def test_each_plugin_repeats_its_entry_point():

@@ -9,10 +9,10 @@ from ase import Atoms
 from ase.build import bulk, fcc111, molecule
 
 from ase_nnp import Potential, build_model, predict
-from ase_nnp.batch_size import LoopOrBatch, MemoryLimit
 from ase_nnp.errors import ConfigError, PredictionError, StructureError
-from ase_nnp.inference import Predictor
-from ase_nnp.precision import precision_error
+from ase_nnp.models.batch_size import LoopOrBatch, MemoryLimit
+from ase_nnp.models.precision import precision_error
+from ase_nnp.models.predictor import Predictor
 
 
 @pytest.fixture
@@ -292,10 +292,10 @@ class Timed(Potential):
 )
 @pytest.mark.parametrize("cell", [1, 2])
 def test_on_a_cpu_the_faster_of_loop_and_batches_is_found(monkeypatch, a_call, penalty, cell):
-    from ase_nnp import inference
+    from ase_nnp.models import predictor
 
     clock = Clock()
-    monkeypatch.setattr(inference, "time", clock)
+    monkeypatch.setattr(predictor, "time", clock)
     structures = [bulk("Cu", cubic=True) * (cell, cell, cell)] * 150
     times = {}
     for way, options in {

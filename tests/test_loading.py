@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 
 from ase_nnp.datasets import open_dataset, write_dataset
 from ase_nnp.errors import ConfigError, DatasetError
-from ase_nnp.graph import AtomGraph
-from ase_nnp.loading import (
+from ase_nnp.models.graph import AtomGraph
+from ase_nnp.models.potential import Potential
+from ase_nnp.training.loading import (
     AtomGraphDataset,
     BudgetSampler,
     GraphLoader,
     bare_graph,
     collate,
 )
-from ase_nnp.potential import Potential
 
 
 def structures(count=24):
@@ -213,8 +213,8 @@ def test_stored_edges_are_used_when_the_rule_is_the_same(shared):
 
 
 def test_stored_edges_of_our_own_files_are_used(tmp_path):
-    from ase_nnp.datasets._sinks import FlatLMDBSink
     from ase_nnp.datasets.sample import from_atoms
+    from ase_nnp.datasets.writing.record_writers import FlatLMDBSink
 
     samples = []
     for atoms in structures(6):

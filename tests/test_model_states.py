@@ -9,12 +9,18 @@ from importlib import metadata
 import pytest
 
 import ase_nnp
-import ase_nnp.citation  # before a test replaces the registry
+import ase_nnp.registry.citation  # before a test replaces the registry
 from ase_nnp import ModelFamily, Pretrained
 from ase_nnp.cli import main
 from ase_nnp.errors import PluginError, UnknownModelError
-from ase_nnp.hookspecs import hookimpl
-from ase_nnp.registry import Registry, broken_state, family_state, installed, unmet_requirements
+from ase_nnp.registry.hookspecs import hookimpl
+from ase_nnp.registry.installed import (
+    Registry,
+    broken_state,
+    family_state,
+    installed,
+    unmet_requirements,
+)
 
 
 def plugin_with(**hooks):
@@ -124,7 +130,7 @@ def run(*arguments):
 
 def test_the_command_line_shows_every_state(registry, capsys, monkeypatch):
     registry.add_plugin("needy", offering(family("needy", requires=("no_such_package",))))
-    monkeypatch.setattr("ase_nnp.registry.installed", lambda: registry)
+    monkeypatch.setattr("ase_nnp.registry.installed.installed", lambda: registry)
     monkeypatch.setenv("COLUMNS", "200")
     assert run("models") == 0
     out = capsys.readouterr().out

@@ -12,8 +12,8 @@ from ase.build import bulk
 
 from ase_nnp import build_model, load_model, predict, save_model
 from ase_nnp.errors import CheckpointError, ConfigError, UnknownModelError, UnsafeFileError
-from ase_nnp.models import model_hash
-from ase_nnp.tensors import read_header, read_tensors, write_tensors
+from ase_nnp.models.files import model_hash
+from ase_nnp.models.tensors import read_header, read_tensors, write_tensors
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_a_model_of_weights_keeps_them(tmp_path):
 
 
 def _test_config(name):
-    from ase_nnp.registry import installed
+    from ase_nnp.registry.installed import installed
 
     return installed().family(name).test_config
 

@@ -12,8 +12,8 @@ import pytest
 
 from ase_nnp import ConfigError
 from ase_nnp.cli import main
-from ase_nnp.registry import Registry, installed
-from ase_nnp.template import write_plugin
+from ase_nnp.registry.installed import Registry, installed
+from ase_nnp.testing.template import write_plugin
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import pytest
 
 from ase_nnp import ModelFamily, build_model
 from ase_nnp.errors import ConfigError, PluginError, UnknownModelError
-from ase_nnp.hookspecs import hookimpl
-from ase_nnp.registry import Registry, list_models
+from ase_nnp.registry.hookspecs import hookimpl
+from ase_nnp.registry.installed import Registry, list_models
 
 
 def plugin_with(**hooks):

@@ -15,8 +15,9 @@ import ase_nnp
 from ase_nnp import NNPCalculator, Pretrained, load_model
 from ase_nnp.cli import main
 from ase_nnp.errors import ConfigError
-from ase_nnp.registry import installed
-from ase_nnp.shipped import default_pretrained, load_default
+from ase_nnp.models.default import default_pretrained
+from ase_nnp.registry.installed import installed
+from ase_nnp.uncertainty.default import load_default
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 
@@ -31,8 +32,8 @@ def offering(monkeypatch, lj_family, tmp_path):
 
         family = replace(lj_family, pretrained=pretrained)
         registry = SimpleNamespace(families={"lj": family}, family=lambda name: family)
-        monkeypatch.setattr("ase_nnp.shipped.installed", lambda: registry)
-        monkeypatch.setattr("ase_nnp.models.installed", lambda: registry)
+        monkeypatch.setattr("ase_nnp.models.default.installed", lambda: registry)
+        monkeypatch.setattr("ase_nnp.models.files.installed", lambda: registry)
 
     def named(name, **more):
         return Pretrained(name=name, summary="", source=str(tmp_path / "lj.nnp"), **more)

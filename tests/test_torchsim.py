@@ -15,8 +15,8 @@ from ase.optimize import FIRE
 
 import ase_nnp
 from ase_nnp.errors import ConfigError
-from ase_nnp.potential import Potential
-from ase_nnp.torchsim import as_model
+from ase_nnp.models.potential import Potential
+from ase_nnp.models.torchsim import as_model
 
 
 def lj() -> Potential:

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from ase_nnp.errors import CheckpointError, DatasetError, UnsafeFileError
-from ase_nnp.unpickle import (
+from ase_nnp.files.unpickle import (
     CHECKPOINT_STAND_INS,
     StandIn,
     UnpickleError,
@@ -355,7 +355,7 @@ def test_a_torchscript_archive_is_no_checkpoint():
 
 def test_neither_torch_nor_foreign_packages_are_imported():
     code = (
-        "import sys, ase_nnp.unpickle, ase_nnp.datasets\n"
+        "import sys, ase_nnp.files.unpickle, ase_nnp.datasets\n"
         "bad = {'torch', 'torch_geometric', 'omegaconf', 'ase.io'} & set(sys.modules)\n"
         "assert not bad, bad"
     )

@@ -12,8 +12,8 @@ import pytest
 
 from ase_nnp.cli import main
 from ase_nnp.errors import ConfigError, DownloadError
-from ase_nnp.family import Pretrained
-from ase_nnp.weights import cache_folder, cached, clear_cache, fetch
+from ase_nnp.models.download import cache_folder, cached, clear_cache, fetch
+from ase_nnp.registry.family import Pretrained
 
 CONTENT = bytes(range(256)) * 4000
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -239,7 +239,7 @@ def test_a_family_loads_its_weights_from_an_address(server, tmp_path, monkeypatc
     import dataclasses
 
     import ase_nnp
-    from ase_nnp.registry import installed
+    from ase_nnp.registry.installed import installed
 
     made = ase_nnp.build_model("lj", {"sigma": 2.2}, device="cpu")
     ase_nnp.save_model(made, tmp_path / "lj.nnp")

@@ -26,15 +26,15 @@ from ase.calculators.emt import EMT
 import ase_nnp
 from ase_nnp.cli import main
 from ase_nnp.errors import ConfigError, StructureError, UnsupportedElementError, WorkerError
-from ase_nnp.registry import Registry
-from ase_nnp.workers import worker as protocol
-from ase_nnp.workers.client import worker_for
-from ase_nnp.workers.environments import (
+from ase_nnp.models.remote import worker as protocol
+from ase_nnp.models.remote.client import worker_for
+from ase_nnp.models.remote.environments import (
     create_environment,
     find_environment,
     list_environments,
     remove_environment,
 )
+from ase_nnp.registry.installed import Registry
 
 HERE = str(Path(__file__).parent)
 
@@ -369,11 +369,11 @@ def test_an_environment_with_nothing_but_ase_runs_every_command(
     )
     assert "ModuleNotFoundError" in without.stderr
     registry = Registry()
-    import ase_nnp.workers.plugin as plugin
+    import ase_nnp.models.remote.plugin as plugin
 
     registry.add_plugin("workers", lambda: plugin)
     assert registry.families["env:emt"].conservative
-    monkeypatch.setattr("ase_nnp.models.installed", lambda: registry)
+    monkeypatch.setattr("ase_nnp.models.files.installed", lambda: registry)
     crystal = bulk("Cu", cubic=True)
     crystal.rattle(0.05, seed=0)
     crystal.write(tmp_path / "cu.xyz")
@@ -435,7 +435,7 @@ def test_the_command_line_lists_and_removes(environments, capsys):
 
 
 def test_no_file_says_which_code_a_worker_runs(environments, tmp_path):
-    import ase_nnp.workers.plugin as plugin
+    import ase_nnp.models.remote.plugin as plugin
 
     bare("one", calculator="worker_models:emt")
     registry = Registry()

@@ -21,6 +21,7 @@ from torch import nn
 import ase_nnp
 from ase_nnp import uncertainty as uq
 from ase_nnp.uncertainty.evaluation import evaluate
+from ase_nnp.workflows import propagate
 
 torch.set_num_threads(1)  # tensors this small are slower on several
 
@@ -173,7 +174,7 @@ def bulk_modulus(calc):
     return -first / (2 * second) * 2 * second / units.GPa
 
 
-modulus = uq.propagate(bulk_modulus, ensemble, coverage=0.9)
+modulus = propagate(bulk_modulus, ensemble, coverage=0.9)
 print("bulk modulus (GPa):", modulus)
 print("EMT itself:", bulk_modulus(EMT()))
 assert modulus.std > 0

@@ -102,7 +102,7 @@ class Morse(Conservative):
 # that it leaves nothing behind in your environment.
 
 # %%
-from ase_nnp.registry import installed  # noqa: E402
+from ase_nnp.registry.installed import installed  # noqa: E402
 
 sys.path.insert(0, str(folder.absolute()))
 registry = installed()

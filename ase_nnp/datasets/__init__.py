@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ase_nnp.datasets.base import AtomsDataset, DatasetWarning, Shard
-from ase_nnp.datasets.convert import Conversion, convert
-from ase_nnp.datasets.mapping import load_mapping, load_references
+from ase_nnp.datasets.formats.oc20_mapping import load_mapping, load_references
 from ase_nnp.datasets.opening import open_dataset
-from ase_nnp.datasets.writers import write_dataset
-from ase_nnp.family import DatasetFormat
-from ase_nnp.hookspecs import hookimpl
+from ase_nnp.datasets.writing.conversion import Conversion, convert
+from ase_nnp.datasets.writing.write import write_dataset
+from ase_nnp.registry.family import DatasetFormat
+from ase_nnp.registry.hookspecs import hookimpl
 
 __all__ = [
     "AtomsDataset",
@@ -32,7 +32,7 @@ __all__ = [
 @hookimpl
 def register_datasets(register: Callable[[DatasetFormat], None]) -> None:
     """Offer the built-in formats."""
-    from ase_nnp.datasets import (
+    from ase_nnp.datasets.formats import (
         asedb,
         asefiles,
         aselmdb,

@@ -10,7 +10,7 @@ from typing import Any
 
 from ase_nnp.datasets.base import AtomsDataset
 from ase_nnp.errors import AseNnpError, DatasetError, UnknownModelError
-from ase_nnp.family import DatasetFormat
+from ase_nnp.registry.family import DatasetFormat
 
 __all__ = ["find_format", "open_dataset"]
 
@@ -63,7 +63,7 @@ def open_dataset(
 
 
 def _formats() -> Mapping[str, DatasetFormat]:
-    from ase_nnp.registry import installed
+    from ase_nnp.registry.installed import installed
 
     return installed().datasets
 

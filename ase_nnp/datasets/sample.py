@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ase_nnp.datasets import _atoms
+from ase_nnp.datasets import fast_atoms
 from ase_nnp.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -137,20 +137,20 @@ def _edges(sample: Sample, n: int) -> None:
 
 def to_atoms(sample: Sample) -> Atoms:
     """Build ``ase.Atoms`` with labels in a SinglePointCalculator; copies all arrays."""
-    kinds = _atoms.classes()
+    kinds = fast_atoms.classes()
     results = dict(sample["results"]) if "results" in sample else {}
     for name in ("energy", "forces"):
         if name in sample:
             results[name] = sample[name]
     if "stress" in sample:
-        results["stress"] = _atoms.voigt(sample["stress"])
+        results["stress"] = fast_atoms.voigt(sample["stress"])
     constraints = list(_constraints(sample["constraints"])) if "constraints" in sample else []
     make = _known_atoms if kinds.known else _any_atoms
     atoms = make(kinds, sample, results)
     fixed = sample.get("fixed")
     held = fixed.nonzero()[0] if fixed is not None else None
     if held is not None and held.size:
-        constraints.insert(0, _atoms.fixed_atoms(kinds, held))
+        constraints.insert(0, fast_atoms.fixed_atoms(kinds, held))
     if constraints:
         atoms.set_constraint(constraints)
     atoms.info = dict(sample["info"])
@@ -167,9 +167,9 @@ def _known_atoms(kinds: Any, sample: Sample, results: dict[str, Any]) -> Any:
         if len(values) != len(numbers):
             raise DatasetError(f"{name} of shape {values.shape} for {len(numbers)} atoms")
         arrays[name] = np.asarray(values)
-    atoms = _atoms.bare_atoms(kinds, arrays, sample["cell"], sample["pbc"])
+    atoms = fast_atoms.bare_atoms(kinds, arrays, sample["cell"], sample["pbc"])
     if results:
-        atoms._calc = _atoms.stored_results(kinds, atoms, results)
+        atoms._calc = fast_atoms.stored_results(kinds, atoms, results)
     return atoms
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ase_nnp.datasets._streams import ElementFit, Histogram, Moments
 from ase_nnp.datasets.sample import Sample, from_atoms
+from ase_nnp.datasets.streaming_statistics import ElementFit, Histogram, Moments
 from ase_nnp.errors import DatasetError
 
 if TYPE_CHECKING:

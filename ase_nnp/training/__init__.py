@@ -23,9 +23,9 @@ __all__ = [*_WHERE]
 if TYPE_CHECKING:
     from ase_nnp.training.fitting import FitResult as FitResult
     from ase_nnp.training.fitting import fit as fit
+    from ase_nnp.training.normalization import TrainingReport as TrainingReport
+    from ase_nnp.training.normalization import fit_scales as fit_scales
     from ase_nnp.training.runfile import read_run_file as read_run_file
-    from ase_nnp.training.scales import TrainingReport as TrainingReport
-    from ase_nnp.training.scales import fit_scales as fit_scales
     from ase_nnp.training.settings import Settings as Settings
 
 

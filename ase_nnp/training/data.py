@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ase_nnp.budget import BudgetSampler
 from ase_nnp.datasets.sample import Sample, from_atoms, to_atoms
 from ase_nnp.errors import ConfigError
-from ase_nnp.loading import AtomGraphDataset, GraphBatch, collate
+from ase_nnp.training.budget import BudgetSampler
+from ase_nnp.training.loading import AtomGraphDataset, GraphBatch, collate
 from ase_nnp.training.settings import Batch
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from ase_nnp.potential import Potential
+    from ase_nnp.models.potential import Potential
 
 __all__ = ["EpochBatches", "LabelledGraphs", "SharedBatches", "make_loader"]
 

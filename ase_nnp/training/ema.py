@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ase_nnp.potential import Potential
+from ase_nnp.models.potential import Potential
 
 __all__ = ["Average"]
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ase_nnp.errors import ConfigError, DatasetError
-from ase_nnp.inference import Predictor
 from ase_nnp.metrics import S2EFMetrics, is2re_metrics
-from ase_nnp.models import load_model, model_hash
-from ase_nnp.potential import Potential
+from ase_nnp.models.files import load_model, model_hash
+from ase_nnp.models.potential import Potential
+from ase_nnp.models.predictor import Predictor
 
 if TYPE_CHECKING:
     from ase import Atoms

@@ -21,15 +21,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ase_nnp.datasets._streams import ElementFit, Moments
+from ase_nnp.datasets.streaming_statistics import ElementFit, Moments
 from ase_nnp.errors import ConfigError, DatasetError
-from ase_nnp.inference import Predictor
-from ase_nnp.potential import Potential
+from ase_nnp.models.potential import Potential
+from ase_nnp.models.predictor import Predictor
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from ase_nnp.loading import GraphBatch
+    from ase_nnp.training.loading import GraphBatch
     from ase_nnp.training.losses import LossFunction
 
 __all__ = [

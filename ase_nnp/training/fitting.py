@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-import ase_nnp
+from ase_nnp import __version__
 from ase_nnp.errors import ConfigError, DatasetError
-from ase_nnp.models import load_model
-from ase_nnp.potential import Potential
-from ase_nnp.tensors import tensor_hash, whole_file
-from ase_nnp.training.scales import TrainingReport, fit_scales, set_scales
+from ase_nnp.models.files import load_model
+from ase_nnp.models.potential import Potential
+from ase_nnp.models.tensors import tensor_hash, whole_file
+from ase_nnp.training.normalization import TrainingReport, fit_scales, set_scales
 from ase_nnp.training.settings import Batch, Settings
 
 if TYPE_CHECKING:
@@ -139,10 +139,10 @@ def _fit(
     penalty: Any,
     notes: dict[str, Any],
 ) -> FitResult:
-    from ase_nnp.training import guards
-    from ase_nnp.training.course import Course, read_checkpoint
+    from ase_nnp.training import sanity_checks
     from ase_nnp.training.data import LabelledGraphs, make_loader
     from ase_nnp.training.module import TrainingModule
+    from ase_nnp.training.run_callbacks import Course, read_checkpoint
 
     fresh = model.provenance.get("source") == "fresh weights"
     model.__dict__.pop("_hash", None)  # it is about to change
@@ -184,7 +184,9 @@ def _fit(
     model.train()
     steps = settings.epochs * len(batches.sampler)
     module = TrainingModule(model, settings, batches, steps, penalty)
-    without = guards.first_step(model, module.loss, data.__getitems__(batches.sampler.plan()[0]))
+    without = sanity_checks.first_step(
+        model, module.loss, data.__getitems__(batches.sampler.plan()[0])
+    )
     if without:
         report.notes.append(f"no gradient reaches {', '.join(without)}")
         if world > 1:  # data-parallel training would wait for them
@@ -311,7 +313,7 @@ def _write_record(
         "model": {**model.describe(), "config": dict(model.config), "sha256_before": started_from},
         "data": report.as_dict(),
         "versions": {
-            "ase_nnp": ase_nnp.__version__,
+            "ase_nnp": __version__,
             "python": platform.python_version(),
             "torch": torch.__version__,
             "lightning": lightning.__version__,

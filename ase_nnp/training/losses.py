@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ase_nnp.loading import GraphBatch
+from ase_nnp.training.loading import GraphBatch
 from ase_nnp.training.settings import Loss, Losses
 
 __all__ = ["LossFunction", "Parts", "weight_at"]

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from ase_nnp.errors import TrainingError
-from ase_nnp.loading import GraphBatch
-from ase_nnp.potential import Potential
-from ase_nnp.training import guards
+from ase_nnp.models.potential import Potential
+from ase_nnp.training import sanity_checks
 from ase_nnp.training.data import EpochBatches
 from ase_nnp.training.ema import Average
+from ase_nnp.training.loading import GraphBatch
 from ase_nnp.training.losses import LossFunction, combine, mean_errors
 from ase_nnp.training.optimizers import make_optimizer, rate_factors
 from ase_nnp.training.schedules import RateSchedule
@@ -100,7 +100,7 @@ class TrainingModule(lightning.LightningModule):
         loss = combine(parts.sums, counts, weights) * world
         value = loss.detach()
         if self.device.type == "cpu" or self.step % 20 == 0:
-            guards.check_finite(float(value), batch, parts.sums.detach(), self.loss.names)
+            sanity_checks.check_finite(float(value), batch, parts.sums.detach(), self.loss.names)
         self._losses.append(value)
         self._errors += parts.errors
         self._counts += parts.error_counts
@@ -157,7 +157,9 @@ class TrainingModule(lightning.LightningModule):
         if not all(math.isfinite(v) for v in values):
             raise TrainingError("The loss became infinite or NaN. Lower optimizer.lr.")
         if self._before and self._rate > 0:
-            guards.check_moving(self._before, self.model, (min(values), max(values)), self._rate)
+            sanity_checks.check_moving(
+                self._before, self.model, (min(values), max(values)), self._rate
+            )
         row = {
             "epoch": self.epoch + 1,
             "step": self.step,

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ase_nnp.errors import ConfigError
-from ase_nnp.potential import Potential
+from ase_nnp.models.potential import Potential
 from ase_nnp.training.settings import Optimizer
 
 __all__ = ["make_optimizer", "rate_factors"]

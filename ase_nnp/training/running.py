@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from ase_nnp.errors import ConfigError, DatasetError
-from ase_nnp.models import build_model, load_model
-from ase_nnp.potential import Potential
+from ase_nnp.models.files import build_model, load_model
+from ase_nnp.models.potential import Potential
 from ase_nnp.training import finetune as tuning
 from ase_nnp.training.fitting import FitResult, fit
 from ase_nnp.training.runfile import RunFile, write_run_file

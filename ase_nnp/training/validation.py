@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from ase_nnp.loading import GraphBatch
-from ase_nnp.potential import Potential
+from ase_nnp.models.potential import Potential
+from ase_nnp.training.loading import GraphBatch
 from ase_nnp.training.losses import LossFunction, combine, mean_errors
 
 __all__ = ["validate"]

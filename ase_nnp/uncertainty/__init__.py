@@ -2,7 +2,7 @@
 
 Two layers. On plain arrays, without torch: ``metrics``, ``calibration``, ``observables``,
 ``ood``. On potentials: methods that wrap potentials and add ``energy_std`` and ``forces_std``,
-samplers of weights, and what ASE users need to store, watch and propagate them.
+samplers of weights, and what ASE users need to store and watch them.
 
 The names below are imported when they are first used.
 """
@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 _WHERE = {
-    "Calibration": "calibrated",
+    "Calibration": "statistics.calibrated",
     "ChainSettings": "sampling.chains",
     "DeepEnsemble": "methods.ensemble",
     "LastLayerLaplace": "methods.last_layer",
@@ -30,7 +30,6 @@ _WHERE = {
     "calibrate": "fitting",
     "fit": "fitting",
     "freeze": "ase_storage",
-    "propagate": "propagation",
     "read_uncertainty": "ase_storage",
     "write_db": "ase_storage",
     "write_extxyz": "ase_storage",
@@ -42,7 +41,8 @@ _WHERE = {
     "members_from_samples": "sampling.store",
     "run_chains": "sampling.chains",
 }
-_MODULES = ("calibration", "metrics", "observables", "ood", "sampling")
+_STATISTICS = ("calibration", "metrics", "observables", "ood")
+_MODULES = (*_STATISTICS, "sampling")
 
 __all__ = [*_WHERE, *_MODULES]
 
@@ -54,7 +54,6 @@ if TYPE_CHECKING:
     from ase_nnp.uncertainty.ase_storage import read_uncertainty as read_uncertainty
     from ase_nnp.uncertainty.ase_storage import write_db as write_db
     from ase_nnp.uncertainty.ase_storage import write_extxyz as write_extxyz
-    from ase_nnp.uncertainty.calibrated import Calibration as Calibration
     from ase_nnp.uncertainty.files import load_uncertainty as load_uncertainty
     from ase_nnp.uncertainty.files import save_uncertainty as save_uncertainty
     from ase_nnp.uncertainty.files import uncertainty_info as uncertainty_info
@@ -66,12 +65,14 @@ if TYPE_CHECKING:
     from ase_nnp.uncertainty.methods.base import UncertainPotential as UncertainPotential
     from ase_nnp.uncertainty.monitor import UncertaintyMonitor as UncertaintyMonitor
     from ase_nnp.uncertainty.monitor import UncertaintyWarning as UncertaintyWarning
-    from ase_nnp.uncertainty.propagation import propagate as propagate
+    from ase_nnp.uncertainty.statistics.calibrated import Calibration as Calibration
 
 
 def __getattr__(name: str) -> Any:
     if name in _WHERE:
         return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
+    if name in _STATISTICS:
+        return import_module(f"{__name__}.statistics.{name}")
     if name in _MODULES:
         return import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ase_nnp.errors import UncertaintyError
-from ase_nnp.uncertainty import metrics as met
-from ase_nnp.uncertainty._arrays import Array
-from ase_nnp.uncertainty.propagation import NOT_COVERED
+from ase_nnp.uncertainty.statistics import metrics as met
+from ase_nnp.uncertainty.statistics.arrays import Array
+from ase_nnp.uncertainty.statistics.moments import NOT_COVERED
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from ase_nnp.potential import Potential
+    from ase_nnp.models.potential import Potential
 
 __all__ = ["Evaluation", "PropertyTable", "evaluate", "structure_scores_of", "tables_of"]
 
@@ -166,7 +166,7 @@ def evaluate(
     bins
         Of equal count, for the ENCE.
     """
-    from ase_nnp.inference import Predictor
+    from ase_nnp.models.predictor import Predictor
 
     predictor = Predictor(model)
     rows = predictor(structures, progress=progress)

@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
-import ase_nnp
+from ase_nnp import __version__
 from ase_nnp.errors import CheckpointError
-from ase_nnp.models import model_hash
-from ase_nnp.potential import Potential
-from ase_nnp.tensors import read_header, read_tensors, tensor_hash, write_tensors
-from ase_nnp.uncertainty.calibrated import Calibration
+from ase_nnp.models.files import model_hash
+from ase_nnp.models.potential import Potential
+from ase_nnp.models.tensors import read_header, read_tensors, tensor_hash, write_tensors
 from ase_nnp.uncertainty.methods.base import NOT_COVERED, UncertainPotential
+from ase_nnp.uncertainty.statistics.calibrated import Calibration
 
 __all__ = ["check_model", "load_uncertainty", "save_uncertainty", "uncertainty_info"]
 
@@ -81,7 +81,7 @@ def save_uncertainty(model: UncertainPotential, path: str | Path, **notes: Any) 
     tensors["format"] = torch.tensor(FORMAT)
     header = {
         "format": FORMAT,
-        "written_by": f"ase_nnp {ase_nnp.__version__}",
+        "written_by": f"ase_nnp {__version__}",
         "layers": layers,
         "model": {"family": layer.family, "hash": _hash(layer)},
         "units": UNITS,
@@ -149,7 +149,7 @@ def _class_of(method: str) -> type[UncertainPotential]:
 
     for module in ("ensemble", "last_layer", "latent", "native", "shallow", "stochastic"):
         importlib.import_module(f"ase_nnp.uncertainty.methods.{module}")
-    from ase_nnp.registry import installed
+    from ase_nnp.registry.installed import installed
 
     installed()  # plugins may define more
     waiting = [UncertainPotential]

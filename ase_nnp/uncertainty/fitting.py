@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ase_nnp.errors import ConfigError, UncertaintyError
-from ase_nnp.family import UncertaintyMethod
-from ase_nnp.inference import Predictor
-from ase_nnp.potential import Potential
-from ase_nnp.uncertainty.calibrated import Calibration, fit_calibration
+from ase_nnp.models.potential import Potential
+from ase_nnp.models.predictor import Predictor
+from ase_nnp.registry.family import UncertaintyMethod
 from ase_nnp.uncertainty.methods.base import UncertainPotential
+from ase_nnp.uncertainty.statistics.calibrated import Calibration, fit_calibration
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -24,7 +24,7 @@ __all__ = ["attach", "calibrate", "data_hash", "fit", "labels_of", "list_methods
 
 def list_methods() -> dict[str, UncertaintyMethod]:
     """Every uncertainty method by name: the built-in ones and those of plugins."""
-    from ase_nnp.registry import installed
+    from ase_nnp.registry.installed import installed
     from ase_nnp.uncertainty.plugin import METHODS
 
     return {m.name: m for m in METHODS} | dict(installed().uncertainties)
@@ -97,8 +97,8 @@ def calibrate(
 ) -> UncertainPotential:
     """Fit scale and conformal intervals on labelled structures that trained nothing.
 
-    Parameters are those of :func:`ase_nnp.uncertainty.calibrated.fit_calibration`. An earlier
-    calibration is replaced. Returns the model.
+    Parameters are those of :func:`ase_nnp.uncertainty.statistics.calibrated.fit_calibration`. An
+    earlier calibration is replaced. Returns the model.
     """
     labels = labels_of(structures)
     model.set_calibration(Calibration())

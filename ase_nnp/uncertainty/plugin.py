@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ase_nnp.family import RegisterUncertainty, UncertaintyMethod
-from ase_nnp.hookspecs import hookimpl
+from ase_nnp.registry.family import RegisterUncertainty, UncertaintyMethod
+from ase_nnp.registry.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from ase_nnp.potential import Potential
+    from ase_nnp.models.potential import Potential
 
 __all__ = ["METHODS", "register_uncertainties"]
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from ase_nnp.errors import ConfigError
-from ase_nnp.uncertainty import metrics as met
 from ase_nnp.uncertainty.evaluation import Evaluation, PropertyTable
+from ase_nnp.uncertainty.statistics import metrics as met
 
 __all__ = ["write_report"]
 

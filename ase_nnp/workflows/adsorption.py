@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ase_nnp.errors import ConfigError, StructureError
-from ase_nnp.inference import predict
-from ase_nnp.potential import Potential
+from ase_nnp.models.potential import Potential
+from ase_nnp.models.predictor import predict
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -102,7 +102,7 @@ def adsorption_energy(
         Cells that differ, or atoms that do not add up.
     """
     if not isinstance(model, Potential):
-        from ase_nnp.models import load_model
+        from ase_nnp.models.files import load_model
 
         model = load_model(model)
     added = adsorbate_of(adslab, slab)
@@ -249,7 +249,7 @@ def _gas_molecule(name: str, model: Potential, relax: bool, fmax: float) -> Atom
     if relax:
         from ase.optimize import BFGS
 
-        from ase_nnp.calculator import NNPCalculator
+        from ase_nnp.calculator.calculator import NNPCalculator
 
         atoms.calc = NNPCalculator(model)
         with BFGS(atoms, logfile=None) as optimizer:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ase_nnp.errors import ConfigError
-from ase_nnp.inference import Predictor
-from ase_nnp.potential import Potential
+from ase_nnp.models.potential import Potential
+from ase_nnp.models.predictor import Predictor
 
 if TYPE_CHECKING:
     from ase import Atoms

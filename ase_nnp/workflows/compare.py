@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ase_nnp.errors import ConfigError
-from ase_nnp.inference import Predictor, as_atoms
-from ase_nnp.uncertainty.pool import composition_matrix, fit_element_shifts
+from ase_nnp.models.predictor import Predictor, as_atoms
+from ase_nnp.uncertainty.statistics.pool import composition_matrix, fit_element_shifts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ase_nnp.potential import Potential
+    from ase_nnp.models.potential import Potential
 
 __all__ = ["Comparison", "compare", "plot_comparison"]
 

@@ -147,8 +147,8 @@ def _failure(index: int, name: str, error: str) -> bytes:
 
 def _record(index: int, name: str, result: Any) -> bytes:
     """Encode a result: its kind in one byte, then the content."""
-    from ase_nnp.datasets._encode import flat_record, to_json
     from ase_nnp.datasets.sample import from_atoms
+    from ase_nnp.datasets.writing.encode import flat_record, to_json
 
     if isinstance(result, Exception):
         return _failure(index, name, f"{type(result).__name__}: {result}")
@@ -222,14 +222,14 @@ def merge(
     if target.suffix == ".jsonl":
         _write_lines(target, good(), overwrite)
     else:
-        from ase_nnp.datasets.writers import write_dataset
+        from ase_nnp.datasets.writing.write import write_dataset
 
         write_dataset(target, map(_atoms, good()), overwrite=overwrite)
     return result
 
 
 def _atoms(record: bytes) -> Atoms:
-    from ase_nnp.datasets.flatlmdb import decode_record
+    from ase_nnp.datasets.formats.flatlmdb import decode_record
     from ase_nnp.datasets.sample import to_atoms
 
     if record[:1] != b"A":
@@ -238,7 +238,7 @@ def _atoms(record: bytes) -> Atoms:
 
 
 def _write_lines(target: Path, records: Iterator[bytes], overwrite: bool) -> None:
-    from ase_nnp.datasets.writers import check_target
+    from ase_nnp.datasets.writing.write import check_target
 
     check_target(target, overwrite)
     beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")

@@ -15,8 +15,8 @@ from ase_nnp.errors import AseNnpError, ConfigError
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from ase_nnp.inference import Predictor
-    from ase_nnp.potential import Potential
+    from ase_nnp.models.potential import Potential
+    from ase_nnp.models.predictor import Predictor
 
 __all__ = ["TASKS", "ModelTask", "labelled", "name_of"]
 
@@ -78,7 +78,7 @@ class ModelTask:
         """Return a copy with results, and what the relaxation did in ``info``."""
         if self.task == "predict":
             return labelled(atoms, self._predictor()([atoms], progress=False)[0])
-        from ase_nnp.calculator import NNPCalculator
+        from ase_nnp.calculator.calculator import NNPCalculator
         from ase_nnp.workflows.relax import relax
 
         found = relax(
@@ -114,8 +114,8 @@ class ModelTask:
 
 @lru_cache(maxsize=1)
 def _predictor(model: str, checkpoint: str | None, device: str, dtype: str) -> Predictor:
-    from ase_nnp.inference import Predictor
-    from ase_nnp.models import load_model
+    from ase_nnp.models.files import load_model
+    from ase_nnp.models.predictor import Predictor
 
     return Predictor(load_model(model, checkpoint=checkpoint, device=device, dtype=dtype))
 

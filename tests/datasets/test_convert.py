@@ -230,8 +230,8 @@ def test_reading_goes_on_while_another_shard_grows(tmp_path, slabs):
 
 
 def test_reading_goes_on_while_a_file_is_appended_to(tmp_path, slabs):
-    from ase_nnp.datasets._encode import ase_row
     from ase_nnp.datasets.sample import from_atoms
+    from ase_nnp.datasets.writing.encode import ase_row
 
     for name in "ab":
         write_dataset(tmp_path / f"{name}.aselmdb", slabs)

@@ -16,10 +16,10 @@ import pytest
 from ase.build import molecule
 
 from ase_nnp.datasets import AtomsDataset, Shard, open_dataset, write_dataset
-from ase_nnp.datasets._atoms import classes
-from ase_nnp.datasets.lmdbfile import LmdbFile
+from ase_nnp.datasets.fast_atoms import classes
 from ase_nnp.datasets.sample import _any_atoms, _known_atoms, from_atoms, to_atoms
 from ase_nnp.errors import AseNnpError, DatasetError, UnknownModelError
+from ase_nnp.files.lmdb import LmdbFile
 
 from .conftest import assert_same_atoms, rich, slab
 
@@ -486,7 +486,7 @@ def test_the_lmdb_reader_agrees_with_the_library(tmp_path, count, size):
 
 
 def test_more_files_than_may_stay_open(tmp_path, structures, monkeypatch):
-    monkeypatch.setattr("ase_nnp.datasets.lmdbfile._MAX_OPEN", LmdbFile._open_count + 3)
+    monkeypatch.setattr("ase_nnp.files.lmdb._MAX_OPEN", LmdbFile._open_count + 3)
     for number in range(8):
         write_dataset(tmp_path / f"{number}.aselmdb", structures[number : number + 1])
     dataset = open_dataset(tmp_path)

@@ -28,7 +28,7 @@ from ase_nnp.datasets import (
     open_dataset,
     write_dataset,
 )
-from ase_nnp.datasets.rows import row_to_sample
+from ase_nnp.datasets.formats.rows import row_to_sample
 from ase_nnp.datasets.sample import check_sample, to_atoms
 from ase_nnp.errors import DatasetError, UnsafeFileError
 
@@ -455,8 +455,8 @@ def test_somebodys_notes_beside_a_file_are_no_list_of_frames(tmp_path):
 def test_a_large_file_is_scanned_in_pieces(tmp_path, monkeypatch):
     write(tmp_path / "a.extxyz", [slab(k) for k in range(12)])
     whole = open_dataset(tmp_path / "a.extxyz").metadata.energy
-    monkeypatch.setattr("ase_nnp.datasets.framefile._CHUNK", 700)
-    monkeypatch.setattr("ase_nnp.datasets.framefile._HELD", 100)
+    monkeypatch.setattr("ase_nnp.datasets.formats.framefile._CHUNK", 700)
+    monkeypatch.setattr("ase_nnp.datasets.formats.framefile._HELD", 100)
     with lzma.open(tmp_path / "b.extxyz.xz", "wb") as stream:
         stream.write((tmp_path / "a.extxyz").read_bytes())
     for name in ("a.extxyz", "b.extxyz.xz"):

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from ase_nnp.cli import main
 from ase_nnp.datasets import open_dataset, write_dataset
-from ase_nnp.datasets._streams import ElementFit, Histogram, Moments
 from ase_nnp.datasets.plot import _place, plot_dataset
 from ase_nnp.datasets.stats import DatasetStats, dataset_info, dataset_stats
+from ase_nnp.datasets.streaming_statistics import ElementFit, Histogram, Moments
 from ase_nnp.datasets.verify import verify_dataset
 from ase_nnp.errors import DatasetError
 

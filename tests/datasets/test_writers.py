@@ -109,9 +109,9 @@ def test_large_and_strange_numbers_survive(tmp_path):
 
 @pytest.mark.parametrize("ending", ["aselmdb", "lmdb"])
 def test_an_lmdb_file_grows_as_it_must(tmp_path, slabs, ending, monkeypatch):
-    from ase_nnp.datasets import _sinks
+    from ase_nnp.datasets.writing import record_writers
 
-    monkeypatch.setattr(_sinks, "_MAP", 64 * 1024)
+    monkeypatch.setattr(record_writers, "_MAP", 64 * 1024)
     write_dataset(tmp_path / f"a.{ending}", slabs * 40, chunk_size=30)
     back = open_dataset(tmp_path / f"a.{ending}")
     assert len(back) == 240

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 @pytest.fixture(autouse=True, scope="session")
 def pairs_family():
-    from ase_nnp.registry import installed
+    from ase_nnp.registry.installed import installed
 
     registry = installed()
     registry.add_plugin("pairs", lambda: importlib.import_module("pair_plugin"))

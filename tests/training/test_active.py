@@ -9,7 +9,7 @@ from ase.calculators.emt import EMT
 import ase_nnp
 from ase_nnp.errors import ConfigError
 from ase_nnp.training import Settings, fit
-from ase_nnp.training.active import Explorer, active_learning, label
+from ase_nnp.workflows.active_learning import Explorer, active_learning, label
 
 
 def ensemble(*members):

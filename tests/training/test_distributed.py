@@ -18,7 +18,7 @@ sys.path.insert(0, {tests!r}); sys.path.insert(0, {here!r})
 import importlib, torch
 torch.set_num_threads(1)
 import ase_nnp
-from ase_nnp.registry import installed
+from ase_nnp.registry.installed import installed
 installed().add_plugin("pairs", lambda: importlib.import_module("pair_plugin"))
 from conftest import labelled
 from ase_nnp.training import Settings, fit

@@ -128,8 +128,8 @@ def test_parameters_that_no_gradient_reaches_are_named(frames, pairs, tmp_path):
     model = pairs()
     model.register_parameter("spare", torch.nn.Parameter(torch.ones(3)))
     from ase_nnp.training.data import LabelledGraphs
-    from ase_nnp.training.guards import first_step
     from ase_nnp.training.losses import LossFunction
+    from ase_nnp.training.sanity_checks import first_step
     from ase_nnp.training.settings import Losses
 
     data = LabelledGraphs(frames(3), model, ("energy", "forces"))

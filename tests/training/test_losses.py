@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from ase_nnp.graph import AtomGraph
-from ase_nnp.loading import GraphBatch
+from ase_nnp.models.graph import AtomGraph
 from ase_nnp.training.data import LabelledGraphs, SharedBatches, make_loader
 from ase_nnp.training.ema import Average
+from ase_nnp.training.loading import GraphBatch
 from ase_nnp.training.losses import LossFunction, combine, weight_at
-from ase_nnp.training.scales import fit_scales, set_scales
+from ase_nnp.training.normalization import fit_scales, set_scales
 from ase_nnp.training.schedules import RateSchedule
 from ase_nnp.training.settings import Batch, Loss, Losses, Schedule, Settings
 

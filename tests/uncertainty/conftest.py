@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 def toy_family():
     """Register the pair model of these tests as the family ``toy``; return its name."""
     from ase_nnp import ModelFamily, hookimpl
-    from ase_nnp.registry import installed
+    from ase_nnp.registry.installed import installed
 
     def build(config):
         from toy_models import Pair

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from scipy import integrate, stats
 
 from ase_nnp.errors import UncertaintyError
-from ase_nnp.uncertainty import calibration as cal
-from ase_nnp.uncertainty import metrics as met
-from ase_nnp.uncertainty import observables as obs
-from ase_nnp.uncertainty import ood
+from ase_nnp.uncertainty.statistics import calibration as cal
+from ase_nnp.uncertainty.statistics import metrics as met
+from ase_nnp.uncertainty.statistics import observables as obs
+from ase_nnp.uncertainty.statistics import ood
 
 
 @pytest.fixture
@@ -343,8 +343,9 @@ def test_torch_is_not_needed_for_arrays():
     import sys
 
     code = (
-        "import sys, ase_nnp.uncertainty.metrics, ase_nnp.uncertainty.calibration,"
-        "ase_nnp.uncertainty.observables, ase_nnp.uncertainty.ood;"
+        "import sys, ase_nnp.uncertainty.statistics.metrics,"
+        "ase_nnp.uncertainty.statistics.calibration,"
+        "ase_nnp.uncertainty.statistics.observables, ase_nnp.uncertainty.statistics.ood;"
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

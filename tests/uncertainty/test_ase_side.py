@@ -14,7 +14,7 @@ from toy_models import Pair, label, molecules
 
 from ase_nnp import NNPCalculator
 from ase_nnp.errors import UncertaintyError
-from ase_nnp.inference import predict
+from ase_nnp.models.predictor import predict
 from ase_nnp.uncertainty import (
     UncertaintyMonitor,
     UncertaintyTrajectory,
@@ -23,13 +23,13 @@ from ase_nnp.uncertainty import (
     attach_uncertainty,
     fit,
     freeze,
-    propagate,
     read_uncertainty,
     save_uncertainty,
     wrap,
     write_db,
     write_extxyz,
 )
+from ase_nnp.workflows import propagate
 
 KEYS = ("energy_std", "forces_std", "forces_std_norm", "forces_cov", "energy_members")
 

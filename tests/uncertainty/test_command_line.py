@@ -9,7 +9,7 @@ from toy_models import Pair, label, molecules
 
 from ase_nnp import NNPCalculator
 from ase_nnp.cli import main
-from ase_nnp.models import build_model, save_model
+from ase_nnp.models.files import build_model, save_model
 
 
 @pytest.fixture(scope="module")

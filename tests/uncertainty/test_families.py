@@ -5,8 +5,8 @@ import pytest
 from ase.build import bulk, molecule
 
 from ase_nnp.errors import UncertaintyError
-from ase_nnp.inference import predict
-from ase_nnp.registry import list_models
+from ase_nnp.models.predictor import predict
+from ase_nnp.registry.installed import list_models
 from ase_nnp.testing import make_subject
 from ase_nnp.uncertainty.fitting import fit, wrap
 

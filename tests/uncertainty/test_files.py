@@ -6,7 +6,7 @@ from toy_models import Pair, label, molecules
 
 from ase_nnp import NNPCalculator
 from ase_nnp.errors import CheckpointError
-from ase_nnp.inference import predict
+from ase_nnp.models.predictor import predict
 from ase_nnp.uncertainty import (
     fit,
     load_uncertainty,

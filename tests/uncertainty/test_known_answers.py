@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ase_nnp.uncertainty import calibration as cal
-from ase_nnp.uncertainty import metrics as met
-from ase_nnp.uncertainty import observables as obs
+from ase_nnp.uncertainty.statistics import calibration as cal
+from ase_nnp.uncertainty.statistics import metrics as met
+from ase_nnp.uncertainty.statistics import observables as obs
 
 RTOL = 1e-8
 ITERATIVE = 1e-6

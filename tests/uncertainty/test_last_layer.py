@@ -8,12 +8,12 @@ from lj_model import LennardJones
 from toy_models import Pair, label, molecules
 
 from ase_nnp.errors import UncertaintyError
-from ase_nnp.inference import predict
-from ase_nnp.uncertainty import metrics as met
+from ase_nnp.models.predictor import predict
 from ase_nnp.uncertainty.fitting import fit, wrap
-from ase_nnp.uncertainty.linear import bayesian_linear_regression
 from ase_nnp.uncertainty.methods import jacobian
 from ase_nnp.uncertainty.methods.features import find_last_layer
+from ase_nnp.uncertainty.statistics import metrics as met
+from ase_nnp.uncertainty.statistics.linear import bayesian_linear_regression
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,10 @@ from toy_models import Direct, Pair, label, molecules
 
 from ase_nnp import NNPCalculator
 from ase_nnp.errors import ConfigError, UncertaintyError
-from ase_nnp.inference import predict
-from ase_nnp.uncertainty import metrics as met
+from ase_nnp.models.predictor import predict
 from ase_nnp.uncertainty.fitting import attach, calibrate, fit, list_methods, wrap
 from ase_nnp.uncertainty.methods.native import confidence_to_std, to_canonical
+from ase_nnp.uncertainty.statistics import metrics as met
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def members():
 
 
 def test_every_method_is_offered_through_the_hook():
-    from ase_nnp.registry import Registry
+    from ase_nnp.registry.installed import Registry
     from ase_nnp.uncertainty import plugin
 
     registry = Registry()
@@ -343,7 +343,7 @@ def test_distances_on_a_device_are_those_on_arrays(train, monkeypatch, block):
 def test_a_long_pass_over_training_structures_shows_itself_on_a_terminal(
     capsys, monkeypatch, terminal
 ):
-    from ase_nnp.uncertainty._progress import tracked
+    from ase_nnp.uncertainty.progress import tracked
 
     monkeypatch.setenv("FORCE_COLOR", "1") if terminal else monkeypatch.delenv("FORCE_COLOR", False)
     assert list(tracked(range(60), "features")) == list(range(60))

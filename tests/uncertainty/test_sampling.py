@@ -9,10 +9,8 @@ import torch
 from toy_models import Pair, label, molecules
 
 from ase_nnp.errors import CheckpointError, UncertaintyError
-from ase_nnp.inference import predict
-from ase_nnp.uncertainty.linear import bayesian_linear_regression
+from ase_nnp.models.predictor import predict
 from ase_nnp.uncertainty.sampling.chains import ChainSettings, run_chain, run_chains
-from ase_nnp.uncertainty.sampling.diagnostics import chain_share, diagnose, ess, r_hat
 from ase_nnp.uncertainty.sampling.optimizers import BAOA, SGHMC, SGLD, pSGLD
 from ase_nnp.uncertainty.sampling.posterior import Posterior
 from ase_nnp.uncertainty.sampling.schedules import (
@@ -22,6 +20,8 @@ from ase_nnp.uncertainty.sampling.schedules import (
     polynomial_step,
 )
 from ase_nnp.uncertainty.sampling.store import load_samples, members_from_samples, save_samples
+from ase_nnp.uncertainty.statistics.diagnostics import chain_share, diagnose, ess, r_hat
+from ase_nnp.uncertainty.statistics.linear import bayesian_linear_regression
 
 
 def sample_gaussian(precision, mean, make, steps, burn_in, every, replicas=4000):

@@ -7,7 +7,7 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from torch import nn
 
-from ase_nnp.potential import Conservative, Potential
+from ase_nnp.models.potential import Conservative, Potential
 
 
 class Pair(Conservative):
@@ -65,7 +65,7 @@ def molecules(count, seed=0, size=5, numbers=(1, 6, 8), spread=0.25):
 
 def label(structures, model, noise=0.0, seed=0):
     """Attach the model's own energies and forces, with Gaussian noise."""
-    from ase_nnp.inference import predict
+    from ase_nnp.models.predictor import predict
 
     generator = torch.Generator().manual_seed(seed)
 

@@ -11,11 +11,11 @@ from ase import Atoms
 from torch import Tensor, nn
 
 from ase_nnp.errors import UncertaintyError
-from ase_nnp.graph import AtomGraph
-from ase_nnp.potential import Potential
+from ase_nnp.models.graph import AtomGraph
+from ase_nnp.models.potential import Potential
 from ase_nnp.uncertainty.ase_storage import ALIASES
-from ase_nnp.uncertainty.calibrated import Calibration
-from ase_nnp.uncertainty.propagation import NOT_COVERED
+from ase_nnp.uncertainty.statistics.calibrated import Calibration
+from ase_nnp.uncertainty.statistics.moments import NOT_COVERED
 
 __all__ = ["NOT_COVERED", "UncertainPotential", "structures_of"]
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ase_nnp.errors import UncertaintyError
-from ase_nnp.graph import AtomGraph
-from ase_nnp.potential import Conservative, Potential
+from ase_nnp.models.graph import AtomGraph
+from ase_nnp.models.potential import Conservative, Potential
 
 __all__ = ["Batched"]
 

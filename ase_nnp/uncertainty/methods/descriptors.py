@@ -8,8 +8,8 @@ import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor, nn
 
-from ase_nnp.graph import AtomGraph
-from ase_nnp.potential import Potential
+from ase_nnp.models.graph import AtomGraph
+from ase_nnp.models.potential import Potential
 
 __all__ = ["atom_features", "radial_descriptor"]
 

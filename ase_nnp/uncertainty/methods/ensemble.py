@@ -11,11 +11,11 @@ from ase import Atoms
 from torch import Tensor
 
 from ase_nnp.errors import UncertaintyError
-from ase_nnp.graph import AtomGraph
-from ase_nnp.potential import Potential
+from ase_nnp.models.graph import AtomGraph
+from ase_nnp.models.potential import Potential
 from ase_nnp.uncertainty.methods.base import UncertainPotential
 from ase_nnp.uncertainty.methods.batched import Batched
-from ase_nnp.uncertainty.pool import composition_matrix, fit_element_shifts
+from ase_nnp.uncertainty.statistics.pool import composition_matrix, fit_element_shifts
 
 __all__ = ["DeepEnsemble", "Pool", "committee_outputs", "reduce_members"]
 
@@ -143,7 +143,7 @@ def _rebuild(
 ) -> list[Potential]:
     import copy
 
-    from ase_nnp.models import build_model
+    from ase_nnp.models.files import build_model
 
     members = []
     for i, spec in enumerate(table, start=1):
@@ -199,7 +199,7 @@ class Pool(DeepEnsemble):
         self.shifts = shifts.double()
 
     def _fit(self, structures: Sequence[Atoms]) -> Tensor:
-        from ase_nnp.inference import Predictor
+        from ase_nnp.models.predictor import Predictor
 
         counts, elements = composition_matrix([a.numbers for a in structures])
         energies = np.array(

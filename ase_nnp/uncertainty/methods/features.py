@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from ase_nnp.errors import UncertaintyError
-from ase_nnp.graph import AtomGraph
-from ase_nnp.potential import Potential
+from ase_nnp.models.graph import AtomGraph
+from ase_nnp.models.potential import Potential
 
 __all__ = ["LastLayer", "ParameterLayer", "energy_of", "find_last_layer", "layer_from"]
 

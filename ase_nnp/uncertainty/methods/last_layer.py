@@ -19,9 +19,8 @@ from ase import Atoms
 from torch import Tensor
 
 from ase_nnp.errors import UncertaintyError
-from ase_nnp.graph import AtomGraph
-from ase_nnp.potential import Potential
-from ase_nnp.uncertainty._progress import tracked
+from ase_nnp.models.graph import AtomGraph
+from ase_nnp.models.potential import Potential
 from ase_nnp.uncertainty.methods.base import UncertainPotential
 from ase_nnp.uncertainty.methods.features import (
     LastLayer,
@@ -30,6 +29,7 @@ from ase_nnp.uncertainty.methods.features import (
     layer_from,
 )
 from ase_nnp.uncertainty.methods.jacobian import feature_jacobian, plain_features
+from ase_nnp.uncertainty.progress import tracked
 
 __all__ = ["LastLayerLaplace"]
 
@@ -224,7 +224,7 @@ def linear_problem(
     noise: Mapping[str, float],
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Rows (n, d) of each kind and what the model misses of the labels, (n,), in float64."""
-    from ase_nnp.inference import Predictor
+    from ase_nnp.models.predictor import Predictor
 
     tables: dict[str, tuple[list[Tensor], list[Tensor]]] = {k: ([], []) for k in noise}
     predictions = Predictor(model)(train, tuple(noise), progress=False)

@@ -13,13 +13,18 @@ from scipy.linalg import solve_triangular
 from torch import Tensor
 
 from ase_nnp.errors import UncertaintyError
-from ase_nnp.graph import AtomGraph
-from ase_nnp.potential import Potential
-from ase_nnp.uncertainty._progress import tracked
+from ase_nnp.models.graph import AtomGraph
+from ase_nnp.models.potential import Potential
 from ase_nnp.uncertainty.methods.base import UncertainPotential
 from ase_nnp.uncertainty.methods.descriptors import atom_features, radial_descriptor
 from ase_nnp.uncertainty.methods.features import LastLayer
-from ase_nnp.uncertainty.ood import KNNDistance, Mahalanobis, ood_threshold, structure_ood_score
+from ase_nnp.uncertainty.progress import tracked
+from ase_nnp.uncertainty.statistics.ood import (
+    KNNDistance,
+    Mahalanobis,
+    ood_threshold,
+    structure_ood_score,
+)
 
 __all__ = ["FeatureReader", "LatentDistanceMethod"]
 

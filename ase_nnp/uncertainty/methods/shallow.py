@@ -10,8 +10,8 @@ from ase import Atoms
 from torch import Tensor
 
 from ase_nnp.errors import UncertaintyError
-from ase_nnp.graph import AtomGraph
-from ase_nnp.potential import Potential
+from ase_nnp.models.graph import AtomGraph
+from ase_nnp.models.potential import Potential
 from ase_nnp.uncertainty.methods.base import UncertainPotential
 from ase_nnp.uncertainty.methods.features import LastLayer, ParameterLayer, layer_from
 from ase_nnp.uncertainty.methods.jacobian import feature_jacobian, plain_features

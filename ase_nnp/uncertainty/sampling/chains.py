@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from ase_nnp.errors import UncertaintyError
-from ase_nnp.graph import AtomGraph
-from ase_nnp.potential import Potential
+from ase_nnp.models.graph import AtomGraph
+from ase_nnp.models.potential import Potential
 from ase_nnp.uncertainty.sampling import optimizers
 from ase_nnp.uncertainty.sampling.posterior import Posterior
 from ase_nnp.uncertainty.sampling.schedules import Schedule, constant_step, kept_steps

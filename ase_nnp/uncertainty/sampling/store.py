@@ -11,8 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from ase_nnp.errors import CheckpointError
-from ase_nnp.potential import Potential
-from ase_nnp.tensors import read_header, read_tensors, tensor_hash, write_tensors
+from ase_nnp.models.potential import Potential
+from ase_nnp.models.tensors import read_header, read_tensors, tensor_hash, write_tensors
 
 __all__ = ["load_samples", "members_from_samples", "save_samples"]
 
@@ -23,7 +23,7 @@ def save_samples(
     path: str | Path, samples: Mapping[str, Tensor], model: Potential, **notes: Any
 ) -> None:
     """Write samples (C, S, ...) as safetensors, with the hash of the model they started from."""
-    from ase_nnp.models import model_hash
+    from ase_nnp.models.files import model_hash
 
     header = {"model": model_hash(model), "sha256": tensor_hash(samples), "notes": notes}
     write_tensors(path, samples, {KEY: json.dumps(header)})

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ase_nnp.errors import StructureError
-from ase_nnp.graph import AtomGraph
-from ase_nnp.neighbors import MIN_DISTANCE, canonical
+from ase_nnp.models.graph import AtomGraph
+from ase_nnp.models.neighbors import MIN_DISTANCE, canonical
 
 __all__ = ["Choice", "Chunk", "Slot"]
 

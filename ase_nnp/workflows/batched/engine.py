@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from ase_nnp.errors import AseNnpError, ConfigError
-from ase_nnp.potential import Potential
+from ase_nnp.models.potential import Potential
 from ase_nnp.workflows.batched.evaluate import Evaluator, Found
 from ase_nnp.workflows.batched.frames import pack
 from ase_nnp.workflows.batched.outcome import Outcome, as_result, from_result, labelled
@@ -123,7 +123,7 @@ def run(
     )
     store = None
     if folder is not None:
-        from ase_nnp.models import model_hash
+        from ase_nnp.models.files import model_hash
 
         settings = {
             "method": method.name,

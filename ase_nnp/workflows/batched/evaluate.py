@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 from ase_nnp.errors import ConfigError, PredictionError, StructureError
-from ase_nnp.graph import AtomGraph
-from ase_nnp.potential import Potential
+from ase_nnp.models.graph import AtomGraph
+from ase_nnp.models.potential import Potential
 from ase_nnp.uncertainty.methods.base import UncertainPotential
 from ase_nnp.workflows.batched.chunks import Choice, Chunk, Slot
 from ase_nnp.workflows.batched.state import Array, Batch, Segments

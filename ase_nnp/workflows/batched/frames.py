@@ -120,7 +120,7 @@ class FrameFile:
                     file.write(atoms)
             os.replace(beside, path)
             return
-        from ase_nnp.datasets.writers import write_dataset
+        from ase_nnp.datasets.writing.write import write_dataset
 
         path.unlink(missing_ok=True)
         write_dataset(path, iter(self))

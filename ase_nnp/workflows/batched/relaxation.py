@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ase_nnp.errors import ConfigError
-from ase_nnp.potential import Potential
+from ase_nnp.models.potential import Potential
 from ase_nnp.workflows.batched.engine import Method, Progress, run
 from ase_nnp.workflows.batched.evaluate import Found
 from ase_nnp.workflows.batched.optimizers import METHODS

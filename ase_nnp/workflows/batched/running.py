@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import ase.units
 
 from ase_nnp.errors import ConfigError
-from ase_nnp.potential import Potential
+from ase_nnp.models.potential import Potential
 from ase_nnp.workflows.batched.dynamics import NVE, Dynamics, Langevin
 from ase_nnp.workflows.batched.engine import run
 from ase_nnp.workflows.batched.nose_hoover import NPT, NVT

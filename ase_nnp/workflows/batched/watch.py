@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ase_nnp.errors import ConfigError
-from ase_nnp.potential import Potential
+from ase_nnp.models.potential import Potential
 from ase_nnp.uncertainty.monitor import MonitorEvent, UncertaintyMonitor
 from ase_nnp.workflows.batched.evaluate import Found
 from ase_nnp.workflows.batched.outcome import labelled

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ase_nnp.family import ModelFamily
-from ase_nnp.hookspecs import hookimpl
+from ase_nnp.registry.family import ModelFamily
+from ase_nnp.registry.hookspecs import hookimpl
 
 from .properties import PROPERTIES
 
 if TYPE_CHECKING:
-    from ase_nnp.potential import Potential
+    from ase_nnp.models.potential import Potential
 
 __all__ = ["CRYSTAL", "OC20", "register_models"]
 

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from ase_nnp.errors import ConfigError, StructureError
-from ase_nnp.graph import AtomGraph
-from ase_nnp.potential import Potential
+from ase_nnp.models.graph import AtomGraph
+from ase_nnp.models.potential import Potential
 
 from .elements import MAX_Z, NUM_FEATURES, element_features
 from .layers import GatedEdges, check_sizes, head, mean_over_atoms, with_batch_counters

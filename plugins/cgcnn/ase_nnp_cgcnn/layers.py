@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, softplus
 
 from ase_nnp.errors import ConfigError
-from ase_nnp.graph import AtomGraph
+from ase_nnp.models.graph import AtomGraph
 
 __all__ = ["GatedEdges", "check_sizes", "head", "mean_over_atoms", "with_batch_counters"]
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from ase_nnp.config import resolve_config
 from ase_nnp.errors import CheckpointError
-from ase_nnp.tensors import as_tensors
-from ase_nnp.unpickle import load_torch
+from ase_nnp.files.unpickle import load_torch
+from ase_nnp.models.tensors import as_tensors
+from ase_nnp.registry.config import resolve_config
 
 from . import CRYSTAL, OC20, crystal, oc20
 from .properties import Property, find_property

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ase_nnp.errors import StructureError
-from ase_nnp.graph import AtomGraph
+from ase_nnp.models.graph import AtomGraph
 
 __all__ = ["Angles", "Bonds", "find_angles", "pair_edges"]
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ase_nnp.config import resolve_config
 from ase_nnp.errors import CheckpointError
-from ase_nnp.family import ModelFamily
-from ase_nnp.tensors import as_tensors
-from ase_nnp.unpickle import load_torch
+from ase_nnp.files.unpickle import load_torch
+from ase_nnp.models.tensors import as_tensors
+from ase_nnp.registry.config import resolve_config
+from ase_nnp.registry.family import ModelFamily
 from ase_nnp_chgnet.model import CHGNet
 
 __all__ = ["load"]

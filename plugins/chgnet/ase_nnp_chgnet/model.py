@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ase_nnp.errors import ConfigError
-from ase_nnp.graph import AtomGraph
-from ase_nnp.potential import Conservative
+from ase_nnp.models.graph import AtomGraph
+from ase_nnp.models.potential import Conservative
 from ase_nnp_chgnet.bonds import Angles, Bonds, find_angles, pair_edges
 from ase_nnp_chgnet.quiet import quiet
 

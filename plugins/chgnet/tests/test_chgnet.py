@@ -133,7 +133,7 @@ def test_every_set_of_weights_is_read_as_the_package_reads_it(name):
 
 
 def test_pretrained_weights_are_the_files_they_are_said_to_be():
-    from ase_nnp.models import _packaged
+    from ase_nnp.models.files import _packaged
 
     for offer in ase_nnp.list_models()["chgnet"].pretrained:
         content = _packaged(ase_nnp.list_models()["chgnet"], offer.source).read_bytes()

@@ -11,7 +11,7 @@ from ase_nnp_escaip.config import COMMON, GEN1, GEN3, OWN
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ase_nnp.potential import Potential
+    from ase_nnp.models.potential import Potential
 
 BIBTEX = """@inproceedings{escaip,
   author = {Qu, Eric and Krishnapriyan, Aditi S.},

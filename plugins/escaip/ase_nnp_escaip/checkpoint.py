@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from ase_nnp.config import resolve_config
 from ase_nnp.errors import CheckpointError, ConfigError
-from ase_nnp.tensors import as_tensors
-from ase_nnp.unpickle import load_torch
+from ase_nnp.files.unpickle import load_torch
+from ase_nnp.models.tensors import as_tensors
+from ase_nnp.registry.config import resolve_config
 from ase_nnp_escaip import FAMILY
 from ase_nnp_escaip.build import build
 from ase_nnp_escaip.model import EScAIP

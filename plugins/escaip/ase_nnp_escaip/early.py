@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ase_nnp.graph import AtomGraph
+from ase_nnp.models.graph import AtomGraph
 from ase_nnp_escaip.attention import Geometry, kernel
 from ase_nnp_escaip.edges import Features
 from ase_nnp_escaip.first import Exportable

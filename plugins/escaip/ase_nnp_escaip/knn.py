@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from ase_nnp.graph import AtomGraph
+from ase_nnp.models.graph import AtomGraph
 from ase_nnp_escaip.config import Settings
 
 __all__ = ["FULL", "Edges", "nearest", "reach", "reverse_edges"]

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ase_nnp.errors import CheckpointError, ConfigError
-from ase_nnp.graph import AtomGraph
-from ase_nnp.potential import Conservative, Potential
+from ase_nnp.models.graph import AtomGraph
+from ase_nnp.models.potential import Conservative, Potential
 
 from .angular import Harmonics
 from .blocks import blocks

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ase_nnp.config import resolve_config
 from ase_nnp.errors import CheckpointError
-from ase_nnp.family import ModelFamily
-from ase_nnp.tensors import as_tensors
-from ase_nnp.unpickle import load_torch
+from ase_nnp.files.unpickle import load_torch
+from ase_nnp.models.tensors import as_tensors
+from ase_nnp.registry.config import resolve_config
+from ase_nnp.registry.family import ModelFamily
 from ase_nnp_scn.model import SCN
 from ase_nnp_scn.scaling import ALIASES, read_normalizers
 

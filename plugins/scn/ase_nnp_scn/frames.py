@@ -24,7 +24,7 @@ import math
 import torch
 from torch import Tensor
 
-from ase_nnp.graph import AtomGraph
+from ase_nnp.models.graph import AtomGraph
 
 #: Edges closer to p than this cosine use a normal of it.
 PARALLEL = 0.98

@@ -107,7 +107,7 @@ def test_a_model_of_two_functionals_asks_for_one():
 def test_pretrained_weights_are_the_files_they_are_said_to_be():
     import hashlib
 
-    from ase_nnp.models import _packaged
+    from ase_nnp.models.files import _packaged
 
     family = ase_nnp.list_models()["sevennet"]
     for offer in family.pretrained:

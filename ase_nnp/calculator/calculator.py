@@ -1,0 +1,281 @@
+"""NNPCalculator: a potential behind ASE's calculator interface."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import (
+    CalculationFailed,
+    Calculator,
+    CalculatorSetupError,
+    PropertyNotImplementedError,
+    all_changes,
+)
+from ase.constraints import FixAtoms
+from ase.stress import full_3x3_to_voigt_6_stress
+
+from ase_nnp.errors import ConfigError, PredictionError, StructureError, UnsupportedElementError
+from ase_nnp.models.potential import Potential
+from ase_nnp.models.predictor import Predictor, has_stress
+
+__all__ = ["NNPCalculator"]
+
+
+class _NoElement(UnsupportedElementError, CalculatorSetupError):
+    """An element the model does not know, as ASE's own error too."""
+
+
+class _BadStructure(StructureError, CalculatorSetupError):
+    """Atoms no model can answer for, as ASE's own error too."""
+
+
+class _NoAnswer(PredictionError, CalculationFailed):
+    """An answer that is none, as ASE's own error too."""
+
+
+class NNPCalculator(Calculator):  # type: ignore[misc]
+    """Any installed model as an ASE calculator.
+
+    Parameters
+    ----------
+    model
+        A :class:`~ase_nnp.Potential`, a family's name, or the path of a model file. None: the
+        default model among the installed ones, with the uncertainty that it comes with.
+    checkpoint, config, weights
+        With a family's name: as in :func:`ase_nnp.load_model`.
+    device
+        ``"auto"``, ``"cpu"`` or ``"cuda"``.
+    dtype
+        ``"float32"`` (default) or ``"float64"``.
+    uncertainty
+        A fitted uncertainty for this model, or the path of one: adds ``energy_std`` and
+        ``forces_std`` to ``results``. False: none, also on the default model.
+    precision
+        None, ``"tf32"`` or ``"bf16"``; for this calculator's calls only.
+    options
+        Further keys of the family's configuration (``frames=8``).
+
+    Notes
+    -----
+    Energy and forces come from one model call; so does the stress once it has been asked for.
+    Atoms are recalculated when positions, numbers, cell or pbc change, or what else the model
+    reads: charge and spin in ``atoms.info``, tags, fixed atoms, initial charges. Nothing is ever
+    written to the atoms.
+
+    ``energy`` is what the model was trained on: see ``calc.energy_kind`` (total, or adsorption
+    energy) and ``calc.energy_reference``.
+
+    Raises
+    ------
+    UnsupportedElementError, StructureError
+        Also ASE's CalculatorSetupError.
+    PredictionError
+        Also ASE's CalculationFailed.
+    """
+
+    nolabel = True
+    name = "nnp"
+    # Not the base class's list, which some packages extend for everybody.
+    implemented_properties: list[str] = []  # noqa: RUF012
+
+    def __init__(
+        self,
+        model: Potential | str | Path | None = None,
+        *,
+        checkpoint: str | Path | None = None,
+        config: Any = None,
+        weights: str | Path | None = None,
+        device: str = "auto",
+        dtype: str | None = None,
+        uncertainty: Any = None,
+        precision: str | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        if isinstance(model, Potential):
+            if options or checkpoint or config or weights:
+                raise ConfigError(
+                    "A model object is complete: checkpoint, config, weights and options go with "
+                    "a family's name."
+                )
+            if dtype is not None or device != "auto":
+                from ase_nnp.models.files import pick_device, pick_dtype
+
+                model = model.to(pick_dtype(dtype) if dtype else model.dtype)
+                model = model.to(pick_device(device) if device != "auto" else model.device)
+        elif model is None:
+            if options or checkpoint or config or weights:
+                raise ConfigError(
+                    "Which model? NNPCalculator('NAME', checkpoint=...): checkpoint, config, "
+                    "weights and options go with a family's name."
+                )
+            from ase_nnp.uncertainty.default import load_default
+
+            model = load_default(uncertainty=uncertainty is None, device=device, dtype=dtype)
+        else:
+            from ase_nnp.models.files import load_model
+
+            model = load_model(
+                model,
+                checkpoint=checkpoint,
+                config=config,
+                weights=weights,
+                device=device,
+                dtype=dtype,
+                **options,
+            )
+        assert isinstance(model, Potential)
+        if uncertainty is not None and uncertainty is not False:
+            from ase_nnp.uncertainty import attach
+
+            model = attach(model, uncertainty)
+        self._setup(model, precision)
+
+    def _setup(self, model: Potential, precision: str | None) -> None:
+        self._predictor = Predictor(model, precision=precision)
+        outputs = list(model.outputs)
+        if "energy" in outputs:
+            outputs.insert(outputs.index("energy") + 1, "free_energy")
+        self.implemented_properties = outputs
+        self._want_stress = False
+        self._seen: dict[str, Any] = {}
+        self.parameters.update(
+            model=model.family or type(model).__name__,
+            source=str(model.provenance.get("source", "")),
+            dtype=str(model.dtype).removeprefix("torch."),
+        )
+
+    @property
+    def model(self) -> Potential:
+        """The potential; shared by clones."""
+        return self._predictor.model
+
+    @property
+    def energy_kind(self) -> str:
+        """What ``energy`` is: ``"total"``, ``"adsorption"``, ``"formation"`` or ``"none"``."""
+        return self.model.energy_kind
+
+    @property
+    def energy_reference(self) -> str:
+        """To what a referenced energy is referenced."""
+        return self.model.energy_reference
+
+    @property
+    def model_calls(self) -> int:
+        """How often the model has been evaluated."""
+        return self._predictor.calls
+
+    def clone(self) -> Self:
+        """Return an independent calculator that shares this one's model (for NEB images)."""
+        twin = type(self).__new__(type(self))
+        Calculator.__init__(twin)
+        twin._setup(self.model, self._predictor.precision)
+        twin._want_stress = self._want_stress
+        return twin
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        import copy
+
+        twin = self.clone()
+        memo[id(self)] = twin
+        twin.atoms = copy.deepcopy(self.atoms, memo)
+        twin.results = copy.deepcopy(self.results, memo)
+        twin._seen = copy.deepcopy(self._seen, memo)
+        return twin
+
+    def todict(self, skip_default: bool = True) -> dict[str, Any]:
+        """Return parameters that any file format can hold, with the model's hash."""
+        from ase_nnp.models.files import model_hash
+
+        if "model_hash" not in self.parameters:
+            self.parameters["model_hash"] = model_hash(self.model)
+        return dict(self.parameters)
+
+    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
+        """Return what changed since the last calculation, of what the model reads."""
+        if self.atoms is None:
+            return list(all_changes)
+        old, changes = self.atoms, []
+        if not np.array_equal(atoms.numbers, old.numbers):
+            changes.append("numbers")
+        elif not (np.abs(atoms.positions - old.positions) <= tol).all():
+            changes.append("positions")
+        if not np.array_equal(atoms.cell[:], old.cell[:]):
+            changes.append("cell")
+        if not np.array_equal(atoms.pbc, old.pbc):
+            changes.append("pbc")
+        if not changes:
+            now = self._read(atoms)
+            changes = [k for k, v in now.items() if not np.array_equal(v, self._seen[k])]
+        return changes
+
+    def _read(self, atoms: Atoms) -> dict[str, Any]:
+        """Return what the model reads beside geometry, as a copy."""
+        seen: dict[str, Any] = {}
+        for name in self.model.reads:
+            if name == "tags":
+                seen[name] = atoms.get_tags()
+            elif name == "fixed":
+                held = [c.index for c in atoms.constraints if isinstance(c, FixAtoms)]
+                seen[name] = np.unique(np.concatenate(held)) if held else np.zeros(0, int)
+            elif name in ("initial_charges", "initial_magmoms"):
+                seen[name] = (
+                    atoms.get_initial_charges()
+                    if "charges" in name
+                    else (atoms.get_initial_magnetic_moments())
+                )
+            else:
+                value = atoms.info.get(name)
+                seen[name] = None if value is None else np.array(value)
+        return seen
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] | None = None,
+        system_changes: Sequence[str] = all_changes,
+    ) -> None:
+        """Evaluate the model once, for ``properties`` or everything but the stress."""
+        self.results = {}
+        atoms = atoms if atoms is not None else self.atoms
+        if atoms is None:
+            raise CalculatorSetupError("There are no atoms to calculate.")
+        properties = properties or [p for p in self.implemented_properties if p != "stress"]
+        for name in properties:
+            if name not in self.implemented_properties:
+                raise PropertyNotImplementedError(f"The model does not give '{name}'.")
+        volume = has_stress(atoms)
+        if not volume and any(p.startswith("stress") for p in properties):
+            raise PropertyNotImplementedError(
+                f"Stress needs a periodic cell with a volume; this structure has "
+                f"{atoms.cell.rank} lattice vectors and pbc {atoms.pbc.tolist()}."
+            )
+        self.atoms = None
+        self._want_stress |= any(p.startswith("stress") for p in properties)
+        stress = self._want_stress and volume
+        wanted = [p for p in self.model.outputs if stress or not p.startswith("stress")]
+        try:
+            found = self._predictor.single(atoms, wanted)
+        except UnsupportedElementError as error:
+            raise _NoElement(str(error)) from error
+        except StructureError as error:
+            raise _BadStructure(str(error)) from error
+        except PredictionError as error:
+            raise _NoAnswer(str(error)) from error
+        results: dict[str, Any] = {}
+        for name, value in found.items():
+            if name.startswith("stress") and np.shape(value)[-2:] == (3, 3):
+                value = full_3x3_to_voigt_6_stress(value)
+            results[name] = value
+        if "energy" in results:
+            results["free_energy"] = results["energy"]
+        made_by: Any = getattr(self.model, "uq", None)
+        if made_by is not None:
+            results["uq"] = dict(made_by)
+        self._seen = self._read(atoms)
+        self.atoms = atoms.copy()
+        self.results = results

@@ -1,0 +1,154 @@
+"""``ase-nnp bench``: how fast a model is on this machine, beside others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ase_nnp.cli.commands.output import JsonOption, print_json, print_table, read_structures
+from ase_nnp.errors import AseNnpError, ConfigError
+
+if TYPE_CHECKING:
+    from ase_nnp.models.potential import Potential
+    from ase_nnp.workflows.bench import Bench
+
+__all__ = ["add_to"]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("bench")(bench)
+
+
+def bench(
+    model: Annotated[str, typer.Argument(help="A model file, or the name of a family.")],
+    beside: Annotated[
+        str, typer.Option(help="Others, comma-separated, or `installed` for every family.")
+    ] = "",
+    structures: Annotated[
+        Path | None, typer.Option(help="Measure these structures instead of slabs.")
+    ] = None,
+    sizes: Annotated[str, typer.Option(help="Atoms of single structures.")] = "8,32,72,128,288,512",
+    batches: Annotated[
+        str, typer.Option(help="Structures of batches (32 atoms each).")
+    ] = "1,2,4,8,16,32",
+    seconds: Annotated[float, typer.Option(help="At least so long for each point.")] = 1.0,
+    precision: Annotated[
+        str | None, typer.Option(help="tf32 or bf16: measure this, and its error.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw into this file (.png).")] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="With a family's name: its checkpoint file.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
+    as_json: JsonOption = False,
+) -> None:
+    """Measure speed against size and batch, neighbour list, copies and memory.
+
+    A family without a checkpoint is measured with random weights: its speed is the same.
+    """
+    from rich.console import Console
+
+    numbers = _numbers("sizes", sizes), _numbers("batches", batches)
+    given = None if structures is None else list(read_structures(structures))
+    names = [model, *_others(model, beside)]
+    from ase_nnp.workflows.bench import bench as measure
+
+    results: list[Bench] = []
+    refused: dict[str, str] = {}
+    errors: dict[str, Any] = {}
+    with Console(stderr=True).status("", spinner="dots") as shown:
+        for name in names:
+            try:
+                potential = _model(name, checkpoint if name == model else None, device, dtype)
+                made = measure(
+                    name,
+                    potential,
+                    sizes=numbers[0],
+                    batches=numbers[1],
+                    structures=given,
+                    seconds=seconds,
+                    precision=precision,
+                    progress=shown.update if not as_json else None,
+                )
+                if precision is not None:
+                    errors[name] = _errors(potential, given, precision)
+            except AseNnpError as error:
+                if name == model:
+                    raise
+                refused[name] = str(error)
+                continue
+            results.append(made)
+    if plot is not None:
+        from ase_nnp.workflows.bench import draw
+
+        draw(results).savefig(plot, dpi=110)
+    if as_json:
+        report: dict[str, Any] = {"models": [r.as_dict() for r in results], "refused": refused}
+        print_json({**report, "precision_errors": errors} if precision else report)
+        return
+    for result in results:
+        _print(result)
+    for name, found in errors.items():
+        rows = [(k, *(f"{v[c]:.3g}" for c in ("rms", "max", "spread"))) for k, v in found.items()]
+        print_table(f"{name}: {precision} against full", ("", "rms", "largest", "spread"), rows)
+    for name, why in refused.items():
+        print(f"{name} left out: {' '.join(why.split())}")
+
+
+def _numbers(name: str, text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"--{name} {text}: whole numbers with commas, such as 8,32.") from None
+
+
+def _others(model: str, beside: str) -> list[str]:
+    if beside == "installed":
+        from ase_nnp.registry.installed import installed
+
+        return [name for name in sorted(installed().families) if name != model]
+    return [part.strip() for part in beside.split(",") if part.strip()]
+
+
+def _model(name: str, checkpoint: Path | None, device: str, dtype: str) -> Potential:
+    from ase_nnp.models.files import build_model, load_model
+    from ase_nnp.registry.installed import installed
+
+    if name in installed().families and checkpoint is None and not Path(name).exists():
+        return build_model(name, seed=0, device=device, dtype=dtype).freeze()
+    return load_model(name, checkpoint=checkpoint, device=device, dtype=dtype)
+
+
+def _errors(model: Potential, given: Any, precision: str) -> dict[str, dict[str, float]]:
+    from ase_nnp.models.precision import precision_error
+    from ase_nnp.workflows.bench import slab
+
+    return precision_error(model, given or [slab(model, n) for n in (8, 32, 72)], precision)
+
+
+def _print(result: Bench) -> None:
+    about = result.about
+    title = (
+        f"{result.name}: {about['parameters']:,} parameters, {about['dtype']}, {about['device']}, "
+        f"{about['threads']} threads"
+    )
+    clock = f"{about['clock']} ms"
+    heads = ("atoms", "edges", clock, "wall ms", "neighbours", "copies", "a second", "MB")
+    rows = [
+        (
+            f"{p.structures} x {p.atoms // p.structures}" if p.structures > 1 else str(p.atoms),
+            f"{p.edges:,}",
+            f"{p.ms:.2f}",
+            f"{p.wall_ms:.2f}",
+            f"{100 * p.graph_ms / p.ms:.1f} %",
+            f"{100 * p.transfer_ms / p.ms:.1f} %",
+            f"{p.structures_per_second:.1f}",
+            f"{p.memory_mb:.0f}",
+        )
+        for p in [*result.sizes, *result.batches]
+    ]
+    print_table(title, heads, rows)

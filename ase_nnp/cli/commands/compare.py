@@ -1,0 +1,134 @@
+"""``ase-nnp compare``: several models on the same structures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ase_nnp.cli.commands.output import JsonOption, print_json, print_table, read_structures
+from ase_nnp.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ase_nnp.models.potential import Potential
+    from ase_nnp.workflows.compare import Comparison
+
+__all__ = ["add_to"]
+
+#: Rows of the table for people; --json has all.
+MOST_ROWS = 30
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("compare")(compare)
+
+
+def compare(
+    arguments: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODELS... STRUCTURES",
+            help="Two or more models, then a dataset or any file that ASE reads. A model is a "
+            "file, FAMILY, FAMILY:CHECKPOINT, or ase:MODULE:NAME for an ASE calculator's class "
+            "or a function that makes one.",
+        ),
+    ],
+    align: Annotated[
+        bool, typer.Option(help="Fit one energy shift per element to the first model.")
+    ] = True,
+    plot: Annotated[Path | None, typer.Option(help="Write a picture here (PNG, PDF, SVG).")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
+    as_json: JsonOption = False,
+) -> None:
+    """Compare energies and forces of several models, and how far they are apart."""
+    *specs, last = arguments
+    if len(specs) < 2:
+        raise ConfigError("Say: ase-nnp compare MODEL MODEL [MODEL ...] STRUCTURES.")
+    repeated = sorted({s for s in specs if specs.count(s) > 1})
+    if repeated:
+        raise ConfigError(f"{', '.join(repeated)} is there twice.")
+    data = read_structures(Path(last))
+    models = {spec: model_of(spec, device, dtype) for spec in specs}
+    from ase_nnp.workflows.compare import compare as run
+    from ase_nnp.workflows.compare import plot_comparison
+
+    result = run(models, data, align=align, progress=False if as_json else None)
+    if plot is not None:
+        from ase_nnp.models.tensors import whole_file
+
+        kind = plot.suffix.removeprefix(".").lower() or "png"
+        if kind not in ("png", "pdf", "svg"):
+            raise ConfigError(f"A picture can be png, pdf or svg, not {kind}.")
+        figure = plot_comparison(result)
+        with whole_file(plot) as beside:
+            figure.savefig(beside, format=kind, dpi=150)
+    if as_json:
+        print_json(result.as_dict())
+    else:
+        show(result)
+
+
+def model_of(spec: str, device: str, dtype: str) -> Potential:
+    """Return the model that a word of the command line names."""
+    from ase_nnp.models.files import load_model
+    from ase_nnp.registry.installed import installed
+
+    family, colon, rest = spec.partition(":")
+    if colon and family == "ase":
+        return _calculator(rest)
+    if colon and family in installed().families:
+        return load_model(family, checkpoint=rest, device=device, dtype=dtype)
+    return load_model(spec, device=device, dtype=dtype)
+
+
+def _calculator(place: str) -> Potential:
+    from importlib import import_module
+
+    from ase_nnp.models.from_ase import from_ase
+
+    module, _, name = place.partition(":")
+    try:
+        made = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"ase:{place} names no calculator ({error}). Say ase:MODULE:NAME, such as "
+            "ase:ase.calculators.emt:EMT."
+        ) from error
+    return from_ase(made, name=name)
+
+
+def show(result: Comparison) -> None:
+    """Print the tables for people."""
+    forces = result.force_std
+    rows = []
+    for k, formula in enumerate(result.formulas[:MOST_ROWS]):
+        row: list[object] = [k, formula]
+        row += [f"{e:.4f}" for e in result.aligned[:, k]]
+        row.append(f"{1000 * result.energy_std[k]:.2f}")
+        row += [] if forces is None else [f"{forces[k]:.4f}"]
+        rows.append(row)
+    left = len(result.formulas) - len(rows)
+    title = "Energies (eV) with one shift per element removed" if result.shifts.any() else (
+        "Energies (eV) as they are"
+    )  # fmt: skip
+    spread = ["spread (meV/atom)"] + ([] if forces is None else ["force spread (eV/Å)"])
+    print_table(title, ("", "formula", *result.names, *spread), rows)
+    if left:
+        print(f"... and {left} more; --json prints all.")
+    matrix, pairs = result.energy_mae(), result.force_mae()
+    table = []
+    for i, name in enumerate(result.names):
+        cells = [f"{1000 * matrix[i, j]:.2f}" for j in range(len(result.names))]
+        if pairs is not None:
+            cells = [f"{c} | {pairs[i, j]:.4f}" for j, c in enumerate(cells)]
+        table.append([name, *cells])
+    unit = "meV/atom" if pairs is None else "meV/atom | eV/Å"
+    print_table(f"Mean absolute difference ({unit})", ("", *result.names), table)
+    if result.spare < 1:
+        print(
+            "The shifts explain all energies: there are no more structures than elements to tell "
+            "apart, so aligned energies say nothing. Compare more structures, or use --no-align."
+        )

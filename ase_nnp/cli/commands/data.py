@@ -1,0 +1,311 @@
+"""``ase-nnp data``: look at, check, convert and plot datasets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ase_nnp.cli.commands.output import JsonOption, print_json, print_table
+from ase_nnp.errors import DatasetError
+
+__all__ = ["add_to"]
+
+data = typer.Typer(
+    help="Datasets: info, stats, verify, convert, plot, check-submission.", no_args_is_help=True
+)
+
+Source = Annotated[Path, typer.Argument(help="A dataset: a file, a folder or a pattern.")]
+FormatOption = Annotated[
+    str | None, typer.Option("--format", help="Name of the format, where content does not tell.")
+]
+KindOption = Annotated[
+    str | None, typer.Option("--energy-kind", help="Convert energies: total or adsorption.")
+]
+
+
+WorkersOption = Annotated[int, typer.Option(help="Processes that read.", min=1)]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.add_typer(data, name="data")
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar with rate and time left on stderr; yields ``progress(done, total)``."""
+    import time
+
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    console = Console(stderr=True)
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task(what, total=None, rate="")
+        first: list[tuple[float, int]] = []
+        shown = 0.0
+
+        def update(done: int, total: int) -> None:
+            nonlocal shown
+            now = time.monotonic()
+            if not first:
+                first.append((now, done))
+            if now - shown > 0.1 or done == total:
+                shown = now
+                began, start = first[0]
+                speed = (done - start) / (now - began) if now > began else 0.0
+                bar.update(task, completed=done, total=total, rate=f"{speed:,.0f}/s")
+
+        yield update
+
+
+def _open(path: Path, format: str | None, energy_kind: str | None) -> Any:
+    from ase_nnp.datasets import open_dataset
+
+    return open_dataset(path, format, **({"energy_kind": energy_kind} if energy_kind else {}))
+
+
+def _number(value: Any) -> str:
+    return "" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.5g}"
+
+
+def _moments(title: str, found: dict[str, Any], names: dict[str, str]) -> None:
+    columns = ("", "count", "mean", "std", "rms", "min", "max")
+    rows = [
+        (label, *(_number(found[name][c]) for c in columns[1:]))
+        for name, label in names.items()
+        if found[name]["count"]
+    ]
+    print_table(title, columns, rows)
+
+
+_ENERGIES = {"energy": "E, eV", "energy_per_atom": "E/atom, eV"}
+_FORCES = {
+    "forces": "F xyz, eV/Å",
+    "forces_free_atoms": "... free atoms",
+    "force_norm": "|F|, eV/Å",
+}
+
+
+@data.command()
+def info(
+    source: Source,
+    format: FormatOption = None,
+    energy_kind: KindOption = None,
+    workers: WorkersOption = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Print counts, elements, sizes, and energy and force statistics."""
+    from ase_nnp.datasets.stats import dataset_info
+
+    with progress_bar("reading") as progress:
+        found = dataset_info(_open(source, format, energy_kind), progress=progress, workers=workers)
+    if as_json:
+        print_json(found)
+        return
+    kinds = ", ".join(f"{n:,} {kind}" for kind, n in found["energy_kind"].items())
+    rows = [
+        ("format", found["format"]),
+        ("files", f"{len(found['files']):,}"),
+        ("structures", f"{found['structures']:,}"),
+        ("atoms", f"{found['atoms']:,} ({found['fixed_atoms']:,} fixed)"),
+        ("atoms a structure", _range(found["size"])),
+        ("periodic", ", ".join(f"{k}: {n:,}" for k, n in found["pbc"].items())),
+        ("labels", ", ".join(f"{k}: {n:,}" for k, n in found["labels"].items() if n)),
+        ("energies", kinds + _reference(found["energy_reference"])),
+        ("tags (atoms)", ", ".join(f"{k}: {n:,}" for k, n in found["tags"].items())),
+        ("elements (structures)", _elements(found["structures_with_element"])),
+    ]
+    print_table(str(source), ("", ""), [row for row in rows if row[1]])
+    _moments("Labels", found, _ENERGIES | _FORCES)
+
+
+def _range(size: dict[str, Any]) -> str:
+    if not size["count"]:
+        return ""
+    return f"{size['min']:.0f} to {size['max']:.0f}, mean {size['mean']:.1f}"
+
+
+def _reference(reference: str | None) -> str:
+    return f"; reference: {reference}" if reference else ""
+
+
+def _elements(counts: dict[str, int]) -> str:
+    return ", ".join(f"{symbol} {count:,}" for symbol, count in counts.items())
+
+
+@data.command()
+def stats(
+    source: Source,
+    fit_references: Annotated[
+        bool, typer.Option("--fit-references", help="Fit one energy per element.")
+    ] = False,
+    format: FormatOption = None,
+    energy_kind: KindOption = None,
+    workers: WorkersOption = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Print mean, spread and range of the labels, and element references on request."""
+    from ase_nnp.datasets.stats import dataset_stats
+
+    with progress_bar("reading") as progress:
+        dataset = _open(source, format, energy_kind)
+        found = dataset_stats(
+            dataset, fit_references=fit_references, progress=progress, workers=workers
+        ).as_dict()
+    names = (*_ENERGIES, *_FORCES)
+    if as_json:
+        keys = ("structures", "atoms", "energy_kind", *names, "fit")
+        print_json({key: found[key] for key in keys if key in found})
+        return
+    _moments(str(source), found, _ENERGIES | _FORCES)
+    if fit_references:
+        fit = found["fit"]
+        rows = [(symbol, f"{value:.8g}") for symbol, value in fit["references"].items()]
+        print_table("Element references", ("element", "eV"), rows)
+        print(f"rmse {_number(fit['rmse'])} eV a structure, {fit['count']:,} structures")
+        if fit["rank"] < fit["elements"]:
+            print(
+                f"warning: the compositions tell only {fit['rank']} of {fit['elements']} "
+                "elements apart; references of the others are not unique"
+            )
+
+
+@data.command()
+def verify(source: Source, format: FormatOption = None, as_json: JsonOption = False) -> None:
+    """Read every record; list all broken ones. Exit code 1 if there are any."""
+    from ase_nnp.datasets.verify import verify_dataset
+
+    options: dict[str, Any] = {"format": format} if format else {}
+    with progress_bar("checking") as progress:
+        report = verify_dataset(source, progress=progress, **options)
+    if as_json:
+        print_json(report.as_dict())
+    else:
+        for problem in report.problems:
+            where = problem.path if problem.key is None else f"{problem.path}: {problem.key}"
+            print(f"{where}: {problem.reason}")
+        for warning in report.warnings:
+            print(f"warning: {warning}")
+        kinds = report.first_of_each_kind()
+        if len(report.problems) > len(kinds):
+            rows = [(n, kind, f"{p.path}: {p.key}") for kind, (n, p) in kinds.items()]
+            print_table("Kinds", ("count", "what", "first"), rows)
+        broken = f"{len(report.problems):,} broken" if report.problems else "none broken"
+        print(f"{report.structures:,} records in {report.files:,} files, {broken}")
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+@data.command()
+def convert(
+    source: Source,
+    target: Annotated[
+        Path, typer.Argument(help=".aselmdb, .lmdb, .extxyz, .extxyz.xz or .h5; one file.")
+    ],
+    format: FormatOption = None,
+    to: Annotated[
+        str | None, typer.Option("--to", help="Format to write, where the ending does not tell.")
+    ] = None,
+    energy_kind: KindOption = None,
+    workers: Annotated[int, typer.Option(help="Processes that read and encode.", min=1)] = 1,
+    skip_broken: Annotated[
+        bool, typer.Option("--skip-broken", help="Leave broken records out and list them.")
+    ] = False,
+    shard_size: Annotated[
+        int | None, typer.Option(help="Make TARGET a folder of files with so many records.", min=1)
+    ] = None,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Do not continue an interrupted conversion.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the target.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Convert a dataset; run the same command again to continue after an interruption."""
+    from ase_nnp.datasets.writing.conversion import convert as run
+
+    options: dict[str, Any] = {"energy_kind": energy_kind} if energy_kind else {}
+    if format:
+        options["source_format"] = format
+    if not source.exists() and not any(sign in str(source) for sign in "*?["):
+        raise DatasetError("no such file or folder", path=source)
+    with progress_bar("converting") as progress:
+        result = run(
+            source,
+            target,
+            format=to,
+            workers=workers,
+            skip_broken=skip_broken,
+            resume=not restart,
+            overwrite=overwrite,
+            progress=progress,
+            shard_size=shard_size,
+            **options,
+        )
+    if as_json:
+        print_json(result.as_dict())
+        return
+    if result.resumed_at:
+        print(f"continued at record {result.resumed_at:,}")
+    for entry in result.skipped:
+        print(f"left out record {entry['index']}: {entry['error']}")
+    print(f"{result.written:,} of {result.total:,} structures in {result.path}")
+
+
+@data.command()
+def plot(
+    source: Source,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The picture: .png, .pdf, .svg or .jpg.")
+    ] = Path("dataset.png"),
+    format: FormatOption = None,
+    energy_kind: KindOption = None,
+    workers: WorkersOption = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Draw the element table and histograms of sizes, energies and forces."""
+    from ase_nnp.datasets.plot import plot_dataset
+
+    with progress_bar("reading") as progress:
+        dataset = _open(source, format, energy_kind)
+        found = plot_dataset(dataset, output, title=source.name, progress=progress, workers=workers)
+    if as_json:
+        print_json({"picture": str(output), "structures": found.count})
+    else:
+        print(f"{found.count:,} structures drawn in {output}")
+
+
+@data.command("check-submission")
+def check_submission(
+    file: Annotated[Path, typer.Argument(help="An OC20 leaderboard file (.npz).")],
+    task: Annotated[str, typer.Option(help="s2ef, is2re or is2rs.")] = "s2ef",
+    as_json: JsonOption = False,
+) -> None:
+    """Check a leaderboard file as strictly as an evaluation would."""
+    from ase_nnp.datasets.submission import check_submission as check
+
+    found = check(file, task=task)
+    if as_json:
+        print_json(found)
+        return
+    rows = [(split, f"{n['systems']:,}", f"{n['atoms']:,}") for split, n in found.items()]
+    print_table(f"{file}: complete", ("split", "systems", "rows of atoms"), rows)

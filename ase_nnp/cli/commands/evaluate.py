@@ -1,0 +1,78 @@
+"""``ase-nnp evaluate``: errors of models on a labelled dataset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ase_nnp.cli.commands.output import JsonOption, print_json, print_table
+from ase_nnp.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ase_nnp.training.evaluation import Evaluation
+
+__all__ = ["add_to", "show"]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("evaluate")(evaluate)
+
+
+def evaluate(
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="MODEL... DATASET", help="Models, then the dataset.")
+    ],
+    report: Annotated[
+        Path | None, typer.Option(help="Write an HTML page, figures and JSON into this folder.")
+    ] = None,
+    group: Annotated[
+        str | None, typer.Option(help="Key of atoms.info that names groups of structures.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
+    as_json: JsonOption = False,
+) -> None:
+    """Compare one or several models with the labels of a dataset."""
+    from ase_nnp.training.evaluation import evaluate as measure
+
+    if len(paths) < 2:
+        raise ConfigError("Name a model and a dataset: ase-nnp evaluate model.nnp test.extxyz.")
+    if report is not None and report.exists() and not report.is_dir():
+        raise ConfigError(f"{report} is a file; name a folder for the report.")
+    *models, data = paths
+    progress = False if as_json else None
+    found = measure(models, data, group=group, device=device, dtype=dtype, progress=progress)
+    page = None
+    if report is not None:
+        from ase_nnp.training.evaluation_report import write_report
+
+        page = write_report(found, report)
+    if as_json:
+        print_json({**found.as_dict(), "report": None if page is None else str(page)})
+        return
+    show(found)
+    if page is not None:
+        print(page)
+
+
+def show(found: Evaluation) -> None:
+    """Print measures of all models, then errors by element and group."""
+    from ase_nnp.training.evaluation_report import units_of
+
+    def cell(value: object) -> str:
+        return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+    names = list(dict.fromkeys(k for m in found.models for k in m.metrics))
+    rows = [[n, units_of(n), *(cell(m.metrics.get(n, "")) for m in found.models)] for n in names]
+    heads = [m.name for m in found.models]
+    print_table(f"{found.structures} structures", ("", "unit", *heads), rows)
+    for attribute, what in (("by_element", "element"), ("by_group", "group")):
+        for model in found.models:
+            table = getattr(model, attribute)
+            if table:
+                columns = list(dict.fromkeys(c for row in table.values() for c in row))
+                cells = [[k, *(cell(r.get(c, "")) for c in columns)] for k, r in table.items()]
+                print_table(f"{model.name}, by {what}", (what, *columns), cells)

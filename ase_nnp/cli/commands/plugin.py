@@ -1,0 +1,101 @@
+"""``ase-nnp plugin``: begin a plugin, and check one, or any ASE calculator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ase_nnp.cli.commands.output import JsonOption, print_json, print_table
+from ase_nnp.testing.outcomes import Outcome
+
+__all__ = ["add_to"]
+
+plugin = typer.Typer(help="Plugins: new, check.", no_args_is_help=True)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.add_typer(plugin, name="plugin")
+
+
+@plugin.command("new")
+def new(
+    name: Annotated[str, typer.Argument(help="Name of the family: lower-case letters, digits, _.")],
+    folder: Annotated[Path, typer.Option(help="Where to put it.")] = Path("."),
+    as_json: JsonOption = False,
+) -> None:
+    """Write a complete plugin with a working model and its tests."""
+    from ase_nnp.testing.template import write_plugin
+
+    written = write_plugin(name, folder)
+    if as_json:
+        print_json([str(path) for path in written])
+        return
+    for path in written:
+        print(path)
+    print(f"next: pip install -e {folder / ('ase_nnp_' + name)} && ase-nnp plugin check {name}")
+
+
+@plugin.command("check")
+def check(
+    name: Annotated[str | None, typer.Argument(help="An installed model family.")] = None,
+    ase_calculator: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODULE:FACTORY",
+            help="Instead of a family, any ASE calculator: what makes it without arguments.",
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run the conformance suite on a family, or the ASE contract on any ASE calculator.
+
+    Exit code 1 if a promise is broken.
+    """
+    if (name is None) == (ase_calculator is None):
+        raise typer.BadParameter("name either a model family or --ase-calculator module:factory")
+    if ase_calculator is not None:
+        from ase_nnp.testing.ase_contract import CONTRACT, check_calculator
+
+        outcomes = _watched(check_calculator(ase_calculator), len(CONTRACT))
+        title = f"ASE contract of {ase_calculator}"
+    else:
+        from ase_nnp.registry.installed import installed
+
+        family = installed().family(str(name))  # raises for a plugin that cannot be used
+        from ase_nnp.testing import CHECKS, make_subject, run_checks
+
+        outcomes = _watched(run_checks(make_subject(family)), len(CHECKS))
+        title = f"Conformance of '{name}'"
+    if as_json:
+        print_json([{**vars(o), "ok": o.ok} for o in outcomes])
+    else:
+        print_table(title, ("check", "status", "measured", "allowed", ""), map(_row, outcomes))
+    if not all(o.ok for o in outcomes):
+        raise typer.Exit(1)
+
+
+def _row(outcome: Outcome) -> tuple[str, ...]:
+    figure = "" if outcome.figure is None else f"{outcome.figure:.1e}"
+    short = outcome.status == "violated" and outcome.figure is not None
+    return (
+        outcome.check,
+        outcome.status,
+        figure,
+        f"{outcome.tolerance:.1e}",
+        "" if short else outcome.message,
+    )
+
+
+def _watched(outcomes: Iterable[Outcome], total: int) -> list[Outcome]:
+    """Run the checks with a progress bar on a terminal's stderr."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    return list(
+        track(outcomes, "checking", total, console=console, disable=not console.is_terminal)
+    )

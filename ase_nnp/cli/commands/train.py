@@ -1,0 +1,73 @@
+"""``ase-nnp train``: a run file to a trained model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ase_nnp.cli.commands.output import JsonOption, print_json
+from ase_nnp.errors import ConfigError
+
+__all__ = ["add_to"]
+
+#: Keys of the run file are options too, so words that typer does not know are kept.
+_CONTEXT = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("train", context_settings=_CONTEXT)(train)
+
+
+def train(
+    context: typer.Context,
+    config: Annotated[Path, typer.Argument(help="The run file, YAML or TOML.")],
+    check: Annotated[
+        bool, typer.Option("--check", help="Print the resolved run and stop there.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train, fine-tune or go on with a model; any key of the run file is an option too.
+
+    For instance: ase-nnp train run.yaml --optimizer.lr 1e-3 --epochs 50 --output run2
+    """
+    try:
+        from ase_nnp.training.runfile import parse_options, read_run_file
+    except ImportError as error:
+        raise ConfigError(str(error)) from error
+    run_file = read_run_file(config, parse_options(context.args))
+    if check:
+        print_json(run_file.model_dump(mode="json"))
+        return
+    from ase_nnp.training.running import run
+
+    if as_json:
+        run_file = run_file.model_copy(update={"progress": False})
+    result = run(run_file)
+    found = {
+        "model": str(result.folder / "model.nnp"),
+        "epochs": len(result.history),
+        "best_epoch": result.best_epoch,
+        "stopped": result.stopped or "all epochs done",
+        "last": result.history[-1] if result.history else None,
+        "without_gradient": result.without_gradient,
+    }
+    if run_file.data.test is not None:
+        found["test"] = _test(result.folder, run_file.data.test, as_json)
+    if as_json:
+        print_json({**found, "data": result.report.as_dict()})
+        return
+    print(f"{found['model']}: epoch {result.best_epoch} of {len(result.history)}", end="")
+    print(f" ({result.stopped})" if result.stopped else "")
+
+
+def _test(folder: Path, data: str, as_json: bool) -> dict[str, float]:
+    from ase_nnp.cli.commands.evaluate import show
+    from ase_nnp.training.evaluation import evaluate
+
+    found = evaluate([folder / "model.nnp"], data, progress=False if as_json else None)
+    if not as_json:
+        show(found)
+    return dict(found.models[0].metrics)

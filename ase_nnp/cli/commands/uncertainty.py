@@ -1,0 +1,223 @@
+"""``ase-nnp uncertainty``: fit, calibrate, evaluate and report error bars."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ase_nnp.cli.commands.output import JsonOption, print_json, print_table, read_structures
+from ase_nnp.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ase_nnp.models.potential import Potential
+
+__all__ = ["add_to", "app"]
+
+app = typer.Typer(
+    help="Error bars for any model: fit, calibrate, evaluate, report.", no_args_is_help=True
+)
+
+ModelArgument = Annotated[Path, typer.Argument(help="The model file.")]
+FileArgument = Annotated[Path, typer.Argument(help="The fitted uncertainty, *.uq.")]
+DataArgument = Annotated[Path, typer.Argument(help="Labelled structures not used before.")]
+OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Where to write.")]
+CalibratorOption = Annotated[
+    str, typer.Option(help="nll, abs, crps, corrected, affine or isotonic.")
+]
+CoverageOption = Annotated[float, typer.Option(help="Of the conformal intervals.")]
+UnitOption = Annotated[
+    str, typer.Option(help="Intervals hold for a 'value', or for a whole 'structure'.")
+]
+ShiftedOption = Annotated[
+    Path | None, typer.Option(help="Structures of another kind, to tell from the first.")
+]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+DtypeOption = Annotated[str, typer.Option(help="float32 or float64.")]
+
+
+def add_to(main: typer.Typer) -> None:
+    """Add the group of commands."""
+    main.add_typer(app, name="uncertainty")
+
+
+def _load(path: Path, device: str, dtype: str) -> Potential:
+    from ase_nnp.models.files import load_model
+
+    return load_model(path, device=device, dtype=dtype)
+
+
+def _options(pairs: list[str]) -> dict[str, Any]:
+    """``heads=16 kind=knn noise={"energy":0.1}`` as keyword arguments."""
+    import json
+
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise ConfigError(f"An option is NAME=VALUE, such as heads=16; found '{pair}'.")
+        try:
+            found[name.strip()] = json.loads(text)
+        except ValueError:
+            found[name.strip()] = text
+    return found
+
+
+@app.command("methods")
+def methods(as_json: JsonOption = False) -> None:
+    """List the methods that are installed."""
+    from ase_nnp.uncertainty.fitting import list_methods
+
+    rows = [(m.name, m.summary, m.cite) for m in list_methods().values()]
+    if as_json:
+        print_json([dict(zip(("name", "summary", "cite"), row, strict=True)) for row in rows])
+        return
+    print_table("Uncertainty methods", ("name", "", "reference"), rows)
+
+
+@app.command("fit")
+def fit(
+    method: Annotated[str, typer.Argument(help="See `ase-nnp uncertainty methods`.")],
+    models: Annotated[list[Path], typer.Argument(help="One model file, or several members.")],
+    output: OutputOption,
+    train: Annotated[Path | None, typer.Option(help="Training structures.")] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help="Labelled structures held back from training.")
+    ] = None,
+    option: Annotated[
+        list[str] | None, typer.Option("--option", help="NAME=VALUE of the method; repeatable.")
+    ] = None,
+    calibrator: CalibratorOption = "nll",
+    coverage: CoverageOption = 0.9,
+    unit: UnitOption = "value",
+    seed: Annotated[int | None, typer.Option(help="Of methods that draw.")] = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "float32",
+    as_json: JsonOption = False,
+) -> None:
+    """Fit a method to a model and write one file that loads beside it."""
+    from ase_nnp.uncertainty.files import save_uncertainty
+    from ase_nnp.uncertainty.fitting import fit as fit_method
+
+    options = _options(option or [])
+    if seed is not None:
+        options["seed"] = seed
+    members = [_load(path, device, dtype) for path in models]
+    fitted = fit_method(
+        method,
+        members,
+        train=None if train is None else list(read_structures(train)),
+        calibration=None if calibration is None else list(read_structures(calibration)),
+        calibrator=calibrator,
+        coverage=coverage,
+        unit=unit,
+        **options,
+    )
+    save_uncertainty(fitted, output, models=[str(p.name) for p in models])
+    _tell(fitted, output, as_json)
+
+
+@app.command("calibrate")
+def calibrate(
+    model: ModelArgument,
+    uncertainty: FileArgument,
+    data: DataArgument,
+    output: OutputOption,
+    calibrator: CalibratorOption = "nll",
+    coverage: CoverageOption = 0.9,
+    unit: UnitOption = "value",
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "float32",
+    as_json: JsonOption = False,
+) -> None:
+    """Calibrate a fitted uncertainty anew on other structures."""
+    from ase_nnp.uncertainty.files import load_uncertainty, save_uncertainty, uncertainty_info
+    from ase_nnp.uncertainty.fitting import calibrate as calibrate_method
+
+    fitted = load_uncertainty(uncertainty, _load(model, device, dtype))
+    structures = list(read_structures(data))
+    progress = False if as_json else None
+    calibrate_method(
+        fitted, structures, calibrator=calibrator, coverage=coverage, unit=unit, progress=progress
+    )
+    save_uncertainty(fitted, output, **uncertainty_info(uncertainty)["notes"])
+    _tell(fitted, output, as_json)
+
+
+def _tell(fitted: Any, output: Path, as_json: bool) -> None:
+    found = {"file": str(output), **fitted.uq}
+    for name, p in fitted.calibration.properties.items():
+        found[f"{name}: {p.kind}"] = ", ".join(f"{v:.4g}" for v in p.numbers[:2])
+    if as_json:
+        print_json({**fitted.uq, "file": str(output), "calibration": fitted.calibration.to_json()})
+        return
+    print_table("Fitted uncertainty", ("", ""), found.items())
+
+
+def _evaluate(
+    model: Path, uncertainty: Path, data: Path, shifted: Path | None, *settings: Any
+) -> Any:
+    from ase_nnp.uncertainty.evaluation import evaluate as evaluate_model
+    from ase_nnp.uncertainty.files import load_uncertainty
+
+    device, dtype, progress = settings
+    fitted = load_uncertainty(uncertainty, _load(model, device, dtype))
+    other = None if shifted is None else list(read_structures(shifted))
+    return evaluate_model(fitted, list(read_structures(data)), other, progress=progress)
+
+
+@app.command("evaluate")
+def evaluate(
+    model: ModelArgument,
+    uncertainty: FileArgument,
+    data: DataArgument,
+    shifted: ShiftedOption = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "float32",
+    as_json: JsonOption = False,
+) -> None:
+    """Measure how good the error bars are."""
+    progress = False if as_json else None
+    found = _evaluate(model, uncertainty, data, shifted, device, dtype, progress)
+    if as_json:
+        print_json(found.to_json())
+        return
+    names = sorted({k for m in found.measures.values() for k in m})
+    rows = [[n, *(_cell(m.get(n, "")) for m in found.measures.values())] for n in names]
+    if found.ood_auroc is not None:
+        rows.append([f"OOD AUROC ({found.score_name})", f"{found.ood_auroc:.4f}"])
+    print_table(f"{found.structures} structures", ("", *found.measures), rows)
+    print("\n".join(found.notes))
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {v:.3f}" for k, v in value.items())
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+@app.command("report")
+def report(
+    model: ModelArgument,
+    uncertainty: FileArgument,
+    data: DataArgument,
+    output: OutputOption,
+    shifted: ShiftedOption = None,
+    title: Annotated[str, typer.Option(help="Of the page.")] = "Uncertainty report",
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "float32",
+    as_json: JsonOption = False,
+) -> None:
+    """Write one HTML page with figures into a folder."""
+    from ase_nnp.uncertainty.report import write_report
+
+    if output.exists() and not output.is_dir():
+        raise ConfigError(f"{output} is a file; name a folder for the report.")
+    progress = False if as_json else None
+    found = _evaluate(model, uncertainty, data, shifted, device, dtype, progress)
+    page = write_report(found, output, title)
+    if as_json:
+        print_json({"page": str(page), **found.to_json()})
+        return
+    print(page)

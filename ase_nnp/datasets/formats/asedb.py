@@ -1,0 +1,171 @@
+"""ASE databases: SQLite (``.db``) and JSON (``.json``). Opened read-only, without lock files."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ase_nnp.datasets.base import AtomsDataset, Shard, SpeakingShard
+from ase_nnp.datasets.formats.rows import parse_json, row_to_sample
+from ase_nnp.datasets.sample import Sample, from_atoms
+from ase_nnp.errors import DatasetError
+from ase_nnp.registry.family import DatasetFormat
+
+__all__ = ["FORMAT", "JsonShard", "SqliteShard", "open_asedb"]
+
+_SQLITE = b"SQLite format 3\0"
+_FIRST_ROW = re.compile(rb'\s*\{\s*"\d+"\s*:\s*\{')
+
+
+class SqliteShard(SpeakingShard):
+    """One SQLite database of ASE; record k is the k-th row id."""
+
+    format = "ase-db"
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._database: Any = None
+        uri = self.path.resolve().as_uri() + "?mode=ro"
+        try:
+            connection = sqlite3.connect(uri, uri=True)
+            try:
+                rows = connection.execute("select id from systems order by id").fetchall()
+            finally:
+                connection.close()
+            self._ids = [int(row[0]) for row in rows]
+        except (sqlite3.Error, ValueError, TypeError) as error:
+            raise DatasetError(f"not a readable ASE database: {error}", path=self.path) from None
+        if not self._ids:
+            raise DatasetError("an ASE database without rows", path=self.path)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_database": None}
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def key(self, index: int) -> object:
+        """Return the row id of a record."""
+        return self._ids[index]
+
+    def read(self, index: int) -> Sample:
+        """Decode one row."""
+        if self._database is None:
+            from ase.db import connect
+
+            self._database = connect(self.path, type="db", use_lock_file=False)
+        row = self._database.get(id=self._ids[index])
+        sample = from_atoms(row.toatoms())
+        info = sample["info"]
+        pairs = dict(row.key_value_pairs)
+        info.update(pairs)
+        if pairs:
+            info["key_value_pairs"] = pairs
+        info.update(row.data)
+        info.setdefault("sid", index)
+        return sample
+
+    def close(self) -> None:
+        """Drop the connection."""
+        self._database = None
+
+
+class JsonShard(SpeakingShard):
+    """One JSON database of ASE, parsed as a whole on first use."""
+
+    format = "ase-db"
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._rows: dict[str, Any] | None = None
+        self._ids: list[int] = []
+        self._load()
+
+    def _load(self) -> dict[str, Any]:
+        try:
+            rows = parse_json(self.path.read_bytes())
+        except OSError as error:
+            raise DatasetError(f"cannot be read: {error.strerror}", path=self.path) from None
+        except DatasetError as error:
+            raise DatasetError(str(error), path=self.path) from None
+        if not isinstance(rows, dict):
+            raise DatasetError("not a JSON database of ASE", path=self.path)
+        ids = rows.get("ids", [int(key) for key in rows if key.isdigit()])
+        if not isinstance(ids, list) or not all(type(number) is int for number in ids) or not ids:
+            raise DatasetError("a JSON database without row ids", path=self.path)
+        self._ids, self._rows = ids, rows
+        return rows
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_rows": None}
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def key(self, index: int) -> object:
+        """Return the row id of a record."""
+        return self._ids[index]
+
+    def read(self, index: int) -> Sample:
+        """Decode one row."""
+        rows = self._load() if self._rows is None else self._rows
+        row = rows.get(str(self._ids[index]))
+        if row is None:
+            raise DatasetError("no such row, although 'ids' lists it")
+        sample = row_to_sample(row)
+        sample["info"].setdefault("sid", index)
+        return sample
+
+    def close(self) -> None:
+        """Drop what is held of the file; it is parsed anew when needed."""
+        self._rows = None
+
+
+def sniff(path: Path) -> bool:
+    """Whether a file is a database of ASE, in SQLite or JSON."""
+    try:
+        with open(path, "rb") as stream:
+            head = stream.read(4096)
+            if head.startswith(_SQLITE):
+                return b"systems" in head or b"systems" in stream.read(1 << 16)
+            if not _FIRST_ROW.match(head):
+                return False
+            stream.seek(max(0, path.stat().st_size - 65536))
+            return b'"nextid"' in stream.read()
+    except OSError:
+        return False
+
+
+def open_asedb(files: Sequence[Path], *, energy_kind: str | None = None) -> AtomsDataset:
+    """Open ASE databases as one dataset.
+
+    ``key_value_pairs`` and ``data`` of a row go to ``info``.
+
+    Parameters
+    ----------
+    files
+        SQLite or JSON files.
+    energy_kind
+        Convert to this kind on reading.
+    """
+    shards: list[Shard] = []
+    for path in files:
+        try:
+            with open(path, "rb") as stream:
+                head = stream.read(16)
+        except OSError as error:
+            raise DatasetError(f"cannot be read: {error.strerror}", path=path) from None
+        shards.append(SqliteShard(path) if head == _SQLITE else JsonShard(path))
+    return AtomsDataset(shards, energy_kind=energy_kind)
+
+
+FORMAT = DatasetFormat(
+    name="ase-db",
+    summary="ASE databases in SQLite and JSON",
+    sniff=sniff,
+    open=open_asedb,
+    suffixes=(".db",),
+)

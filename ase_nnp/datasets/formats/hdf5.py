@@ -1,0 +1,314 @@
+"""HDF5 datasets of eight layouts: torchmd-net, ANI-1, ANI-1x, SPICE, QM7-X, MACE, H5MD, torch-sim.
+
+The layout is found in the file. Energies, lengths and forces become eV and Angstrom on reading;
+ANI, SPICE and QM7-X have fixed units, H5MD says them, torchmd-net files are the user's own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ase_nnp.datasets.base import AtomsDataset, Shard
+from ase_nnp.datasets.formats.hdf5_frames import H5MD, MACE, TorchSim
+from ase_nnp.datasets.formats.hdf5_layouts import (
+    ANI1,
+    BOHR,
+    HARTREE,
+    QM7X,
+    SPICE,
+    ANI1x,
+    Block,
+    Frame,
+    Layout,
+    Options,
+    TorchMDNet,
+)
+from ase_nnp.datasets.formats.hdf5_safe import H5_ERRORS, children
+from ase_nnp.datasets.sample import Sample
+from ase_nnp.errors import DatasetError
+from ase_nnp.registry.family import DatasetFormat
+
+if TYPE_CHECKING:
+    import h5py
+
+__all__ = ["FORMAT", "HDF5Shard", "open_hdf5"]
+
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_KJ_MOL = 0.010364269656262174
+_ENERGY_UNITS = {"eV": 1.0, "Hartree": HARTREE, "kcal/mol": 4.184 * _KJ_MOL, "kJ/mol": _KJ_MOL}
+_LENGTH_UNITS = {"Angstrom": 1.0, "Bohr": BOHR, "nm": 10.0}
+
+#: Tried in this order; the first that recognises a file reads it.
+LAYOUTS: tuple[Layout, ...] = (
+    H5MD(),
+    MACE(),
+    TorchSim(),
+    SPICE(),
+    ANI1x(),
+    TorchMDNet(),
+    QM7X(),
+    ANI1(),
+)
+
+
+def detect(root: h5py.File) -> Layout:
+    """Return the layout of an open file, or say what was found instead."""
+    for layout in LAYOUTS:
+        if layout.matches(root):
+            return layout
+    found: list[str] = []
+
+    def note(name: str) -> bool | None:
+        found.append(name)
+        return True if len(found) > 5 else None
+
+    root.visit(note)
+    known = ", ".join(layout.name for layout in LAYOUTS)
+    raise DatasetError(
+        f"no known layout of HDF5 data ({known}); the file holds {', '.join(found) or 'nothing'}",
+        path=root.filename,
+    )
+
+
+class HDF5Shard(Shard):
+    """The frames of one HDF5 file, numbered through groups (natural order) and their entries.
+
+    The table of contents holds one entry a *group*, so millions of conformers stay small.
+    """
+
+    format = "hdf5"
+
+    def __init__(self, path: Path, options: Options) -> None:
+        self.path = Path(path)
+        self._choices = options
+        self.options = (repr(options),)
+        self._file: h5py.File | None = None
+        self._pid = -1
+        try:
+            root = self._root()
+            children(root)  # refuses links out of the file
+            self.layout = detect(root)
+            self.blocks = list(self.layout.blocks(root, options))
+        except DatasetError as error:
+            if error.path is not None:
+                raise
+            raise DatasetError(str(error), path=path) from error
+        except H5_ERRORS as error:
+            raise DatasetError(f"damaged HDF5 data ({error})", path=path) from error
+        if not self.blocks:
+            raise DatasetError(f"no frames in this {self.layout.name} file", path=path)
+        self._first_kind()
+        self._ends = np.cumsum([block.frames for block in self.blocks], dtype=np.int64)
+
+    def _first_kind(self) -> None:
+        """Take the kind of energy from our own writer's note, where there is one."""
+        if isinstance(self.layout, MACE) and not self.blocks[0].problem:
+            try:
+                found = self.layout.read(self._root(), self.blocks[0], 0, self._choices)
+            except (DatasetError, *H5_ERRORS):
+                return  # reported when the record is read
+            kind = ((found.row or {}).get("info") or {}).get("energy_kind")
+            self.energy_kind = kind if isinstance(kind, str) else "total"
+
+    def _root(self) -> h5py.File:
+        import h5py
+
+        if self._pid != os.getpid():  # after a fork the parent's handle is not ours
+            self._file, self._pid = None, os.getpid()
+        if self._file is None:
+            try:
+                self._file = h5py.File(self.path, "r", locking=False)
+            except (OSError, RuntimeError) as error:
+                raise DatasetError(f"no readable HDF5 file ({error})", path=self.path) from error
+        return self._file
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_file": None, "_pid": -1}
+
+    def natoms(self) -> Any:
+        """Return the atom counts, or None where only reading tells them."""
+        if any(block.natoms < 0 for block in self.blocks):
+            return None
+        counts = [block.natoms for block in self.blocks]
+        return np.repeat(counts, [block.frames for block in self.blocks])
+
+    def _find(self, index: int) -> tuple[Block, int]:
+        place = int(np.searchsorted(self._ends, index, side="right"))
+        block = self.blocks[place]
+        return block, int(index - (self._ends[place] - block.frames))
+
+    def key(self, index: int) -> str:
+        """Return ``group/entry``, or the group alone where it is one frame."""
+        block, frame = self._find(index)
+        name = block.group.strip("/")
+        return name if block.frames == 1 else f"{name}/{frame}"
+
+    def read(self, index: int) -> Sample:
+        """Read one frame, in eV and Angstrom."""
+        block, frame = self._find(index)
+        if block.problem:
+            raise DatasetError(block.problem)
+        try:
+            found = self.layout.read(self._root(), block, frame, self._choices)
+        except H5_ERRORS as error:
+            raise DatasetError(f"damaged HDF5 data ({error})") from error
+        sample = _sample(found)
+        if found.row is None:
+            sample["info"].setdefault("sid", self.key(index))
+        return sample
+
+    def close(self) -> None:
+        """Close the file; it opens again when needed."""
+        if self._file is not None and self._pid == os.getpid():
+            self._file.close()
+        self._file = None
+
+
+def _array(name: str, value: Any, shape: tuple[int, ...]) -> Any:
+    """Return ``value`` as float64 of the wanted shape (-1 is any length)."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "iuf":
+        raise DatasetError(f"{name} is no array of numbers")
+    if len(array.shape) != len(shape) or any(
+        w not in (-1, h) for w, h in zip(shape, array.shape, strict=True)
+    ):
+        raise DatasetError(f"{name} has shape {array.shape}, wanted {shape}")
+    return array.astype(np.float64)
+
+
+def _sample(found: Frame) -> Sample:
+    """Check what a layout read and put it under the common names."""
+    for name, value in (("atomic numbers", found.numbers), ("positions", found.positions)):
+        if value is None:
+            raise DatasetError(f"no {name}")
+    numbers = np.asarray(found.numbers)
+    n = numbers.size
+    cell = np.zeros((3, 3)) if found.cell is None else _array("cell", found.cell, (3, 3))
+    pbc = np.asarray(found.pbc).astype(bool).reshape(-1)
+    if pbc.size not in (1, 3):
+        raise DatasetError(f"pbc has {pbc.size} values, wanted 3")
+    sample: Sample = {
+        "atomic_numbers": numbers.reshape(-1),
+        "positions": _array("positions", found.positions, (n, 3)),
+        "cell": cell,
+        "pbc": np.broadcast_to(pbc, 3).copy(),
+        "info": dict(found.info),
+    }
+    results = dict(found.results)
+    if (energy := results.pop("energy", None)) is not None:
+        sample["energy"] = float(energy)
+    if (forces := results.pop("forces", None)) is not None:
+        sample["forces"] = _array("forces", forces, (n, 3))
+    if (stress := results.pop("stress", None)) is not None:
+        sample["stress"] = _stress(stress)
+    for name, shape in (("dipole", (3,)), ("charges", (n,)), ("magmoms", (n,))):
+        if name in results:
+            results[name] = _array(name, results[name], shape)
+    if results:
+        sample["results"] = results
+    if found.arrays:
+        sample["arrays"] = {k: _array(k, v, (n,)) for k, v in found.arrays.items()}
+    return _with_rest(sample, found.row) if found.row is not None else sample
+
+
+def _stress(value: Any) -> Any:
+    """Return (3, 3) from Voigt 6 (xx yy zz yz xz xy), 9 or (3, 3) values."""
+    stress = np.asarray(value, dtype=np.float64)
+    if stress.shape == (6,):
+        return stress[[0, 5, 4, 5, 1, 3, 4, 3, 2]].reshape(3, 3)
+    if stress.size != 9:
+        raise DatasetError(f"stress has shape {stress.shape}, wanted (6,) or (3, 3)")
+    return stress.reshape(3, 3)
+
+
+def _with_rest(sample: Sample, rest: dict[str, Any]) -> Sample:
+    """Add what our own writer keeps beside MACE's fields."""
+    from ase.io.jsonio import object_hook
+
+    from ase_nnp.datasets.writing.encode import ARRAYS, add_row_fields
+    from ase_nnp.datasets.writing.extxyz_text import decoded
+
+    kept = decoded(rest, object_hook)
+    if not isinstance(kept, dict):
+        raise DatasetError("the rest of the structure is no JSON object")
+    sample["info"] = dict(kept.pop("info", {}))
+    arrays = kept.pop(ARRAYS, {})
+    return add_row_fields(sample, kept, arrays)
+
+
+def _is_hdf5(path: Path) -> bool:
+    """Whether a file begins like HDF5 (a user block of 512 or 1024 bytes may come first)."""
+    try:
+        with open(path, "rb") as handle:
+            head = handle.read(2048 + 8)
+    except OSError:
+        return False
+    return any(head[at : at + 8] == _SIGNATURE for at in (0, 512, 1024, 2048))
+
+
+def open_hdf5(
+    files: Sequence[Path],
+    *,
+    energy_unit: str = "eV",
+    length_unit: str = "Angstrom",
+    level: str | None = None,
+    group: str | None = None,
+    properties: Sequence[str] = (),
+    energy_kind: str | None = None,
+) -> AtomsDataset:
+    """Open HDF5 files of one layout as one dataset.
+
+    Parameters
+    ----------
+    files
+        The files; several are shards, read in this order.
+    energy_unit, length_unit
+        Units of torchmd-net files, which do not say them: eV, Hartree, kcal/mol, kJ/mol;
+        Angstrom, Bohr, nm. Forces are energy over length.
+    level
+        ANI-1x: the level of theory whose labels count, such as ``"ccsd(t)_cbs"``. Default
+        wb97x_dz. A frame without that label (NaN in the file) has no energy.
+    group
+        H5MD: the group of particles, where there are several.
+    properties
+        Further datasets to put into ``atoms.info`` under their own names, unconverted.
+    energy_kind
+        ``"total"`` or ``"adsorption"``; see :class:`~ase_nnp.datasets.AtomsDataset`.
+
+    Raises
+    ------
+    DatasetError
+        No HDF5 file, no known layout, links to other files, or files of different layouts.
+    """
+    for name, unit, known in (
+        ("energy_unit", energy_unit, _ENERGY_UNITS),
+        ("length_unit", length_unit, _LENGTH_UNITS),
+    ):
+        if unit not in known:
+            raise DatasetError(f"{name} {unit!r} is not known; choose from {', '.join(known)}")
+    options = Options(
+        _ENERGY_UNITS[energy_unit], _LENGTH_UNITS[length_unit], level, group, tuple(properties)
+    )
+    shards = [HDF5Shard(Path(file), options) for file in files]
+    layouts = {shard.layout.name: shard.path.name for shard in shards}
+    if len(layouts) > 1:
+        listed = ", ".join(f"{path} ({name})" for name, path in layouts.items())
+        raise DatasetError(f"files of different layouts are no one dataset: {listed}")
+    return AtomsDataset(shards, energy_kind=energy_kind)
+
+
+FORMAT = DatasetFormat(
+    name="hdf5",
+    summary="HDF5: torchmd-net, ANI-1, ANI-1x, SPICE, QM7-X, MACE, H5MD, torch-sim",
+    sniff=_is_hdf5,
+    open=open_hdf5,
+    suffixes=(".h5", ".hdf5", ".hdf", ".h5md"),
+)

@@ -1,0 +1,50 @@
+"""The pickled tables beside OC20: system descriptions, clean slabs, reference energies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ase_nnp.errors import DatasetError
+from ase_nnp.files.unpickle import load
+
+__all__ = ["load_mapping", "load_references"]
+
+
+def load_mapping(path: str | Path) -> dict[Any, Any]:
+    """Read ``oc20_data_mapping.pkl``, ``mapping_adslab_slab.pkl`` and their like.
+
+    Returns
+    -------
+    dict
+        By system id (``"random123"``): a dict of properties, or the id of the clean slab.
+
+    Raises
+    ------
+    UnsafeFileError
+        The pickle asks for more than plain data.
+    DatasetError
+        It is damaged, or no dict.
+    """
+    table = load(path, stand_ins={})
+    if not isinstance(table, dict):
+        raise DatasetError(f"holds {type(table).__name__}, not a dict", path=path)
+    return table
+
+
+def load_references(path: str | Path) -> dict[Any, float]:
+    """Read reference energies in eV by system id: a pickled dict, or lines ``id,energy``."""
+    if Path(path).suffix == ".pkl":
+        table = load_mapping(path)
+        try:
+            return {key: float(value) for key, value in table.items()}
+        except (TypeError, ValueError):
+            raise DatasetError("its values are no energies", path=path) from None
+    table = {}
+    for number, line in enumerate(Path(path).read_text().splitlines(), 1):
+        fields = line.split(",")
+        try:
+            table[fields[0].strip()] = float(fields[-1])
+        except ValueError:
+            raise DatasetError(f"{line!r} is not 'id,energy'", path=path, key=number) from None
+    return table

@@ -1,0 +1,145 @@
+"""Write structures with their labels to one file that every reader of its format understands."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ase_nnp.datasets.sample import Sample, from_atoms
+from ase_nnp.datasets.writing.record_writers import Sink, sink_class
+from ase_nnp.errors import DatasetError
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+__all__ = ["write_dataset"]
+
+#: Structures encoded and committed together.
+CHUNK = 500
+
+
+def chunks(structures: Iterable[Atoms], size: int) -> Iterator[list[Atoms]]:
+    """Yield lists of ``size`` structures; the last may be shorter."""
+    iterator = iter(structures)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
+
+
+def write_dataset(
+    path: str | os.PathLike[str],
+    structures: Iterable[Atoms],
+    *,
+    format: str | None = None,
+    overwrite: bool = False,
+    chunk_size: int = CHUNK,
+) -> int:
+    """Write structures with labels, tags, constraints and ``info``; return how many.
+
+    The file is written beside ``path`` and renamed when it is complete.
+
+    Parameters
+    ----------
+    path
+        The file to be; its ending chooses the format: ``.aselmdb``, ``.lmdb`` (flat binary records,
+        no pickles), ``.extxyz``, ``.extxyz.xz``, ``.h5``.
+    structures
+        Any iterable of Atoms, an AtomsDataset too; it is read once, in order. Labels are the
+        results of the attached calculators; nothing is computed.
+    format
+        A format name instead of the ending.
+    overwrite
+        Replace an existing file.
+    chunk_size
+        Structures held in memory at a time.
+
+    Raises
+    ------
+    DatasetError
+        The format is unknown, the file exists, there is no structure, or something attached to one
+        cannot be stored.
+    """
+    target = Path(path)
+    sink_type = _sink_or_plugin(target, format)
+    check_target(target, overwrite)
+    if not isinstance(sink_type, type):
+        return _by_plugin(sink_type, target, structures)
+    sink = sink_type(target.with_name(f".{target.name}.{os.getpid()}.tmp"))
+    sink.remove()
+    note = about(structures)
+    kinds: set[str] = set()
+    written = 0
+    try:
+        for chunk in chunks(structures, chunk_size):
+            samples = [from_atoms(atoms) for atoms in chunk]
+            kinds |= {s["info"]["energy_kind"] for s in samples if "energy_kind" in s["info"]}
+            if "energy_kind" not in note and len(kinds) == 1:
+                note = {"energy_kind": str(*kinds)}
+            elif len(kinds) > 1:
+                note = {"energy_kind": "mixed"}
+            payloads = encode_chunk(sink_type, samples, written)
+            written += len(chunk)
+            sink.append(payloads, {"done": written, "written": written, "about": note})
+        if not written:
+            raise DatasetError("there is no structure to write", path=target)
+        sink.finish(target)
+    finally:
+        sink.remove()
+    return written
+
+
+def about(structures: object) -> dict[str, str]:
+    """Return what a dataset says of its energies as a whole."""
+    said = {name: getattr(structures, name, None) for name in ("energy_kind", "energy_reference")}
+    return {name: value for name, value in said.items() if isinstance(value, str)}
+
+
+def check_target(target: Path, overwrite: bool) -> None:
+    """Refuse a file that exists and a folder that does not."""
+    if target.exists() and not overwrite:
+        raise DatasetError("exists already; give overwrite=True to replace it", path=target)
+    if not target.parent.is_dir():
+        raise DatasetError(f"folder {target.parent} does not exist", path=target)
+
+
+def encode_chunk(sink: type[Sink], chunk: list[Sample], first: int) -> list[bytes]:
+    """Encode a chunk; a structure that cannot be stored is named by its number."""
+    try:
+        return sink.encode(chunk)
+    except DatasetError:
+        for offset, sample in enumerate(chunk):
+            try:
+                sink.encode([sample])
+            except DatasetError as error:
+                raise DatasetError(f"structure {first + offset}: {error}") from error
+        raise
+
+
+def _sink_or_plugin(target: Path, format: str | None) -> object:
+    try:
+        return sink_class(target, format)
+    except DatasetError:
+        from ase_nnp.registry.installed import installed
+
+        for plugin in installed().datasets.values():
+            fits = plugin.name == format if format else target.name.endswith(plugin.suffixes)
+            if plugin.write is not None and plugin.suffixes and fits:
+                return plugin
+        raise
+
+
+def _by_plugin(plugin: object, target: Path, structures: Iterable[Atoms]) -> int:
+    written = 0
+
+    def counted() -> Iterator[Atoms]:
+        nonlocal written
+        for atoms in structures:
+            written += 1
+            yield atoms
+
+    beside = target.with_name(f".{os.getpid()}.{target.name}")
+    plugin.write(beside, counted())  # type: ignore[attr-defined]
+    beside.replace(target)
+    return written

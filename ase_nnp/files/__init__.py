@@ -1,0 +1,1 @@
+"""Bytes on disk: read without trust, written whole, locked and hashed."""

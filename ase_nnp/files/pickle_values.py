@@ -1,0 +1,382 @@
+"""What a foreign pickle may build: sealed callables, numpy arrays, tensors as arrays.
+
+Nothing here has an attribute that a pickle could overwrite, and every size is checked against
+the bytes that are there before it is used. :mod:`ase_nnp.files.unpickle` is the way in.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import numpy as np
+
+from ase_nnp.errors import UnsafeFileError
+from ase_nnp.files.pickle_scan import UnpickleError
+
+Array = np.ndarray[Any, Any]
+
+MAX_EXPANDED = 1 << 22  # elements of a tensor beyond those of its storage (strides that repeat)
+
+
+class Sealed(type):
+    """A class whose attributes a pickle cannot replace."""
+
+    def __setattr__(cls, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"{cls.__name__} is sealed")
+
+
+class StandIn(metaclass=Sealed):
+    """The attributes of a foreign object, in ``__dict__``, and no behaviour."""
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError("stand-ins are filled by the unpickler only")
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(map(str, self.__dict__))})"
+
+
+def stand_in(dotted_name: str) -> type[StandIn]:
+    """Make a holder class for the foreign class of that dotted name."""
+    module, _, name = dotted_name.rpartition(".")
+    about = {"__doc__": f"Stands in for {dotted_name}.", "origin": module}
+    return Sealed(name, (StandIn,), about)  # type: ignore[return-value]
+
+
+class Call:
+    """A function a pickle may call, without attributes it could set."""
+
+    __slots__ = ("_function",)
+    _function: Callable[..., Any]
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        object.__setattr__(self, "_function", function)
+
+    def __call__(self, *args: Any) -> Any:
+        """Call the function."""
+        return self._function(*args)
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError("sealed")
+
+
+class Name:
+    """A name that is only passed around (``torch.float32``, ``builtins.dict``)."""
+
+    __slots__ = ("dotted",)
+    dotted: str
+
+    def __init__(self, dotted: str) -> None:
+        object.__setattr__(self, "dotted", dotted)
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError("sealed")
+
+    def __repr__(self) -> str:
+        return self.dotted
+
+
+class _Dtype:
+    """``numpy.dtype`` in a pickle: plain numbers and strings only, never objects or records."""
+
+    __slots__ = ("dtype",)
+
+    def __init__(self, code: object, *_: object) -> None:
+        text = code if isinstance(code, str) else ""
+        match = re.fullmatch(r"[<>|=]?([biufc?SUMm])(\d*)", text)
+        if match is None or int(match[2] or 0) > 1 << 20:
+            raise UnsafeFileError(f"refused: numpy dtype {code!r} (numbers and strings only)")
+        self.dtype: np.dtype[Any] = np.dtype(text)
+
+    def __setstate__(self, state: Any) -> None:
+        if not isinstance(state, tuple) or len(state) < 5 or any(x is not None for x in state[2:5]):
+            raise UnsafeFileError("refused: numpy dtype with fields")
+        if state[1] in ("<", ">"):
+            self.dtype = self.dtype.newbyteorder(state[1])
+
+
+def _dtype_of(value: Any) -> np.dtype[Any]:
+    if isinstance(value, _Dtype):
+        return value.dtype
+    raise UnpickleError("an array without a dtype")
+
+
+def _raw(value: Any) -> bytes:
+    if isinstance(value, str):  # Python 2 string read as latin-1
+        return value.encode("latin-1")
+    if isinstance(value, (bytes, bytearray)):
+        return bytes(value)
+    raise UnpickleError(f"array data is {type(value).__name__}, not bytes")
+
+
+def _array(raw: Any, dtype: Any, shape: Any, order: Any = "C") -> Array:
+    kind, data = _dtype_of(dtype), _raw(raw)
+    shape = _sizes(shape)
+    if _product(shape) * kind.itemsize != len(data) or order not in ("C", "F"):
+        raise UnpickleError(f"array of shape {shape} and dtype {kind} over {len(data)} bytes")
+    return np.ndarray(shape, kind, data, order=order)
+
+
+class PendingArray:
+    """``numpy.core.multiarray._reconstruct``: an array whose content comes with its state."""
+
+    __slots__ = ("array",)
+
+    def __init__(self, *_: object) -> None:
+        self.array: Array | None = None
+
+    def __setstate__(self, state: Any) -> None:
+        if not isinstance(state, tuple) or len(state) != 5:
+            raise UnpickleError("array state of an unknown kind")
+        self.array = _array(state[4], state[2], state[1], "F" if state[3] else "C")
+
+
+def _scalar(dtype: Any, raw: Any = b"") -> Any:
+    return _array(raw, dtype, ())[()]
+
+
+def _encode(text: Any, encoding: Any = "latin1") -> bytes:
+    if isinstance(text, str) and str(encoding).replace("-", "").lower() == "latin1":
+        return text.encode("latin-1")
+    raise UnsafeFileError(f"refused: _codecs.encode(..., {encoding!r})")
+
+
+def _bytearray(value: Any = b"", encoding: Any = "latin1") -> bytes:
+    """Bytes from text or bytes; from a number would be as many as it says."""
+    return _encode(value, encoding) if isinstance(value, str) else _raw(value)
+
+
+def _reconstructor(cls: Any, base: Any = None, state: Any = None) -> Any:
+    if isinstance(cls, type) and issubclass(cls, StandIn) and state is None:
+        return object.__new__(cls)
+    raise UnsafeFileError("refused: copyreg._reconstructor on something that is no data holder")
+
+
+def _dict(*args: Any) -> dict[Any, Any]:
+    return dict(*args[:1])
+
+
+DTYPES = {
+    "Double": "<f8",
+    "Float": "<f4",
+    "Half": "<f2",
+    "BFloat16": "bf16",
+    "Long": "<i8",
+    "Int": "<i4",
+    "Short": "<i2",
+    "Char": "i1",
+    "Byte": "u1",
+    "Bool": "?",
+    "ComplexFloat": "<c8",
+    "ComplexDouble": "<c16",
+    "Untyped": "u1",
+}
+_TORCH_DTYPES = {
+    "float64": "<f8",
+    "float32": "<f4",
+    "float16": "<f2",
+    "bfloat16": "bf16",
+    "int64": "<i8",
+    "int32": "<i4",
+    "int16": "<i2",
+    "int8": "i1",
+    "uint8": "u1",
+    "uint16": "<u2",
+    "uint32": "<u4",
+    "uint64": "<u8",
+    "bool": "?",
+    "complex64": "<c8",
+    "complex128": "<c16",
+}
+
+
+NUMPY = {code: np.dtype(code) for code in {*_TORCH_DTYPES.values()} - {"bf16"}}
+NUMPY["bf16"] = np.dtype("<u2")
+
+
+class StorageType:
+    """``torch.FloatStorage`` and its kin, as a name with a dtype."""
+
+    __slots__ = ("code",)
+    code: str
+
+    def __init__(self, code: str) -> None:
+        object.__setattr__(self, "code", code)
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError("sealed")
+
+
+class Halves:
+    """A storage of bfloat16 numbers, which numpy does not have, as raw 16-bit words."""
+
+    __slots__ = ("words",)
+    words: Array
+
+    def __init__(self, words: Array) -> None:
+        object.__setattr__(self, "words", words)
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError("sealed")
+
+
+def make_storage(code: str, buffer: Any, count: int, offset: int = 0) -> Array | Halves:
+    """Return the ``count`` numbers of a storage: what tensors are views of."""
+    dtype = NUMPY[code]
+    if count < 0 or count * dtype.itemsize > len(buffer) - offset:
+        raise UnpickleError(f"storage of {count} x {dtype} in {len(buffer) - offset} bytes")
+    data: Array = np.frombuffer(buffer, dtype, count, offset)
+    if not data.flags.aligned or code == "?":
+        # A byte other than 0 and 1 is no valid bool.
+        data = data.view(np.uint8) != 0 if code == "?" else data.copy()
+        data.flags.writeable = False
+    return Halves(data) if code == "bf16" else data
+
+
+def _sizes(value: Any) -> tuple[int, ...]:
+    if not isinstance(value, (tuple, list)) or len(value) > 32:
+        raise UnpickleError(f"a shape is {type(value).__name__}, not a short tuple")
+    if not all(type(n) is int and n >= 0 for n in value):
+        raise UnpickleError("a shape or stride with an entry that is no positive integer")
+    return tuple(value)
+
+
+def _product(sizes: tuple[int, ...]) -> int:
+    n = 1
+    for size in sizes:
+        n *= size
+    return n
+
+
+def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Array:
+    if type(storage) is Halves:
+        return (_strided(storage.words, offset, size, stride).astype(np.uint32) << 16).view("<f4")
+    if type(storage) is not np.ndarray:
+        raise UnpickleError("a tensor over something that is no storage")
+    return _strided(storage, offset, size, stride)
+
+
+def _whole(count: int, size: Any, stride: Any) -> bool:
+    """Whether a tensor is its storage in order: nearly all tensors in a record are."""
+    if len(size) == 1:
+        return bool(size[0] == count and stride == (1,))
+    if len(size) == 2:
+        return bool(size[0] * size[1] == count and stride == (size[1], 1) and size[0] > 0)
+    if len(size) == 3 and size[0] == 1 and size[1] > 0:
+        _, rows, columns = size
+        return bool(rows * columns == count and stride == (rows * columns, columns, 1))
+    return False
+
+
+def _strided(data: Array, offset: Any, size: Any, stride: Any) -> Array:
+    if offset == 0 and data.size and _whole(data.size, size, stride):
+        return data.reshape(size)
+    size, stride = _sizes(size), _sizes(stride)
+    if len(size) != len(stride) or type(offset) is not int or offset < 0:
+        raise UnpickleError(f"tensor with offset {offset!r}, shape {size}, strides {stride}")
+    count = _product(size)
+    if count == 0:
+        return np.zeros(size if max(size) <= MAX_EXPANDED else 0, data.dtype)
+    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+    if last >= data.size:
+        raise UnpickleError(
+            f"tensor of shape {size} and offset {offset} reaches past its storage of {data.size}"
+        )
+    if stride == (1,):
+        return data[offset : offset + count]
+    if count > data.size + MAX_EXPANDED:
+        raise UnpickleError(f"tensor of shape {size} over a storage of {data.size} elements")
+    strides = tuple(step * data.itemsize for step in stride)
+    return np.lib.stride_tricks.as_strided(data[offset:], size, strides, writeable=False)
+
+
+def _tensor_v3(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> Any:
+    """Tensors whose dtype travels beside an untyped storage."""
+    name = rest[2].dotted.removeprefix("torch.") if len(rest) > 2 else ""
+    code = _TORCH_DTYPES.get(name)
+    if code is None or type(storage) is not np.ndarray:
+        raise UnpickleError(f"tensor dtype {name!r} is not supported")
+    raw = storage.tobytes()
+    return _tensor(make_storage(code, raw, len(raw) // width(code)), offset, size, stride)
+
+
+def width(code: str) -> int:
+    """Return the bytes of one element."""
+    return NUMPY[code].itemsize
+
+
+def _from_type(function: Any, cls: Any, args: Any, state: Any = None) -> Any:
+    if isinstance(function, Call) and isinstance(cls, Name) and isinstance(args, tuple):
+        return function(*args)
+    raise UnsafeFileError("refused: torch._tensor._rebuild_from_type_v2 on an unknown type")
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, (str, int)):
+        raise UnpickleError(f"{type(value).__name__} where a word is wanted")
+    return str(value)
+
+
+def _joined(separator: str) -> Callable[..., str]:
+    return lambda *words: separator.join(map(_text, words))
+
+
+NO_DATA: Array = np.zeros(0, np.uint8)
+NOTHING = Call(lambda *_: None)
+GLOBALS: dict[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): OrderedDict,
+    ("collections", "defaultdict"): Call(lambda *_: {}),
+    ("collections", "Counter"): Call(_dict),
+    ("_codecs", "encode"): Call(_encode),
+    ("copyreg", "_reconstructor"): Call(_reconstructor),
+    ("copy_reg", "_reconstructor"): Call(_reconstructor),
+    ("pathlib", "PosixPath"): Call(_joined("/")),
+    ("pathlib", "WindowsPath"): Call(_joined("/")),
+    ("typing", "Any"): Name("typing.Any"),
+    ("numpy", "ndarray"): Name("numpy.ndarray"),
+    ("numpy", "dtype"): Call(_Dtype),
+    ("torch._utils", "_rebuild_tensor"): Call(_tensor),
+    ("torch._utils", "_rebuild_tensor_v2"): Call(_tensor),
+    ("torch._utils", "_rebuild_tensor_v3"): Call(_tensor_v3),
+    ("torch._utils", "_rebuild_parameter"): Call(lambda data, *_: data),
+    ("torch._utils", "_rebuild_parameter_with_state"): Call(lambda data, *_: data),
+    ("torch._tensor", "_rebuild_from_type_v2"): Call(_from_type),
+    ("torch.storage", "TypedStorage"): StorageType("u1"),
+    ("torch.storage", "UntypedStorage"): StorageType("u1"),
+    ("torch.nn.parameter", "Parameter"): Name("torch.nn.parameter.Parameter"),
+    ("torch", "Tensor"): Name("torch.Tensor"),
+    ("torch", "Size"): Call(_sizes),
+    ("torch", "device"): Call(_joined(":")),
+    ("torch.serialization", "_get_layout"): Call(_text),
+}
+for _core in ("numpy.core", "numpy._core"):
+    GLOBALS[_core + ".multiarray", "_reconstruct"] = Call(PendingArray)
+    GLOBALS[_core + ".multiarray", "scalar"] = Call(_scalar)
+    GLOBALS[_core + ".numeric", "_frombuffer"] = Call(_array)
+for _name, _code in DTYPES.items():
+    GLOBALS["torch", _name + "Storage"] = StorageType(_code)
+for _name in (*_TORCH_DTYPES, "float", "double", "half", "long", "int", "strided"):
+    GLOBALS["torch", _name] = Name("torch." + _name)
+for _module in ("builtins", "__builtin__"):
+    for _name in ("set", "frozenset", "complex", "slice"):
+        GLOBALS[_module, _name] = Call({"set": set, "frozenset": frozenset,
+                                          "complex": complex, "slice": slice}[_name])  # fmt: skip
+    GLOBALS[_module, "bytearray"] = GLOBALS[_module, "bytes"] = Call(_bytearray)
+    for _name in (
+        "object",
+        "dict",
+        "list",
+        "tuple",
+        "int",
+        "long",
+        "float",
+        "str",
+        "unicode",
+        "bool",
+    ):
+        GLOBALS[_module, _name] = Name("builtins." + _name)
+
+#: Dtypes by the name of the storage, as it stands in a file.
+CODES = {name.encode(): code for name, code in DTYPES.items()}

@@ -1,0 +1,1 @@
+"""What a model is, how to get one and how to run it."""

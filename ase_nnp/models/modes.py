@@ -1,0 +1,86 @@
+"""The states a model is called in, each put back after the call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+
+from ase_nnp.models.potential import Potential
+
+__all__ = ["compiled", "evaluating", "lowered", "progress_bar"]
+
+
+@contextmanager
+def evaluating(model: Potential) -> Iterator[None]:
+    """Evaluation mode for the duration of one call, so that predicting may interrupt training."""
+    if not model.training:
+        yield
+        return
+    torch.nn.Module.train(model, False)
+    try:
+        yield
+    finally:
+        torch.nn.Module.train(model, True)
+
+
+@contextmanager
+def lowered(precision: str | None, device: torch.device) -> Iterator[None]:
+    """Lower precision for the duration of one call; torch's own switches are put back."""
+    if precision is None:
+        yield
+        return
+    if precision == "bf16":
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            yield
+        return
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@contextmanager
+def compiled(model: Potential, function: Callable[..., Any] | None) -> Iterator[None]:
+    """Let the model use a compiled form of its energies (or of forward) for one call."""
+    if function is None:
+        yield
+        return
+    name = "energies" if hasattr(model, "energies") else "forward"
+    setattr(model, name, function)
+    try:
+        yield
+    finally:
+        delattr(model, name)
+
+
+def compile_model(model: Potential, compile: bool | str) -> Callable[..., Any] | None:
+    """Return what :func:`compiled` takes: gradients stay outside, shapes may change."""
+    if not compile:
+        return None
+    backend = compile if isinstance(compile, str) else "inductor"
+    function = getattr(model, "energies", None) or model.forward
+    return torch.compile(function, dynamic=True, backend=backend)
+
+
+@contextmanager
+def progress_bar(total: int, show: bool | None) -> Iterator[Any]:
+    """A progress bar for long work; by default only for 50 structures or more on a terminal."""
+    bar: AbstractContextManager[Any] = nullcontext()
+    if show or (show is None and total >= 50):
+        from rich.console import Console
+        from rich.progress import Progress
+
+        console = Console(stderr=True)
+        if show or console.is_terminal:
+            bar = Progress(console=console)
+    with bar as progress:
+        if progress is None:
+            yield lambda n: None
+            return
+        task = progress.add_task("predict", total=total)
+        yield lambda n: progress.advance(task, n)

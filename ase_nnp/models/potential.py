@@ -1,0 +1,328 @@
+"""Potential: graph in, dictionary of properties out; and the one gradient module.
+
+A direct model writes ``forward(graph)``. A model that only knows an energy derives from
+:class:`Conservative` and writes ``energies(graph)``; its forces and stress are made here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from ase_nnp.errors import CheckpointError, ConfigError, UnsupportedElementError
+from ase_nnp.models.graph import AtomGraph
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+__all__ = ["Conservative", "Potential"]
+
+#: Properties with one row per atom; everything else has one row per structure.
+PER_ATOM = frozenset(
+    {"forces", "energies", "magmoms", "charges", "forces_std", "energies_std", "forces_raw"}
+)
+
+
+class Potential(nn.Module):
+    """A model of atoms.
+
+    ``forward(graph)`` returns a dictionary: ``energy`` (B,) eV, ``forces`` (N, 3) eV/Angstrom,
+    ``stress`` (B, 3, 3) eV/Angstrom^3 with ASE's sign, and any named property besides.
+
+    Attributes
+    ----------
+    cutoff
+        Angstrom.
+    max_neighbors
+        Cap on the neighbours of an atom, or None.
+    outputs
+        What the model can return.
+    elements
+        Atomic numbers it was made for, or None for no restriction.
+    conservative
+        Whether forces are the gradient of the energy.
+    energy_kind
+        ``"total"``, ``"adsorption"``, ``"formation"`` or ``"none"``; ``energy_reference`` says to
+        what a referenced energy is referenced.
+    units
+        Unit of each output that is not in eV and Angstrom.
+    reads
+        Fields beside geometry that the model reads: ``charge``, ``spin``, ``tags``, ``fixed``.
+    graph_options
+        Further arguments for :meth:`AtomGraph.from_atoms` (``wrap``, ``pbc``).
+    """
+
+    cutoff: float = 6.0
+    max_neighbors: int | None = None
+    outputs: tuple[str, ...] = ("energy", "forces")
+    elements: frozenset[int] | None = None
+    conservative: bool = False
+    energy_kind: str = "total"
+    energy_reference: str = ""
+    units: Mapping[str, str] = {}
+    per_atom: frozenset[str] = PER_ATOM
+    #: Axis of the atoms or structures in outputs where it is not the first (members come first).
+    row_axis: Mapping[str, int] = {}
+    reads: tuple[str, ...] = ()
+    graph_options: Mapping[str, Any] = {}
+    #: Set by the registry: which family and configuration this is, and where its weights are from.
+    family: str = ""
+    config: Mapping[str, Any] = {}
+    provenance: Mapping[str, Any] = {}
+
+    def forward(self, graph: AtomGraph) -> dict[str, Tensor]:
+        """Return the properties of a batch."""
+        raise NotImplementedError(f"{type(self).__name__} must write forward(graph)")
+
+    def compute(self, graph: AtomGraph, properties: Collection[str]) -> dict[str, Tensor]:
+        """Return at least ``properties``; a model that can save work by the list overrides this."""
+        result: dict[str, Tensor] = self(graph)
+        return result
+
+    def make_graph(
+        self, atoms: Atoms | Sequence[Atoms], device: torch.device | str | None = None
+    ) -> AtomGraph:
+        """Return the graph this model wants, in its own precision, on ``device`` or its own.
+
+        Raises
+        ------
+        UnsupportedElementError
+            Naming the elements that the model was not made for.
+        StructureError
+            For atoms that cannot be meant.
+        """
+        structures: list[Any] = [atoms] if hasattr(atoms, "get_positions") else list(atoms)
+        self.check_elements(structures)
+        return AtomGraph.from_atoms(
+            structures,
+            self.cutoff,
+            self.max_neighbors,
+            dtype=self.dtype,
+            device=self.device if device is None else device,
+            **self.graph_options,
+        )
+
+    def check_elements(self, structures: Sequence[Atoms]) -> None:
+        """Refuse atoms of elements outside :attr:`elements`."""
+        if self.elements is None:
+            return
+        from ase.data import chemical_symbols as symbols
+
+        for atoms in structures:
+            strange = sorted(set(atoms.numbers.tolist()) - self.elements)
+            if strange:
+                name = self.family or type(self).__name__
+                known = ", ".join(symbols[z] for z in sorted(self.elements))
+                found = ", ".join(symbols[z] if 0 <= z < len(symbols) else str(z) for z in strange)
+                raise UnsupportedElementError(
+                    f"{atoms.get_chemical_formula()} contains {found}, which '{name}' was not "
+                    f"made for. It knows: {known}."
+                )
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the floating parameters and buffers."""
+        for tensor in chain(self.parameters(), self.buffers()):
+            if tensor.is_floating_point():
+                return tensor.dtype
+        return getattr(self, "_dtype", torch.float32)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters live."""
+        for tensor in chain(self.parameters(), self.buffers()):
+            return tensor.device
+        return getattr(self, "_device", torch.device("cpu"))
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """As :meth:`torch.nn.Module.to`; a model without parameters remembers it too."""
+        device, dtype, *_ = torch._C._nn._parse_to(*args, **kwargs)
+        self._dtype = dtype or getattr(self, "_dtype", torch.float32)
+        self._device = device or getattr(self, "_device", torch.device("cpu"))
+        return super().to(*args, **kwargs)
+
+    def load_weights(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take the weights of the reference implementation, under its names.
+
+        The default expects this module's own names. Raises CheckpointError with what is missing,
+        superfluous or of the wrong shape.
+        """
+        own = self.state_dict()
+        missing = sorted(set(own) - set(tensors))
+        extra = sorted(set(tensors) - set(own))
+        wrong = [
+            f"{k}: {tuple(tensors[k].shape)} instead of {tuple(own[k].shape)}"
+            for k in own
+            if k in tensors and tensors[k].shape != own[k].shape
+        ]
+        if missing or extra or wrong:
+            said = [
+                f"{what}: {', '.join(names[:6])}{' ...' if len(names) > 6 else ''}"
+                for what, names in (("missing", missing), ("unknown", extra), ("shape", wrong))
+                if names
+            ]
+            raise CheckpointError(
+                f"These weights do not fit this {self.family or type(self).__name__}. "
+                + "; ".join(said)
+            )
+        self.load_state_dict(dict(tensors))
+
+    def set_scales(
+        self,
+        references: Mapping[int, float],
+        *,
+        mean: float = 0.0,
+        energy: float = 1.0,
+        forces: float = 1.0,
+    ) -> None:
+        """Set the units of the network: what need not be learnt. Saved with the model.
+
+        A family whose network works in units of its own overrides this; training calls it once
+        with what it found in the data.
+
+        Parameters
+        ----------
+        references
+            Energy of a free atom, eV by atomic number; added for every atom of a structure.
+        mean
+            Further energy of every structure, eV.
+        energy
+            What an output of 1 is worth, eV.
+        forces
+            What a direct force of 1 is worth, eV/Angstrom; without meaning for a gradient.
+
+        Raises
+        ------
+        ConfigError
+            This model has no such units.
+        """
+        raise ConfigError(
+            f"'{self.family or type(self).__name__}' has no reference energies or scales to set."
+        )
+
+    def shift_references(self, shift: Mapping[int, float]) -> None:
+        """Add to the reference energies, eV by atomic number; see :meth:`set_scales`.
+
+        Raises
+        ------
+        ConfigError
+            This model has none.
+        """
+        raise ConfigError(
+            f"'{self.family or type(self).__name__}' has no reference energies to shift."
+        )
+
+    def freeze(self) -> Self:
+        """Evaluation mode without parameter gradients; ``train()`` brings both back."""
+        names = [name for name, p in self.named_parameters() if p.requires_grad]
+        self._frozen = {*getattr(self, "_frozen", ()), *names}
+        self.requires_grad_(False)
+        return self.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch training mode; ``train()`` after :meth:`freeze` undoes the freezing."""
+        frozen = getattr(self, "_frozen", None)
+        if mode and frozen:
+            for name, parameter in self.named_parameters():
+                if name in frozen:
+                    parameter.requires_grad_(True)
+            self._frozen = set()
+        return super().train(mode)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a caller must know, as plain JSON-able values."""
+        return {
+            "family": self.family,
+            "class": type(self).__name__,
+            "parameters": sum(p.numel() for p in self.parameters()),
+            "cutoff": self.cutoff,
+            "max_neighbors": self.max_neighbors,
+            "outputs": list(self.outputs),
+            "elements": None if self.elements is None else sorted(self.elements),
+            "conservative": self.conservative,
+            "energy_kind": self.energy_kind,
+            "energy_reference": self.energy_reference,
+            "units": dict(self.units),
+            "provenance": dict(self.provenance),
+        }
+
+
+class Conservative(Potential):
+    r"""A potential whose forces and stress are the gradient of its energy, from one backward.
+
+    .. math:: F_n = -\partial E / \partial r_n, \quad
+              \sigma = V^{-1} \partial E / \partial \varepsilon
+
+    with the symmetric strain of Knuth et al. (2015), doi:10.1016/j.cpc.2015.01.003, Eq. 3:
+    ``r -> r + r eps``, ``cell -> cell + cell eps``. ``stress`` is positive under tension and zero
+    for a cell without volume.
+
+    In training mode the results keep their graph, so that a loss on forces can be differentiated
+    again; in evaluation mode they are detached unless ``differentiable`` is set.
+    """
+
+    outputs: tuple[str, ...] = ("energy", "forces", "stress")
+    conservative = True
+    differentiable: bool = False
+
+    def energies(self, graph: AtomGraph) -> Tensor | dict[str, Tensor]:
+        """Return energies (B,) in eV, or a dictionary with ``energy`` and further properties."""
+        raise NotImplementedError(f"{type(self).__name__} must write energies(graph)")
+
+    def forward(self, graph: AtomGraph) -> dict[str, Tensor]:
+        """Return everything in :attr:`outputs`."""
+        return self.compute(graph, self.outputs)
+
+    def compute(self, graph: AtomGraph, properties: Collection[str]) -> dict[str, Tensor]:
+        """Return at least ``properties``; gradients are taken only when asked for."""
+        keep = self.training or self.differentiable
+        forces, stress = "forces" in properties, "stress" in properties
+        if torch.is_inference_mode_enabled():  # where nothing can be differentiated
+            with torch.inference_mode(False):
+                return self.compute(graph.clone(), properties)
+        with torch.set_grad_enabled(keep or forces or stress):
+            result = gradients(self.energies, graph, forces=forces, stress=stress, keep=keep)
+        return result if keep else {k: v.detach() for k, v in result.items()}
+
+
+def gradients(
+    energies: Any, graph: AtomGraph, *, forces: bool, stress: bool, keep: bool
+) -> dict[str, Tensor]:
+    """Energy with its derivatives in positions and strain, from a single backward pass."""
+    wanted: list[Tensor] = []
+    positions, cell = graph.positions, graph.cell
+    if forces:
+        if not positions.requires_grad:
+            positions = positions.detach().requires_grad_(True)
+        wanted.append(positions)
+    if stress:
+        strain = torch.zeros_like(cell, requires_grad=True)
+        symmetric = 0.5 * (strain + strain.transpose(1, 2))
+        wanted.append(strain)
+        moved = positions + torch.einsum("nc,ncd->nd", positions, symmetric[graph.batch])
+        graph = graph.replace(positions=moved, cell=cell + cell @ symmetric)
+    elif forces:
+        graph = graph.replace(positions=positions)
+    result = energies(graph)
+    result = dict(result) if isinstance(result, dict) else {"energy": result}
+    if not wanted:
+        return result
+    energy = result["energy"]
+    if energy.requires_grad:
+        grads = torch.autograd.grad(
+            energy.sum(), wanted, create_graph=keep, retain_graph=keep, allow_unused=True
+        )
+    else:  # no atom saw another: the energy is constant
+        grads = tuple(torch.zeros_like(w) for w in wanted)
+    values = [torch.zeros_like(w) if g is None else g for g, w in zip(grads, wanted, strict=True)]
+    if forces:
+        result["forces"] = -values[0]
+    if stress:
+        volume = torch.linalg.det(cell).abs()[:, None, None]
+        safe = torch.where(volume > 0, volume, torch.ones_like(volume))
+        result["stress"] = torch.where(volume > 0, values[-1] / safe, torch.zeros_like(values[-1]))
+    return result

@@ -1,0 +1,1 @@
+"""What plugins hand over, and which of them are installed."""

@@ -1,0 +1,434 @@
+"""The checks of the conformance suite. Each returns a relative violation; 0 is exact."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.build import bulk, make_supercell
+from scipy.spatial.transform import Rotation
+
+from ase_nnp.errors import StructureError, UnsupportedElementError
+from ase_nnp.models.potential import Potential
+from ase_nnp.registry.family import ModelFamily
+from ase_nnp.testing.outcomes import NotApplicable
+
+__all__ = ["CHECKS", "Check", "NotApplicable", "Subject"]
+
+CHECKS: list[Check] = []
+PREFERRED = (29, 8, 6, 1, 7, 14, 13, 11, 17)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One property that a potential owes."""
+
+    name: str
+    doc: str
+    tolerance: float
+    run: Callable[[Subject], float]
+
+
+def check(tolerance: float) -> Callable[[Callable[[Subject], float]], Callable[[Subject], float]]:
+    """Register a function as a check with its tolerance on the relative violation."""
+
+    def add(function: Callable[[Subject], float]) -> Callable[[Subject], float]:
+        name = function.__name__.removeprefix("check_")
+        doc = (function.__doc__ or "").strip().splitlines()[0]
+        CHECKS.append(Check(name, doc, tolerance, function))
+        return function
+
+    return add
+
+
+@dataclass
+class Subject:
+    """A model under test, with structures of elements that it knows."""
+
+    family: ModelFamily
+    model: Potential
+    rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(7))
+
+    @cached_property
+    def numbers(self) -> list[int]:
+        """Three elements that the model knows (repeated if it knows fewer)."""
+        known = self.model.elements
+        if known is None:
+            return list(PREFERRED[:3])
+        picked = [z for z in PREFERRED if z in known] + sorted(known - set(PREFERRED))
+        return (picked * 3)[:3]
+
+    @property
+    def scalar(self) -> str:
+        """The energy, or the first scalar of a property model."""
+        outputs = self.model.outputs
+        return "energy" if "energy" in outputs else outputs[0]
+
+    @property
+    def has_forces(self) -> bool:
+        """Whether the model gives forces."""
+        return "forces" in self.model.outputs
+
+    def crystal(self) -> Atoms:
+        """A distorted 4-atom crystal with two elements and a skewed cell."""
+        atoms = bulk("Cu", "fcc", a=3.7, cubic=True)
+        atoms.numbers[:] = [self.numbers[0]] * 3 + [self.numbers[1]]
+        atoms.set_cell(atoms.cell @ (np.eye(3) + 0.05 * np.triu(np.ones((3, 3)), 1)), True)
+        atoms.positions += np.random.default_rng(1).normal(scale=0.08, size=(4, 3))
+        return atoms
+
+    def molecule(self) -> Atoms:
+        """Five atoms without a cell and without any symmetry."""
+        a, b, c = self.numbers
+        places = [[0, 0, 0], [1.3, 0.2, 0.1], [-0.4, 1.25, 0.3], [0.1, -0.5, 1.4], [1.9, 1.3, 0.8]]
+        return Atoms([a, b, c, b, a], positions=places)
+
+    def slab(self) -> Atoms:
+        """A thin slab, periodic along x and y only, with an atom above it."""
+        atoms = self.crystal()
+        atoms += Atoms([self.numbers[2]], positions=[[0.3, 0.2, 5.2]])
+        atoms.pbc = (True, True, False)
+        return atoms
+
+    def predict(self, *structures: Atoms, stress: bool = False) -> list[dict[str, Any]]:
+        """Evaluate structures in one batch."""
+        from ase_nnp.models.predictor import Predictor
+
+        names = [p for p in self.model.outputs if p != "stress" or stress]
+        return Predictor(self.model, max_edges=10**9, max_atoms=10**9)(structures, names)
+
+    def value(self, atoms: Atoms) -> float:
+        """The energy or first scalar of one structure."""
+        return float(self.predict(atoms)[0][self.scalar])
+
+    def periodic_only(self) -> bool:
+        """Whether the model refuses a structure without a cell."""
+        try:
+            self.predict(self.molecule())
+        except UnsupportedElementError:
+            raise
+        except StructureError:
+            return True
+        return False
+
+    def finite(self) -> Atoms:
+        """A structure to move about: the molecule, or the crystal for crystal-only models."""
+        return self.crystal() if self.periodic_only() else self.molecule()
+
+
+def relative(a: Any, b: Any) -> float:
+    """Largest difference over the largest value (at least 1e-3, where numbers mean nothing)."""
+    a, b = np.asarray(a, float), np.asarray(b, float)
+    if a.shape != b.shape:
+        raise AssertionError(f"shapes differ: {a.shape} and {b.shape}")
+    return float(np.abs(a - b).max(initial=0.0) / max(np.abs(b).max(initial=0.0), 1e-3))
+
+
+def compare(one: dict[str, Any], two: dict[str, Any]) -> float:
+    """Largest relative difference over all results."""
+    if one.keys() != two.keys():
+        raise AssertionError(f"results differ: {sorted(one)} and {sorted(two)}")
+    return max(relative(one[k], two[k]) for k in one)
+
+
+@check(0.0)
+def check_outputs_are_what_was_declared(subject: Subject) -> float:
+    """Every declared output is returned, finite, with the documented shape."""
+    atoms = subject.crystal()
+    found = subject.predict(atoms, stress=True)[0]
+    missing = set(subject.model.outputs) - set(found)
+    if missing:
+        raise AssertionError(f"declared and not returned: {sorted(missing)}")
+    shapes = {"energy": (), "forces": (len(atoms), 3), "stress": (3, 3)}
+    wrong = {
+        k: np.shape(found[k]) for k, s in shapes.items() if k in found and np.shape(found[k]) != s
+    }
+    if wrong:
+        raise AssertionError(f"wrong shapes: {wrong}")
+    return 0.0
+
+
+@check(1e-10)
+def check_repeated_calls_agree(subject: Subject) -> float:
+    """The same atoms give the same results."""
+    first, second = (subject.predict(subject.crystal())[0] for _ in range(2))
+    return compare(first, second)
+
+
+@check(1e-9)
+def check_energy_is_extensive(subject: Subject) -> float:
+    """Two groups of atoms that do not see each other have the sum of their energies."""
+    if subject.scalar != "energy":
+        raise NotApplicable("a property per structure is not extensive")
+    if subject.periodic_only():
+        raise NotApplicable("the model takes crystals only")
+    one = subject.molecule()
+    other = subject.molecule()[[0, 1, 2]]
+    far = other.copy()
+    far.positions += (5 * subject.model.cutoff + 40.0, 0, 0)
+    return relative(subject.value(one + far), subject.value(one) + subject.value(other))
+
+
+@check(1e-9)
+def check_energy_is_invariant_under_rotation(subject: Subject) -> float:
+    """Turning the whole structure changes no energy."""
+    figures = []
+    for atoms in (subject.finite(), subject.crystal()):
+        turned, _ = rotated(atoms)
+        figures.append(relative(subject.value(turned), subject.value(atoms)))
+    return max(figures)
+
+
+@check(1e-8)
+def check_forces_rotate_with_the_atoms(subject: Subject) -> float:
+    """Turning the structure turns the forces."""
+    if not subject.has_forces:
+        raise NotApplicable("no forces")
+    atoms = subject.molecule()
+    turned, matrix = rotated(atoms)
+    one, two = subject.predict(atoms)[0], subject.predict(turned)[0]
+    return relative(two["forces"], one["forces"] @ matrix.T)
+
+
+def rotated(atoms: Atoms) -> tuple[Atoms, np.ndarray]:
+    """The structure turned as a whole, and the rotation matrix."""
+    matrix = Rotation.from_rotvec([0.7, -1.1, 0.4]).as_matrix()
+    turned = atoms.copy()
+    turned.set_cell(atoms.cell @ matrix.T)
+    turned.positions = atoms.positions @ matrix.T
+    return turned, matrix
+
+
+@check(1e-9)
+def check_energy_is_invariant_under_translation(subject: Subject) -> float:
+    """Moving everything, or one atom by a lattice vector, changes nothing."""
+    figures = []
+    for atoms in (subject.finite(), subject.crystal(), subject.slab()):
+        if atoms.cell.rank < 3 and subject.periodic_only():
+            continue
+        before = subject.predict(atoms)[0]
+        moved = atoms.copy()
+        moved.positions += (1.234, -0.567, 0.891)
+        figures.append(compare(subject.predict(moved)[0], before))
+        if atoms.pbc[0]:
+            hopped = atoms.copy()
+            hopped.positions[1] += 2 * atoms.cell[0] - atoms.cell[1]
+            figures.append(compare(subject.predict(hopped)[0], before))
+    return max(figures)
+
+
+@check(1e-9)
+def check_energy_is_invariant_under_permutation(subject: Subject) -> float:
+    """The order of the atoms does not matter; forces follow their atoms."""
+    atoms = subject.crystal()
+    order = [2, 0, 3, 1]
+    one, two = subject.predict(atoms)[0], subject.predict(atoms[order])[0]
+    mapped = {k: v[order] if k in subject.model.per_atom else v for k, v in one.items()}
+    return compare(two, mapped)
+
+
+@check(1e-6)
+def check_forces_are_minus_the_gradient(subject: Subject) -> float:
+    """Forces of a conservative model are -dE/dx by central differences."""
+    if not subject.has_forces:
+        raise NotApplicable("no forces")
+    if not subject.model.conservative:
+        raise NotApplicable("the model declares direct forces")
+    figures = []
+    for atoms in (subject.molecule(), subject.crystal(), subject.slab()):
+        forces = subject.predict(atoms)[0]["forces"]
+        step, numeric = 1e-4, {}
+        for atom, axis in ((0, 0), (1, 2), (len(atoms) - 1, 1)):
+            energies = []
+            for sign in (1, -1):
+                moved = atoms.copy()
+                moved.positions[atom, axis] += sign * step
+                energies.append(subject.value(moved))
+            numeric[atom, axis] = -(energies[0] - energies[1]) / (2 * step)
+        scale = max(np.abs(forces).max(), 1e-3)
+        figures.append(max(abs(forces[k] - v) for k, v in numeric.items()) / scale)
+    return float(max(figures))
+
+
+@check(1e-6)
+def check_stress_is_the_strain_derivative(subject: Subject) -> float:
+    """Stress is (1/V) dE/d(strain), symmetric, by central differences."""
+    if "stress" not in subject.model.outputs:
+        raise NotApplicable("no stress")
+    if not subject.model.conservative:
+        raise NotApplicable("the model declares direct forces")
+    atoms = subject.crystal()
+    stress = subject.predict(atoms, stress=True)[0]["stress"]
+    figures = [relative(stress, stress.T)]
+    for i, j in ((0, 0), (2, 2), (1, 2), (0, 1)):
+        energies = []
+        for sign in (1, -1):
+            strain = np.zeros((3, 3))
+            strain[i, j] += sign * 0.5e-4
+            strain[j, i] += sign * 0.5e-4
+            moved = atoms.copy()
+            moved.set_cell(atoms.cell @ (np.eye(3) + strain), scale_atoms=True)
+            energies.append(subject.value(moved))
+        numeric = (energies[0] - energies[1]) / (2e-4 * atoms.get_volume())
+        figures.append(abs(stress[i, j] - numeric) / max(np.abs(stress).max(), 1e-5))
+    return float(max(figures))
+
+
+@check(1e-9)
+def check_batching_changes_nothing(subject: Subject) -> float:
+    """A structure's results do not depend on what shares its batch."""
+    structures = [subject.crystal(), single(subject), subject.slab()]
+    if not subject.periodic_only():
+        structures.insert(1, subject.molecule())
+    together = subject.predict(*structures)
+    alone = [subject.predict(one)[0] for one in structures]
+    return max(compare(a, b) for a, b in zip(together, alone, strict=True))
+
+
+def single(subject: Subject) -> Atoms:
+    """A crystal with one atom in a small, skewed cell."""
+    return bulk("Cu", "fcc", a=3.6).__class__(
+        [subject.numbers[0]], cell=[[0, 1.8, 1.8], [1.8, 0, 1.8], [1.8, 1.8, 0]], pbc=True
+    )
+
+
+@check(1e-8)
+def check_supercell_equals_primitive(subject: Subject) -> float:
+    """A repeated crystal has the same energy per atom and the same forces."""
+    atoms = subject.crystal()
+    large = make_supercell(atoms, [[1, 1, 0], [0, 2, 0], [0, 0, 1]])
+    one, two = subject.predict(atoms)[0], subject.predict(large)[0]
+    factor = len(large) / len(atoms) if subject.scalar == "energy" else 1.0
+    figures = [relative(two[subject.scalar], factor * one[subject.scalar])]
+    if subject.has_forces:
+        home = [matching_atom(p, atoms) for p in large.positions]
+        figures.append(relative(two["forces"], one["forces"][home]))
+    return max(figures)
+
+
+def matching_atom(position: np.ndarray, atoms: Atoms) -> int:
+    """Index of the atom of ``atoms`` whose image is at ``position``."""
+    scaled = np.linalg.solve(np.asarray(atoms.cell).T, (atoms.positions - position).T).T
+    return int(np.argmin(np.abs(scaled - scaled.round()).sum(axis=1)))
+
+
+@check(1e-6)
+def check_isolated_atom(subject: Subject) -> float:
+    """One atom alone has a finite energy and no force."""
+    if subject.periodic_only():
+        raise NotApplicable("the model takes crystals only")
+    found = subject.predict(Atoms([subject.numbers[0]], positions=[[0.1, 0.2, 0.3]]))[0]
+    if subject.has_forces and found["forces"].shape != (1, 3):
+        raise AssertionError(f"forces of one atom have shape {found['forces'].shape}")
+    return float(np.abs(found["forces"]).max()) if subject.has_forces else 0.0
+
+
+@check(1e-9)
+def check_mixed_pbc(subject: Subject) -> float:
+    """A slab periodic along two axes equals the same slab with a very thick vacuum."""
+    slab = subject.slab()
+    thick = slab.copy()
+    thick.set_cell([slab.cell[0], slab.cell[1], [0, 0, 40 + 4 * subject.model.cutoff]])
+    thick.pbc = True
+    if subject.periodic_only():
+        raise NotApplicable("the model takes crystals only")
+    open_cell = slab.copy()
+    open_cell.set_cell([slab.cell[0], slab.cell[1], [0, 0, 0]])
+    wanted = subject.predict(thick)[0]
+    figures = [compare(subject.predict(s)[0], wanted) for s in (slab, open_cell)]
+    wide = make_supercell(slab, [[2, 0, 0], [0, 1, 0], [0, 0, 1]])
+    factor = 2.0 if subject.scalar == "energy" else 1.0
+    figures.append(relative(subject.value(wide), factor * wanted[subject.scalar]))
+    return max(figures)
+
+
+@check(1e-6)
+def check_cutoff_is_smooth(subject: Subject) -> float:
+    """The energy does not jump when an atom leaves the cutoff."""
+    if subject.scalar != "energy":
+        raise NotApplicable("a property model")
+    if subject.periodic_only():
+        raise NotApplicable("the model takes crystals only")
+    a, b, _ = subject.numbers
+    values = []
+    for step in (-1e-5, 1e-5):
+        distance = subject.model.cutoff + step
+        base = subject.molecule()
+        values.append(subject.value(base + Atoms([b], positions=[[-distance, 0, 0]])))
+        values.append(subject.value(Atoms([a, b], positions=[[0, 0, 0], [distance, 0, 0]])))
+    return max(relative(values[0], values[2]), relative(values[1], values[3]))
+
+
+@check(1e-12)
+def check_save_and_load(subject: Subject) -> float:
+    """A saved model comes back with the same answers."""
+    from ase_nnp.models.files import load_model, save_model
+
+    before = subject.predict(subject.crystal())[0]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.nnp"
+        save_model(subject.model, path)
+        again = load_model(path, device="cpu", dtype="float64")
+    return compare(Subject(subject.family, again).predict(subject.crystal())[0], before)
+
+
+@check(1e-12)
+def check_pickling_and_copying(subject: Subject) -> float:
+    """Pickled and deep-copied models, also used ones, give the same answers."""
+    before = subject.predict(subject.crystal())[0]
+    twins = (pickle.loads(pickle.dumps(subject.model)), copy.deepcopy(subject.model))
+    return max(
+        compare(Subject(subject.family, twin).predict(subject.crystal())[0], before)
+        for twin in twins
+    )
+
+
+@check(2e-3)
+def check_dtype_and_device_moves(subject: Subject) -> float:
+    """Single precision agrees with double; so does the GPU where there is one."""
+    import torch
+
+    before = subject.predict(subject.crystal())[0]
+    twin = Subject(subject.family, copy.deepcopy(subject.model).to(torch.float32))
+    figures = [compare(twin.predict(subject.crystal())[0], before)]
+    if torch.cuda.is_available():
+        moved = Subject(subject.family, copy.deepcopy(subject.model).to("cuda"))
+        figures.append(compare(moved.predict(subject.crystal())[0], before) * 1e3)
+    return max(figures)
+
+
+@check(0.0)
+def check_unsupported_elements_are_refused(subject: Subject) -> float:
+    """An element outside the model's list raises, naming it."""
+    if subject.model.elements is None:
+        raise NotApplicable("the model takes any element")
+    strange = next(z for z in range(1, 120) if z not in subject.model.elements)
+    atoms = subject.crystal()
+    atoms.numbers[2] = strange
+    try:
+        subject.predict(atoms)
+    except UnsupportedElementError:
+        return 0.0
+    raise AssertionError(f"element {strange} was answered for")
+
+
+@check(0.0)
+def check_positions_that_are_not_finite_are_refused(subject: Subject) -> float:
+    """NaN in, error out; and the next call works."""
+    atoms = subject.crystal()
+    before = subject.predict(atoms)[0]
+    bad = atoms.copy()
+    bad.positions[1, 1] = np.nan
+    try:
+        subject.predict(bad)
+    except StructureError:
+        return compare(subject.predict(atoms)[0], before)
+    raise AssertionError("positions with NaN were answered")

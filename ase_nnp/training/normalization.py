@@ -1,0 +1,263 @@
+"""Before training: what the labels are, what the atoms bring along, how large the rest is.
+
+One pass over the training set, in fixed memory and with a progress bar. What was found is set in
+the model, so that the network learns numbers of about 1 and the saved model returns total energies.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ase_nnp.datasets.stats import DatasetStats, samples
+from ase_nnp.datasets.streaming_statistics import Moments
+from ase_nnp.errors import ConfigError, DatasetError
+from ase_nnp.models.potential import Potential
+from ase_nnp.training.settings import Settings
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+__all__ = ["TrainingReport", "fit_scales", "set_scales"]
+
+
+@dataclass
+class TrainingReport:
+    """What the labels are and what was done about it; ``lines()`` for people.
+
+    ``references`` are eV by symbol; ``residual`` holds mean, standard deviation and range of the
+    energy an atom (eV) that is left for the network; ``energy_scale`` (eV) and ``forces_scale``
+    (eV/Angstrom) are what an output of 1 will be worth.
+    """
+
+    structures: int = 0
+    atoms: int = 0
+    labels: dict[str, int] = field(default_factory=dict)
+    elements: dict[str, int] = field(default_factory=dict)
+    energy_kind: str = "total"
+    source: str = "none"
+    references: dict[str, float] = field(default_factory=dict)
+    rank: int | None = None
+    mean: float = 0.0
+    residual: dict[str, Any] = field(default_factory=dict)
+    forces_rms: float | None = None
+    energy_scale: float = 1.0
+    forces_scale: float = 1.0
+    set_in_model: bool = False
+    sha256: str = ""
+    notes: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """Return the report as text."""
+        found = [f"{self.structures} structures, {self.atoms} atoms; labels: " + _counts(self)]
+        if self.references:
+            table = ", ".join(f"{k} {v:.4f}" for k, v in self.references.items())
+            found.append(f"reference energies ({self.source}, eV): {table}")
+        if self.residual.get("count"):
+            found.append(
+                "left for the network: {mean:.4f} ± {std:.4f} eV an atom "
+                "(from {min:.4f} to {max:.4f})".format(**self.residual)
+            )
+        if self.mean:
+            found.append(f"mean energy of a structure: {self.mean:.4f} eV")
+        if self.forces_rms is not None:
+            found.append(f"root mean square of force components: {self.forces_rms:.4f} eV/Å")
+        if self.set_in_model:
+            found.append(
+                f"an output of 1 is {self.energy_scale:.4f} eV, {self.forces_scale:.4f} eV/Å"
+            )
+        return found + self.notes
+
+
+def _counts(report: TrainingReport) -> str:
+    parts = [f"{name} {count}" for name, count in report.labels.items() if count]
+    return ", ".join(parts) or "none"
+
+
+def fit_scales(
+    dataset: Sequence[Atoms],
+    model: Potential,
+    settings: Settings,
+    progress: Callable[[int, int], None] | None = None,
+) -> TrainingReport:
+    """Read the training set once and find references and scales; nothing is set yet.
+
+    Raises
+    ------
+    DatasetError
+        There are no structures, a label that the loss needs is nowhere, or kinds of energy are
+        mixed.
+    ConfigError
+        References for elements that are missing, or labels the model cannot be compared with.
+    UnsupportedElementError
+        An element that the model was not made for.
+    """
+    from ase.data import atomic_numbers, chemical_symbols
+
+    stats = DatasetStats(fit_references=True)
+    labels = {name: 0 for name in settings.losses.scalars}
+    scalar = Moments()
+    rows: list[tuple[Any, Any, float]] = []
+    digest = hashlib.sha256()
+    for sample in samples(dataset, progress):
+        stats.add(sample)
+        for name in ("atomic_numbers", "positions", "cell", "pbc", "energy", "forces", "stress"):
+            if name in sample:
+                digest.update(np.ascontiguousarray(sample[name]).tobytes())
+        for name in labels:
+            value = sample["info"].get(name, sample.get("results", {}).get(name))
+            labels[name] += value is not None
+            if value is not None and len(labels) == 1:
+                scalar.add(float(value))
+        if "energy" in sample:
+            found, counts = np.unique(sample["atomic_numbers"], return_counts=True)
+            rows.append((found, counts, float(sample["energy"])))
+    stats.flush()
+    report = TrainingReport(stats.count, stats.atoms, {**stats.labels, **labels})
+    report.sha256 = digest.hexdigest()
+    report.elements = {chemical_symbols[z]: stats.elements[z] for z in sorted(stats.elements)}
+    _check_labels(report, model, settings)
+    _check_elements(model, stats)
+    if stats.forces.count:
+        report.forces_rms = stats.free_forces.rms if stats.free_forces.count else stats.forces.rms
+    if len(stats.energy_kinds) > 1:
+        raise DatasetError(
+            "the training set mixes kinds of energy: "
+            + ", ".join(f"{n} {kind}" for kind, n in stats.energy_kinds.items())
+        )
+    adsorption = "adsorption" in (*stats.energy_kinds, model.energy_kind)
+    report.energy_kind = "adsorption" if adsorption else "total"
+    if rows and "energy" in settings.wanted():
+        _references(report, stats, settings, rows, atomic_numbers, adsorption)
+    elif scalar.count and "energy" not in settings.wanted():
+        report.mean, report.energy_scale = scalar.mean, scalar.std or 1.0
+        report.source = "mean"
+    _scales(report, model, settings)
+    return report
+
+
+def _check_labels(report: TrainingReport, model: Potential, settings: Settings) -> None:
+    if not report.structures:
+        raise DatasetError("the training set is empty")
+    if not settings.wanted():
+        raise ConfigError("The loss has no term: give losses.energy, forces, stress or scalars.")
+    for name in settings.wanted():
+        if name not in model.outputs:
+            raise ConfigError(
+                f"The loss has a term for {name}, which '{model.family}' does not give. It gives: "
+                f"{', '.join(model.outputs)}. Set losses.{name} to null."
+            )
+        have = report.labels.get(name, 0)
+        if not have:
+            raise DatasetError(
+                f"the loss has a term for {name}, but none of the {report.structures} structures "
+                f"has such a label; set losses.{name} to null, or look with `ase-nnp data stats`"
+            )
+        if have < report.structures:
+            report.notes.append(f"{report.structures - have} structures have no {name}")
+
+
+def _check_elements(model: Potential, stats: DatasetStats) -> None:
+    from ase import Atoms
+
+    model.check_elements([Atoms(sorted(stats.elements))])
+
+
+def _references(
+    report: TrainingReport,
+    stats: DatasetStats,
+    settings: Settings,
+    rows: list[tuple[Any, Any, float]],
+    atomic_numbers: Mapping[str, int],
+    adsorption: bool,
+) -> None:
+    asked = settings.references
+    if asked == "auto":
+        asked = "none" if adsorption else "fit"
+    if asked == "keep":
+        report.source = "kept"
+        return
+    table: dict[int, float] = {}
+    if isinstance(asked, dict):
+        report.source = "given"
+        unknown = sorted(set(asked) - set(atomic_numbers))
+        missing = [s for s in report.elements if s not in asked]
+        if unknown or missing:
+            raise ConfigError(
+                "references: "
+                + (f"{', '.join(unknown)} are no elements" if unknown else "")
+                + (f"no energy is given for {', '.join(missing)}" if missing else "")
+            )
+        table = {atomic_numbers[s]: e for s, e in asked.items()}
+    elif asked == "fit":
+        report.source = "least squares"
+        fit = stats.fit.solve()
+        table = {atomic_numbers[s]: e for s, e in fit["references"].items()}
+        report.rank = fit["rank"]
+        if fit["rank"] < fit["elements"]:
+            report.notes.append(
+                f"compositions tell only {fit['rank']} of {fit['elements']} elements apart: the "
+                "references have the least norm and mean nothing for other compositions"
+            )
+    rest = Moments()
+    whole = Moments()
+    for found, counts, energy in rows:
+        left = energy - sum(table.get(int(z), 0.0) * int(c) for z, c in zip(found, counts))  # noqa: B905
+        rest.add(left / int(counts.sum()))
+        whole.add(left)
+    if isinstance(asked, dict) and settings.shift and not adsorption:
+        table = {z: e + rest.mean for z, e in table.items()}
+        report.source = f"given, shifted by {rest.mean:.4f} eV an atom"
+        rest = Moments(rest.count, 0.0, rest.square, rest.low - rest.mean, rest.high - rest.mean)
+    if adsorption:
+        report.mean, report.energy_scale = whole.mean, whole.std
+        report.source = "mean"
+    else:
+        report.energy_scale = rest.std * math.sqrt(max(1.0, stats.atoms / max(1, stats.count)))
+    from ase.data import chemical_symbols
+
+    report.references = {chemical_symbols[z]: float(e) for z, e in sorted(table.items())}
+    report.residual = rest.as_dict()
+
+
+def _scales(report: TrainingReport, model: Potential, settings: Settings) -> None:
+    """The unit of the network: of forces where they are trained, else of what energies are left."""
+    forces = report.forces_rms if "forces" in settings.wanted() else None
+    if forces and model.conservative and report.energy_kind == "total":
+        report.energy_scale = report.forces_scale = forces
+    elif forces:
+        report.forces_scale = forces
+    if not report.energy_scale > 1e-6:
+        report.energy_scale = 1.0
+
+
+def set_scales(model: Potential, report: TrainingReport) -> None:
+    """Put references and scales of the report into the model, or note why not."""
+    from ase.data import atomic_numbers
+
+    if report.source == "kept":
+        report.notes.append("the model keeps its reference energies and scales")
+        return
+    if type(model).set_scales is Potential.set_scales:
+        report.notes.append(
+            f"'{model.family}' has no reference energies or scales to set: it learns the labels "
+            "as they are"
+        )
+        return
+    references = {atomic_numbers[s]: e for s, e in report.references.items()}
+    model.set_scales(
+        references,
+        mean=report.mean,
+        energy=report.energy_scale,
+        forces=report.forces_scale,
+    )
+    report.set_in_model = True

@@ -1,0 +1,1 @@
+"""Arrays in, numbers out: moments, scores, calibration (numpy and scipy only)."""

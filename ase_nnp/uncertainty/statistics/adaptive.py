@@ -1,0 +1,112 @@
+"""Adaptive conformal prediction: coverage that survives a drift, given labels now and then."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ase_nnp.errors import UncertaintyError
+from ase_nnp.uncertainty.statistics.arrays import Array, as_finite, as_probability
+from ase_nnp.uncertainty.statistics.conformal import conformal_rank
+
+__all__ = ["AdaptiveConformal", "AdaptiveTrace", "adaptive_bound", "adaptive_conformal"]
+
+
+class AdaptiveTrace(NamedTuple):
+    """What an adaptive run did at each step."""
+
+    alphas: Array
+    quantiles: Array
+    errors: Array
+
+    @property
+    def coverage(self) -> float:
+        """Fraction of steps whose interval held the truth."""
+        return float(1 - self.errors.mean())
+
+
+class AdaptiveConformal:
+    r"""Adaptive conformal inference of Gibbs and Candes 2021 (arXiv:2106.00170).
+
+    After each label :math:`\alpha_{t+1} = \alpha_t + \gamma(\alpha - \mathrm{err}_t)`, whatever
+    the data do: the miss rate over T steps is within
+    :math:`(\max(\alpha_1, 1 - \alpha_1) + \gamma) / (\gamma T)` of :math:`\alpha`.
+
+    Parameters
+    ----------
+    scores
+        Calibration scores to start from, for instance ``|y - mu| / s``.
+    alpha
+        Miss rate wanted.
+    gamma
+        Step size; large follows fast and swings more.
+    extend
+        Add each new score to the calibration scores.
+    window
+        Keep only the latest scores of this number.
+    """
+
+    def __init__(
+        self,
+        scores: ArrayLike,
+        alpha: float = 0.1,
+        gamma: float = 0.02,
+        *,
+        extend: bool = False,
+        window: int | None = None,
+    ) -> None:
+        if gamma <= 0:
+            raise UncertaintyError(f"gamma must be positive; found {gamma}.")
+        self.target = self.alpha = as_probability("alpha", alpha)
+        self.gamma, self.extend, self.window = gamma, extend, window
+        self.scores = as_finite("scores", scores).ravel().copy()
+
+    def quantile(self) -> float:
+        """Width in units of the score now: 0 for alpha >= 1, infinite for alpha <= 0."""
+        if self.alpha >= 1:
+            return 0.0
+        if self.alpha <= 0:
+            return math.inf
+        k = conformal_rank(self.scores.size, self.alpha)
+        if k > self.scores.size:
+            return math.inf
+        return float(np.partition(self.scores, k - 1)[k - 1])
+
+    def update(self, score: float) -> bool:
+        """Take the score of a new label; return whether the interval held it."""
+        if not math.isfinite(score):
+            raise UncertaintyError(f"A score must be finite; found {score}.")
+        missed = score > self.quantile()
+        self.alpha += self.gamma * (self.target - missed)
+        if self.extend:
+            self.scores = np.append(self.scores, score)
+        if self.window is not None:
+            self.scores = self.scores[-self.window :]
+        return not missed
+
+
+def adaptive_conformal(
+    calibration_scores: ArrayLike,
+    scores: ArrayLike,
+    alpha: float = 0.1,
+    gamma: float = 0.02,
+    *,
+    extend: bool = False,
+    window: int | None = None,
+) -> AdaptiveTrace:
+    """Run adaptive conformal inference over a sequence of scores, each labelled in turn."""
+    state = AdaptiveConformal(calibration_scores, alpha, gamma, extend=extend, window=window)
+    rows = []
+    for score in as_finite("scores", scores).ravel():
+        before = (state.alpha, state.quantile())
+        rows.append((*before, not state.update(float(score))))
+    table = np.array(rows, dtype=np.float64)
+    return AdaptiveTrace(table[:, 0], table[:, 1], table[:, 2])
+
+
+def adaptive_bound(steps: int, alpha: float = 0.1, gamma: float = 0.02) -> float:
+    """Largest difference possible between miss rate and alpha after ``steps`` labels."""
+    return (max(alpha, 1 - alpha) + gamma) / (gamma * steps)

@@ -1,0 +1,245 @@
+"""Active learning: the model walks, and asks an oracle where it is unsure.
+
+As in Gradual Optimization Learning (Tsypin et al. 2023, arXiv:2311.06295), structures come from
+trajectories of the present model itself, and only those are labelled at which a cheap signal says
+that the model has left what it knows; there the signal is a surrogate's energy that rises, here the
+model's own uncertainty that crosses a threshold. A trajectory ends at that structure.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from ase_nnp.errors import ConfigError, StructureError
+from ase_nnp.models.potential import Potential
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+__all__ = ["ActiveResult", "Explorer", "active_learning", "label"]
+
+Trainer = Callable[[list[Any]], Potential]
+
+
+@dataclass(frozen=True)
+class Explorer:
+    """Trajectories of a model with error bars.
+
+    Parameters
+    ----------
+    kind
+        ``"relax"`` (FIRE) or ``"md"`` (Langevin).
+    steps
+        Of a trajectory that the model trusts to its end.
+    threshold
+        Of ``key``, eV/Angstrom: the structure at which it is first exceeded is chosen.
+    key
+        What is watched: the largest norm of ``forces_std`` over atoms, or another result.
+    temperature
+        Of molecular dynamics, K.
+    timestep
+        Of molecular dynamics, fs.
+    ceiling
+        Structures more uncertain than this are nonsense: they end a trajectory and teach nothing.
+    """
+
+    kind: Literal["relax", "md"] = "md"
+    steps: int = 100
+    threshold: float = 0.1
+    key: str = "forces_std_norm"
+    temperature: float = 600.0
+    timestep: float = 2.0
+    ceiling: float | None = None
+
+    def __call__(
+        self, model: Potential, starts: Sequence[Atoms], seed: int = 0
+    ) -> tuple[list[Atoms], list[Atoms]]:
+        """Walk from each start; returns the structures chosen and all that were visited."""
+        if "forces_std" not in model.outputs:
+            raise ConfigError(
+                "Exploring needs a model with error bars: wrap members with "
+                "ase_nnp.uncertainty.wrap('ensemble', [...])."
+            )
+        chosen: list[Atoms] = []
+        visited: list[Atoms] = []
+        for number, start in enumerate(starts):
+            found = self._walk(model, start, np.random.default_rng([seed, number]), visited)
+            if found is not None:
+                chosen.append(found)
+        return chosen, visited
+
+    def _walk(self, model: Potential, start: Atoms, rng: Any, visited: list[Atoms]) -> Any:
+        from ase_nnp.calculator.calculator import NNPCalculator
+        from ase_nnp.uncertainty.monitor import UncertaintyMonitor, UncertaintyWarning
+
+        atoms = start.copy()
+        atoms.calc = NNPCalculator(model)
+        dynamics = self._dynamics(atoms, rng)
+        kept: list[Atoms] = []
+        UncertaintyMonitor(
+            dynamics,
+            self.key,
+            self.threshold,
+            upper=self.ceiling,
+            mode="stop",
+            callback=lambda at, event: kept.append(_bare(at)),
+        )
+        dynamics.attach(lambda: visited.append(_bare(atoms)))
+        limits = {"steps": self.steps} | ({"fmax": 0.02} if self.kind == "relax" else {})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UncertaintyWarning)
+            try:
+                dynamics.run(**limits)
+            except StructureError:  # the model let atoms fly away: what was seen before counts
+                return None
+        return kept[0] if kept else None
+
+    def _dynamics(self, atoms: Atoms, rng: Any) -> Any:
+        from ase import units
+
+        if self.kind == "relax":
+            from ase.optimize import FIRE
+
+            return FIRE(atoms, logfile=None)
+        from ase.md.langevin import Langevin
+
+        # Maxwell and Boltzmann: each component is normal with variance m kT.
+        width = np.sqrt(atoms.get_masses() * units.kB * self.temperature)
+        atoms.set_momenta(width[:, None] * rng.standard_normal((len(atoms), 3)))
+        return Langevin(
+            atoms,
+            self.timestep * units.fs,
+            temperature_K=self.temperature,
+            friction=0.02 / units.fs,
+            fixcm=False,
+            rng=rng,
+        )
+
+
+def _bare(atoms: Atoms) -> Atoms:
+    twin: Atoms = atoms.copy()
+    twin.calc = None
+    return twin
+
+
+def label(structures: Sequence[Atoms], oracle: Callable[[], Any]) -> list[Atoms]:
+    """Return the structures with energy, forces and, where it has one, stress of an oracle.
+
+    Parameters
+    ----------
+    oracle
+        Makes an ASE calculator, such as ``EMT`` or ``lambda: Vasp(...)``; one is used for all.
+    """
+    from ase.calculators.calculator import PropertyNotImplementedError
+    from ase.calculators.singlepoint import SinglePointCalculator
+
+    calculator = oracle()
+    done = []
+    for one in structures:
+        atoms = one.copy()
+        atoms.calc = calculator
+        # As the oracle gives them: constraints must not touch labels.
+        results = {
+            "energy": atoms.get_potential_energy(),
+            "forces": atoms.get_forces(apply_constraint=False),
+        }
+        if atoms.cell.rank == 3 and atoms.pbc.any():
+            with suppress(PropertyNotImplementedError, NotImplementedError):
+                results["stress"] = atoms.get_stress(apply_constraint=False)
+        atoms.calc = SinglePointCalculator(atoms, **results)
+        done.append(atoms)
+    return done
+
+
+@dataclass
+class ActiveResult:
+    """The last model, all labelled structures, and a row a round.
+
+    A row holds ``round``, ``oracle_calls`` (so far, the first set not counted), ``chosen``,
+    ``visited`` and what ``measure`` returned.
+    """
+
+    model: Potential
+    labelled: list[Any]
+    rounds: list[dict[str, Any]] = field(default_factory=list)
+
+
+def active_learning(
+    train: Trainer,
+    labelled: Sequence[Atoms],
+    starts: Sequence[Atoms],
+    oracle: Callable[[], Any],
+    explorer: Explorer,
+    *,
+    rounds: int = 5,
+    per_round: int = 10,
+    select: Literal["uncertain", "random"] = "uncertain",
+    measure: Callable[[Potential], dict[str, float]] | None = None,
+    seed: int = 0,
+) -> ActiveResult:
+    """Train, walk, ask, and again.
+
+    Parameters
+    ----------
+    train
+        ``train(labelled) -> model`` with error bars on forces, such as an ensemble of
+        :func:`~ase_nnp.training.fit` runs wrapped by :func:`ase_nnp.uncertainty.wrap`.
+    labelled
+        Structures with labels to begin with.
+    starts
+        Where trajectories begin.
+    oracle
+        Makes the ASE calculator that labels.
+    explorer
+        How to walk and when to ask.
+    rounds, per_round
+        Rounds, and the most oracle calls in each; the round after which nothing was chosen is the
+        last.
+    select
+        ``"random"`` takes as many structures from all that were visited, whatever their
+        uncertainty: the baseline to compare with.
+    measure
+        Called with each model; its numbers go into the rows.
+
+    Returns
+    -------
+    ActiveResult
+    """
+    # Where chance chooses, every trajectory runs to its end.
+    walk = (
+        explorer if select == "uncertain" else replace(explorer, threshold=math.inf, ceiling=None)
+    )
+    known = list(labelled)
+    model = train(known)
+    result = ActiveResult(model, known)
+    calls = 0
+    for number in range(rounds + 1):
+        row: dict[str, Any] = {"round": number, "oracle_calls": calls}
+        if measure is not None:
+            row |= measure(model)
+        result.rounds.append(row)
+        if number == rounds:
+            break
+        rng = np.random.default_rng([seed, number])
+        order = rng.permutation(len(starts))
+        begin = [starts[int(k)] for k in order]
+        chosen, visited = walk(model, begin, seed=seed + number)
+        if select == "random":
+            picks = rng.choice(len(visited), size=min(per_round, len(visited)), replace=False)
+            chosen = [visited[int(k)] for k in picks]
+        chosen = chosen[:per_round]
+        row |= {"chosen": len(chosen), "visited": len(visited)}
+        if not chosen:
+            break
+        known = [*known, *label(chosen, oracle)]
+        calls += len(chosen)
+        model = train(known)
+        result.model, result.labelled = model, known
+    return result
