@@ -26,7 +26,7 @@ from ase_nnp.workflows.batched import relax_many
 from ase_nnp.workflows.batched.evaluate import Evaluator
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests" / "helpers"))
 
 SIZES = ((2, 2, 2), (2, 2, 3), (3, 2, 3), (3, 3, 2), (3, 3, 3), (3, 3, 4))
 SURFACES = (("ontop", fcc111), ("fcc", fcc111), ("hollow", fcc100), ("bridge", fcc100))

@@ -26,12 +26,12 @@ def nvalchemi_edges(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Edges of all structures at once by a batched cell list of NVIDIA's Warp kernels.
 
-    Same arguments and result as :func:`ase_nnp.models.neighbors.vesin_edges`, on the device and in
-    the precision of ``positions`` (float64 or float32). The package writes the neighbours of each atom
-    to a row of fixed length and counts on when the row is full without a word, so the counts are
-    read back and a search whose rows were too short is done again with long enough ones. The rows
-    of a batch take 16 bytes for each place, as many places as the fullest atom needs. Warp compiles
-    its kernels at the first call on a machine, which takes some seconds.
+    Same arguments and result as :func:`ase_nnp.models.neighbors.vesin_edges`, on the device and
+    in the precision of ``positions`` (float64 or float32). The package writes the neighbours of
+    each atom to a row of fixed length and counts on when the row is full without a word, so the
+    counts are read back and a search whose rows were too short is done again with long enough
+    ones. The rows of a batch take 16 bytes for each place, as many places as the fullest atom
+    needs. Warp compiles its kernels at the first call on a machine, which takes some seconds.
 
     Raises
     ------

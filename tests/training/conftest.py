@@ -16,7 +16,7 @@ import ase_nnp
 
 pytest.importorskip("lightning", reason="needs the extra 'train'")
 pytest.importorskip("pydantic", reason="needs the extra 'train'")
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -67,7 +67,7 @@ def start(folder, script, world, batch):
 def test_two_processes_give_the_losses_and_weights_of_one(tmp_path, batch):
     here = Path(__file__).parent
     script = tmp_path / "script.py"
-    script.write_text(SCRIPT.format(tests=str(here.parent), here=str(here)))
+    script.write_text(SCRIPT.format(tests=str(here.parent / "helpers"), here=str(here)))
     one, rows = start(tmp_path / "one", script, 1, batch)
     two, others = start(tmp_path / "two", script, 2, batch)
     for row, other in zip(rows, others, strict=True):

@@ -23,7 +23,7 @@ from ase_nnp.workflows.ledger import Ledger, Worker
 from ase_nnp.workflows.screening import merge, screen
 from ase_nnp.workflows.tasks import ModelTask
 
-BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
 def numbered(n):

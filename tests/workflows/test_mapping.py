@@ -147,7 +147,7 @@ def test_ray_finishes_when_a_worker_process_dies(tmp_path, monkeypatch):
         configure_logging=False,
         log_to_driver=False,
         _node_ip_address="127.0.0.1",
-        runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).parent)}},
+        runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).parents[1] / "helpers")}},
     )
     try:
         found = list(map_structures(dies_once, structures, RayExecutor(max_retries=3)))

@@ -39,7 +39,10 @@ def test_our_calculator_keeps_the_contract():
 
 
 def test_our_calculator_keeps_the_contract_in_a_fresh_process(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", os.path.dirname(__file__))
+    here = os.path.dirname(__file__)
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join((here, os.path.join(os.path.dirname(here), "helpers")))
+    )
     spec = "test_ase_contract:ours"
     subject = CalculatorSubject(ours, spec)
     for name in ("the_process_is_left_alone", "nothing_is_printed"):

@@ -9,12 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import batched_worker
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-import batched_worker
 
 KILLS = 10
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from process_workers import energy_of, read_through
 
-DATA = Path(__file__).resolve().parent.parent / "data" / "oc20_toy"
+DATA = Path(__file__).resolve().parents[2] / "data" / "oc20_toy"
 
 
 def test_two_processes_use_one_weights_file(tmp_path):

@@ -13,7 +13,7 @@ from ase.io import read, write
 from ase_nnp import build_model, open_dataset, save_model
 from ase_nnp.cli import main
 
-DATA = Path(__file__).resolve().parent.parent / "data"
+DATA = Path(__file__).resolve().parents[2] / "data"
 
 
 @pytest.fixture

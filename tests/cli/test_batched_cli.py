@@ -13,7 +13,7 @@ from ase.io import read, write
 
 from ase_nnp import cli
 
-DATA = Path(__file__).resolve().parent.parent / "data"
+DATA = Path(__file__).resolve().parents[2] / "data"
 
 
 @pytest.fixture

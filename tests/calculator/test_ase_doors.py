@@ -57,7 +57,7 @@ def test_ase_lists_the_plugin(tmp_path):
 def test_ase_reads_the_projects_datasets():
     from pathlib import Path
 
-    path = Path(__file__).parent.parent / "data" / "oc25_toy" / "data.0000.aselmdb"
+    path = Path(__file__).resolve().parents[2] / "data" / "oc25_toy" / "data.0000.aselmdb"
     frames = ase.io.read(path, ":3", format="nnp-lmdb")
     assert len(frames) == 3
     assert frames[0].get_forces().shape == (len(frames[0]), 3)

@@ -19,7 +19,7 @@ from ase_nnp.models.default import default_pretrained
 from ase_nnp.registry.installed import installed
 from ase_nnp.uncertainty.default import load_default
 
-DATA = Path(__file__).resolve().parent.parent / "data"
+DATA = Path(__file__).resolve().parents[2] / "data"
 
 
 @pytest.fixture

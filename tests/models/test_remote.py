@@ -36,7 +36,7 @@ from ase_nnp.models.remote.environments import (
 )
 from ase_nnp.registry.installed import Registry
 
-HERE = str(Path(__file__).parent)
+HERE = str(Path(__file__).parents[1] / "helpers")
 
 
 def model(factory, arguments=None, **options):
