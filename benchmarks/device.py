@@ -19,7 +19,7 @@ from ase import Atoms
 from ase.build import bulk, fcc111
 
 import ase_nnp
-from ase_nnp.models.files import pick_device
+from ase_nnp.models.devices import pick_device
 from ase_nnp.models.predictor import Predictor
 
 

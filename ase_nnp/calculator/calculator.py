@@ -19,6 +19,7 @@ from ase.constraints import FixAtoms
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from ase_nnp.errors import ConfigError, PredictionError, StructureError, UnsupportedElementError
+from ase_nnp.models.files import load_model, model_hash
 from ase_nnp.models.potential import Potential
 from ase_nnp.models.predictor import Predictor, has_stress
 
@@ -43,8 +44,10 @@ class NNPCalculator(Calculator):  # type: ignore[misc]
     Parameters
     ----------
     model
-        A :class:`~ase_nnp.Potential`, a family's name, or the path of a model file. None: the
-        default model among the installed ones, with the uncertainty that it comes with.
+        Anything that :func:`ase_nnp.load_model` takes: a :class:`~ase_nnp.Potential`, the name of
+        a family or of a pretrained model, ``"FAMILY:CHECKPOINT"``, a path, another calculator of
+        ours, or None for the default model. A pretrained model has the error bars that it comes
+        with, whichever way it is named.
     checkpoint, config, weights
         With a family's name: as in :func:`ase_nnp.load_model`.
     device
@@ -84,7 +87,7 @@ class NNPCalculator(Calculator):  # type: ignore[misc]
 
     def __init__(
         self,
-        model: Potential | str | Path | None = None,
+        model: Any = None,
         *,
         checkpoint: str | Path | None = None,
         config: Any = None,
@@ -96,39 +99,16 @@ class NNPCalculator(Calculator):  # type: ignore[misc]
         **options: Any,
     ) -> None:
         super().__init__()
-        if isinstance(model, Potential):
-            if options or checkpoint or config or weights:
-                raise ConfigError(
-                    "A model object is complete: checkpoint, config, weights and options go with "
-                    "a family's name."
-                )
-            if dtype is not None or device != "auto":
-                from ase_nnp.models.files import pick_device, pick_dtype
-
-                model = model.to(pick_dtype(dtype) if dtype else model.dtype)
-                model = model.to(pick_device(device) if device != "auto" else model.device)
-        elif model is None:
-            if options or checkpoint or config or weights:
-                raise ConfigError(
-                    "Which model? NNPCalculator('NAME', checkpoint=...): checkpoint, config, "
-                    "weights and options go with a family's name."
-                )
-            from ase_nnp.uncertainty.default import load_default
-
-            model = load_default(uncertainty=uncertainty is None, device=device, dtype=dtype)
-        else:
-            from ase_nnp.models.files import load_model
-
-            model = load_model(
-                model,
-                checkpoint=checkpoint,
-                config=config,
-                weights=weights,
-                device=device,
-                dtype=dtype,
-                **options,
-            )
-        assert isinstance(model, Potential)
+        model = load_model(
+            model,
+            checkpoint=checkpoint,
+            config=config,
+            weights=weights,
+            device=device,
+            dtype=dtype,
+            uncertainty=uncertainty is None,
+            **options,
+        )
         if uncertainty is not None and uncertainty is not False:
             from ase_nnp.uncertainty import attach
 
@@ -143,11 +123,7 @@ class NNPCalculator(Calculator):  # type: ignore[misc]
         self.implemented_properties = outputs
         self._want_stress = False
         self._seen: dict[str, Any] = {}
-        self.parameters.update(
-            model=model.family or type(model).__name__,
-            source=str(model.provenance.get("source", "")),
-            dtype=str(model.dtype).removeprefix("torch."),
-        )
+        self.parameters.update(describe_model(model))
 
     @property
     def model(self) -> Potential:
@@ -189,11 +165,34 @@ class NNPCalculator(Calculator):  # type: ignore[misc]
 
     def todict(self, skip_default: bool = True) -> dict[str, Any]:
         """Return parameters that any file format can hold, with the model's hash."""
-        from ase_nnp.models.files import model_hash
-
         if "model_hash" not in self.parameters:
-            self.parameters["model_hash"] = model_hash(self.model)
+            self.parameters["model_hash"] = model_hash(self.model.unwrapped)
         return dict(self.parameters)
+
+    def set(self, **changes: Any) -> dict[str, Any]:
+        """Refuse every change: a calculator is what it was made from.
+
+        ASE's files keep :attr:`parameters` beside the numbers, so these must stay true.
+
+        Raises
+        ------
+        ConfigError
+            A parameter would change.
+        """
+        differ = {k: v for k, v in changes.items() if self.parameters.get(k, None) != v}
+        if differ:
+            raise ConfigError(
+                f"{', '.join(sorted(differ))} cannot be set on a calculator that exists; make a "
+                f"new one: NNPCalculator({self.parameters.get('model', '')!r}, ...)."
+            )
+        return {}
+
+    def __repr__(self) -> str:
+        known = self.parameters
+        said = [known["model"], known.get("pretrained") or known["source"], known["dtype"]]
+        if known.get("uncertainty"):
+            said.append(f"uncertainty={known['uncertainty']}")
+        return f"{type(self).__name__}({', '.join(dict.fromkeys(filter(None, said)))})"
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """Return what changed since the last calculation, of what the model reads."""
@@ -279,3 +278,22 @@ class NNPCalculator(Calculator):  # type: ignore[misc]
         self._seen = self._read(atoms)
         self.atoms = atoms.copy()
         self.results = results
+
+
+def describe_model(model: Potential) -> dict[str, Any]:
+    """Return what files keep of a model: family, where its weights are from, uncertainty, dtype."""
+    inner = model.unwrapped
+    described = {
+        "model": inner.family or type(inner).__name__,
+        "source": str(inner.provenance.get("source", "")),
+        "dtype": str(model.dtype).removeprefix("torch."),
+    }
+    # janus-core writes its keys (arch_energy, ...) for calculators that name an architecture.
+    described["arch"] = described["model"]
+    pretrained = inner.provenance.get("pretrained")
+    if pretrained:
+        described["pretrained"] = str(pretrained)
+    layers: Any = getattr(model, "uq", None)
+    if layers:
+        described["uncertainty"] = str(layers["method"])
+    return described

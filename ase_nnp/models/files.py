@@ -11,47 +11,23 @@ from typing import Any
 import torch
 
 from ase_nnp import __version__
-from ase_nnp.errors import AseNnpError, CheckpointError, ConfigError, UnknownModelError
-from ase_nnp.models.download import download_bar, fetch, is_remote
+from ase_nnp.errors import CheckpointError, ConfigError
+from ase_nnp.models.checkpoints import (
+    FORMAT_VERSION,
+    label_model,
+    load_checkpoint,
+    load_file,
+    packaged_file,
+)
+from ase_nnp.models.default import default_pretrained
+from ase_nnp.models.devices import pick_device, pick_dtype
 from ase_nnp.models.potential import Potential
-from ase_nnp.models.tensors import read_header, read_tensors, tensor_hash, write_tensors
+from ase_nnp.models.tensors import read_tensors, tensor_hash, write_tensors
 from ase_nnp.registry.config import resolve_config
 from ase_nnp.registry.family import ModelFamily, Pretrained
-from ase_nnp.registry.installed import first_line, installed
+from ase_nnp.registry.installed import installed
 
-__all__ = ["build_model", "load_model", "model_hash", "pick_device", "save_model"]
-
-FORMAT_VERSION = 1
-DTYPES = {"float32": torch.float32, "float64": torch.float64}
-
-
-def pick_device(device: str | torch.device = "auto") -> torch.device:
-    """Return the named device; ``"auto"`` is CUDA where there is one, else the CPU.
-
-    Raises
-    ------
-    ConfigError
-        A device that this machine or this torch does not have.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        raise ConfigError(f"{device!r} is no device; say 'auto', 'cpu' or 'cuda'.") from error
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("No CUDA device can be used here; say device='cpu' or 'auto'.")
-    return chosen
-
-
-def pick_dtype(dtype: str | torch.dtype | None) -> torch.dtype:
-    """Return a torch dtype for ``"float32"`` (the default) or ``"float64"``."""
-    if dtype is None:
-        return torch.float32
-    chosen = DTYPES.get(str(dtype).removeprefix("torch."))
-    if chosen is None:
-        raise ConfigError(f"dtype must be 'float32' or 'float64', not {dtype!r}.")
-    return chosen
+__all__ = ["build_model", "load_model", "model_hash", "save_model"]
 
 
 def build_model(
@@ -88,34 +64,42 @@ def build_model(
         if seed is not None:
             torch.manual_seed(seed)
         model = made_by.build(full)
-    _label(model, made_by, full, {"source": "fresh weights", "seed": seed})
+    label_model(model, made_by, full, {"source": "fresh weights", "seed": seed})
     return model.to(pick_dtype(dtype)).to(pick_device(device)).eval()
 
 
 def load_model(
-    model: str | Path,
+    model: Any = None,
     *,
     checkpoint: str | Path | None = None,
     config: Mapping[str, Any] | str | Path | None = None,
     weights: str | Path | None = None,
     device: str | torch.device = "auto",
     dtype: str | torch.dtype | None = None,
+    uncertainty: bool = True,
     **options: Any,
 ) -> Potential:
     """Return a model with trained weights, ready for inference.
 
+    Everything in this package that takes a model takes what this function takes.
+
     Parameters
     ----------
     model
-        A family's name, with ``checkpoint`` or ``config`` and ``weights``; or the path of a file
-        written by :func:`save_model` or of a checkpoint that one of the installed families knows.
+        Any of: a family's name, with ``checkpoint`` or ``config`` and ``weights``, or alone for
+        its first pretrained model; ``"FAMILY:CHECKPOINT"``; the name of a pretrained model; the
+        path of a file written by :func:`save_model` or of a checkpoint that an installed family
+        knows; a :class:`Potential` or one of our calculators, whose model is returned as it is;
+        None for the default model.
     checkpoint
         A file that the family's users hold (``*.pt``, ``*.pth.tar``), or the name of one of the
         family's pretrained models.
     config, weights
         Published hyper-parameters, and the reference's own state-dict keys as safetensors or npz.
     device, dtype
-        As in :func:`build_model`.
+        As in :func:`build_model`; a model object stays where it is unless they are given.
+    uncertainty
+        Whether a pretrained model that comes with a fitted uncertainty has it on.
     options
         Further configuration keys, or arguments of the family's checkpoint loader.
 
@@ -123,35 +107,123 @@ def load_model(
     ------
     UnknownModelError, PluginError, ConfigError, CheckpointError, UnsafeFileError
     """
+    details = {"checkpoint": checkpoint, "config": config, "weights": weights}
+    given = {name: value for name, value in {**details, **options}.items() if value is not None}
+    held = model if isinstance(model, Potential) else getattr(model, "model", None)
+    if isinstance(held, Potential):
+        _refuse_details(given, "A model object is complete")
+        return _moved(held, device, dtype)
+
+    if not (model is None or isinstance(model, (str, Path))):
+        raise ConfigError(
+            f"A model was expected, not {type(model).__name__}: a Potential, an NNPCalculator, a "
+            "path, the name of a family or of a pretrained model, or None for the default. "
+            "ase_nnp.from_ase makes a Potential of any ASE calculator."
+        )
+
+    name = None if model is None else str(model)
     registry = installed()
-    given = {"checkpoint": checkpoint, "config": config, "weights": weights}
-    text = str(model)
-    if text not in registry.families and _is_path(text):
-        if any(v is not None for v in given.values()):
-            raise ConfigError("Give either a model file, or a family with checkpoint= or weights=.")
-        loaded = _load_file(Path(model), options)
+    if name is not None and name not in registry.families:
+        head, colon, rest = name.partition(":")
+        if colon and head in registry.families and checkpoint is None:
+            name, checkpoint = head, rest
+
+    if name in registry.families:
+        family = registry.family(str(name))
+        loaded, offered = _load_of_family(family, checkpoint, config, weights, options)
     else:
-        family = registry.family(text)
-        if checkpoint is not None:
-            if config is not None or weights is not None:
-                raise ConfigError("Give either checkpoint=, or config= and weights=, not both.")
-            loaded = _load_checkpoint(family, checkpoint, options)
-        elif weights is not None:
-            full = resolve_config(family, config, **options)
-            loaded = family.build(full)
-            _label(loaded, family, full, {"source": Path(weights).name})
-            tensors = read_tensors(weights)
-            if any(t.dtype == torch.float64 for t in tensors.values()):
-                loaded.to(torch.float64)  # or they would be rounded on the way in
-            loaded.load_weights(tensors)
-        elif family.pretrained:
-            loaded = _load_checkpoint(family, family.pretrained[0].name, options)
-        else:
+        family, offered = _named_pretrained(name)
+        if name is None and given:
             raise ConfigError(
-                f"'{text}' ships no weights. Give checkpoint=PATH, or config= and weights=; "
-                "ase_nnp.build_model makes a model with fresh weights."
+                f"Which model? {', '.join(sorted(given))} goes with a family's name: "
+                "'NAME', checkpoint=..."
             )
-    return loaded.to(pick_dtype(dtype)).to(pick_device(device)).freeze()
+        if offered is not None:
+            _refuse_details(given, f"'{offered.name}' names weights and their family")
+            loaded = load_checkpoint(family, offered.name, options)
+        else:
+            _refuse_details({k: details[k] for k in details if k in given}, "A file is complete")
+            loaded = load_file(Path(str(name)), options)
+
+    loaded = loaded.to(pick_dtype(dtype)).to(pick_device(device)).freeze()
+    if uncertainty and offered is not None and offered.uncertainty:
+        # The uncertainty room stands after this one: its reader comes through the registry.
+        put_on = registry.uncertainties["fitted"].wrap
+        return put_on([loaded], path=packaged_file(family, offered.uncertainty))
+    return loaded
+
+
+def _refuse_details(given: Mapping[str, Any], why: str) -> None:
+    if given:
+        raise ConfigError(
+            f"{why}: {', '.join(sorted(given))} cannot go with it. They go with a family's name: "
+            "'NAME', checkpoint=..."
+        )
+
+
+def _moved(model: Potential, device: str | torch.device, dtype: Any) -> Potential:
+    if dtype is not None:
+        model = model.to(pick_dtype(dtype))
+    return model if device == "auto" else model.to(pick_device(device))
+
+
+def _named_pretrained(name: str | None) -> tuple[Any, Pretrained | None]:
+    """Return a pretrained model by its name, the default one for None; (None, None) for a path."""
+    if name is None:
+        return default_pretrained()
+    if Path(name).is_file():
+        return None, None
+
+    families = installed().families.values()
+    for family in families:
+        for offered in family.pretrained:
+            if name == offered.name:
+                return family, offered
+    if not _looks_like_path(name):
+        installed().family(name)  # neither a family nor a file: raises, saying what was meant
+    return None, None
+
+
+def _load_of_family(
+    family: ModelFamily,
+    checkpoint: str | Path | None,
+    config: Mapping[str, Any] | str | Path | None,
+    weights: str | Path | None,
+    options: dict[str, Any],
+) -> tuple[Potential, Pretrained | None]:
+    """Load a model of a named family; beside it what is known of the weights, if published."""
+    if checkpoint is not None and (config is not None or weights is not None):
+        raise ConfigError("Give either checkpoint=, or config= and weights=, not both.")
+
+    if checkpoint is None and config is None and weights is None and family.pretrained:
+        checkpoint = family.pretrained[0].name
+    if checkpoint is not None:
+        offered = [p for p in family.pretrained if p.name == str(checkpoint)]
+        return load_checkpoint(family, checkpoint, options), (offered[0] if offered else None)
+
+    full = resolve_config(family, config, **options)
+    loaded = family.build(full)
+    if weights is None:
+        # A formula such as Lennard-Jones has no weights to load; anything else must not pose as
+        # trained.
+        if any(True for _ in loaded.parameters()):
+            raise ConfigError(
+                f"'{family.name}' ships no weights. Give checkpoint=PATH, or config= and "
+                "weights=; ase_nnp.build_model makes a model with fresh weights."
+            )
+        label_model(loaded, family, full, {"source": "configuration"})
+        return loaded, None
+
+    label_model(loaded, family, full, {"source": Path(weights).name})
+    tensors = read_tensors(weights)
+    if any(t.dtype == torch.float64 for t in tensors.values()):
+        loaded.to(torch.float64)  # or they would be rounded on the way in
+    loaded.load_weights(tensors)
+    return loaded, None
+
+
+def _looks_like_path(text: str) -> bool:
+    return "/" in text or "\\" in text or bool(Path(text).suffix)
 
 
 def save_model(model: Potential, path: str | Path, **provenance: Any) -> None:
@@ -160,12 +232,14 @@ def save_model(model: Potential, path: str | Path, **provenance: Any) -> None:
     Parameters
     ----------
     model
-        A model made by :func:`build_model` or :func:`load_model`.
+        A model made by :func:`build_model` or :func:`load_model`. Of one with error bars the
+        model alone is written; :func:`ase_nnp.uncertainty.save_uncertainty` writes the rest.
     path
         Where to; the file appears whole or not at all.
     provenance
         Anything JSON-able worth keeping: data, errors, licence.
     """
+    model = model.unwrapped
     if not model.family:
         raise CheckpointError(
             f"This {type(model).__name__} belongs to no registered family, so it could not be "
@@ -197,111 +271,3 @@ def model_hash(model: Potential) -> str:
         text = json.dumps([model.family, dict(model.config)], sort_keys=True, default=str)
         known = hashlib.sha256((tensor_hash(model.state_dict()) + text).encode()).hexdigest()
     return str(known)
-
-
-def _label(
-    model: Potential, family: ModelFamily, config: Mapping[str, Any], provenance: Mapping[str, Any]
-) -> None:
-    model.family = model.family or family.name
-    # A family may fill in nested defaults itself; what it built from is what must be saved.
-    model.config = dict(model.config) or dict(config)
-    model.provenance = {**dict(model.provenance), **provenance}
-
-
-def _is_path(text: str) -> bool:
-    return Path(text).is_file() or "/" in text or "\\" in text or bool(Path(text).suffix)
-
-
-def _load_checkpoint(
-    family: ModelFamily, checkpoint: str | Path, options: dict[str, Any]
-) -> Potential:
-    path, known = Path(checkpoint), {}
-    for offered in family.pretrained:
-        if str(checkpoint) == offered.name:
-            path, known = _weights_of(family, offered), {"pretrained": offered.name}
-    if family.locate is not None and not path.exists():
-        path = family.locate(str(checkpoint))
-    if not path.is_file() and (family.locate is None or not path.is_dir()):
-        names = ", ".join(p.name for p in family.pretrained) or "none"
-        raise CheckpointError(
-            f"There is no file {path}. Pretrained models of '{family.name}': {names}."
-        )
-    if path.is_file() and "ase_nnp" in read_header(path):
-        model = _load_own(path, options, expected=family.name)
-        model.provenance = {**dict(model.provenance), **known}
-        return model
-    if family.load is None:
-        raise CheckpointError(f"'{family.name}' cannot read foreign checkpoints such as {path}.")
-    model = family.load(path, **options)
-    _label(model, family, model.config, {"source": path.name, **known})
-    return model
-
-
-def _weights_of(family: ModelFamily, offered: Pretrained) -> Path:
-    """Return the file of pretrained weights: of an installed package, or from the network."""
-    if is_remote(offered.source):
-        with download_bar(offered.name) as progress:
-            return fetch(offered, progress)
-    return _packaged(family, offered.source)
-
-
-def _packaged(family: ModelFamily, source: str) -> Path:
-    """Where a file beside the plugin's modules is, or one of another package: "package:path"."""
-    from importlib.util import find_spec
-
-    package, colon, inside = source.partition(":")
-    if not colon:
-        package, inside = family.package, source
-    spec = find_spec(package)  # found, not imported
-    if spec is None or spec.origin is None:
-        raise CheckpointError(f"The package '{package}', which holds {inside}, is not installed.")
-    return Path(spec.origin).parent / inside
-
-
-def _load_file(path: Path, options: dict[str, Any]) -> Potential:
-    if not path.is_file():
-        raise UnknownModelError(
-            f"There is no file '{path}', and no model family of that name.\n"
-            f"Installed: {', '.join(sorted(installed().families))}."
-        )
-    if "ase_nnp" in read_header(path):
-        return _load_own(path, options)
-    reasons = []
-    for family in installed().families.values():
-        if family.load is None:
-            continue
-        try:
-            return _load_checkpoint(family, path, options)
-        except (AseNnpError, ImportError) as error:  # a family's own package may be missing
-            reasons.append(f"{family.name}: {first_line(error)}")
-    raise CheckpointError(f"No installed family can read {path}.\n" + "\n".join(reasons))
-
-
-def _load_own(path: Path, options: dict[str, Any], expected: str | None = None) -> Potential:
-    try:
-        header = json.loads(read_header(path)["ase_nnp"])
-        version, name, config = header["format"], header["family"], header["config"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: the model header is damaged ({error!r}).") from error
-    if version > FORMAT_VERSION:
-        raise CheckpointError(
-            f"{path} has format {version}; this ase_nnp reads up to {FORMAT_VERSION}. Upgrade it."
-        )
-    if expected is not None and name != expected:
-        raise CheckpointError(f"{path} holds a '{name}' model, not '{expected}'.")
-    family = installed().family(name)
-    full = resolve_config(family, config, **options)
-    model = family.build(full)
-    _label(model, family, full, header.get("provenance", {}))
-    tensors = read_tensors(path)
-    if "sha256" in header and tensor_hash(tensors) != header["sha256"]:
-        raise CheckpointError(f"{path}: the weights do not match the header's SHA-256.")
-    own = model.state_dict()
-    if set(own) != set(tensors) or any(own[k].shape != tensors[k].shape for k in own):
-        Potential.load_weights(model, tensors)  # raises, naming the differences
-    for kind in {t.dtype for t in tensors.values() if t.is_floating_point()} & {torch.float64}:
-        model.to(kind)
-    model.load_state_dict(tensors)
-    if header.get("elements") and model.elements is not None:
-        model.elements &= frozenset(header["elements"])  # what it was trained for, not what it may
-    return model

@@ -233,6 +233,11 @@ class Potential(nn.Module):
             self._frozen = set()
         return super().train(mode)
 
+    @property
+    def unwrapped(self) -> Potential:
+        """The model itself, without error bars or other layers around it."""
+        return self
+
     def describe(self) -> dict[str, Any]:
         """Return what a caller must know, as plain JSON-able values."""
         return {

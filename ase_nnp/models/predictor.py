@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ase_nnp.errors import ConfigError, PredictionError, StructureError
 from ase_nnp.models.batch_size import CudaMemory, LoopOrBatch, Memory, MemoryLimit
+from ase_nnp.models.files import load_model
 from ase_nnp.models.graph import AtomGraph
 from ase_nnp.models.modes import compile_model, compiled, evaluating, lowered, progress_bar
 from ase_nnp.models.potential import Potential
@@ -390,9 +391,9 @@ def predict(
     Parameters
     ----------
     model
-        A potential, or what :func:`~ase_nnp.load_model` takes as its first argument.
+        Anything that :func:`~ase_nnp.load_model` takes; None for the default model.
     structures
-        ase.Atoms or pymatgen structures; a dataset will do.
+        ase.Atoms or pymatgen structures; a dataset will do, and so will one structure alone.
     properties
         Names such as ``("energy", "forces", "stress")``; by default everything the model gives
         but the stress.
@@ -406,6 +407,7 @@ def predict(
     Returns
     -------
     list of dict
+        One for each structure, also where there is only one.
         ``energy`` float (eV), ``forces`` (n, 3) eV/Angstrom, ``stress`` (3, 3) eV/Angstrom^3 for
         periodic cells with a volume, and any other property under its own name; arrays are float64.
 
@@ -416,13 +418,8 @@ def predict(
     PredictionError
         The model's answer is not finite.
     """
-    if not isinstance(model, Potential):
-        from ase_nnp.models.files import load_model
-
-        model = load_model(model, device=device or "auto")
-    elif device is not None:
-        from ase_nnp.models.files import pick_device
-
-        model = model.to(pick_device(device))
+    model = load_model(model, device=device or "auto")
+    if hasattr(structures, "get_positions"):
+        structures = [structures]
     predictor = Predictor(model, max_edges=max_edges, max_atoms=max_atoms, precision=precision)
     return predictor(structures, properties, progress=progress)

@@ -184,11 +184,14 @@ class Registry:
                 f"The plugin '{name}' is installed and cannot be used: {kind}: {reason}"
                 + (f"\n{fix}" if fix else "")
             ) from self.broken[name]
-        raise UnknownModelError(self._unknown(name, self.families, "model family"))
+        offered = [p.name for f in self.families.values() for p in f.pretrained]
+        raise UnknownModelError(self._unknown(name, self.families, "model family", offered))
 
-    def _unknown(self, name: str, table: Iterable[str], what: str) -> str:
+    def _unknown(
+        self, name: str, table: Iterable[str], what: str, others: Iterable[str] = ()
+    ) -> str:
         known = sorted(table)
-        close = difflib.get_close_matches(name, known, n=1)
+        close = difflib.get_close_matches(name, [*known, *others], n=1)
         lines = [f"no {what} is named '{name}'."]
         if close:
             lines.append(f"Did you mean '{close[0]}'?")

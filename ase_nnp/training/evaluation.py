@@ -129,7 +129,8 @@ def evaluate(
 
 
 def _load(model: Potential | str | Path, device: str, dtype: str) -> Potential:
-    return model if isinstance(model, Potential) else load_model(model, device=device, dtype=dtype)
+    given = None if isinstance(model, Potential) else dtype
+    return load_model(model, device=device, dtype=given)
 
 
 def _name(model: Potential | str | Path, number: int) -> str:

@@ -85,8 +85,8 @@ def _model(config: RunFile) -> Potential:
         if part.config:
             raise ConfigError("model.start brings its own configuration; leave model.config out.")
         if part.family is None:
-            return load_model(part.start, dtype=part.dtype)
-        return load_model(part.family, checkpoint=part.start, dtype=part.dtype)
+            return load_model(part.start, dtype=part.dtype, uncertainty=False)
+        return load_model(part.family, checkpoint=part.start, dtype=part.dtype, uncertainty=False)
     if part.family is None:
         raise ConfigError("model needs a family, or start: a model file to go on from.")
     return build_model(part.family, part.config, seed=config.seed, dtype=part.dtype)

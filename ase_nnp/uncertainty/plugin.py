@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ase_nnp.registry.family import RegisterUncertainty, UncertaintyMethod
@@ -28,7 +29,20 @@ def _method(name: str, place: str, summary: str, cite: str = "") -> UncertaintyM
     return UncertaintyMethod(name=name, summary=summary, wrap=wrap, cite=cite)
 
 
+def _fitted(potentials: Sequence[Potential], path: str | Path) -> Potential:
+    """Put a fitted uncertainty from a file on the model that it was fitted for."""
+    from ase_nnp.uncertainty.files import load_uncertainty
+
+    (model,) = potentials
+    return load_uncertainty(path, model)
+
+
 METHODS = (
+    UncertaintyMethod(
+        name="fitted",
+        summary="a fitted uncertainty from a file (path=...), on the model that it was fitted for",
+        wrap=_fitted,
+    ),
     _method(
         "ensemble",
         "ensemble:DeepEnsemble",

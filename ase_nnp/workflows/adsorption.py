@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ase_nnp.errors import ConfigError, StructureError
+from ase_nnp.models.files import load_model
 from ase_nnp.models.potential import Potential
 from ase_nnp.models.predictor import predict
 
@@ -101,10 +102,7 @@ def adsorption_energy(
     StructureError
         Cells that differ, or atoms that do not add up.
     """
-    if not isinstance(model, Potential):
-        from ase_nnp.models.files import load_model
-
-        model = load_model(model)
+    model = load_model(model)
     added = adsorbate_of(adslab, slab)
     if isinstance(adsorbate_or_reference, str):
         return _by_scheme(adslab, slab, adsorbate_or_reference, model, added, relax_gas, fmax)

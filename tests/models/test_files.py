@@ -10,6 +10,7 @@ import pytest
 import torch
 from ase.build import bulk
 
+import ase_nnp
 from ase_nnp import build_model, load_model, predict, save_model
 from ase_nnp.errors import CheckpointError, ConfigError, UnknownModelError, UnsafeFileError
 from ase_nnp.models.files import model_hash
@@ -108,8 +109,14 @@ def test_a_missing_file_names_what_is_installed(tmp_path):
 
 
 def test_a_family_without_weights_says_what_to_give():
+    small = ase_nnp.list_models()["scn"].test_config
     with pytest.raises(ConfigError, match="checkpoint=PATH"):
-        load_model("lj")
+        load_model("scn", config=small)
+
+
+def test_a_formula_without_weights_is_usable_by_its_name():
+    assert load_model("lj").provenance["source"] == "configuration"
+    assert load_model("lj", config={"sigma": 2.0}).sigma == 2.0
 
 
 def test_unknown_devices_and_dtypes_are_refused():

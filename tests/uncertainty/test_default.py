@@ -17,7 +17,6 @@ from ase_nnp.cli import main
 from ase_nnp.errors import ConfigError
 from ase_nnp.models.default import default_pretrained
 from ase_nnp.registry.installed import installed
-from ase_nnp.uncertainty.default import load_default
 
 DATA = Path(__file__).resolve().parents[2] / "data"
 
@@ -31,7 +30,11 @@ def offering(monkeypatch, lj_family, tmp_path):
         from dataclasses import replace
 
         family = replace(lj_family, pretrained=pretrained)
-        registry = SimpleNamespace(families={"lj": family}, family=lambda name: family)
+        registry = SimpleNamespace(
+            families={"lj": family},
+            family=lambda name: family,
+            uncertainties=installed().uncertainties,
+        )
         monkeypatch.setattr("ase_nnp.models.default.installed", lambda: registry)
         monkeypatch.setattr("ase_nnp.models.files.installed", lambda: registry)
 
@@ -75,7 +78,7 @@ def test_the_default_model_comes_with_its_uncertainty_unless_told_not_to(offerin
         train.append(atoms)
     uncertainty.save_uncertainty(uncertainty.fit("latent", model, train=train), tmp_path / "lj.uq")
     offering.offer(offering.named("mine", default=True, uncertainty=str(tmp_path / "lj.uq")))
-    assert "ood_flag" in load_default(device="cpu").outputs
+    assert "ood_flag" in load_model(device="cpu").outputs
     assert "ood_flag" not in NNPCalculator(device="cpu", uncertainty=False).model.outputs
 
 

@@ -34,12 +34,8 @@ def model_from(model: str | None, checkpoint: Path | None, device: str, dtype: s
     """Load what the command line names, or the default model."""
     from ase_nnp.models.files import load_model
 
-    if model is None:
-        from ase_nnp.uncertainty.default import load_default
-
-        if checkpoint is not None:
-            raise ConfigError("--checkpoint goes with a family's name: give MODEL too.")
-        return load_default(device=device, dtype=dtype)
+    if model is None and checkpoint is not None:
+        raise ConfigError("--checkpoint goes with a family's name: give MODEL too.")
     return load_model(model, checkpoint=checkpoint, device=device, dtype=dtype)
 
 

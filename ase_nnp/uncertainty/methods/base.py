@@ -86,6 +86,11 @@ class UncertainPotential(Potential):
         return member
 
     @property
+    def unwrapped(self) -> Potential:
+        """The innermost first member, which knows its family and where its weights are from."""
+        return self.base.unwrapped
+
+    @property
     def potentials(self) -> list[Potential]:
         """The members."""
         return list(self.members)  # type: ignore[arg-type]

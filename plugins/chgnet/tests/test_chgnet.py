@@ -133,10 +133,10 @@ def test_every_set_of_weights_is_read_as_the_package_reads_it(name):
 
 
 def test_pretrained_weights_are_the_files_they_are_said_to_be():
-    from ase_nnp.models.files import _packaged
+    from ase_nnp.models.checkpoints import packaged_file
 
     for offer in ase_nnp.list_models()["chgnet"].pretrained:
-        content = _packaged(ase_nnp.list_models()["chgnet"], offer.source).read_bytes()
+        content = packaged_file(ase_nnp.list_models()["chgnet"], offer.source).read_bytes()
         assert hashlib.sha256(content).hexdigest() == offer.sha256, offer.name
         assert "BSD" in offer.license
 

@@ -107,11 +107,11 @@ def test_a_model_of_two_functionals_asks_for_one():
 def test_pretrained_weights_are_the_files_they_are_said_to_be():
     import hashlib
 
-    from ase_nnp.models.files import _packaged
+    from ase_nnp.models.checkpoints import packaged_file
 
     family = ase_nnp.list_models()["sevennet"]
     for offer in family.pretrained:
-        content = _packaged(family, offer.source).read_bytes()
+        content = packaged_file(family, offer.source).read_bytes()
         assert hashlib.sha256(content).hexdigest() == offer.sha256, offer.name
         assert offer.license == "MIT"
 

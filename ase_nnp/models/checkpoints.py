@@ -1,0 +1,144 @@
+"""Model files and checkpoints: our own, those of families, and the pretrained ones by name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ase_nnp.errors import AseNnpError, CheckpointError, UnknownModelError
+from ase_nnp.models.download import download_bar, fetch, is_remote
+from ase_nnp.models.potential import Potential
+from ase_nnp.models.tensors import read_header, read_tensors, tensor_hash
+from ase_nnp.registry.config import resolve_config
+from ase_nnp.registry.family import ModelFamily, Pretrained
+from ase_nnp.registry.installed import first_line, installed
+
+__all__ = ["FORMAT_VERSION", "label_model", "load_checkpoint", "load_file", "packaged_file"]
+
+FORMAT_VERSION = 1
+
+
+def label_model(
+    model: Potential, family: ModelFamily, config: Mapping[str, Any], provenance: Mapping[str, Any]
+) -> None:
+    """Note on a model which family and configuration it is, and where its weights are from."""
+    model.family = model.family or family.name
+    # A family may fill in nested defaults itself; what it built from is what must be saved.
+    model.config = dict(model.config) or dict(config)
+    model.provenance = {**dict(model.provenance), **provenance}
+
+
+def load_checkpoint(
+    family: ModelFamily, checkpoint: str | Path, options: dict[str, Any]
+) -> Potential:
+    """Return a family's model from a file, or from pretrained weights by their name.
+
+    Raises
+    ------
+    CheckpointError
+        There is no such file, or the family cannot read it.
+    """
+    path, known = Path(checkpoint), {}
+    for offered in family.pretrained:
+        if str(checkpoint) == offered.name:
+            path, known = _weights_of(family, offered), {"pretrained": offered.name}
+    if family.locate is not None and not path.exists():
+        path = family.locate(str(checkpoint))
+    if not path.is_file() and (family.locate is None or not path.is_dir()):
+        names = ", ".join(p.name for p in family.pretrained) or "none"
+        raise CheckpointError(
+            f"There is no file {path}. Pretrained models of '{family.name}': {names}."
+        )
+    if path.is_file() and "ase_nnp" in read_header(path):
+        model = _load_own(path, options, expected=family.name)
+        model.provenance = {**dict(model.provenance), **known}
+        return model
+    if family.load is None:
+        raise CheckpointError(f"'{family.name}' cannot read foreign checkpoints such as {path}.")
+    model = family.load(path, **options)
+    label_model(model, family, model.config, {"source": path.name, **known})
+    return model
+
+
+def _weights_of(family: ModelFamily, offered: Pretrained) -> Path:
+    """Return the file of pretrained weights: of an installed package, or from the network."""
+    if is_remote(offered.source):
+        with download_bar(offered.name) as progress:
+            return fetch(offered, progress)
+    return packaged_file(family, offered.source)
+
+
+def packaged_file(family: ModelFamily, source: str) -> Path:
+    """Where a file beside the plugin's modules is, or one of another package: "package:path"."""
+    from importlib.util import find_spec
+
+    package, colon, inside = source.partition(":")
+    if not colon:
+        package, inside = family.package, source
+    spec = find_spec(package)  # found, not imported
+    if spec is None or spec.origin is None:
+        raise CheckpointError(f"The package '{package}', which holds {inside}, is not installed.")
+    return Path(spec.origin).parent / inside
+
+
+def load_file(path: Path, options: dict[str, Any]) -> Potential:
+    """Return the model in a file of our own format, or of the family that knows the file.
+
+    Raises
+    ------
+    UnknownModelError
+        There is no such file.
+    CheckpointError
+        No installed family can read it.
+    """
+    if not path.is_file():
+        raise UnknownModelError(
+            f"There is no file '{path}', and no model family of that name.\n"
+            f"Installed: {', '.join(sorted(installed().families))}."
+        )
+    if "ase_nnp" in read_header(path):
+        return _load_own(path, options)
+    reasons = []
+    for family in installed().families.values():
+        if family.load is None:
+            continue
+        try:
+            return load_checkpoint(family, path, options)
+        except (AseNnpError, ImportError) as error:  # a family's own package may be missing
+            reasons.append(f"{family.name}: {first_line(error)}")
+    raise CheckpointError(f"No installed family can read {path}.\n" + "\n".join(reasons))
+
+
+def _load_own(path: Path, options: dict[str, Any], expected: str | None = None) -> Potential:
+    try:
+        header = json.loads(read_header(path)["ase_nnp"])
+        version, name, config = header["format"], header["family"], header["config"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: the model header is damaged ({error!r}).") from error
+    if version > FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path} has format {version}; this ase_nnp reads up to {FORMAT_VERSION}. Upgrade it."
+        )
+    if expected is not None and name != expected:
+        raise CheckpointError(f"{path} holds a '{name}' model, not '{expected}'.")
+    family = installed().family(name)
+    full = resolve_config(family, config, **options)
+    model = family.build(full)
+    # What a file holds is not fresh any more, whatever its maker once began with.
+    label_model(model, family, full, {**header.get("provenance", {}), "source": path.name})
+    tensors = read_tensors(path)
+    if "sha256" in header and tensor_hash(tensors) != header["sha256"]:
+        raise CheckpointError(f"{path}: the weights do not match the header's SHA-256.")
+    own = model.state_dict()
+    if set(own) != set(tensors) or any(own[k].shape != tensors[k].shape for k in own):
+        Potential.load_weights(model, tensors)  # raises, naming the differences
+    for kind in {t.dtype for t in tensors.values() if t.is_floating_point()} & {torch.float64}:
+        model.to(kind)
+    model.load_state_dict(tensors)
+    if header.get("elements") and model.elements is not None:
+        model.elements &= frozenset(header["elements"])  # what it was trained for, not what it may
+    return model
