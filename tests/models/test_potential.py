@@ -121,8 +121,8 @@ def test_forces_are_right_under_inference_mode(model, graph):
     with torch.inference_mode():
         found = model(graph)["forces"]
         again = model(graph.clone())["forces"]
-    assert torch.equal(found, wanted)
-    assert torch.equal(again, wanted)
+    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(again, wanted)
 
 
 def test_a_model_must_write_forward():

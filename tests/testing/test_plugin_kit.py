@@ -127,10 +127,9 @@ def test_physics_that_is_wrong_is_named_with_its_figure(defect, tmp_path, monkey
 
 
 @pytest.mark.slow
-def test_a_plugin_is_written_installed_and_checked_in_a_minute(tmp_path):
+def test_a_plugin_is_written_installed_and_checked(tmp_path):
     """In a virtual environment of its own, which sees the present packages (no network)."""
     import importlib.util
-    import resource
     import site
 
     needed = ("pip", "hatchling", "editables")
@@ -138,12 +137,7 @@ def test_a_plugin_is_written_installed_and_checked_in_a_minute(tmp_path):
         pytest.skip("needs pip, hatchling and editables here, to install without a network")
     python = tmp_path / "env" / "bin" / "python"
 
-    def cpu():
-        used = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return used.ru_utime + used.ru_stime
-
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    before = cpu()
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "env"], check=True)
     (own,) = (tmp_path / "env").glob("lib/python*/site-packages")
     folders = [*site.getsitepackages(), *(p for p in sys.path if p.endswith("site-packages"))]
@@ -165,7 +159,6 @@ def test_a_plugin_is_written_installed_and_checked_in_a_minute(tmp_path):
         assert done.returncode == 0, done.stderr[-2000:]
     outcomes = json.loads(done.stdout)
     assert {o["status"] for o in outcomes} == {"passed"}
-    assert cpu() - before < 60
 
 
 def test_a_check_that_fails_is_exit_code_1(capsys, monkeypatch):
