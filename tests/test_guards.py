@@ -82,19 +82,6 @@ def test_listing_models_loads_nothing_heavy():
     # Each of these takes longer to import than the whole listing; benchmarks/imports.py times it.
     heavy = ["ase", "e3nn", "h5py", "lightning", "lmdb", "matplotlib", "pandas", "pymatgen"]
     heavy += ["scipy", "torch", "vesin", "yaml"]
-        "ase",
-        "e3nn",
-        "h5py",
-        "lightning",
-        "lmdb",
-        "matplotlib",
-        "pandas",
-        "pymatgen",
-        "scipy",
-        "torch",
-        "vesin",
-        "yaml",
-    ]
     code = (
         "import contextlib, io, sys\nfrom ase_nnp.cli import main\n"
         "with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit): "
