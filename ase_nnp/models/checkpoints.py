@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ase_nnp.errors import AseNnpError, CheckpointError, UnknownModelError
+from ase_nnp.files.outline import checkpoint_words
 from ase_nnp.models.download import download_bar, fetch, is_remote
 from ase_nnp.models.potential import Potential
 from ase_nnp.models.tensors import read_header, read_tensors, tensor_hash
@@ -102,9 +103,14 @@ def load_file(path: Path, options: dict[str, Any]) -> Potential:
         )
     if "ase_nnp" in read_header(path):
         return _load_own(path, options)
+
+    words = checkpoint_words(path)
     reasons = []
     for family in installed().families.values():
         if family.load is None:
+            continue
+        if family.knows is not None and not family.knows(words):
+            reasons.append(f"{family.name}: not a checkpoint of this family")
             continue
         try:
             return load_checkpoint(family, path, options)

@@ -71,6 +71,10 @@ class ModelFamily:
     load
         ``load(path, **options) -> Potential`` for the checkpoint formats that users already hold;
         raises CheckpointError for a file it does not know.
+    knows
+        ``knows(words) -> bool``: whether a checkpoint with these words (keys, names of tensors,
+        globals: :func:`ase_nnp.files.outline.checkpoint_words`) is one that ``load`` reads. A
+        family without it is asked to load every file whose family is not named.
     locate
         ``locate(name) -> path`` of a published model that is not listed in ``pretrained``, in
         whatever cache its users have; raises CheckpointError saying how to get it. A family with
@@ -109,6 +113,7 @@ class ModelFamily:
     summary: str
     build: Callable[[dict[str, Any]], Potential]
     load: Callable[..., Potential] | None = None
+    knows: Callable[[frozenset[str]], bool] | None = None
     locate: Callable[[str], Path] | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
     ignored: Collection[str] = ()

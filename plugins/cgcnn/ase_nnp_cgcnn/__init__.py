@@ -89,6 +89,11 @@ def _build_crystal(config: dict[str, Any]) -> Potential:
     return from_config(config)
 
 
+def _knows_crystal(words: frozenset[str]) -> bool:
+    names = {word.removeprefix("module.") for word in words}
+    return {"embedding.weight", "conv_to_fc.weight", "fc_out.weight"} <= names
+
+
 def _load_crystal(path: Any, **options: Any) -> Potential:
     from .loading import load_crystal
 
@@ -99,6 +104,10 @@ def _build_oc20(config: dict[str, Any]) -> Potential:
     from .oc20 import from_config
 
     return from_config(config)
+
+
+def _knows_oc20(words: frozenset[str]) -> bool:
+    return {"cgcnn", "state_dict", "config"} <= words
 
 
 def _load_oc20(path: Any, **options: Any) -> Potential:
@@ -112,6 +121,7 @@ CRYSTAL = ModelFamily(
     summary="CGCNN 2018: a property of a crystal (gap, formation energy, moduli, ...)",
     build=_build_crystal,
     load=_load_crystal,
+    knows=_knows_crystal,
     defaults=CRYSTAL_DEFAULTS,
     ignored=(
         "unit",
@@ -151,6 +161,7 @@ OC20 = ModelFamily(
     summary="CGCNN of OC20: adsorption energies and forces (S2EF), relaxed energies (IS2RE)",
     build=_build_oc20,
     load=_load_oc20,
+    knows=_knows_oc20,
     defaults=OC20_DEFAULTS,
     ignored=("name", "otf_graph", "num_atoms", "show_timing_info"),
     config_extras=("constructor", "max_neighbors", "normalizer"),

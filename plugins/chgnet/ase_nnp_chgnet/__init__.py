@@ -76,6 +76,10 @@ def _build(config: dict[str, Any]) -> Potential:
     return CHGNet(config)
 
 
+def _knows(words: frozenset[str]) -> bool:
+    return {"model", "state_dict", "model_args"} <= words
+
+
 def _load(path: Path, **options: Any) -> Potential:
     from ase_nnp_chgnet.checkpoint import load
 
@@ -104,6 +108,7 @@ FAMILY = ModelFamily(
     summary="CHGNet: universal potential with magnetic moments, the weights inside chgnet",
     build=_build,
     load=_load,
+    knows=_knows,
     defaults=DEFAULTS,
     ignored=IGNORED,
     cite="https://doi.org/10.1038/s42256-023-00716-3",

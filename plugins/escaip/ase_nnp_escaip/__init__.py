@@ -31,6 +31,10 @@ def _build(config: dict[str, Any]) -> Potential:
     return build(config)
 
 
+def _knows(words: frozenset[str]) -> bool:
+    return any("escaip" in word.lower() for word in words)
+
+
 def _load(path: str | Path, **options: Any) -> Potential:
     from ase_nnp_escaip.checkpoint import load
 
@@ -42,6 +46,7 @@ FAMILY = ModelFamily(
     summary="EScAIP: attention on neighbours, direct or gradient forces; made to be fast",
     build=_build,
     load=_load,
+    knows=_knows,
     defaults={**COMMON, **GEN1, **GEN3, **OWN},
     # Parts of published files that do not change a number.
     ignored=(

@@ -45,6 +45,11 @@ def _build(config: dict[str, Any]) -> Potential:
     return MatglPotential(config)
 
 
+def _knows(words: frozenset[str]) -> bool:
+    # A model is a folder, or the JSON file in it, which has no pickled words.
+    return not words
+
+
 def _load(path: Path, **options: Any) -> Potential:
     from ase_nnp_matgl.folder import load
 
@@ -62,6 +67,7 @@ FAMILY = ModelFamily(
     summary="matgl's potentials (M3GNet, CHGNet, TensorNet, SO3Net, QET) from its model folders",
     build=_build,
     load=_load,
+    knows=_knows,
     locate=_locate,
     defaults=DEFAULTS,
     cite="https://doi.org/10.1038/s41524-025-01742-y",

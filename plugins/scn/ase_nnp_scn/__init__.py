@@ -84,6 +84,10 @@ def _build(config: dict[str, Any]) -> Potential:
     return SCN(config)
 
 
+def _knows(words: frozenset[str]) -> bool:
+    return {"scn", "state_dict", "config"} <= words
+
+
 def _load(path: Path, **options: Any) -> Potential:
     from ase_nnp_scn.checkpoint import load
 
@@ -95,6 +99,7 @@ FAMILY = ModelFamily(
     summary="Spherical channel network: OC20 adsorption energies and direct forces",
     build=_build,
     load=_load,
+    knows=_knows,
     defaults=SCN_DEFAULTS,
     ignored=IGNORED,
     config_extras=("normalizer",),

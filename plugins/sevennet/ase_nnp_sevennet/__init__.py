@@ -82,6 +82,10 @@ def _build(config: dict[str, Any]) -> Potential:
     return SevenNet(config)
 
 
+def _knows(words: frozenset[str]) -> bool:
+    return {"config", "model_state_dict", "_type_map"} <= words
+
+
 def _load(path: Path, **options: Any) -> Potential:
     from ase_nnp_sevennet.checkpoint import load
 
@@ -122,6 +126,7 @@ FAMILY = ModelFamily(
     summary="SevenNet: equivariant universal potential, the weights inside the sevenn package",
     build=_build,
     load=_load,
+    knows=_knows,
     defaults=DEFAULTS,
     cite="https://doi.org/10.1021/acs.jctc.4c00190",
     license="MIT",
