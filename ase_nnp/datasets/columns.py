@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ase_nnp.errors import DatasetError
+from ase_nnp.files.atomic import whole_file
 
 if TYPE_CHECKING:
     from ase_nnp.datasets.base import Shard
@@ -283,8 +283,7 @@ def _write_cache(file: Path, part: Columns) -> None:
     """Write beside and rename; a cache that cannot be written is only slower."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".tmp", delete=False) as handle:
-            np.savez(handle, **{f.name: getattr(part, f.name) for f in fields(Columns)})
-        os.replace(handle.name, file)
+        with whole_file(file) as beside:
+            np.savez(beside, **{f.name: getattr(part, f.name) for f in fields(Columns)})
     except OSError:
         pass

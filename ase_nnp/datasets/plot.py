@@ -10,6 +10,7 @@ import numpy as np
 
 from ase_nnp.datasets.stats import DatasetStats, dataset_stats
 from ase_nnp.errors import AseNnpError, DatasetError
+from ase_nnp.files.atomic import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -196,7 +197,6 @@ def plot_dataset(
         raise DatasetError(f"a picture ends in one of {', '.join(kinds)}", path=path)
     stats = dataset_stats(dataset, **options)
     figure = plot_stats(stats, title)
-    beside = target.with_name(f".{target.stem}.{os.getpid()}.tmp{target.suffix}")
-    figure.savefig(beside, dpi=150)
-    beside.replace(target)
+    with whole_file(target) as beside:
+        figure.savefig(beside, dpi=150)
     return stats

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ase_nnp.errors import ConfigError, DatasetError, PredictionError
+from ase_nnp.files.atomic import whole_file
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -146,9 +147,8 @@ def write_submission(
     target = Path(path)
     if target.suffix != ".npz":
         raise ConfigError(f"{target.name} must end in .npz")
-    beside = target.with_name(f".{target.stem}.{os.getpid()}.tmp.npz")
-    np.savez_compressed(beside, **arrays)
-    beside.replace(target)
+    with whole_file(target) as beside:
+        np.savez_compressed(beside, **arrays)
     return target
 
 

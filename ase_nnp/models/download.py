@@ -8,7 +8,6 @@ forbids the network.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import shutil
 import urllib.error
@@ -20,6 +19,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from ase_nnp.errors import ConfigError, DownloadError
+from ase_nnp.files.atomic import file_hash, locked
 from ase_nnp.registry.family import Pretrained
 
 __all__ = [
@@ -116,7 +116,7 @@ def download(
     for last in (False, True):
         resumed = part.exists() and part.stat().st_size > 0
         receive(offered, part, progress)
-        found = hash_of(part)
+        found = file_hash(part)
         if found == digest:
             os.replace(part, target)
             return
@@ -209,28 +209,6 @@ class _CarefulRedirects(urllib.request.HTTPRedirectHandler):
         if urlsplit(newurl).scheme == "file":
             raise DownloadError(f"'{self.name}': the address sends on to a local file.")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-def hash_of(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a lock that other processes respect; it goes when the process goes."""
-    with open(path, "a") as file:
-        try:
-            import fcntl
-        except ImportError:  # not on this system: the rename still keeps files whole
-            yield
-            return
-        fcntl.flock(file, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.flock(file, fcntl.LOCK_UN)
 
 
 @contextlib.contextmanager

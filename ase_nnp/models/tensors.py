@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +13,13 @@ import torch
 from torch import Tensor
 
 from ase_nnp.errors import CheckpointError
+from ase_nnp.files.atomic import whole_file
 
 __all__ = [
     "as_tensors",
     "read_header",
     "read_tensors",
     "tensor_hash",
-    "whole_file",
     "write_tensors",
 ]
 
@@ -122,27 +119,6 @@ def write_tensors(
     flat = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
     with whole_file(path) as beside:
         save_file(flat, str(beside), metadata=dict(header))
-
-
-@contextmanager
-def whole_file(path: str | Path) -> Iterator[Path]:
-    """Give a path beside ``path`` to write to; rename it into place when the block succeeds."""
-    path = Path(path)
-    handle, name = tempfile.mkstemp(dir=path.parent or ".", prefix=f".{path.name}.", suffix=".part")
-    os.close(handle)
-    beside = Path(name)
-    try:
-        yield beside
-        os.chmod(beside, 0o666 & ~_umask())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def tensor_hash(tensors: Mapping[str, Tensor]) -> str:

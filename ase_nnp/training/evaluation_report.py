@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ase_nnp.errors import ConfigError
-from ase_nnp.models.tensors import whole_file
+from ase_nnp.files.atomic import whole_file
 from ase_nnp.training.evaluation import Evaluation
 
 __all__ = ["units_of", "write_report"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 import sys
@@ -19,9 +18,10 @@ import torch
 
 from ase_nnp import __version__
 from ase_nnp.errors import ConfigError, DatasetError
+from ase_nnp.files.atomic import whole_file
 from ase_nnp.models.files import load_model
 from ase_nnp.models.potential import Potential
-from ase_nnp.models.tensors import tensor_hash, whole_file
+from ase_nnp.models.tensors import tensor_hash
 from ase_nnp.training.normalization import TrainingReport, fit_scales, set_scales
 from ase_nnp.training.settings import Batch, Settings
 
@@ -324,9 +324,3 @@ def _write_record(
     }
     with whole_file(folder / "run.json") as beside:
         beside.write_text(json.dumps(record, indent=1, default=str) + "\n", encoding="utf-8")
-
-
-def file_hash(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

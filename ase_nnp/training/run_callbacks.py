@@ -13,8 +13,8 @@ import lightning
 import torch
 
 from ase_nnp.errors import CheckpointError
+from ase_nnp.files.atomic import whole_file
 from ase_nnp.models.files import save_model
-from ase_nnp.models.tensors import whole_file
 from ase_nnp.training.finetune import plain
 from ase_nnp.training.validation import validate
 

@@ -168,7 +168,7 @@ def write_run_file(run: RunFile, path: str | Path) -> None:
     """Write every key of a run as YAML; the file appears whole or not at all."""
     import yaml
 
-    from ase_nnp.models.tensors import whole_file
+    from ase_nnp.files.atomic import whole_file
 
     with whole_file(path) as beside:
         text = yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False)

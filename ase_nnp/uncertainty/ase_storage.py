@@ -202,7 +202,7 @@ def write_extxyz(path: str | Path, structures: Iterable[Atoms]) -> None:
     """
     from ase.io import write
 
-    from ase_nnp.models.tensors import whole_file
+    from ase_nnp.files.atomic import whole_file
 
     frames = [freeze(atoms) for atoms in structures]
     if not frames:

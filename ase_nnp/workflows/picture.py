@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ase_nnp.errors import AseNnpError, ConfigError
+from ase_nnp.files.atomic import whole_file
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -68,10 +69,5 @@ def draw(atoms: Atoms, path: str | os.PathLike[str], title: str = "") -> None:
         axes.axis("off")
     if title:
         figure.suptitle(title, fontsize=11)
-    target = Path(path)
-    beside = target.with_name(f".{target.stem}.{os.getpid()}.tmp{target.suffix}")
-    try:
+    with whole_file(path) as beside:
         figure.savefig(beside, dpi=150)
-        beside.replace(target)
-    finally:
-        beside.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ase_nnp.errors import ConfigError, DatasetError
+from ase_nnp.files.atomic import whole_file
 from ase_nnp.workflows.ledger import LEASE, Block, Ledger, Worker
 from ase_nnp.workflows.tasks import name_of
 
@@ -241,15 +242,8 @@ def _write_lines(target: Path, records: Iterator[bytes], overwrite: bool) -> Non
     from ase_nnp.datasets.writing.write import check_target
 
     check_target(target, overwrite)
-    beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with open(beside, "wb") as file:
-            for record in records:
-                if record[:1] != b"J":
-                    raise ConfigError(
-                        "These results are structures; merge them into a dataset file."
-                    )
-                file.write(record[1:] + b"\n")
-        beside.replace(target)
-    finally:
-        beside.unlink(missing_ok=True)
+    with whole_file(target) as beside, open(beside, "wb") as file:
+        for record in records:
+            if record[:1] != b"J":
+                raise ConfigError("These results are structures; merge them into a dataset file.")
+            file.write(record[1:] + b"\n")

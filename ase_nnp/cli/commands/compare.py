@@ -57,7 +57,7 @@ def compare(
 
     result = run(models, data, align=align, progress=False if as_json else None)
     if plot is not None:
-        from ase_nnp.models.tensors import whole_file
+        from ase_nnp.files.atomic import whole_file
 
         kind = plot.suffix.removeprefix(".").lower() or "png"
         if kind not in ("png", "pdf", "svg"):

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from ase_nnp.datasets.sample import Sample, from_atoms
 from ase_nnp.datasets.writing.encode import to_json
-from ase_nnp.datasets.writing.record_writers import Sink, State, sink_class, write_whole
+from ase_nnp.datasets.writing.record_writers import Sink, State, sink_class
 from ase_nnp.datasets.writing.write import CHUNK, about, check_target, encode_chunk
 from ase_nnp.errors import DatasetError
+from ase_nnp.files.atomic import take_lock, whole_file, write_whole
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -221,9 +222,8 @@ def _write_natoms(folder: Path, sink_type: type[Sink]) -> None:
     made = _opened([str(file) for file in files], {})
     samples: Any = made
     counts = [len(samples.arrays(k)["atomic_numbers"]) for k in range(len(made))]
-    beside = folder / ".metadata.npz"
-    np.savez(beside, natoms=np.array(counts, dtype=np.int32))
-    beside.replace(folder / "metadata.npz")
+    with whole_file(folder / "metadata.npz") as beside:
+        np.savez(beside, natoms=np.array(counts, dtype=np.int32))
 
 
 def _opened(src: Any, options: dict[str, Any]) -> Sequence[Atoms]:
@@ -257,18 +257,10 @@ def _stamp(path: Path) -> tuple[int, int]:
 def _alone(target: Path) -> Iterator[None]:
     """Hold a lock on the conversion to ``target``; the system lets go of it after a kill."""
     lock = target.with_name(f".{target.name}.lock")
-    with open(lock, "w") as handle:
-        try:
-            import fcntl
-        except ImportError:  # no such lock on this system
-            fcntl = None  # type: ignore[assignment]
-        if fcntl is not None:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise DatasetError(
-                    "another process is converting to this file", path=target
-                ) from None
+    handle = take_lock(lock, wait=False)
+    if handle is None:
+        raise DatasetError("another process is converting to this file", path=target)
+    with handle:
         try:
             yield
         finally:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ase_nnp.datasets.writing.encode import ase_row, flat_record, to_json
 from ase_nnp.errors import DatasetError
+from ase_nnp.files.atomic import write_whole
 
 if TYPE_CHECKING:
     from ase_nnp.datasets.sample import Sample
@@ -72,16 +73,6 @@ class Sink:
 def note_of(part: Path) -> Path:
     """Return the file with a sink's state, for formats that cannot hold it themselves."""
     return part.with_name(part.name + ".json")
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a small file so that it is there whole or not at all, even after a power failure."""
-    beside = path.with_name(path.name + ".new")
-    with open(beside, "wb") as out:
-        out.write(content)
-        out.flush()
-        os.fsync(out.fileno())
-    beside.replace(path)
 
 
 class _LMDBSink(Sink):

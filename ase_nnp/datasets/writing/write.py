@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ase_nnp.datasets.sample import Sample, from_atoms
 from ase_nnp.datasets.writing.record_writers import Sink, sink_class
 from ase_nnp.errors import DatasetError
+from ase_nnp.files.atomic import unfinished, whole_file
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -66,8 +67,7 @@ def write_dataset(
     check_target(target, overwrite)
     if not isinstance(sink_type, type):
         return _by_plugin(sink_type, target, structures)
-    sink = sink_type(target.with_name(f".{target.name}.{os.getpid()}.tmp"))
-    sink.remove()
+    sink = sink_type(unfinished(target))
     note = about(structures)
     kinds: set[str] = set()
     written = 0
@@ -139,7 +139,6 @@ def _by_plugin(plugin: object, target: Path, structures: Iterable[Atoms]) -> int
             written += 1
             yield atoms
 
-    beside = target.with_name(f".{os.getpid()}.{target.name}")
-    plugin.write(beside, counted())  # type: ignore[attr-defined]
-    beside.replace(target)
+    with whole_file(target) as beside:
+        plugin.write(beside, counted())  # type: ignore[attr-defined]
     return written

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from ase_nnp.errors import WorkerError
+from ase_nnp.files.atomic import unfinished
 from ase_nnp.models.remote import worker as protocol
 from ase_nnp.models.remote.environments import clean_environment
 
@@ -132,7 +133,8 @@ class _Running:
 
     def __init__(self, job: Job) -> None:
         self.owner = os.getpid()
-        self.folder = Path(tempfile.mkdtemp(prefix="ase_nnp-"))  # mode 0700
+        self.folder = unfinished(Path(tempfile.gettempdir()) / "ase_nnp")
+        self.folder.mkdir(mode=0o700)  # the socket in it is for this user alone
         self.log = self.folder / "log"
         address = str(self.folder / "socket")
         if len(address) > 100:  # the system's limit is 107 bytes

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ase_nnp.errors import ConfigError, WorkerError
+from ase_nnp.files.atomic import write_whole
 
 __all__ = [
     "Environment",
@@ -166,9 +167,7 @@ def create_environment(
         _run([str(python or sys.executable), "-m", "venv", *flags, str(folder)], say)
         if wanted:
             _run([str(made.python), "-m", "pip", "install", *pip_arguments, *wanted], say)
-        beside = folder / f"{ABOUT}.part"
-        beside.write_text(text, encoding="utf-8")
-        os.replace(beside, folder / ABOUT)
+        write_whole(folder / ABOUT, text)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise

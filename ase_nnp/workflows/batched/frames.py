@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ase_nnp.errors import DatasetError
+from ase_nnp.files.atomic import whole_file
 from ase_nnp.workflows.batched.state import Array
 
 if TYPE_CHECKING:
@@ -111,14 +112,12 @@ class FrameFile:
 
     def export(self, path: Path) -> None:
         """Write all frames as ``.traj`` or ``.h5``; the file appears whole or not at all."""
-        beside = path.with_name(f".{path.name}.part{path.suffix}")
         if path.suffix == ".traj":
             from ase.io.trajectory import Trajectory
 
-            with Trajectory(str(beside), "w") as file:
+            with whole_file(path) as beside, Trajectory(str(beside), "w") as file:
                 for atoms in self:
                     file.write(atoms)
-            os.replace(beside, path)
             return
         from ase_nnp.datasets.writing.write import write_dataset
 

@@ -22,6 +22,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from ase_nnp.errors import ConfigError, DatasetError
+from ase_nnp.files.atomic import take_lock, whole_file
 from ase_nnp.workflows.batched.frames import FrameFile
 from ase_nnp.workflows.batched.state import Array
 
@@ -63,18 +64,11 @@ class Store:
         self._done: list[int] = []  # frames to remove once the checkpoint knows
 
     def _locked(self) -> IO[str]:
-        file = (self.folder / "lock").open("w")
-        try:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:  # a system without it is trusted
-            pass
-        except OSError:
-            file.close()
+        file = take_lock(self.folder / "lock", wait=False)
+        if file is None:
             raise ConfigError(
                 f"Another process is at work in {self.folder}. Wait for it, or name a new folder."
-            ) from None
+            )
         return file
 
     def close(self) -> None:
@@ -162,12 +156,8 @@ class Store:
             os.fsync(file.fileno())
         self._results.clear()
         notes = {**notes, "settings": self.settings, "results_bytes": results.stat().st_size}
-        beside = self.folder / ".checkpoint.part"
-        with beside.open("wb") as out:
-            np.savez(out, notes=np.array(json.dumps(notes)), **arrays)  # type: ignore[arg-type]
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(beside, self.folder / "checkpoint.npz")
+        with whole_file(self.folder / "checkpoint.npz") as beside:
+            np.savez(beside, notes=np.array(json.dumps(notes)), **arrays)  # type: ignore[arg-type]
         for index in self._done:
             (self.frames / f"{index:06d}.bin").unlink(missing_ok=True)
         self._done.clear()

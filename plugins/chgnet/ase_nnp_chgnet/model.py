@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from ase_nnp.errors import ConfigError
 from ase_nnp.models.graph import AtomGraph
 from ase_nnp.models.potential import Conservative
+from ase_nnp.models.quiet import quiet
 from ase_nnp_chgnet.bonds import Angles, Bonds, find_angles, pair_edges
-from ase_nnp_chgnet.quiet import quiet
 
 if TYPE_CHECKING:
     from ase import Atoms

@@ -12,12 +12,12 @@ import torch
 
 from ase_nnp.errors import CheckpointError, UnsafeFileError
 from ase_nnp.files.unpickle import load_torch
+from ase_nnp.models.quiet import quiet
 from ase_nnp.models.tensors import as_tensors
 from ase_nnp.registry.config import resolve_config
 from ase_nnp.registry.family import ModelFamily
 from ase_nnp_matgl.model import MatglPotential
 from ase_nnp_matgl.networks import LEFT_OUT, NETWORKS
-from ase_nnp_matgl.quiet import quiet
 
 __all__ = ["load", "locate"]
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from ase_nnp.errors import ConfigError
 from ase_nnp.models.graph import AtomGraph
 from ase_nnp.models.potential import Conservative
+from ase_nnp.models.quiet import quiet
 from ase_nnp_matgl.networks import make_network
-from ase_nnp_matgl.quiet import quiet
 
 __all__ = ["MatglPotential"]
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ase_nnp.errors import ConfigError
-from ase_nnp_matgl.quiet import quiet
+from ase_nnp.models.quiet import quiet
 
 __all__ = ["NETWORKS", "make_network"]
 

@@ -10,11 +10,11 @@ import torch
 
 from ase_nnp.errors import CheckpointError
 from ase_nnp.files.unpickle import load_torch
+from ase_nnp.models.quiet import quiet
 from ase_nnp.models.tensors import as_tensors
 from ase_nnp.registry.config import resolve_config
 from ase_nnp.registry.family import ModelFamily
 from ase_nnp_sevennet.model import SevenNet
-from ase_nnp_sevennet.quiet import quiet
 
 __all__ = ["load"]
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ase_nnp.errors import ConfigError
 from ase_nnp.models.graph import AtomGraph
 from ase_nnp.models.potential import Conservative
-from ase_nnp_sevennet.quiet import quiet
+from ase_nnp.models.quiet import quiet
 
 if TYPE_CHECKING:
     from ase import Atoms
