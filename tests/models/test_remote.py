@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import copy
-import json
 import multiprocessing
 import os
 import pickle
-import shutil
 import signal
-import socket
-import stat
-import struct
 import subprocess
 import sys
 import time
@@ -24,17 +19,8 @@ from ase.build import bulk, fcc111, molecule
 from ase.calculators.emt import EMT
 
 import ase_nnp
-from ase_nnp.cli import main
 from ase_nnp.errors import ConfigError, StructureError, UnsupportedElementError, WorkerError
-from ase_nnp.models.remote import worker as protocol
 from ase_nnp.models.remote.client import worker_for
-from ase_nnp.models.remote.environments import (
-    create_environment,
-    find_environment,
-    list_environments,
-    remove_environment,
-)
-from ase_nnp.registry.installed import Registry
 
 HERE = str(Path(__file__).parents[1] / "helpers")
 
@@ -192,129 +178,11 @@ def test_an_environment_that_is_not_there_says_so():
         ase_nnp.remote(sys.executable)
 
 
-def address(potential):
-    return str(potential.worker._running.folder / "socket")
+def test_one_process_has_one_worker_for_one_job(emt):
+    assert worker_for(emt.job) is emt.worker
 
 
-def test_folder_and_socket_are_for_their_owner_alone(emt):
-    ase_nnp.predict(emt, [bulk("Cu")])
-    folder = Path(address(emt)).parent
-    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    assert stat.S_IMODE(Path(address(emt)).stat().st_mode) == 0o600
-    said = Path(f"/proc/{emt.worker.pid}/cmdline").read_bytes()
-    assert emt.worker._running.token.encode() not in said
-
-
-def test_a_stranger_without_the_token_is_refused(emt):
-    ase_nnp.predict(emt, [bulk("Cu")])
-    for message in ({"token": "0" * 64}, {}, {"do": "predict"}):
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stranger:
-            stranger.connect(address(emt))
-            protocol.send(stranger, message)
-            reply, _ = protocol.receive(stranger)
-            assert not reply["ok"]
-            with pytest.raises((EOFError, OSError)):
-                protocol.receive(stranger)
-    assert ase_nnp.predict(emt, [bulk("Cu")])
-
-
-KNOCK = """
-import os, socket, sys
-sys.path.insert(0, sys.argv[2])
-import worker as protocol
-os.setgid(65534); os.setuid(65534)
-s = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-try:
-    s.connect(sys.argv[1])
-except OSError as error:
-    print(type(error).__name__)
-    sys.exit()
-try:  # the door may be shut before the token is out
-    protocol.send(s, {"token": sys.argv[3]})
-    print(protocol.receive(s)[0]["ok"])
-except (OSError, EOFError):
-    print("closed")
-"""
-
-
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
-def test_another_user_is_refused_even_with_the_token(emt, tmp_path):
-    ase_nnp.predict(emt, [bulk("Cu")])
-    place = Path(address(emt))
-    copied = tmp_path / "worker.py"  # a place that the other user can read
-    script = Path("/tmp") / f"knock-{os.getpid()}"
-    script.mkdir(mode=0o755)
-    try:
-        copied = script / "worker.py"
-        copied.write_text(Path(protocol.__file__).read_text())
-        arguments = [sys.executable, "-c", KNOCK, str(place), str(script)]
-        shut = subprocess.run([*arguments, "x"], capture_output=True, text=True)
-        assert shut.stdout.strip() == "PermissionError", shut.stderr
-        # Open both doors by hand: what is left is the check of the other side's user.
-        place.parent.chmod(0o755)
-        place.chmod(0o666)
-        token = emt.worker._running.token
-        knocked = subprocess.run([*arguments, token], capture_output=True, text=True)
-        assert knocked.stdout.strip() in ("False", "closed"), knocked.stderr
-    finally:
-        place.parent.chmod(0o700)
-        place.chmod(0o600)
-        shutil.rmtree(script)  # with the byte code that the other user left
-    assert ase_nnp.predict(emt, [bulk("Cu")])
-
-
-def test_another_users_id_is_refused_by_the_check_itself(monkeypatch):
-    ours, theirs = socket.socketpair()
-    server = object.__new__(protocol.Server)
-    server.token = "secret"
-    protocol.send(theirs, {"token": "secret"})
-    assert server.admits(ours)
-    monkeypatch.setattr(protocol, "peer_uid", lambda sock: os.getuid() + 1)
-    protocol.send(theirs, {"token": "secret"})
-    assert not server.admits(ours)
-    ours.close()
-    theirs.close()
-
-
-BAD_MESSAGES = {
-    "a giant header": struct.pack("<I", 1 << 31),
-    "no JSON": struct.pack("<I", 4) + b"\xff\xff\xff\xff",
-    "a list": struct.pack("<I", 2) + b"[]",
-    "objects": struct.pack("<I", 35) + b'{"arrays": [["a", "|O", [1]]]}     ',
-    "a negative shape": struct.pack("<I", 35) + b'{"arrays": [["a", "<f8", [-1]]]}   ',
-    "too much": struct.pack("<I", 45) + b'{"arrays": [["a", "<f8", [9999999999999]]]}  ',
-}
-
-
-@pytest.mark.parametrize("case", BAD_MESSAGES)
-def test_what_is_no_message_is_refused(case):
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        theirs.sendall(BAD_MESSAGES[case])
-        with pytest.raises(protocol.ProtocolError):
-            protocol.receive(ours)
-
-
-def test_messages_carry_arrays_exactly():
-    ours, theirs = socket.socketpair()
-    arrays = {
-        "a": np.random.default_rng(0).normal(size=(5, 3)),
-        "b": np.arange(4),
-        "c": np.array([True, False]),
-        "empty": np.zeros((0, 3)),
-        "scalar": np.array(2.5),
-    }
-    with ours, theirs:
-        protocol.send(ours, {"do": "this"}, arrays)
-        header, found = protocol.receive(theirs)
-        assert header == {"do": "this"}
-        for name, array in arrays.items():
-            assert np.array_equal(found[name], array)
-        with pytest.raises(protocol.ProtocolError, match="cannot be sent"):
-            protocol.send(ours, {}, {"text": np.array(["x"])})
-
-
-def test_the_worker_ends_with_the_program_that_started_it():
+def test_the_worker_ends_with_the_program_that_started_it_and_the_next_clears_up():
     code = (
         "import os, sys, ase_nnp\n"
         f"m = ase_nnp.remote(sys.executable, 'worker_models:emt', path=[{HERE!r}])\n"
@@ -331,120 +199,9 @@ def test_the_worker_ends_with_the_program_that_started_it():
     else:
         pytest.fail("the worker outlived its parent")
 
-
-# Environments
-
-
-@pytest.fixture
-def environments(tmp_path, monkeypatch):
-    monkeypatch.setenv("ASE_NNP_ENVIRONMENTS", str(tmp_path / "environments"))
-    return tmp_path / "environments"
-
-
-def bare(name, **options):
-    """An environment without pip: quick, and nothing from the network."""
-    return create_environment(name, base=(), **options)
-
-
-def lend(environment, *packages):
-    """Give an environment packages of ours by links, as an installation would."""
-    import importlib.util
-
-    (site,) = environment.folder.glob("lib/python*/site-packages")
-    for name in packages:
-        origin = Path(importlib.util.find_spec(name).origin).parent
-        (site / name).symlink_to(origin)
-        for extra in origin.parent.glob(f"{name}.libs"):
-            (site / extra.name).symlink_to(extra)
-
-
-@pytest.mark.slow
-def test_an_environment_with_nothing_but_ase_runs_every_command(
-    environments, tmp_path, capsys, monkeypatch
-):
-    made = bare("emt", calculator="ase.calculators.emt:EMT")
-    lend(made, "ase", "numpy", "scipy")
-    without = subprocess.run(
-        [made.python, "-I", "-c", "import ase_nnp"], capture_output=True, text=True
-    )
-    assert "ModuleNotFoundError" in without.stderr
-    registry = Registry()
-    import ase_nnp.models.remote.plugin as plugin
-
-    registry.add_plugin("workers", lambda: plugin)
-    assert registry.families["env:emt"].conservative
-    monkeypatch.setattr("ase_nnp.models.files.installed", lambda: registry)
-    crystal = bulk("Cu", cubic=True)
-    crystal.rattle(0.05, seed=0)
-    crystal.write(tmp_path / "cu.xyz")
-    with pytest.raises(SystemExit) as stop:
-        main(["predict", "env:emt", str(tmp_path / "cu.xyz"), "--json"])
-    assert stop.value.code == 0
-    crystal.calc = EMT()
-    (row,) = json.loads(capsys.readouterr().out)
-    assert row["energy"] == pytest.approx(crystal.get_potential_energy(), abs=1e-6)
-    calc = ase_nnp.NNPCalculator("env:emt")
-    assert calc.get_property("energy", crystal) == pytest.approx(crystal.get_potential_energy())
-    remove_environment("emt")
-    assert not environments.joinpath("emt").exists()
-
-
-def test_an_environment_appears_whole_or_not_at_all(environments):
-    with pytest.raises(WorkerError, match="nothing was kept"):
-        bare("bad", python="/bin/false")
-    assert list_environments() == []
-    assert not (environments / "bad").exists()
-
-
-def test_a_half_made_environment_is_not_there_and_is_made_anew(environments):
-    (environments / "half" / "bin").mkdir(parents=True)
-    (environments / "half" / "left").write_text("over")
-    assert list_environments() == []
-    bare("half")
-    assert [e.name for e in list_environments()] == ["half"]
-    assert not (environments / "half" / "left").exists()
-
-
-def test_names_and_arguments_are_checked_first(environments):
-    for name in ("", "a/b", "../x", "-x"):
-        with pytest.raises(ConfigError, match="cannot name"):
-            bare(name)
-    with pytest.raises(ConfigError, match="JSON"):
-        bare("x", arguments={"a": object()})
-    with pytest.raises(ConfigError, match="ase-nnp env create"):
-        find_environment("x")
-    bare("x")
-    with pytest.raises(ConfigError, match="already"):
-        bare("x")
-
-
-def test_the_command_line_lists_and_removes(environments, capsys):
-    def run(*arguments):
-        with pytest.raises(SystemExit) as stop:
-            main(list(arguments))
-        return stop.value.code, capsys.readouterr()
-
-    bare("one", calculator="a:b", arguments={"k": 1})
-    code, out = run("env", "list", "--json")
-    assert code == 0
-    assert json.loads(out.out)[0]["arguments"] == {"k": 1}
-    assert run("env", "create", "two", "--arguments", "[1]")[0] == 2
-    assert run("env", "remove", "nobody")[0] == 2
-    assert run("env", "remove", "one", "--json")[0] == 0
-    assert list_environments() == []
-
-
-def test_no_file_says_which_code_a_worker_runs(environments, tmp_path):
-    import ase_nnp.models.remote.plugin as plugin
-
-    bare("one", calculator="worker_models:emt")
-    registry = Registry()
-    registry.add_plugin("workers", lambda: plugin)
-    evil = tmp_path / "environment.json"
-    evil.write_text('{"calculator": "os:system", "arguments": {"command": "true"}}')
-    with pytest.raises(ase_nnp.CheckpointError):
-        registry.families["env:one"].load(evil)
-
-
-def test_one_process_has_one_worker_for_one_job(emt):
-    assert worker_for(emt.job) is emt.worker
+    folder = Path(done.stdout.split()[1])
+    assert folder.exists()  # nobody was left to remove it
+    potential = model("emt", {"scale": 2.0})  # a worker that nobody has started yet
+    ase_nnp.predict(potential, [bulk("Cu")])
+    assert not folder.exists()
+    potential.close()
