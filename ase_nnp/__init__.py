@@ -16,6 +16,7 @@ _WHERE = {
     "AtomsDataset": "datasets.base",
     "BatchingCalculator": "calculator.batching",
     "Conservative": "models.potential",
+    "Correction": "registry.correction",
     "DatasetFormat": "registry.family",
     "GraphLoader": "training.loading",
     "ModelFamily": "registry.family",
@@ -37,6 +38,7 @@ _WHERE = {
     "remote": "models.remote.potential",
     "run_dynamics": "workflows.batched",
     "save_model": "models.files",
+    "sum_potentials": "models.sums",
     "write_dataset": "datasets.writing.write",
     "AseNnpError": "errors",
     "CheckpointError": "errors",
@@ -99,7 +101,9 @@ if TYPE_CHECKING:
     from ase_nnp.models.predictor import Predictor as Predictor
     from ase_nnp.models.predictor import predict as predict
     from ase_nnp.models.remote.potential import remote as remote
+    from ase_nnp.models.sums import sum_potentials as sum_potentials
     from ase_nnp.registry.citation import cite as cite
+    from ase_nnp.registry.correction import Correction as Correction
     from ase_nnp.registry.family import DatasetFormat as DatasetFormat
     from ase_nnp.registry.family import ModelFamily as ModelFamily
     from ase_nnp.registry.family import Pretrained as Pretrained

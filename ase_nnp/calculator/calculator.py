@@ -22,6 +22,7 @@ from ase_nnp.errors import ConfigError, PredictionError, StructureError, Unsuppo
 from ase_nnp.models.files import load_model, model_hash
 from ase_nnp.models.potential import Potential
 from ase_nnp.models.predictor import Predictor, has_stress
+from ase_nnp.models.sums import add_corrections
 
 __all__ = ["NNPCalculator"]
 
@@ -57,6 +58,8 @@ class NNPCalculator(Calculator):  # type: ignore[misc]
     uncertainty
         A fitted uncertainty for this model, or the path of one: adds ``energy_std`` and
         ``forces_std`` to ``results``. False: none, also on the default model.
+    corrections
+        Terms to add, by name: ``["zbl"]``; a functional follows a colon (``"d3bj:pbe"``).
     precision
         None, ``"tf32"`` or ``"bf16"``; for this calculator's calls only.
     options
@@ -95,6 +98,7 @@ class NNPCalculator(Calculator):  # type: ignore[misc]
         device: str = "auto",
         dtype: str | None = None,
         uncertainty: Any = None,
+        corrections: Sequence[str] = (),
         precision: str | None = None,
         **options: Any,
     ) -> None:
@@ -113,6 +117,7 @@ class NNPCalculator(Calculator):  # type: ignore[misc]
             from ase_nnp.uncertainty import attach
 
             model = attach(model, uncertainty)
+        model = add_corrections(model, corrections)
         self._setup(model, precision)
 
     def _setup(self, model: Potential, precision: str | None) -> None:
@@ -283,13 +288,15 @@ class NNPCalculator(Calculator):  # type: ignore[misc]
 def describe_model(model: Potential) -> dict[str, Any]:
     """Return what files keep of a model: family, where its weights are from, uncertainty, dtype."""
     inner = model.unwrapped
-    described = {
+    described: dict[str, Any] = {
         "model": inner.family or type(inner).__name__,
         "source": str(inner.provenance.get("source", "")),
         "dtype": str(model.dtype).removeprefix("torch."),
     }
     # janus-core writes its keys (arch_energy, ...) for calculators that name an architecture.
     described["arch"] = described["model"]
+    if model.corrections:
+        described["corrections"] = list(model.corrections)
     pretrained = inner.provenance.get("pretrained")
     if pretrained:
         described["pretrained"] = str(pretrained)

@@ -13,6 +13,7 @@ from ase_nnp.errors import AseNnpError, CheckpointError, UnknownModelError
 from ase_nnp.files.outline import checkpoint_words
 from ase_nnp.models.download import download_bar, fetch, is_remote
 from ase_nnp.models.potential import Potential
+from ase_nnp.models.sums import with_stored_corrections
 from ase_nnp.models.tensors import read_header, read_tensors, tensor_hash
 from ase_nnp.registry.config import resolve_config
 from ase_nnp.registry.family import ModelFamily, Pretrained
@@ -56,7 +57,8 @@ def load_checkpoint(
         )
     if path.is_file() and "ase_nnp" in read_header(path):
         model = _load_own(path, options, expected=family.name)
-        model.provenance = {**dict(model.provenance), **known}
+        inner = model.unwrapped
+        inner.provenance = model.provenance = {**dict(inner.provenance), **known}
         return model
     if family.load is None:
         raise CheckpointError(f"'{family.name}' cannot read foreign checkpoints such as {path}.")
@@ -147,4 +149,4 @@ def _load_own(path: Path, options: dict[str, Any], expected: str | None = None) 
     model.load_state_dict(tensors)
     if header.get("elements") and model.elements is not None:
         model.elements &= frozenset(header["elements"])  # what it was trained for, not what it may
-    return model
+    return with_stored_corrections(model, header.get("corrections", []))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from ase_nnp.models.checkpoints import (
 from ase_nnp.models.default import default_pretrained
 from ase_nnp.models.devices import pick_device, pick_dtype
 from ase_nnp.models.potential import Potential
+from ase_nnp.models.sums import add_corrections, stored_corrections
 from ase_nnp.models.tensors import read_tensors, tensor_hash, write_tensors
 from ase_nnp.registry.config import resolve_config
 from ase_nnp.registry.family import ModelFamily, Pretrained
@@ -77,6 +78,7 @@ def load_model(
     device: str | torch.device = "auto",
     dtype: str | torch.dtype | None = None,
     uncertainty: bool = True,
+    corrections: Sequence[str] = (),
     **options: Any,
 ) -> Potential:
     """Return a model with trained weights, ready for inference.
@@ -100,6 +102,8 @@ def load_model(
         As in :func:`build_model`; a model object stays where it is unless they are given.
     uncertainty
         Whether a pretrained model that comes with a fitted uncertainty has it on.
+    corrections
+        Terms to add, by name: ``["zbl"]``; a functional follows a colon.
     options
         Further configuration keys, or arguments of the family's checkpoint loader.
 
@@ -112,7 +116,7 @@ def load_model(
     held = model if isinstance(model, Potential) else getattr(model, "model", None)
     if isinstance(held, Potential):
         _refuse_details(given, "A model object is complete")
-        return _moved(held, device, dtype)
+        return add_corrections(_moved(held, device, dtype), corrections)
 
     if not (model is None or isinstance(model, (str, Path))):
         raise ConfigError(
@@ -149,8 +153,8 @@ def load_model(
     if uncertainty and offered is not None and offered.uncertainty:
         # The uncertainty room stands after this one: its reader comes through the registry.
         put_on = registry.uncertainties["fitted"].wrap
-        return put_on([loaded], path=packaged_file(family, offered.uncertainty))
-    return loaded
+        loaded = put_on([loaded], path=packaged_file(family, offered.uncertainty))
+    return add_corrections(loaded, corrections)
 
 
 def _refuse_details(given: Mapping[str, Any], why: str) -> None:
@@ -239,6 +243,7 @@ def save_model(model: Potential, path: str | Path, **provenance: Any) -> None:
     provenance
         Anything JSON-able worth keeping: data, errors, licence.
     """
+    corrections = stored_corrections(model)
     model = model.unwrapped
     if not model.family:
         raise CheckpointError(
@@ -252,6 +257,7 @@ def save_model(model: Potential, path: str | Path, **provenance: Any) -> None:
         "written_at": datetime.now(UTC).isoformat(timespec="seconds"),
         **model.describe(),
         "config": dict(model.config),
+        "corrections": corrections,
         "sha256": tensor_hash(state),
     }
     header["provenance"] = {**dict(model.provenance), **provenance}

@@ -69,6 +69,8 @@ class Potential(nn.Module):
     row_axis: Mapping[str, int] = {}
     reads: tuple[str, ...] = ()
     graph_options: Mapping[str, Any] = {}
+    #: Terms added to it, as they are named: ``"zbl"``, ``"d3bj:pbe"``.
+    corrections: tuple[str, ...] = ()
     #: Set by the registry: which family and configuration this is, and where its weights are from.
     family: str = ""
     config: Mapping[str, Any] = {}
@@ -252,6 +254,7 @@ class Potential(nn.Module):
             "energy_kind": self.energy_kind,
             "energy_reference": self.energy_reference,
             "units": dict(self.units),
+            "corrections": list(self.corrections),
             "provenance": dict(self.provenance),
         }
 

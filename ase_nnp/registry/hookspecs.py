@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import pluggy
 
+from ase_nnp.registry.correction import RegisterCorrection
 from ase_nnp.registry.family import RegisterDataset, RegisterModel, RegisterUncertainty
 
 __all__ = ["GROUP", "hookimpl", "hookspec"]
@@ -33,6 +34,11 @@ def register_datasets(register: RegisterDataset) -> None:
 @hookspec(historic=True)
 def register_uncertainties(register: RegisterUncertainty) -> None:
     """Call ``register(method)`` once for each :class:`~ase_nnp.UncertaintyMethod`."""
+
+
+@hookspec(historic=True)
+def register_corrections(register: RegisterCorrection) -> None:
+    """Call ``register(correction)`` once for each :class:`~ase_nnp.Correction`."""
 
 
 @hookspec(historic=True)

@@ -17,6 +17,7 @@ import pluggy
 
 from ase_nnp.errors import NameTakenError, NewerPluginError, PluginError, UnknownModelError
 from ase_nnp.registry import hookspecs
+from ase_nnp.registry.correction import Correction
 from ase_nnp.registry.family import API_VERSION, DatasetFormat, ModelFamily, UncertaintyMethod
 
 __all__ = [
@@ -55,6 +56,7 @@ class Registry:
         self.families: dict[str, ModelFamily] = {}
         self.datasets: dict[str, DatasetFormat] = {}
         self.uncertainties: dict[str, UncertaintyMethod] = {}
+        self.corrections: dict[str, Correction] = {}
         self.commands: dict[str, Callable[..., Any]] = {}
         self.owners: dict[str, str] = {}
         self.broken: dict[str, Exception] = {}
@@ -67,6 +69,7 @@ class Registry:
             (hook.register_models, self.families, ModelFamily),
             (hook.register_datasets, self.datasets, DatasetFormat),
             (hook.register_uncertainties, self.uncertainties, UncertaintyMethod),
+            (hook.register_corrections, self.corrections, Correction),
         )
         for call, table, kind in offers:
             call.call_historic(kwargs={"register": self._adder(table, kind)})
@@ -103,6 +106,7 @@ class Registry:
             self.families,
             self.datasets,
             self.uncertainties,
+            self.corrections,
             self.commands,
             self.owners,
         ]
@@ -186,6 +190,18 @@ class Registry:
             ) from self.broken[name]
         offered = [p.name for f in self.families.values() for p in f.pretrained]
         raise UnknownModelError(self._unknown(name, self.families, "model family", offered))
+
+    def correction(self, name: str) -> Correction:
+        """Return the correction called ``name``.
+
+        Raises
+        ------
+        UnknownModelError
+            Saying what was meant and what is installed.
+        """
+        if name not in self.corrections:
+            raise UnknownModelError(self._unknown(name, self.corrections, "correction"))
+        return self.corrections[name]
 
     def _unknown(
         self, name: str, table: Iterable[str], what: str, others: Iterable[str] = ()

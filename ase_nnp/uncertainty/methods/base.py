@@ -70,7 +70,7 @@ class UncertainPotential(Potential):
         self.conservative, self.energy_kind = base.conservative, base.energy_kind
         self.energy_reference, self.units = base.energy_reference, base.units
         self.reads, self.graph_options = base.reads, base.graph_options
-        self.provenance = base.provenance
+        self.provenance, self.corrections = base.provenance, base.corrections
         known = [m.elements for m in members if m.elements is not None]
         self.elements = frozenset.intersection(*known) if known else None
         spreads = {f"{name}_std" for name in base.per_atom if not name.endswith("_std")}
