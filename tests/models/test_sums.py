@@ -138,7 +138,7 @@ def test_corrections_by_name_reach_the_calculator(tail):
     parts = [
         model(),
         *(
-            tail[n].build({"depth": 0.1, **f}).double()
+            tail[n].build({"depth": 0.1, **f}).to(torch.float64)
             for n, f in (("tail", {}), ("disp", {"functional": "rpbe"}))
         ),
     ]
