@@ -41,7 +41,12 @@ def register_datasets(register: Callable[[DatasetFormat], None]) -> None:
         hdf5,
         oc20_lmdb,
         pymatgen_json,
+        vasp,
     )
 
-    for module in (oc20_lmdb, aselmdb, flatlmdb, hdf5, extxyz, asedb, asefiles, pymatgen_json):
+    # Sniffed in this order; what ASE knows by a mark or an ending comes last.
+    for module in (oc20_lmdb, aselmdb, flatlmdb, hdf5, extxyz, asedb, pymatgen_json):
         register(module.FORMAT)
+    for format in vasp.FORMATS:
+        register(format)
+    register(asefiles.FORMAT)

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from ase_nnp.datasets.base import AtomsDataset
+from ase_nnp.datasets.formats.ase_structures import ase_format, guess_ase_name, our_name
 from ase_nnp.errors import AseNnpError, DatasetError, UnknownModelError
 from ase_nnp.registry.family import DatasetFormat
 
 __all__ = ["find_format", "open_dataset"]
 
 #: Endings that no dataset has: skipped in folders without a look.
-_NEVER = ("-lock", ".lock", ".md", ".log", ".npz", ".npy", ".pkl", ".py", ".tmp", ".part")
+_NEVER = ("-lock", ".lock", ".md", ".log", ".npy", ".pkl", ".py", ".tmp", ".part")
 _COMPRESSED = (".xz", ".gz", ".bz2")
 
 
@@ -33,7 +34,9 @@ def open_dataset(
         list of these. In a folder, files that are no dataset (notes, logs, lock files) are
         ignored; a list is taken as it stands.
     format
-        Name of a format where its content does not tell (``ase-nnp doctor`` lists them).
+        Name of a format where the content does not tell (``ase-nnp doctor`` lists them), or the
+        name of any format that ASE reads (``"vasp-xdatcar"``, ``"castep-md"``). In a folder only
+        files of that format are taken.
     options
         For the reader of that format. All readers of this package know ``energy_kind=``
         (``"total"`` or ``"adsorption"``: convert energies by the stored reference).
@@ -48,24 +51,38 @@ def open_dataset(
     DatasetError
         Nothing is there, it is no dataset, is damaged, or kinds of dataset are mixed.
     """
-    formats = _formats()
+    formats = dict(_formats())
     if format is not None and format not in formats:
-        raise UnknownModelError(
-            f"no dataset format is named {format!r}; there are {', '.join(sorted(formats))}"
-        )
+        format = our_name(format)
+        formats.setdefault(format, _format_of_ase(format, formats))
+
     paths = [path] if isinstance(path, (str, os.PathLike)) else list(path)
     if not paths:
         raise DatasetError("an empty list of files")
-    found = [_files(Path(os.fspath(part)).expanduser(), formats, format) for part in paths]
-    if len({kind.name for files in found for _, kind in files}) == 1:
-        return _open([entry for files in found for entry in files], options)
-    return AtomsDataset.concat(_open(files, options) for files in found)
+    groups = [_files(Path(os.fspath(part)).expanduser(), formats, format) for part in paths]
+
+    # One call of the reader for all files of a kind: it may know what lies beside them.
+    if len({kind.name for files in groups for _, kind in files}) == 1:
+        return _open([entry for files in groups for entry in files], options)
+    return AtomsDataset.concat(_open(files, options) for files in groups)
 
 
 def _formats() -> Mapping[str, DatasetFormat]:
     from ase_nnp.registry.installed import installed
 
     return installed().datasets
+
+
+def _format_of_ase(name: str, formats: Mapping[str, DatasetFormat]) -> DatasetFormat:
+    if name in formats:
+        return formats[name]
+    kind = ase_format(name)
+    if kind is None:
+        raise UnknownModelError(
+            f"no dataset format is named {name!r}; there are {', '.join(sorted(formats))}, and "
+            "whatever ASE reads (`ase info --formats` lists these)"
+        )
+    return kind
 
 
 def find_format(
@@ -92,30 +109,14 @@ def _files(
     path: Path, formats: Mapping[str, DatasetFormat], format: str | None
 ) -> list[tuple[Path, DatasetFormat]]:
     """Return the files of a dataset with their formats, sorted by name."""
-    if path.is_dir() and not (path / "data.mdb").is_file():
-        candidates = sorted(entry for entry in path.iterdir() if _may_be_data(entry))
-        found = [(file, _in_folder(file, formats, format)) for file in candidates]
-        files = [(file, kind) for file, kind in found if kind is not None]
-        if not files:
-            listed = ", ".join(entry.name for entry in sorted(path.iterdir())[:8]) or "nothing"
-            if ".pkl" in listed:
-                listed += " (pickled tables are read with load_mapping)"
-            raise DatasetError(f"no dataset in this folder; it holds {listed}", path=path)
-        _refuse_mixture(path, files)
-        return files
+    if path.is_dir():
+        return _files_of_folder(path, formats, format)
     if path.exists():
-        kind = formats[format] if format is not None else find_format(path, formats)
-        if kind is None:
-            raise DatasetError(_unknown(path, formats), path=path)
-        return [(path, kind)]
+        return [(path, _format_of_file(path, formats, format))]
+
     if any(sign in str(path) for sign in "*?["):
         matches = sorted(map(Path, globbing.glob(str(path), recursive=True)))
-        chosen = [
-            (file, _in_folder(file, formats, format))
-            for file in matches
-            if file.is_file() and _may_be_data(file)
-        ]
-        files = [(file, kind) for file, kind in chosen if kind is not None]
+        files = _of_format([file for file in matches if _may_be_data(file)], formats, format)
         if not files:
             raise DatasetError("no dataset matches this pattern", path=path)
         _refuse_mixture(path, files)
@@ -123,16 +124,63 @@ def _files(
     raise DatasetError("no such file or folder", path=path)
 
 
+def _files_of_folder(
+    path: Path, formats: Mapping[str, DatasetFormat], format: str | None
+) -> list[tuple[Path, DatasetFormat]]:
+    # Some datasets are folders: LMDB's data.mdb, DeePMD's sets of arrays.
+    whole = find_format(path, formats, by_name=False)
+    if whole is not None and format in (None, whole.name):
+        return [(path, whole)]
+
+    entries = sorted(path.iterdir())
+    files = _of_format([entry for entry in entries if _may_be_data(entry)], formats, format)
+    if not files:
+        listed = ", ".join(entry.name for entry in entries[:8]) or "nothing"
+        if ".pkl" in listed:
+            listed += " (pickled tables are read with load_mapping)"
+        raise DatasetError(f"no dataset in this folder; it holds {listed}", path=path)
+    _refuse_mixture(path, files)
+    return files
+
+
+def _format_of_file(
+    path: Path, formats: Mapping[str, DatasetFormat], format: str | None
+) -> DatasetFormat:
+    if not path.is_file():
+        raise DatasetError("neither a file nor a folder (a device or a pipe)", path=path)
+    if format is not None:
+        return formats[format]
+    kind = find_format(path, formats)
+    if kind is None:
+        name = guess_ase_name(path)
+        kind = ase_format(name) if name is not None else None
+    if kind is None:
+        raise DatasetError(_unknown(path, formats), path=path)
+    return kind
+
+
+def _of_format(
+    files: list[Path], formats: Mapping[str, DatasetFormat], format: str | None
+) -> list[tuple[Path, DatasetFormat]]:
+    """Return those files that are of a known format, or of the one that was named."""
+    kinds = [(file, _in_folder(file, formats, format)) for file in files]
+    return [(file, kind) for file, kind in kinds if kind is not None]
+
+
 def _may_be_data(path: Path) -> bool:
     name = path.name.lower()
-    return path.is_file() and not name.startswith(".") and not name.endswith(_NEVER)
+    if name.startswith(".") or name.endswith(_NEVER):
+        return False
+    return path.is_file() or (path / "type.raw").is_file()
 
 
 def _in_folder(
     path: Path, formats: Mapping[str, DatasetFormat], format: str | None
 ) -> DatasetFormat | None:
     kind = find_format(path, formats)
-    return kind if format is None or (kind is not None and kind.name == format) else None
+    if format is None or (kind is not None and kind.name == format):
+        return kind
+    return formats[format] if guess_ase_name(path) == format else None
 
 
 def _refuse_mixture(path: Path, files: list[tuple[Path, DatasetFormat]]) -> None:

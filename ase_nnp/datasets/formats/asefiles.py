@@ -1,23 +1,37 @@
-"""Files that ASE reads: its trajectories, and crystal structures without labels."""
+"""Files that ASE reads: its trajectories, crystal structures, outputs of many programs.
+
+A trajectory is read frame by frame, everything else as a whole. A CIF with sites that are shared or
+empty in part is refused: ASE would show whole atoms of the most frequent element there.
+"""
 
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ase_nnp.datasets.base import AtomsDataset, Shard, SpeakingShard
+from ase_nnp.datasets.formats.ase_structures import (
+    StructureShard,
+    guess_ase_name,
+    refuse_partial,
+)
+from ase_nnp.datasets.formats.byteranges import without_compression
+from ase_nnp.datasets.formats.framefile import first_bytes
 from ase_nnp.datasets.sample import Sample, from_atoms
 from ase_nnp.errors import DatasetError
 from ase_nnp.registry.family import DatasetFormat
 
-__all__ = ["FORMAT", "StructureShard", "TrajectoryShard", "open_asefiles"]
+__all__ = ["FORMAT", "TrajectoryShard", "open_asefiles"]
 
 _ULM = b"- of UlmASE-Trajectory"
-_NAMES = {"poscar": "vasp", "contcar": "vasp"}
-_SUFFIXES = {".cif": "cif", ".vasp": "vasp", ".xsf": "xsf", ".res": "res", ".gen": "gen"}
+_SUFFIXES = {".cif": "cif", ".xsf": "xsf", ".res": "res", ".gen": "gen"}
+#: Outputs with energies and forces that no other text can be taken for.
+_MARKED = (
+    *("abinit-out", "aims-output", "espresso-out", "gamess-us-out", "gaussian-out", "gpaw-out"),
+    *("nwchem-out", "onetep-out", "orca-output", "qbox", "xsf"),
+)
 
 
 class TrajectoryShard(SpeakingShard):
@@ -54,7 +68,9 @@ class TrajectoryShard(SpeakingShard):
 
     def read(self, index: int) -> Sample:
         """Decode one frame."""
-        return from_atoms(self._opened()[index])
+        atoms = self._opened()[index]
+        refuse_partial(atoms)
+        return from_atoms(atoms)
 
     def close(self) -> None:
         """Close the file."""
@@ -63,85 +79,64 @@ class TrajectoryShard(SpeakingShard):
             reader.close()
 
 
-class StructureShard(Shard):
-    """One small file of structures (CIF, POSCAR, ...), read as a whole."""
-
-    format = "ase"
-    energy_kind = None
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self._images: list[Any] = self._load()
-
-    def _load(self) -> list[Any]:
-        import ase.io
-
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                images = ase.io.read(self.path, index=":", format=_ase_format(self.path))
-        except Exception as error:
-            raise DatasetError(f"cannot be read: {error}", path=self.path) from None
-        if not images:
-            raise DatasetError("no structures", path=self.path)
-        return list(images)
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def read(self, index: int) -> Sample:
-        """Return one structure."""
-        sample = from_atoms(self._images[index])
-        # What a reader of CIF keeps here are objects of ASE, which no file can hold.
-        sample["info"] = {
-            k: v for k, v in sample["info"].items() if isinstance(v, (str, int, float))
-        }
-        if (sample.get("arrays") or {}).get("spacegroup_kinds") is not None:
-            del sample["arrays"]["spacegroup_kinds"]
-        return sample
-
-
-def _ase_format(path: Path) -> str | None:
-    return _SUFFIXES.get(path.suffix.lower()) or _NAMES.get(path.name.lower())
-
-
 def sniff(path: Path) -> bool:
-    """Whether a file is an ASE trajectory, or is named and looks like a structure file."""
-    try:
-        with open(path, "rb") as stream:
-            head = stream.read(4096)
-    except OSError:
-        return False
+    """Whether a file is an ASE trajectory, a named crystal structure, or has a mark ASE knows."""
+    head = b"" if path.is_dir() else first_bytes(path, 4096)
     if head.startswith(_ULM):
         return True
-    kind = _ase_format(path)
+    if not head.strip() or b"\0" in head:
+        return False
+
+    kind = _by_ending(path)
     if kind == "cif":
         return b"data_" in head
-    return kind is not None and b"\0" not in head and head.strip() != b""
+    return kind is not None or _by_mark(head) is not None
+
+
+def _by_ending(path: Path) -> str | None:
+    return _SUFFIXES.get(Path(without_compression(path.name)).suffix)
+
+
+def _by_mark(head: bytes) -> str | None:
+    """Return ASE's name of a text with a mark that only one program writes."""
+    from ase.io.formats import UnknownFileTypeError, match_magic
+
+    try:
+        name = str(match_magic(head[:2000]).name)
+    except UnknownFileTypeError:
+        return None
+    return name if name in _MARKED else None
 
 
 def open_asefiles(files: Sequence[Path], *, energy_kind: str | None = None) -> AtomsDataset:
-    """Open trajectories and structure files as one dataset.
+    """Open trajectories and whatever else ASE recognizes as one dataset.
 
     Parameters
     ----------
     files
-        ``.traj``, CIF, POSCAR, XSF, RES or GEN files.
+        ``.traj``, CIF, XSF, RES, GEN files, outputs of programs that ASE knows by a mark.
     energy_kind
         Convert to this kind on reading.
+
+    Raises
+    ------
+    DatasetError
+        With the message of ASE's reader.
     """
     shards: list[Shard] = []
     for path in files:
-        if _ase_format(path) is None:
+        head = first_bytes(path, 4096)
+        name = _by_ending(path) or _by_mark(head) or guess_ase_name(path)
+        if head.startswith(_ULM) or name is None:
             shards.append(TrajectoryShard(path))
         else:
-            shards.append(StructureShard(path))
+            shards.append(StructureShard(path, name))
     return AtomsDataset(shards, energy_kind=energy_kind)
 
 
 FORMAT = DatasetFormat(
     name="ase",
-    summary="ASE trajectories (.traj) and structure files (CIF, POSCAR, XSF, RES, GEN)",
+    summary="ASE trajectories (.traj), CIF, XSF, RES, GEN, and outputs that ASE knows",
     sniff=sniff,
     open=open_asefiles,
     suffixes=(".traj", ".cif"),

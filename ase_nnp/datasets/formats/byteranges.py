@@ -1,0 +1,126 @@
+"""Parts of a file by byte offset, plain or compressed, and its (inflated) size checked first."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import os
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from ase_nnp.errors import DatasetError
+from ase_nnp.files.lmdb import pread
+
+__all__ = ["ByteRanges", "compressed_size", "without_compression"]
+
+_OPENERS: dict[str, Any] = {".xz": lzma.open, ".gz": gzip.open, ".bz2": bz2.open}
+_DAMAGE = (OSError, EOFError, lzma.LZMAError, zlib.error, ValueError)
+_CHUNK = 8 << 20
+_HELD = 64 << 20
+
+
+def without_compression(name: str) -> str:
+    """Return a file's name in lower case without the ending of a compression."""
+    name = name.lower()
+    for ending in _OPENERS:
+        name = name.removesuffix(ending)
+    return name
+
+
+def compressed_size(path: Path, limit: int) -> int | None:
+    """Return the inflated size of a compressed file, None of any other, holding nothing.
+
+    Raises
+    ------
+    DatasetError
+        For damaged data, or more than ``limit`` bytes.
+    """
+    if path.suffix.lower() not in _OPENERS:
+        return None
+    size = 0
+    for piece in ByteRanges(path).chunks():
+        size += len(piece)
+        if size > limit:
+            raise DatasetError(f"inflates to more than {limit} bytes", path=path)
+    return size
+
+
+class ByteRanges:
+    """Bytes ``start`` to ``stop`` of a file; reopened after unpickling and after a fork.
+
+    A compressed file is held if it is small; a large one is read forwards, and from its beginning
+    again where a range lies before the last one.
+
+    Parameters
+    ----------
+    path
+        The file; ``.gz``, ``.bz2`` and ``.xz`` are inflated.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._opener = _OPENERS.get(path.suffix.lower())
+        self._stream: IO[bytes] | None = None
+        self._held: bytes | None = None
+        self._pid = -1
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_stream": None, "_held": None, "_pid": -1}
+
+    def __del__(self) -> None:
+        if getattr(self, "_stream", None) is not None:
+            self.close()
+
+    def _open(self) -> IO[bytes]:
+        try:
+            opener = self._opener
+            return opener(self.path, "rb") if opener is not None else open(self.path, "rb")
+        except OSError as error:
+            raise DatasetError(f"cannot be read: {error.strerror}", path=self.path) from None
+
+    def chunks(self, size: int = _CHUNK) -> Iterator[bytes]:
+        """Yield the whole content in pieces, from the beginning."""
+        with self._open() as stream:
+            while True:
+                try:
+                    piece = stream.read(size)
+                except _DAMAGE as error:
+                    raise DatasetError(
+                        f"the compressed data are damaged or end early ({error})", path=self.path
+                    ) from None
+                if not piece:
+                    return
+                yield piece
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Return a range; less than asked for means that the file shrank, which is an error."""
+        if self._held is not None:
+            return self._held[start:stop]
+
+        if self._stream is None or self._pid != os.getpid():  # positions are shared after a fork
+            self._stream, self._pid = self._open(), os.getpid()
+        try:
+            if self._opener is None:
+                data = pread(self._stream.fileno(), stop - start, start)
+            else:
+                self._stream.seek(start)
+                data = self._stream.read(stop - start)
+        except _DAMAGE as error:
+            raise DatasetError(f"cannot be read: {error}", path=self.path) from None
+        if len(data) != stop - start:
+            raise DatasetError("the file shrank while it was open", path=self.path)
+        return data
+
+    def hold(self, size: int) -> None:
+        """Keep the inflated content of a compressed file of this size, if it is small."""
+        if self._opener is not None and self._held is None and size <= _HELD:
+            self._held = b"".join(self.chunks())
+
+    def close(self) -> None:
+        """Close the file and drop what is held of it."""
+        if self._stream is not None:
+            self._stream.close()
+        self._stream, self._held = None, None
