@@ -17,6 +17,7 @@ from ase.calculators.calculator import (
 )
 from ase.constraints import FixAtoms
 from ase.stress import full_3x3_to_voigt_6_stress
+from numpy.typing import NDArray
 
 from ase_nnp.errors import ConfigError, PredictionError, StructureError, UnsupportedElementError
 from ase_nnp.models.files import load_model, model_hash
@@ -198,6 +199,30 @@ class NNPCalculator(Calculator):  # type: ignore[misc]
         if known.get("uncertainty"):
             said.append(f"uncertainty={known['uncertainty']}")
         return f"{type(self).__name__}({', '.join(dict.fromkeys(filter(None, said)))})"
+
+    def get_hessian(self, atoms: Atoms | None = None) -> NDArray[np.float64]:
+        """Return the second derivatives of the energy, (3 N, N, 3) in eV/Angstrom^2.
+
+        See :func:`ase_nnp.calculator.derivatives.hessian`.
+        """
+        from ase_nnp.calculator.derivatives import hessian
+
+        return hessian(self.model, self._atoms_or_last(atoms))
+
+    def get_descriptors(self, atoms: Atoms | None = None, **options: Any) -> NDArray[np.float64]:
+        """Return invariant features of the atoms in the model, (N, F).
+
+        See :func:`ase_nnp.calculator.derivatives.descriptors`, which also takes the options.
+        """
+        from ase_nnp.calculator.derivatives import descriptors
+
+        return descriptors(self.model, self._atoms_or_last(atoms), **options)
+
+    def _atoms_or_last(self, atoms: Atoms | None) -> Atoms:
+        chosen = self.atoms if atoms is None else atoms
+        if chosen is None:
+            raise CalculatorSetupError("There are no atoms to calculate.")
+        return chosen
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """Return what changed since the last calculation, of what the model reads."""
