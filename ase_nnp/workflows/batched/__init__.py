@@ -1,8 +1,16 @@
 """Relaxation and dynamics of many structures at once."""
 
-from ase_nnp.workflows.batched.engine import Progress
 from ase_nnp.workflows.batched.outcome import Outcome
 from ase_nnp.workflows.batched.relaxation import iter_relax, relax_many
 from ase_nnp.workflows.batched.running import iter_dynamics, run_dynamics
+from ase_nnp.workflows.batched.settings import Progress, RunSettings
 
-__all__ = ["Outcome", "Progress", "iter_dynamics", "iter_relax", "relax_many", "run_dynamics"]
+__all__ = [
+    "Outcome",
+    "Progress",
+    "RunSettings",
+    "iter_dynamics",
+    "iter_relax",
+    "relax_many",
+    "run_dynamics",
+]

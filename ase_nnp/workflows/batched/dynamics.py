@@ -1,7 +1,7 @@
 """Molecular dynamics of many structures at once: what integrators share, NVE and Langevin.
 
-Each integrator takes the steps of ASE's own. A step is cut where the forces are needed: ``depart``
-is everything before, ``arrive`` everything after. Random numbers are a function of seed, structure
+Each integrator takes the steps of ASE's own. A step is cut where the forces are needed:
+``take_step`` is everything before, ``on_forces`` everything after. Random numbers are a function of seed, structure
 and step, so that a structure moves the same in any company and after any interruption.
 """
 
@@ -13,8 +13,8 @@ import ase.units
 import numpy as np
 
 from ase_nnp.errors import ConfigError, StructureError
-from ase_nnp.workflows.batched.engine import Method
-from ase_nnp.workflows.batched.evaluate import Found
+from ase_nnp.workflows.batched.evaluate import BatchResults
+from ase_nnp.workflows.batched.method import Method
 from ase_nnp.workflows.batched.state import Array, Batch, Segments
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ class Dynamics(Method):
         if not timestep > 0:
             raise ConfigError(f"timestep = {timestep}: a positive time.")
         self.dt, self.seed = float(timestep), int(seed)
+
         given = np.array([] if temperature_K is None else temperature_K, dtype=np.float64)
         if (given < 0).any() or not np.isfinite(given).all():
             raise ConfigError(f"temperature_K = {temperature_K}: zero or more.")
@@ -63,7 +64,7 @@ class Dynamics(Method):
         }
 
     def check(self, atoms: Atoms) -> None:
-        """Refuse masses that are none."""
+        """Refuse atoms without a mass."""
         if not (atoms.get_masses() > 0).all():
             raise StructureError("A mass is zero; dynamics need masses.")
 
@@ -88,8 +89,10 @@ class Dynamics(Method):
             rows = new.segments.slice(k)
             if not self.thermal or new.momenta[rows].any():
                 continue
+
             spread = np.sqrt(new.masses[rows] * self.kT(new)[k])[:, None]
             drawn = random_numbers(self.seed, int(new.index[k]), 2**40, (len(spread), 3)) * spread
+            # A whole structure that drifts would only waste its thermal energy.
             if new.free[rows].all() and len(spread) > 1:
                 drawn -= drawn.sum(0) * (new.masses[rows] / new.masses[rows].sum())[:, None]
             new.momenta[rows] = np.where(new.free[rows], drawn, 0.0)
@@ -104,7 +107,7 @@ class Dynamics(Method):
         """Return the components that move, (B,)."""
         return batch.segments.sum(batch.free.sum(1))
 
-    def say(self, batch: Batch, found: Found) -> str:
+    def describe(self, batch: Batch, results: BatchResults) -> str:
         """Return the mean temperature."""
         freedom = np.maximum(self.freedom(batch), 1)
         kelvin = (self.kinetic(batch) / freedom / ase.units.kB).mean()
@@ -117,18 +120,18 @@ class Dynamics(Method):
         moved = batch.positions + self.dt * batch.momenta / batch.masses[:, None]
         batch.positions = np.where(batch.free, moved, batch.positions)
 
-    def arrive(self, batch: Batch, found: Found) -> None:
+    def on_forces(self, batch: Batch, results: BatchResults) -> None:
         """Finish the step of all structures that have begun one."""
         begun = batch.step > 0
         if begun.all():
-            self._finish(batch, found)
+            self._finish(batch, results)
             return
         if begun.any():
             # The same arithmetic on those that have begun; the rest keep what they have.
             part = batch.keep(begun)
             rows = begun[batch.segments.owner]
             twin = self._part(begun)
-            twin._finish(part, found.keep(begun, batch.segments))
+            twin._finish(part, results.keep(begun, batch.segments))
             batch.momenta[rows] = part.momenta
             self._absorb(twin, begun)
 
@@ -143,12 +146,12 @@ class Dynamics(Method):
     def _absorb(self, twin: Dynamics, mask: Array) -> None:
         """Take back what :meth:`_part` has changed."""
 
-    def _finish(self, batch: Batch, found: Found) -> None:
-        self._kick(batch, found.forces)
+    def _finish(self, batch: Batch, results: BatchResults) -> None:
+        self._kick(batch, results.forces)
 
-    def depart(self, batch: Batch, found: Found) -> None:
+    def take_step(self, batch: Batch, results: BatchResults) -> None:
         """Velocity Verlet up to the new positions."""
-        self._kick(batch, found.forces)
+        self._kick(batch, results.forces)
         self._drift(batch)
 
 
@@ -161,7 +164,7 @@ class NVE(Dynamics):
 class Langevin(Dynamics):
     """Langevin dynamics (Vanden-Eijnden & Ciccotti 2006, doi:10.1016/j.cplett.2006.07.086, Eq. 23).
 
-    ``friction`` is an inverse time in ASE's units. The centre of mass moves like anything else.
+    ``friction`` is an inverse time in ASE's units. The center of mass moves like anything else.
     """
 
     name = "langevin"
@@ -211,7 +214,7 @@ class Langevin(Dynamics):
         )
         batch.momenta = np.where(batch.free, velocity * masses, 0.0)
 
-    def depart(self, batch: Batch, found: Found) -> None:
+    def take_step(self, batch: Batch, results: BatchResults) -> None:
         """Draw, half a step of the velocities, and the positions."""
         dt, friction = self.dt, self.friction
         drawn = [
@@ -219,15 +222,17 @@ class Langevin(Dynamics):
             for i, s, n in zip(batch.index, batch.step, batch.segments.sizes, strict=True)
         ]
         xi, eta = np.concatenate(drawn, axis=1)
+
         spread = np.sqrt(2 * friction * self.kT(batch)[batch.segments.owner] / batch.masses)
         sigma = spread[:, None]
         shake = dt**1.5 * sigma / (2 * np.sqrt(3)) * eta
         self.noise = (
             np.sqrt(dt) * sigma / 2 - dt**1.5 * friction * sigma / 8
         ) * xi - friction / 2 * shake
-        self._half(batch, found.forces)
+
+        self._half(batch, results.forces)
         moved = batch.positions + dt * batch.momenta / batch.masses[:, None] + shake
         batch.positions = np.where(batch.free, moved, batch.positions)
 
-    def _finish(self, batch: Batch, found: Found) -> None:
-        self._half(batch, found.forces)
+    def _finish(self, batch: Batch, results: BatchResults) -> None:
+        self._half(batch, results.forces)

@@ -7,198 +7,152 @@ the others do not wait for them.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from ase_nnp.errors import AseNnpError, ConfigError
+from ase_nnp.errors import AseNnpError, ConfigError, StructureError
+from ase_nnp.files.identity import STRUCTURES
+from ase_nnp.models.files import load_model, model_hash
 from ase_nnp.models.potential import Potential
-from ase_nnp.workflows.batched.evaluate import Evaluator, Found
+from ase_nnp.workflows.batched.checkpoint import restore_state, run_state
+from ase_nnp.workflows.batched.evaluate import BatchResults, Evaluator
+from ase_nnp.workflows.batched.explosion import exploded
 from ase_nnp.workflows.batched.frames import pack
+from ase_nnp.workflows.batched.inputs import Structures
+from ase_nnp.workflows.batched.interrupt import uninterrupted
+from ase_nnp.workflows.batched.method import Method
+from ase_nnp.workflows.batched.monitor_pool import MonitorPool
 from ase_nnp.workflows.batched.outcome import Outcome, as_result, from_result, labelled
+from ase_nnp.workflows.batched.settings import Progress, RunSettings
 from ase_nnp.workflows.batched.state import Array, Batch
 from ase_nnp.workflows.batched.store import Store
-from ase_nnp.workflows.batched.watch import Watch
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-__all__ = ["Method", "Progress", "run"]
-
-#: Atoms that drift farther than this (Angstrom) have left any structure that was meant.
-FARTHEST = 1e5
-#: A cell whose volume changes by more than this factor has collapsed or burst.
-VOLUME_FACTOR = 100.0
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a run stands: numbers of structures, and a line for people."""
-
-    total: int
-    finished: int
-    running: int
-    failed: int
-    text: str = ""
-
-
-class Method:
-    """A way to move structures; the state of each is its own.
-
-    ``arrive`` is called with the forces at the present positions, ``done`` says who needs no
-    further step, ``depart`` moves the others.
-    """
-
-    name = ""
-    stress = False
-
-    def settings(self) -> dict[str, Any]:
-        """Return what must be the same to go on with a run, as JSON-able values."""
-        raise NotImplementedError
-
-    def check(self, atoms: Atoms) -> None:
-        """Refuse a structure this method cannot move."""
-
-    def add(self, new: Batch) -> None:
-        """Append structures at the end of the batch; may change their momenta."""
-
-    def keep(self, mask: Array) -> None:
-        """Forget the structures where ``mask`` (B,) is false."""
-
-    def arrive(self, batch: Batch, found: Found) -> None:
-        """Use the forces at the present positions."""
-
-    def done(self, batch: Batch) -> Array:
-        """Return which structures have converged, (B,) bool."""
-        return np.zeros(len(batch), dtype=bool)
-
-    def fmax(self, batch: Batch) -> Array | None:
-        """Return the largest force of each structure, (B,) eV/Angstrom, if forces count."""
-        return None
-
-    def depart(self, batch: Batch, found: Found) -> None:
-        """Move every structure one step."""
-        raise NotImplementedError
-
-    def state(self) -> dict[str, Array]:
-        """Return what :meth:`restore` needs."""
-        return {}
-
-    def restore(self, arrays: dict[str, Array], batch: Batch) -> None:
-        """Take a state back."""
-
-    def say(self, batch: Batch, found: Found) -> str:
-        """Return a line for people on how things are."""
-        return ""
+__all__ = ["Loop", "run"]
 
 
 def run(
-    model: Potential,
-    structures: Sequence[Atoms],
-    method: Method,
-    *,
-    steps: int,
-    folder: str | Path | None = None,
-    trajectory: str | None = "traj",
-    interval: int = 1,
-    checkpoint_every: float = 30.0,
-    monitor: Mapping[str, Any] | None = None,
-    batch: str | int = "auto",
-    max_edges: int | None = None,
-    max_atoms: int | None = None,
-    skin: float | None = None,
-    progress: Callable[[Progress], None] | None = None,
+    model: Any, structures: Any, method: Method, steps: int, settings: RunSettings
 ) -> Iterator[Outcome]:
-    """Move structures and yield each as it is done; see :func:`relax_many` for the arguments."""
-    if steps < 0 or interval < 1:
-        raise ConfigError(f"steps = {steps}, interval = {interval}: at least 0 and 1.")
-    wanted = (["stress"] if method.stress else []) + Watch.properties(monitor, model)
-    options = {} if skin is None else {"skin": skin}
-    evaluator = Evaluator(
-        model, wanted, batch=batch, max_edges=max_edges, max_atoms=max_atoms, **options
-    )
-    store = None
-    if folder is not None:
-        from ase_nnp.models.files import model_hash
+    """Move structures and yield each as it is done.
 
-        settings = {
-            "method": method.name,
-            "steps": steps,
-            "interval": interval,
-            "structures": len(structures),
-            "trajectory": trajectory,
+    Parameters
+    ----------
+    model
+        What :func:`~ase_nnp.load_model` takes.
+    structures
+        What :class:`~ase_nnp.workflows.batched.inputs.Structures` takes.
+    method
+        Moves the structures.
+    steps
+        At most so many for each.
+    settings
+        How the run is carried out.
+
+    Raises
+    ------
+    ConfigError
+        For arguments that cannot be meant, or a folder that holds another run.
+    """
+    if not (isinstance(steps, int) and steps >= 0):
+        raise ConfigError(f"steps = {steps!r}: a number of steps, at least 0.")
+    potential = load_model(model)
+    given = Structures(structures)
+    wanted = ["stress"] if method.stress else []
+    wanted += MonitorPool.properties(settings.monitor, potential)
+    evaluator = Evaluator(potential, wanted, settings)
+    return _carried_out(potential, Loop(given, method, evaluator, steps, settings))
+
+
+def _carried_out(model: Potential, loop: Loop) -> Iterator[Outcome]:
+    """Run a loop with its folder open and its model in evaluation mode."""
+    settings, training = loop.settings, model.training
+    if settings.folder is not None:
+        identity = {
+            "method": loop.method.name,
+            "steps": loop.steps,
+            "interval": settings.interval,
+            "trajectory": settings.trajectory,
             "model": model_hash(model),
-            **method.settings(),
+            "monitor": loop.monitors.settings(),
+            **loop.method.settings(),
+            STRUCTURES: loop.structures.digests(),
         }
-        store = Store(Path(folder), settings, trajectory)
-    loop = _Loop(structures, method, evaluator, store, steps, interval, monitor, progress)
-    loop.every = checkpoint_every
-    training = model.training
+        loop.store = Store(Path(settings.folder), identity, settings.trajectory)
+
     model.eval()
     try:
-        yield from loop.run()
+        yield from loop.outcomes()
     finally:
-        loop.watch.close()
-        if store is not None:
-            store.close()
+        loop.monitors.close()
+        if loop.store is not None:
+            loop.store.close()
         if training:
             torch.nn.Module.train(model, True)
 
 
-class _Loop:
-    """One run."""
-
-    every: float = 30.0
+class Loop:
+    """One run: the structures on the move, those that wait, and those that are done."""
 
     def __init__(
         self,
-        structures: Sequence[Atoms],
+        structures: Structures,
         method: Method,
         evaluator: Evaluator,
-        store: Store | None,
         steps: int,
-        interval: int,
-        monitor: Mapping[str, Any] | None,
-        progress: Callable[[Progress], None] | None,
+        settings: RunSettings,
     ) -> None:
         self.structures, self.method, self.evaluator = structures, method, evaluator
-        self.store, self.steps, self.interval = store, steps, interval
-        self.progress = progress
-        self.watch = Watch(monitor)
+        self.steps, self.settings = steps, settings
+        self.store: Store | None = None
+        self.monitors = MonitorPool(settings.monitor)
         self.batch = Batch.of([], [])
-        self.next = 0
+        self.next = 0  # the first structure that still waits
         self.finished = self.failed = 0
-        self.ready: list[Outcome] = []
-        self.frames: dict[int, int] = {}
+        self.ready: list[Outcome] = []  # done, not yet handed out
         self.first: Atoms | None = None  # of those that wait, once it has been read
+        self.sound = False  # whether the state is that between two steps
 
-    def run(self) -> Iterator[Outcome]:
+    def outcomes(self) -> Iterator[Outcome]:
+        """Yield each structure as it is done."""
         self._resume()
         saved = time.monotonic()
-        while True:
-            self._fill()
-            yield from self._handed()
-            if not len(self.batch):
-                break
-            found = self.evaluator(self.batch)
-            found = self._drop_failed(found)
-            if len(self.batch):
-                found = self._land(found)
-            if len(self.batch):
-                with np.errstate(all="ignore"):
-                    self.method.depart(self.batch, found)
-                self.batch.step += 1
-                self._drop_exploded()
-            yield from self._handed()
-            if self.store is not None and time.monotonic() - saved >= self.every:
-                self._save()
-                saved = time.monotonic()
-        self._save()
+        self.sound = True
+        try:
+            while True:
+                with self._change():
+                    self._fill()
+                yield from self._handed()
+                if not len(self.batch):
+                    break
+
+                results = self.evaluator(self.batch)
+                with self._change():
+                    text = self._advance(results)
+                self._tell(text)
+
+                yield from self._handed()
+                if time.monotonic() - saved >= self.settings.checkpoint_every:
+                    self._save()
+                    saved = time.monotonic()
+            self._save()
+        except BaseException:
+            # Ctrl-C, or a caller who has seen enough: keep what was done since the checkpoint.
+            if self.sound:
+                with suppress(AseNnpError):  # such as a full disk: the reason above counts
+                    self._save()
+            raise
         self._tell("")
+
+    def _change(self) -> _Change:
+        return _Change(self)
 
     def _handed(self) -> Iterator[Outcome]:
         ready, self.ready = self.ready, []
@@ -210,198 +164,184 @@ class _Loop:
         index: list[int] = []
         atoms = self.batch.segments.rows
         while self.next < len(self.structures):
-            one = self.structures[self.next] if self.first is None else self.first
-            if atoms and atoms + len(one) > self.evaluator.max_atoms:
-                self.first = one
-                break
-            self.first = None
-            number, self.next = self.next, self.next + 1
+            number = self.next
             try:
+                one = self.structures.read(number) if self.first is None else self.first
+                if atoms and atoms + len(one) > self.evaluator.max_atoms:
+                    self.first = one
+                    break
+
                 self.evaluator.check(one)
                 self.method.check(one)
                 Batch.of([one], [number])
-            except AseNnpError as error:
-                self._retire(Outcome(number, one.copy(), "failed", 0, reason=str(error)))
-                continue
-            new.append(one)
-            index.append(number)
-            atoms += len(one)
+            except Exception as error:  # of a reader or a model, which may be plugins
+                self._refuse(number, str(error))
+            else:
+                new.append(one)
+                index.append(number)
+                atoms += len(one)
+            self.first, self.next = None, number + 1
+
         if new:
             added = Batch.of(new, index)
             self.method.add(added)
             self.batch = self.batch.join(added)
 
-    def _land(self, found: Found) -> Found:
-        """Use the forces: record, watch, and let go who is done."""
+    def _refuse(self, number: int, reason: str) -> None:
+        given = self.structures.readable(number)
+        self._retire(given, Outcome(number, given.copy(), "failed", 0, reason=reason))
+
+    def _advance(self, results: BatchResults) -> str:
+        """Use the answers of the model and move on; returns a line for people."""
+        results = self._drop(results.failed, results)
+        if not len(self.batch):
+            return ""
+        results = self._use_forces(results)
+        if not len(self.batch):
+            return ""
+        text = self.method.describe(self.batch, results)
+
+        with np.errstate(all="ignore"):
+            self.method.take_step(self.batch, results)
+        self.batch.step += 1
+        # The others must not pay for the neighbor list of what has flown apart.
+        self._drop(exploded(self.batch, moving_cell=self.method.stress), None)
+        return text
+
+    def _use_forces(self, results: BatchResults) -> BatchResults:
+        """Record, watch, and let go who is done."""
         batch, method = self.batch, self.method
         fresh = np.isnan(batch.first_energy)
-        batch.first_energy[fresh] = found.energy[fresh]
-        with np.errstate(all="ignore"):  # who overflows is found out by name
-            method.arrive(batch, found)
+        batch.first_energy[fresh] = results.energy[fresh]
+        with np.errstate(all="ignore"):  # an overflow is found by name after the step
+            method.on_forces(batch, results)
+
         converged = method.done(batch)
         done = converged | (batch.step >= self.steps)
-        self._record(found, done)
-        stopped = self.watch.look(batch, found)
+        self._record(results, done)
+        stopped = self.monitors.look(batch, results)
         leaving = done | stopped
-        if leaving.any():
-            fmax = method.fmax(batch)
-            for k in np.flatnonzero(leaving).tolist():
-                status = "converged" if converged[k] else "stopped" if stopped[k] else "finished"
-                index = int(batch.index[k])
-                self._retire(
-                    Outcome(
-                        index,
-                        labelled(batch, found, k),
-                        status,
-                        int(batch.step[k]),
-                        float(batch.first_energy[k]),
-                        float(found.energy[k]),
-                        None if fmax is None else float(fmax[k]),
-                        self.watch.reason(index) if status == "stopped" else "",
-                        self.watch.events(index),
-                    )
-                )
-            found = self._kept(~leaving, found)
-        self._tell(method.say(self.batch, found) if len(self.batch) else "")
-        return found
+        if not leaving.any():
+            return results
 
-    def _record(self, found: Found, done: Array) -> None:
+        fmax = method.fmax(batch)
+        for k in np.flatnonzero(leaving).tolist():
+            status = "converged" if converged[k] else "stopped" if stopped[k] else "finished"
+            outcome = self._outcome(k, labelled(batch, results, k), status)
+            outcome.energy = float(results.energy[k])
+            outcome.fmax = None if fmax is None else float(fmax[k])
+            if status == "stopped":
+                outcome.reason = self.monitors.reason(outcome.index)
+            self._retire(batch.atoms[k], outcome)
+        return self._keep(~leaving, results)
+
+    def _outcome(self, k: int, atoms: Atoms, status: str) -> Outcome:
+        batch = self.batch
+        index, before = int(batch.index[k]), float(batch.first_energy[k])
+        return Outcome(
+            index,
+            atoms,
+            status,
+            int(batch.step[k]),
+            None if np.isnan(before) else before,
+            events=self.monitors.events(index),
+        )
+
+    def _record(self, results: BatchResults, done: Array) -> None:
+        """Keep a frame of each structure whose turn it is."""
         store, batch = self.store, self.batch
         if store is None or store.trajectory is None:
             return
-        due = (batch.step % self.interval == 0) | done
+        due = (batch.step % self.settings.interval == 0) | done
         for k in np.flatnonzero(due).tolist():
             rows = batch.segments.slice(k)
-            index = int(batch.index[k])
             record = pack(
                 int(batch.step[k]),
-                float(found.energy[k]),
+                float(results.energy[k]),
                 batch.cell[k],
-                None if found.stress is None else found.stress[k],
+                None if results.stress is None else results.stress[k],
                 batch.positions[rows],
-                found.forces[rows],
+                results.forces[rows],
                 batch.momenta[rows],
             )
-            store.record(index, record)
-            self.frames[index] = self.frames.get(index, 0) + 1
+            store.record(int(batch.index[k]), record)
 
-    def _drop_failed(self, found: Found) -> Found:
-        """Let go who has no answer."""
-        if not found.failed:
-            return found
+    def _drop(self, reasons: dict[int, str], results: Any) -> Any:
+        """Let go who has failed; returns the results of the others."""
+        if not reasons:
+            return results
         mask = np.ones(len(self.batch), dtype=bool)
-        for k, reason in sorted(found.failed.items()):
+        for k, reason in sorted(reasons.items()):
             mask[k] = False
-            self._fail(k, reason)
-        return self._kept(mask, found)
+            outcome = self._outcome(k, self.batch.snapshot(k), "failed")
+            outcome.reason = reason
+            self._retire(self.batch.atoms[k], outcome)
+        return self._keep(mask, results)
 
-    def _drop_exploded(self) -> None:
-        """Let go who has flown apart; the others must not pay for its neighbour list."""
-        batch = self.batch
-        far = batch.segments.max(np.abs(batch.positions).max(axis=1))
-        with np.errstate(invalid="ignore"):
-            bad = ~(far < FARTHEST)
-        ratio = np.ones(len(batch))
-        if self.method.stress:
-            given = np.array([abs(np.linalg.det(one.cell.array)) for one in batch.atoms])
-            ratio = np.abs(np.linalg.det(batch.cell)) / given
-        burst = ~((ratio < VOLUME_FACTOR) & (ratio > 1 / VOLUME_FACTOR))
-        if not (bad | burst).any():
-            return
-        for k in np.flatnonzero(bad | burst).tolist():
-            self._fail(
-                k,
-                f"an atom is {far[k]:.3g} Angstrom from the origin: the structure has exploded"
-                if bad[k]
-                else f"the volume is {ratio[k]:.3g} times what it was",
-            )
-        self._keep(~(bad | burst))
-
-    def _fail(self, k: int, reason: str) -> None:
-        batch = self.batch
-        before = float(batch.first_energy[k])
-        self._retire(
-            Outcome(
-                int(batch.index[k]),
-                batch.snapshot(k),
-                "failed",
-                int(batch.step[k]),
-                None if np.isnan(before) else before,
-                reason=reason,
-                events=self.watch.events(int(batch.index[k])),
-            )
-        )
-
-    def _keep(self, mask: Array) -> None:
-        """Go on with the structures where ``mask`` is true."""
+    def _keep(self, mask: Array, results: Any) -> Any:
+        """Go on with the structures where ``mask`` is true, and with what is known of them."""
+        segments = self.batch.segments
         self.batch = self.batch.keep(mask)
         self.method.keep(mask)
+        return None if results is None else results.keep(mask, segments)
 
-    def _kept(self, mask: Array, found: Found) -> Found:
-        """As :meth:`_keep`; returns what was found of those that stay."""
-        segments = self.batch.segments
-        self._keep(mask)
-        return found.keep(mask, segments)
+    def _retire(self, given: Atoms, outcome: Outcome) -> None:
+        self._count(outcome)
+        self.monitors.forget(outcome.index)
+        if self.store is not None:
+            self.store.finish(outcome.index, given, as_result(outcome))
 
-    def _retire(self, outcome: Outcome) -> None:
+    def _count(self, outcome: Outcome) -> None:
         self.finished += 1
         self.failed += outcome.status == "failed"
-        self.watch.forget(outcome.index)
-        self.frames.pop(outcome.index, None)
-        if self.store is not None:
-            self.store.finish(outcome.index, self.structures[outcome.index], as_result(outcome))
         self.ready.append(outcome)
-        self._tell("")
 
     def _tell(self, text: str) -> None:
-        if self.progress is not None:
-            self.progress(
-                Progress(len(self.structures), self.finished, len(self.batch), self.failed, text)
-            )
+        if self.settings.progress is not None:
+            running = len(self.batch)
+            total = len(self.structures)
+            self.settings.progress(Progress(total, self.finished, running, self.failed, text))
 
     def _save(self) -> None:
         if self.store is None:
             return
-        batch = self.batch
-        names = ("index", "step", "first_energy", "positions", "momenta", "cell")
-        arrays = {f"batch_{name}": getattr(batch, name) for name in names}
-        arrays["batch_sizes"] = batch.segments.sizes
-        arrays |= {f"method_{name}": value for name, value in self.method.state().items()}
-        notes = {
-            "next": self.next,
-            "frames": [self.frames.get(int(i), 0) for i in batch.index],
-            "watch": self.watch.state(),
-        }
-        moving = dict(zip(batch.index.tolist(), batch.atoms, strict=True))
-        self.store.save(arrays, notes, moving)
+        with self._change():
+            moving = dict(zip(self.batch.index.tolist(), self.batch.atoms, strict=True))
+            arrays, notes = run_state(self.batch, self.method, self.monitors, self.next)
+            self.store.save(arrays, notes, moving)
 
     def _resume(self) -> None:
+        """Go on where the checkpoint was, if there is one; else make the first."""
         if self.store is None:
             return
         loaded = self.store.load()
         if loaded is None:
             self._save()
             return
-        arrays, notes, results = loaded
-        for line in results:
-            outcome = from_result(line, self.structures[int(line["index"])])
-            self.finished += 1
-            self.failed += outcome.status == "failed"
-            self.ready.append(outcome)
-        index = arrays["batch_index"].tolist()
-        batch = Batch.of([self.structures[i] for i in index], index)
-        if not np.array_equal(batch.segments.sizes, arrays["batch_sizes"]):
-            raise ConfigError(
-                f"The structures are not those of the run in {self.store.folder}: their sizes "
-                "differ. Name a new folder."
-            )
-        for name in ("step", "first_energy", "positions", "momenta", "cell"):
-            setattr(batch, name, arrays[f"batch_{name}"])
-        prefix = "method_"
-        state = {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
-        self.method.restore(state, batch)
-        self.batch, self.next = batch, int(notes["next"])
-        self.watch.restore(notes["watch"])
-        self.frames = dict(zip(index, notes["frames"], strict=True))
-        moving = zip(index, notes["frames"], batch.atoms, strict=True)
-        self.store.rewind({i: (frames, atoms) for i, frames, atoms in moving})
+
+        arrays, notes, lines = loaded
+        try:
+            for line in lines:
+                self._count(from_result(line, self.structures.readable(int(line["index"]))))
+            index = [int(k) for k in arrays["batch_index"]]
+            atoms = [self.structures.read(k) for k in index]
+            self.batch = restore_state(arrays, notes, atoms, self.method, self.monitors)
+            self.next = int(notes["next"])
+        except (LookupError, TypeError, ValueError, StructureError) as error:
+            raise self.store.damaged(f"{type(error).__name__}: {error}") from error
+        self.store.rewind(dict(zip(index, atoms, strict=True)))
+
+
+class _Change:
+    """A change of a loop's state that no interrupt breaks, and that an error leaves unsound."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop, self._quiet = loop, uninterrupted()
+
+    def __enter__(self) -> None:
+        self._quiet.__enter__()
+        self._loop.sound = False
+
+    def __exit__(self, *error: Any) -> None:
+        self._loop.sound = error[0] is None
+        self._quiet.__exit__(*error)

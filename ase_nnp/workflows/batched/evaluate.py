@@ -1,9 +1,7 @@
-"""Energies and forces of a moving batch: neighbour lists with a skin, and batches that pay.
+"""Energies and forces of a moving batch, in micro-batches of a size that is measured.
 
-A list that reaches one skin beyond the cutoff stays complete until an atom has moved half the
-skin; edges beyond the cutoff are dropped at every step, so that the model sees exactly the graph
-that a fresh search would give, in the same order. Models that build a graph of their own get it
-from :meth:`~ase_nnp.Potential.make_graph` at every step instead.
+Models that build a graph of their own get it from :meth:`~ase_nnp.Potential.make_graph` at every
+step; all others from :class:`~ase_nnp.workflows.batched.neighbor_lists.NeighborLists`.
 """
 
 from __future__ import annotations
@@ -17,20 +15,18 @@ import numpy as np
 import torch
 
 from ase_nnp.errors import ConfigError, PredictionError, StructureError
-from ase_nnp.models.graph import AtomGraph
 from ase_nnp.models.potential import Potential
-from ase_nnp.uncertainty.methods.base import UncertainPotential
-from ase_nnp.workflows.batched.chunks import Choice, Chunk, Slot
+from ase_nnp.workflows.batched.micro_batch import BatchSizeTuner, MicroBatch
+from ase_nnp.workflows.batched.neighbor_lists import NeighborLists
+from ase_nnp.workflows.batched.settings import RunSettings
 from ase_nnp.workflows.batched.state import Array, Batch, Segments
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-__all__ = ["SKIN", "Evaluator", "Found"]
+__all__ = ["BatchResults", "Evaluator"]
 
-#: Angstrom beyond the cutoff that a neighbour list reaches.
-SKIN = 0.8
-#: Edges that a batch may hold, tried on a CPU beside one structure at a time.
+#: Edges that a batch may hold, tried on a CPU besides one structure at a time.
 TRIED_BUDGETS = (20_000, 100_000)
 #: What one call may hold on a GPU at first (halved when memory runs out), and how many atoms move
 #: at a time.
@@ -42,7 +38,7 @@ GUESSED_EDGES = 50
 
 
 @dataclass
-class Found:
+class BatchResults:
     """What the model says of a batch: arrays as in :class:`Batch`, and who failed and why."""
 
     energy: Array  # (B,) eV, NaN where failed
@@ -51,10 +47,10 @@ class Found:
     extra: dict[str, Array] = field(default_factory=dict)  # (N, ...) or (B, ...)
     failed: dict[int, str] = field(default_factory=dict)  # place in the batch: reason
 
-    def keep(self, mask: Array, segments: Segments) -> Found:
+    def keep(self, mask: Array, segments: Segments) -> BatchResults:
         """Return the results of the structures where ``mask`` is true, which are sound."""
         rows = mask[segments.owner]
-        return Found(
+        return BatchResults(
             self.energy[mask],
             self.forces[rows],
             None if self.stress is None else self.stress[mask],
@@ -71,30 +67,18 @@ class Evaluator:
         In evaluation mode already.
     properties
         Beside energy and forces: ``"stress"``, or what a monitor watches.
-    skin
-        Angstrom; does not change results.
-    batch
-        ``"auto"`` measures on a CPU; ``"loop"`` takes one structure at a time; a number is the
-        budget of edges.
-    max_edges, max_atoms
-        What one call of the model may hold; ``max_atoms`` also limits how many move together.
+    settings
+        Of the run: skin, micro-batches and their limits.
     """
 
     def __init__(
         self,
         model: Potential,
         properties: Sequence[str] = (),
-        *,
-        skin: float = SKIN,
-        batch: str | int = "auto",
-        max_edges: int | None = None,
-        max_atoms: int | None = None,
+        settings: RunSettings | None = None,
     ) -> None:
-        if not skin >= 0:
-            raise ConfigError(f"skin = {skin}: a length in Angstrom, zero or more.")
-        if batch not in ("auto", "loop") and not (isinstance(batch, int) and batch > 0):
-            raise ConfigError(f"batch = {batch!r}: 'auto', 'loop' or a number of edges.")
-        self.model, self.skin = model, float(skin)
+        settings = settings or RunSettings()
+        self.model = model
         self.properties = ("energy", "forces", *properties)
         missing = [p for p in self.properties if p not in model.outputs]
         if missing:
@@ -103,31 +87,25 @@ class Evaluator:
                 f"'{name}' does not give {', '.join(missing)}. It gives: "
                 f"{', '.join(model.outputs)}."
             )
+
         on_cpu = model.device.type == "cpu"
-        self.max_edges = max_edges or (max(TRIED_BUDGETS) if on_cpu else GPU_EDGES)
-        self.max_atoms = max_atoms or (CPU_ATOMS if on_cpu else GPU_ATOMS)
-        if batch == "loop":
+        self.max_edges = settings.max_edges or (max(TRIED_BUDGETS) if on_cpu else GPU_EDGES)
+        self.max_atoms = settings.max_atoms or (CPU_ATOMS if on_cpu else GPU_ATOMS)
+        if settings.batch == "loop":
             options = [0]
-        elif isinstance(batch, int):
-            options = [batch]
+        elif isinstance(settings.batch, int):
+            options = [settings.batch]
         elif on_cpu:
             options = [0, *sorted({min(b, self.max_edges) for b in TRIED_BUDGETS})]
         else:
             options = [self.max_edges]
-        self.choice = Choice(options)
-        self.cutoff = float(model.cutoff)
-        builder: Potential = model
-        while isinstance(builder, UncertainPotential):
-            builder = builder.base
-        self.plain = type(builder).make_graph is Potential.make_graph
+        self.tuner = BatchSizeTuner(options)
+
+        # The graph is made by the model within all error bars that wrap it.
+        plain = type(model.unwrapped).make_graph is Potential.make_graph
+        self.neighbors = NeighborLists(model, settings.skin) if plain else None
         self.calls = 0  # of the model
-        self.searches = 0  # of neighbours
-        self._index = np.zeros(0, dtype=np.int64)
-        self._slots: dict[int, Slot] = {}
-        self._chunks: dict[int, list[Chunk]] = {}
-        self._atoms: dict[int, int] = {}
-        self._seen_positions = np.zeros((0, 3))
-        self._seen_cell = np.zeros((0, 3, 3))
+        self._divisions: dict[int, list[MicroBatch]] = {}  # by budget
 
     def check(self, atoms: Atoms) -> None:
         """Refuse a structure that the model cannot answer for."""
@@ -135,113 +113,44 @@ class Evaluator:
         if "stress" in self.properties and not (atoms.cell.rank == 3 and atoms.pbc.any()):
             raise StructureError("A cell that moves must have a volume and be periodic.")
 
-    def __call__(self, batch: Batch) -> Found:
+    def __call__(self, batch: Batch) -> BatchResults:
         """Return what the model says of the batch as it is now."""
         atoms, count = batch.segments.rows, len(batch)
         stress = np.full((count, 3, 3), np.nan) if "stress" in self.properties else None
-        found = Found(np.full(count, np.nan), np.full((atoms, 3), np.nan), stress)
-        self._search(batch, found.failed)
-        chunks = self._divided(batch, found.failed)
-        measured = self.choice.measuring and count > 1
-        began = time.thread_time()  # this thread's own, so that other processes do not count
-        for chunk in chunks:
-            self._run(chunk, batch, found)
-        if measured:
-            self.choice.note(time.thread_time() - began, count)
-        self._judge(batch, found)
-        return found
+        results = BatchResults(np.full(count, np.nan), np.full((atoms, 3), np.nan), stress)
+        self._refuse_infinite(batch, results.failed)
+        if self.neighbors is None or self.neighbors.update(batch, results.failed):
+            self._divisions.clear()
 
-    def _search(self, batch: Batch, failed: dict[int, str]) -> None:
-        """Find neighbours anew where a list is missing or may have become incomplete."""
-        if not np.array_equal(batch.index, self._index):
-            self._follow(batch)
+        measured = self.tuner.measuring and count > 1
+        parts = self._divided(batch, results.failed)
+        began = time.thread_time()  # this thread's own, so that other processes do not count
+        for part in parts:
+            self._run(part, batch, results)
+        if measured:
+            self.tuner.note(time.thread_time() - began, count)
+        self._judge(batch, results)
+        return results
+
+    def _refuse_infinite(self, batch: Batch, failed: dict[int, str]) -> None:
         finite = np.isfinite(batch.segments.max(np.abs(batch.positions).max(axis=1)))
         finite &= np.isfinite(batch.cell).all(axis=(1, 2))
         for k in np.flatnonzero(~finite).tolist():
             failed[k] = "positions are not finite"
-        if not self.plain:
-            return
-        stale = finite & self._stale(batch)
-        known = np.array([int(i) in self._slots for i in batch.index], dtype=bool)
-        for k in np.flatnonzero(stale | (finite & ~known)).tolist():
-            self._chunks.clear()
-            try:
-                self._slots[int(batch.index[k])] = self._slot(batch.snapshot(k))
-            except StructureError as error:
-                failed[k] = str(error)
-                continue
-            rows = batch.segments.slice(k)
-            self._seen_positions[rows] = batch.positions[rows]
-            self._seen_cell[k] = batch.cell[k]
 
-    def _follow(self, batch: Batch) -> None:
-        """Adopt the membership of the batch."""
-        self._chunks.clear()
-        here = set(batch.index.tolist())
-        places = {int(i): k for k, i in enumerate(self._index)}
-        old = Segments([self._atoms[int(i)] for i in self._index]) if len(self._index) else None
-        positions, cell = batch.positions.copy(), batch.cell.copy()
-        for k, i in enumerate(batch.index.tolist()):
-            if i in self._slots and old is not None and i in places:
-                positions[batch.segments.slice(k)] = self._seen_positions[old.slice(places[i])]
-                cell[k] = self._seen_cell[places[i]]
-        self._slots = {i: slot for i, slot in self._slots.items() if i in here}
-        self._seen_positions, self._seen_cell = positions, cell
-        self._index = batch.index.copy()
-        self._atoms = dict(zip(batch.index.tolist(), batch.segments.sizes.tolist(), strict=True))
-
-    def _stale(self, batch: Batch) -> Array:
-        """Whether a pair outside its list may have come within the cutoff, (B,) bool.
-
-        A pair outside was at least cutoff + skin apart. The cell's deformation shortens that by
-        its smallest singular value at most, and each atom's own movement by its length.
-        """
-        reference = self._seen_positions
-        shrink: Array = np.ones(len(batch))
-        changed = (batch.cell != self._seen_cell).any(axis=(1, 2))
-        if changed.any():
-            deformation = np.tile(np.eye(3), (len(batch), 1, 1))
-            for k in np.flatnonzero(changed).tolist():
-                deformation[k] = np.linalg.solve(
-                    _completed(self._seen_cell[k]), _completed(batch.cell[k])
-                )
-            shrink = np.linalg.svd(deformation, compute_uv=False)[:, -1]
-            reference = np.einsum("nc,ncd->nd", reference, deformation[batch.segments.owner])
-        far = batch.segments.longest(batch.positions - reference)
-        return np.asarray(shrink * (self.cutoff + self.skin) - 2 * far < self.cutoff)
-
-    def _slot(self, atoms: Atoms) -> Slot:
-        self.searches += 1
-        options = dict(self.model.graph_options)
-        graph = AtomGraph.from_atoms(
-            atoms,
-            self.cutoff + self.skin,
-            None,
-            dtype=torch.float64,
-            device=self.model.device,
-            **options,
-        )
-        home = None
-        if options.get("wrap"):
-            given = torch.from_numpy(np.array(atoms.positions)).to(graph.positions.device)
-            cell = torch.from_numpy(_completed(np.array(atoms.cell))).to(given.device)
-            folded = torch.linalg.solve(cell.T, (graph.positions - given).T).T.round()
-            home = folded if bool(folded.any()) else None
-        return Slot(graph, home)
-
-    def _divided(self, batch: Batch, failed: dict[int, str]) -> list[Chunk]:
-        """Return consecutive structures in chunks within the budget."""
-        budget = self.choice.budget
+    def _divided(self, batch: Batch, failed: dict[int, str]) -> list[MicroBatch]:
+        """Return consecutive structures in micro-batches within the budget."""
+        budget = self.tuner.budget
         if self.model.device.type != "cpu":
             budget = min(budget, self.max_edges)
-        if budget in self._chunks and not failed:
-            return self._chunks[budget]
-        chunks: list[Chunk] = []
+        if budget in self._divisions and not failed:
+            return self._divisions[budget]
+
         sizes = self._sizes(batch)
         groups: list[list[int]] = []
         edges = atoms = 0
         for k in range(len(batch)):
-            if k in failed:
+            if k in failed:  # members are consecutive: a new group begins after it
                 groups.append([])
                 continue
             full = edges + sizes[k] > budget or atoms + batch.segments.sizes[k] > self.max_atoms
@@ -250,70 +159,72 @@ class Evaluator:
                 edges = atoms = 0
             groups[-1].append(k)
             edges, atoms = edges + int(sizes[k]), atoms + int(batch.segments.sizes[k])
-        for group in groups:
-            if group:
-                slots = [self._slots[int(batch.index[k])] for k in group] if self.plain else []
-                chunks.append(Chunk(range(group[0], group[-1] + 1), slots))
+
+        parts = [self._part(range(group[0], group[-1] + 1), batch) for group in groups if group]
         if not failed:
-            self._chunks[budget] = chunks
-        return chunks
+            self._divisions[budget] = parts
+        return parts
 
     def _sizes(self, batch: Batch) -> Array:
         """Edges of each structure, those of the skin left out by volume."""
-        if not self.plain:
+        lists = self.neighbors
+        if lists is None:
             return batch.segments.sizes * GUESSED_EDGES
-        share = (self.cutoff / (self.cutoff + self.skin)) ** 3
+        share = (lists.cutoff / (lists.cutoff + lists.skin)) ** 3
         return np.array(
             [
-                self._slots[int(i)].graph.num_edges * share if int(i) in self._slots else 0
+                lists.caches[int(i)].graph.num_edges * share if int(i) in lists.caches else 0
                 for i in batch.index
             ]
         )
 
-    def _run(self, chunk: Chunk, batch: Batch, found: Found) -> None:
-        """Evaluate one chunk; if it fails, its members one by one, to find whose fault it is."""
+    def _part(self, members: range, batch: Batch) -> MicroBatch:
+        if self.neighbors is None:
+            return MicroBatch(members, [])
+        return MicroBatch(members, [self.neighbors.caches[int(batch.index[k])] for k in members])
+
+    def _run(self, part: MicroBatch, batch: Batch, results: BatchResults) -> None:
+        """Evaluate a micro-batch; if it fails, its members one by one, to learn whose fault it is.
+
+        One that does not fit into the memory is halved.
+        """
+        members = part.members
         try:
-            self._put(chunk, batch, found)
+            self._put(part, batch, results)
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
-            if len(chunk.members) == 1:
-                found.failed[chunk.members.start] = "too large for the memory of the device"
+            if len(members) == 1:
+                results.failed[members.start] = "too large for the memory of the device"
                 return
-            half = max(1, self._sizes(batch)[list(chunk.members)].sum() / 2)
+            half = max(1, self._sizes(batch)[list(members)].sum() / 2)
             self.max_edges = int(min(self.max_edges, half))
-            self._chunks.clear()
-            middle = chunk.members.start + len(chunk.members) // 2
-            for part in (
-                range(chunk.members.start, middle),
-                range(middle, chunk.members.stop),
-            ):
-                self._run(self._part(part, batch), batch, found)
+            self._divisions.clear()
+            middle = members.start + len(members) // 2
+            for piece in (range(members.start, middle), range(middle, members.stop)):
+                self._run(self._part(piece, batch), batch, results)
         except Exception as error:  # a model is a plugin and may raise anything
-            if len(chunk.members) == 1:
-                found.failed[chunk.members.start] = f"{type(error).__name__}: {error}"
+            if len(members) == 1:
+                results.failed[members.start] = f"{type(error).__name__}: {error}"
                 return
-            for k in chunk.members:
-                self._run(self._part(range(k, k + 1), batch), batch, found)
+            for k in members:
+                self._run(self._part(range(k, k + 1), batch), batch, results)
 
-    def _part(self, members: range, batch: Batch) -> Chunk:
-        slots = [self._slots[int(batch.index[k])] for k in members] if self.plain else []
-        return Chunk(members, slots)
-
-    def _put(self, chunk: Chunk, batch: Batch, found: Found) -> None:
-        first, last = chunk.members.start, chunk.members.stop
+    def _put(self, part: MicroBatch, batch: Batch, results: BatchResults) -> None:
+        """Evaluate a micro-batch and write its answers to their places."""
+        first, last = part.members.start, part.members.stop
         start = int(batch.segments.starts[first])
         rows = slice(start, int(batch.segments.starts[last - 1] + batch.segments.sizes[last - 1]))
         model = self.model
-        if self.plain:
-            device = model.device
-            graph = chunk.graph(
-                torch.from_numpy(batch.positions[rows]).to(device),
-                torch.from_numpy(batch.cell[first:last]).to(device),
-                self.cutoff,
+        if self.neighbors is not None:
+            graph = part.graph(
+                torch.from_numpy(batch.positions[rows]).to(model.device),
+                torch.from_numpy(batch.cell[first:last]).to(model.device),
+                self.neighbors.cutoff,
                 model.max_neighbors,
             ).to(dtype=model.dtype)
         else:
-            graph = model.make_graph([batch.snapshot(k) for k in chunk.members])
+            graph = model.make_graph([batch.snapshot(k) for k in part.members])
+
         self.calls += 1
         with torch.no_grad():
             output = model.compute(graph, self.properties)
@@ -322,6 +233,7 @@ class Evaluator:
             raise PredictionError(
                 f"{type(model).__name__} declares {', '.join(missing)} and did not return it."
             )
+
         for name in self.properties:
             value = output[name].detach().double().cpu().numpy()
             per_atom = name in model.per_atom
@@ -329,26 +241,17 @@ class Evaluator:
                 raise PredictionError(f"'{name}' has shape {value.shape}: not one row each.")
             place: slice = rows if per_atom else slice(first, last)
             if name in ("energy", "forces", "stress"):
-                into = getattr(found, name)
+                into = getattr(results, name)
             else:
                 length = batch.segments.rows if per_atom else len(batch)
-                into = found.extra.setdefault(name, np.zeros((length, *value.shape[1:])))
+                into = results.extra.setdefault(name, np.zeros((length, *value.shape[1:])))
             into[place] = value
 
-    def _judge(self, batch: Batch, found: Found) -> None:
+    def _judge(self, batch: Batch, results: BatchResults) -> None:
         """Fail every structure whose answer is not finite."""
-        sound = np.isfinite(found.energy)
-        sound &= np.isfinite(batch.segments.max(np.abs(found.forces).max(axis=1)))
-        if found.stress is not None:
-            sound &= np.isfinite(found.stress).all(axis=(1, 2))
+        sound = np.isfinite(results.energy)
+        sound &= np.isfinite(batch.segments.max(np.abs(results.forces).max(axis=1)))
+        if results.stress is not None:
+            sound &= np.isfinite(results.stress).all(axis=(1, 2))
         for k in np.flatnonzero(~sound).tolist():
-            found.failed.setdefault(k, "the model's energy, forces or stress are not finite")
-
-
-def _completed(cell: Array) -> Array:
-    """Return a cell of full rank: missing vectors are made up."""
-    if np.linalg.matrix_rank(cell) == 3:
-        return cell
-    from ase.geometry import complete_cell
-
-    return np.asarray(complete_cell(cell), dtype=np.float64)
+            results.failed.setdefault(k, "the model's energy, forces or stress are not finite")

@@ -7,6 +7,7 @@ the structure is done, the frames become an ASE trajectory or an HDF5 file, whol
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,24 +71,35 @@ class FrameFile:
         with self.path.open("ab") as file:
             file.write(records)
 
-    def truncate(self, frames: int) -> None:
-        """Cut the file back to ``frames`` records.
+    def truncate(self, frames: int, checksum: int) -> None:
+        """Cut the file back to ``frames`` records, whose CRC-32 is ``checksum``.
 
         Raises
         ------
         DatasetError
-            If it holds fewer.
+            If it holds fewer, or others.
         """
         size = frames * 8 * self.width
-        found = self.path.stat().st_size if self.path.exists() else 0
-        if found < size:
+        present = self.path.stat().st_size if self.path.exists() else 0
+        if present < size:
             raise DatasetError(
                 f"holds {len(self)} frames, and the checkpoint counts {frames}. The folder has "
                 "been changed by hand; start again in a new one.",
                 path=self.path,
             )
-        if self.path.exists():
-            os.truncate(self.path, size)
+        if not present:
+            return
+
+        os.truncate(self.path, size)
+        running = 0
+        with self.path.open("rb") as file:
+            while part := file.read(2**20):
+                running = zlib.crc32(part, running)
+        if running != checksum:
+            raise DatasetError(
+                "has been changed since it was written; start again in a new folder.",
+                path=self.path,
+            )
 
     def __iter__(self) -> Iterator[Atoms]:
         from ase.calculators.singlepoint import SinglePointCalculator
@@ -95,6 +107,7 @@ class FrameFile:
 
         if not len(self):
             return
+
         rows = np.memmap(self.path, dtype="<f8", mode="r", shape=(len(self), self.width))
         for row in rows:
             atoms: Atoms = self.atoms.copy()
@@ -103,9 +116,11 @@ class FrameFile:
             atoms.arrays["positions"] = vectors[0]
             if vectors[2].any():
                 atoms.arrays["momenta"] = vectors[2]
+
             results: dict[str, Any] = {"energy": float(row[1]), "forces": vectors[1]}
             if np.isfinite(row[11]):
                 results["stress"] = full_3x3_to_voigt_6_stress(np.array(row[11:20]).reshape(3, 3))
+
             atoms.info["step"] = int(row[0])
             atoms.calc = SinglePointCalculator(atoms, **results)
             yield atoms
@@ -119,7 +134,7 @@ class FrameFile:
                 for atoms in self:
                     file.write(atoms)
             return
+
         from ase_nnp.datasets.writing.write import write_dataset
 
-        path.unlink(missing_ok=True)
-        write_dataset(path, iter(self))
+        write_dataset(path, iter(self), overwrite=True)

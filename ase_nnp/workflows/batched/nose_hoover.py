@@ -9,7 +9,7 @@ import numpy as np
 from ase_nnp.errors import ConfigError, StructureError
 from ase_nnp.workflows.batched.chains import Chain
 from ase_nnp.workflows.batched.dynamics import Dynamics
-from ase_nnp.workflows.batched.evaluate import Found
+from ase_nnp.workflows.batched.evaluate import BatchResults
 from ase_nnp.workflows.batched.state import Array, Batch, free_components
 
 if TYPE_CHECKING:
@@ -64,13 +64,13 @@ class NVT(Dynamics):
         scale = self.chain.push(self.kinetic(batch), self.dt / 2)
         batch.momenta = batch.momenta * scale[batch.segments.owner, None]
 
-    def depart(self, batch: Batch, found: Found) -> None:
+    def take_step(self, batch: Batch, results: BatchResults) -> None:
         """Thermostat, kick, drift."""
         self._thermostat(batch)
-        super().depart(batch, found)
+        super().take_step(batch, results)
 
-    def _finish(self, batch: Batch, found: Found) -> None:
-        self._kick(batch, found.forces)
+    def _finish(self, batch: Batch, results: BatchResults) -> None:
+        self._kick(batch, results.forces)
         self._thermostat(batch)
 
 
@@ -163,12 +163,12 @@ class NPT(NVT):
         kinetic = self.push**2 / self.inertia(batch)
         self.push = self.push * self.baro.push(kinetic, self.dt / 2)
 
-    def _push(self, batch: Batch, found: Found) -> None:
+    def _push(self, batch: Batch, results: BatchResults) -> None:
         """Half a step of the barostat's momentum under the pressure inside less that outside."""
-        assert found.stress is not None
+        assert results.stress is not None
         kinetic = self.kinetic(batch)
         volume = np.abs(np.linalg.det(batch.cell))
-        virial = -np.trace(found.stress, axis1=1, axis2=2) / 3 * volume
+        virial = -np.trace(results.stress, axis1=1, axis2=2) / 3 * volume
         excess = 3 * (virial + kinetic / 3 - self._each(self.pressure, batch) * volume)
         self.push = self.push + self.dt / 2 * (excess + kinetic / batch.segments.sizes)
 
@@ -177,12 +177,12 @@ class NPT(NVT):
         x = (rate * self.dt / 2)[batch.segments.owner, None]
         batch.momenta = batch.momenta * np.exp(-x) + self.dt / 2 * forces * _exprel(-x)
 
-    def depart(self, batch: Batch, found: Found) -> None:
+    def take_step(self, batch: Batch, results: BatchResults) -> None:
         """Barostat, thermostat, kicks, and the positions with the cell."""
         self._barostat(batch)
         self._thermostat(batch)
-        self._push(batch, found)
-        self._kick_npt(batch, found.forces)
+        self._push(batch, results)
+        self._kick_npt(batch, results.forces)
         rate = self.dt * self.push / self.inertia(batch)
         x = rate[batch.segments.owner, None]
         batch.positions = batch.positions * np.exp(x) + (
@@ -191,9 +191,9 @@ class NPT(NVT):
         self.strain = self.strain + rate
         batch.cell = self.first_cell * np.exp(self.strain)[:, None, None]
 
-    def _finish(self, batch: Batch, found: Found) -> None:
-        self._kick_npt(batch, found.forces)
-        self._push(batch, found)
+    def _finish(self, batch: Batch, results: BatchResults) -> None:
+        self._kick_npt(batch, results.forces)
+        self._push(batch, results)
         self._thermostat(batch)
         self._barostat(batch)
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ase_nnp.errors import ConfigError
-from ase_nnp.workflows.batched.evaluate import Found
+from ase_nnp.workflows.batched.evaluate import BatchResults
 from ase_nnp.workflows.batched.state import Batch
 
 if TYPE_CHECKING:
@@ -56,23 +55,25 @@ class Outcome:
         return self.status == "converged"
 
 
-def labelled(batch: Batch, found: Found, k: int) -> Atoms:
+def labelled(batch: Batch, results: BatchResults, k: int) -> Atoms:
     """Return structure ``k`` as it is, with what the model says of it."""
     from ase.calculators.singlepoint import SinglePointCalculator
     from ase.stress import full_3x3_to_voigt_6_stress
 
     atoms = batch.snapshot(k)
     rows = batch.segments.slice(k)
-    results: dict[str, Any] = {
-        "energy": float(found.energy[k]),
-        "forces": found.forces[rows].copy(),
+    labels: dict[str, Any] = {
+        "energy": float(results.energy[k]),
+        "forces": results.forces[rows].copy(),
     }
-    if found.stress is not None:
-        results["stress"] = full_3x3_to_voigt_6_stress(found.stress[k])
-    atoms.calc = SinglePointCalculator(atoms, **results)
+    if results.stress is not None:
+        labels["stress"] = full_3x3_to_voigt_6_stress(results.stress[k])
+
+    # SinglePointCalculator refuses names that ASE does not know.
+    atoms.calc = SinglePointCalculator(atoms, **labels)
     atoms.calc.results |= {
         name: value[rows].copy() if len(value) == batch.segments.rows else value[k].copy()
-        for name, value in found.extra.items()
+        for name, value in results.extra.items()
     }
     return atoms
 
@@ -81,21 +82,15 @@ def as_result(outcome: Outcome) -> dict[str, Any]:
     """Return an outcome as plain values; numbers keep every digit."""
     atoms, calc = outcome.atoms, outcome.atoms.calc
     momenta = atoms.arrays.get("momenta")
+    results = {} if calc is None else calc.results
+
+    own = {one.name: getattr(outcome, one.name) for one in fields(Outcome) if one.name != "atoms"}
     return {
-        "index": outcome.index,
-        "status": outcome.status,
-        "reason": outcome.reason,
-        "steps": outcome.steps,
-        "energy_before": outcome.energy_before,
-        "energy": outcome.energy,
-        "fmax": outcome.fmax,
-        "events": outcome.events,
+        **own,
         "positions": atoms.positions.tolist(),
         "cell": atoms.cell.array.tolist(),
         "momenta": None if momenta is None else momenta.tolist(),
-        "results": {}
-        if calc is None
-        else {k: np.asarray(v).tolist() for k, v in calc.results.items()},
+        "results": {name: np.asarray(value).tolist() for name, value in results.items()},
     }
 
 
@@ -105,27 +100,19 @@ def from_result(line: dict[str, Any], given: Atoms) -> Outcome:
 
     atoms = given.copy()
     if len(line["positions"]) != len(atoms):
-        raise ConfigError(
-            f"Structure {line['index']} has {len(atoms)} atoms, and the finished run "
-            f"{len(line['positions'])}. Name a new folder."
+        raise ValueError(
+            f"structure {line['index']} has {len(atoms)} atoms, its result "
+            f"{len(line['positions'])}"
         )
     atoms.arrays["positions"] = np.array(line["positions"], dtype=np.float64).reshape(-1, 3)
     atoms.cell[:] = np.array(line["cell"])
     if line["momenta"] is not None:
         atoms.arrays["momenta"] = np.array(line["momenta"], dtype=np.float64)
+
     if line["results"]:
         atoms.calc = SinglePointCalculator(atoms)
         atoms.calc.results = {
             k: v if isinstance(v, float) else np.array(v) for k, v in line["results"].items()
         }
-    return Outcome(
-        line["index"],
-        atoms,
-        line["status"],
-        line["steps"],
-        line["energy_before"],
-        line["energy"],
-        line["fmax"],
-        line["reason"],
-        line["events"],
-    )
+    own = {one.name: line[one.name] for one in fields(Outcome) if one.name != "atoms"}
+    return Outcome(atoms=atoms, **own)

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ase_nnp.errors import ConfigError
-from ase_nnp.models.potential import Potential
-from ase_nnp.workflows.batched.engine import Method, Progress, run
-from ase_nnp.workflows.batched.evaluate import Found
+from ase_nnp.workflows.batched.engine import run
+from ase_nnp.workflows.batched.evaluate import BatchResults
+from ase_nnp.workflows.batched.method import Method
 from ase_nnp.workflows.batched.optimizers import METHODS
 from ase_nnp.workflows.batched.outcome import Outcome
 from ase_nnp.workflows.batched.rows import AtomRows, CellRows
+from ase_nnp.workflows.batched.settings import RunSettings
 from ase_nnp.workflows.batched.state import Array, Batch
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-__all__ = ["Relaxing", "iter_relax", "relax_many"]
+__all__ = ["Relaxation", "iter_relax", "relax_many"]
 
 
-class Relaxing(Method):
+class Relaxation(Method):
     """An optimizer on rows, with ASE's test of convergence."""
 
     def __init__(self, optimizer: str, fmax: float, cell: bool) -> None:
@@ -33,6 +33,7 @@ class Relaxing(Method):
             )
         if not fmax > 0:
             raise ConfigError(f"fmax = {fmax}: a positive force in eV/Angstrom.")
+
         self.name, self.threshold, self.stress = optimizer, float(fmax), cell
         self.rows = CellRows() if cell else AtomRows()
         self.optimizer = METHODS[optimizer]()
@@ -53,9 +54,9 @@ class Relaxing(Method):
         self.rows.keep(mask)
         self.optimizer.keep(mask)
 
-    def arrive(self, batch: Batch, found: Found) -> None:
+    def on_forces(self, batch: Batch, results: BatchResults) -> None:
         """Take the forces on all rows."""
-        self._forces = self.rows.forces(batch, found.forces, found.stress)
+        self._forces = self.rows.forces(batch, results.forces, results.stress)
 
     def fmax(self, batch: Batch) -> Array:
         """Return the longest row of forces, (B,)."""
@@ -65,7 +66,7 @@ class Relaxing(Method):
         """Return whose forces have come below the threshold."""
         return self.fmax(batch) < self.threshold
 
-    def depart(self, batch: Batch, found: Found) -> None:
+    def take_step(self, batch: Batch, results: BatchResults) -> None:
         """Move by one step of the optimizer."""
         x = self.rows.x(batch)
         step = self.optimizer.displace(x, self._forces, self.rows.free(batch))
@@ -86,14 +87,14 @@ class Relaxing(Method):
         self.rows.restore(part("rows_"), batch)
         self.optimizer.restore(part("optimizer_"), self.rows.segments)
 
-    def say(self, batch: Batch, found: Found) -> str:
+    def describe(self, batch: Batch, results: BatchResults) -> str:
         """Return the largest force of all."""
         return f"largest force {self.fmax(batch).max():.3f} eV/Å"
 
 
 def iter_relax(
-    model: Potential,
-    structures: Sequence[Atoms],
+    model: Any,
+    structures: Any,
     *,
     optimizer: str = "FIRE",
     fmax: float = 0.05,
@@ -102,68 +103,31 @@ def iter_relax(
     **options: Any,
 ) -> Iterator[Outcome]:
     """As :func:`relax_many`, yielding each structure as soon as it is done."""
-    return run(model, structures, Relaxing(optimizer, fmax, cell), steps=steps, **options)
+    method = Relaxation(optimizer, fmax, cell)
+    return run(model, structures, method, steps, RunSettings.of(options))
 
 
-def relax_many(
-    model: Potential,
-    structures: Sequence[Atoms],
-    *,
-    optimizer: str = "FIRE",
-    fmax: float = 0.05,
-    steps: int = 300,
-    cell: bool = False,
-    folder: str | Path | None = None,
-    trajectory: str | None = "traj",
-    interval: int = 1,
-    checkpoint_every: float = 30.0,
-    monitor: Mapping[str, Any] | None = None,
-    batch: str | int = "auto",
-    max_edges: int | None = None,
-    max_atoms: int | None = None,
-    skin: float | None = None,
-    progress: Callable[[Progress], None] | None = None,
-) -> list[Outcome]:
+def relax_many(model: Any, structures: Any, **options: Any) -> list[Outcome]:
     """Relax many structures at once.
 
     Each moves as it would alone under ASE's optimizer of the same name: the same steps, the same
     test of convergence (with ``cell``: of ASE's FrechetCellFilter, cell rows included). One that
-    fails does not disturb the others.
+    fails, or cannot be read, does not disturb the others.
 
     Parameters
     ----------
     model
-        Any potential.
+        What :func:`~ase_nnp.load_model` takes: a potential, a calculator of ours, a path, a name,
+        None for the default model.
     structures
-        ase.Atoms, or a dataset; left as they are. FixAtoms and FixCartesian are kept.
-    optimizer
-        ``"FIRE"``, ``"BFGS"`` or ``"LBFGS"``.
-    fmax
-        eV/Angstrom.
-    steps
-        At most so many for each.
-    cell
-        Relax the cell too.
-    folder
-        Keeps results, trajectories and checkpoints; the same call goes on after a kill.
-    trajectory
-        ``"traj"`` (ASE), ``"h5"`` or None; one file for each structure in ``folder``.
-    interval
-        Steps from frame to frame.
-    checkpoint_every
-        Seconds; what was done since the last one is done again after a kill.
-    monitor
-        Arguments of :class:`~ase_nnp.uncertainty.UncertaintyMonitor` for each structure, such as
-        ``{"key": "forces_std_norm", "threshold": 0.3, "mode": "stop"}``.
-    batch
-        ``"auto"`` measures on a CPU whether batches or one structure at a time are quicker;
-        ``"loop"`` is one at a time; a number is a budget of edges.
-    max_edges, max_atoms
-        What one model call may hold. ``max_atoms`` also limits how many atoms move together.
-    skin
-        Angstrom that neighbour lists reach beyond the cutoff; does not change results.
-    progress
-        Called with :class:`Progress` at every step.
+        One ase.Atoms, any iterable of them, or a dataset; left as they are. FixAtoms and
+        FixCartesian are kept.
+    **options
+        ``optimizer``: ``"FIRE"`` (default), ``"BFGS"`` or ``"LBFGS"``. ``fmax``: eV/Angstrom
+        (default 0.05). ``steps``: at most so many for each (default 300). ``cell``: relax the
+        cell too. Further the fields of :class:`~ase_nnp.workflows.batched.RunSettings`:
+        ``folder``, ``trajectory``, ``interval``, ``checkpoint_every``, ``monitor``, ``batch``,
+        ``max_edges``, ``max_atoms``, ``skin``, ``progress``.
 
     Returns
     -------
@@ -174,23 +138,7 @@ def relax_many(
     ------
     ConfigError
         For arguments that cannot be meant, or a folder that holds another run.
+    DatasetError
+        The folder is damaged or cannot be written.
     """
-    outcomes = iter_relax(
-        model,
-        structures,
-        optimizer=optimizer,
-        fmax=fmax,
-        steps=steps,
-        cell=cell,
-        folder=folder,
-        trajectory=trajectory,
-        interval=interval,
-        checkpoint_every=checkpoint_every,
-        monitor=monitor,
-        batch=batch,
-        max_edges=max_edges,
-        max_atoms=max_atoms,
-        skin=skin,
-        progress=progress,
-    )
-    return sorted(outcomes, key=lambda outcome: outcome.index)
+    return sorted(iter_relax(model, structures, **options), key=lambda outcome: outcome.index)

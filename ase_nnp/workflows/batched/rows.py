@@ -117,22 +117,24 @@ class CellRows(AtomRows):
     def forces(self, batch: Batch, forces: Array, stress: Array | None) -> Array:
         """Return the force on each coordinate, (R, 3)."""
         assert stress is not None
-        found = np.empty((self.segments.rows, 3))
+        rows = np.empty((self.segments.rows, 3))
         held = np.where(batch.free, forces, 0.0)
-        found[self.atom_rows] = np.einsum(
+        rows[self.atom_rows] = np.einsum(
             "nc,ncd->nd", held, self.deformation[batch.segments.owner]
         )
+
         volume = np.abs(np.linalg.det(batch.cell))[:, None, None]
         virial = -0.5 * volume * (stress + stress.transpose(0, 2, 1))
         pull = virial @ np.linalg.inv(self.deformation.transpose(0, 2, 1))
-        found[self.cell_rows] = _exp_adjoint(self.log, pull) / self.sizes[:, None, None]
-        return found
+        rows[self.cell_rows] = _exp_adjoint(self.log, pull) / self.sizes[:, None, None]
+        return rows
 
     def move(self, batch: Batch, x: Array) -> None:
         """Take new coordinates; what is held moves with the cell, as in ASE."""
         self.log = x[self.cell_rows] / self.sizes[:, None, None]
         self.deformation = _exp(self.log)
         cell = self.first_cell @ self.deformation.transpose(0, 2, 1)
+
         owner = batch.segments.owner
         affine = np.linalg.solve(batch.cell, cell)
         carried = np.einsum("nc,ncd->nd", batch.positions, affine[owner])

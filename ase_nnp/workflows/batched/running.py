@@ -1,21 +1,19 @@
-"""The front door of batched dynamics, in femtoseconds, kelvin and gigapascal."""
+"""Batched molecular dynamics by ensemble, in femtoseconds, kelvin and gigapascal."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
 import ase.units
+import numpy as np
 
 from ase_nnp.errors import ConfigError
-from ase_nnp.models.potential import Potential
 from ase_nnp.workflows.batched.dynamics import NVE, Dynamics, Langevin
 from ase_nnp.workflows.batched.engine import run
 from ase_nnp.workflows.batched.nose_hoover import NPT, NVT
 from ase_nnp.workflows.batched.outcome import Outcome
-
-if TYPE_CHECKING:
-    from ase import Atoms
+from ase_nnp.workflows.batched.settings import RunSettings
 
 __all__ = ["ENSEMBLES", "integrator", "iter_dynamics", "run_dynamics"]
 
@@ -38,31 +36,32 @@ def integrator(
     Raises
     ------
     ConfigError
-        For an ensemble that is none, or a temperature that is missing.
+        For an unknown ensemble, or a temperature that is missing.
     """
-    import numpy as np
-
     if ensemble not in ENSEMBLES:
         raise ConfigError(f"No ensemble '{ensemble}'. There are: {', '.join(ENSEMBLES)}.")
+
     fs = ase.units.fs
     step = timestep_fs * fs
     if ensemble == "nve":
         return NVE(step, temperature_K, seed)
     if temperature_K is None:
         raise ConfigError(f"The ensemble '{ensemble}' needs a temperature.")
+
     if ensemble == "langevin":
         return Langevin(step, temperature_K, friction_per_fs / fs, seed)
     tdamp = (100 * timestep_fs if tdamp_fs is None else tdamp_fs) * fs
     if ensemble == "nvt":
         return NVT(step, temperature_K, tdamp, seed)
+
     pdamp = (1000 * timestep_fs if pdamp_fs is None else pdamp_fs) * fs
     pressure = np.array(pressure_GPa, dtype=np.float64) * ase.units.GPa
     return NPT(step, temperature_K, pressure, tdamp, pdamp, seed)
 
 
 def iter_dynamics(
-    model: Potential,
-    structures: Sequence[Atoms],
+    model: Any,
+    structures: Any,
     ensemble: str = "nve",
     *,
     steps: int = 1000,
@@ -86,11 +85,11 @@ def iter_dynamics(
         pressure_GPa=pressure_GPa,
         seed=seed,
     )
-    return run(model, structures, method, steps=steps, **options)
+    return run(model, structures, method, steps, RunSettings.of(options))
 
 
 def run_dynamics(
-    model: Potential, structures: Sequence[Atoms], ensemble: str = "nve", **options: Any
+    model: Any, structures: Any, ensemble: str = "nve", **options: Any
 ) -> list[Outcome]:
     """Run molecular dynamics of many structures at once.
 
@@ -100,29 +99,19 @@ def run_dynamics(
     Parameters
     ----------
     model
-        Any potential; one that gives a stress for ``"npt"``.
+        What :func:`~ase_nnp.load_model` takes; one that gives a stress for ``"npt"``.
     structures
-        ase.Atoms, or a dataset; left as they are. Momenta are kept, or drawn at ``temperature_K``
+        One ase.Atoms, any iterable of them, or a dataset; left as they are. Momenta are kept, or drawn at ``temperature_K``
         where there are none.
     ensemble
         ``"nve"``, ``"langevin"``, ``"nvt"`` (Nose-Hoover chain) or ``"npt"`` (isotropic).
-    steps
-        For each structure (default 1000).
-    timestep_fs
-        Femtoseconds (default 1).
-    temperature_K
-        One number, or one for each structure.
-    friction_per_fs
-        Of ``"langevin"``, 1/fs (default 0.01).
-    tdamp_fs, pdamp_fs
-        Times of thermostat and barostat, fs; by default 100 and 1000 steps.
-    pressure_GPa
-        Of ``"npt"``; one number, or one for each structure.
-    seed
-        Of momenta and noise.
     **options
-        ``folder``, ``trajectory``, ``interval``, ``checkpoint_every``, ``monitor``, ``batch``,
-        ``max_edges``, ``max_atoms``, ``skin``, ``progress`` as in :func:`relax_many`.
+        ``steps`` of each structure (default 1000), ``timestep_fs`` (default 1),
+        ``temperature_K`` (one number, or one for each structure), ``friction_per_fs`` of
+        ``"langevin"`` (1/fs, default 0.01), ``tdamp_fs`` and ``pdamp_fs`` of thermostat and
+        barostat (by default 100 and 1000 steps), ``pressure_GPa`` of ``"npt"`` (one number, or
+        one for each structure), ``seed`` of momenta and noise. Further the fields of
+        :class:`~ase_nnp.workflows.batched.RunSettings`, as in :func:`relax_many`.
 
     Returns
     -------
@@ -133,6 +122,8 @@ def run_dynamics(
     ------
     ConfigError
         For arguments that cannot be meant, or a folder that holds another run.
+    DatasetError
+        The folder is damaged or cannot be written.
     """
     outcomes = iter_dynamics(model, structures, ensemble, **options)
     return sorted(outcomes, key=lambda outcome: outcome.index)

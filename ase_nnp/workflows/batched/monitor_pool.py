@@ -1,4 +1,4 @@
-"""The uncertainty monitor inside a batch: one for each structure, as on a run of its own."""
+"""Uncertainty monitors of a batched run: one for each structure, as on a run of its own."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import numpy as np
 from ase_nnp.errors import ConfigError
 from ase_nnp.models.potential import Potential
 from ase_nnp.uncertainty.monitor import MonitorEvent, UncertaintyMonitor
-from ase_nnp.workflows.batched.evaluate import Found
+from ase_nnp.workflows.batched.evaluate import BatchResults
 from ase_nnp.workflows.batched.outcome import labelled
 from ase_nnp.workflows.batched.state import Array, Batch
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-__all__ = ["Watch"]
+__all__ = ["MonitorPool"]
 
 
 class _Results:
@@ -38,8 +38,8 @@ class _Run:
         self.atoms: Atoms | None = None
 
 
-class Watch:
-    """Monitors by structure.
+class MonitorPool:
+    """Uncertainty monitors, one for each structure on the move.
 
     Parameters
     ----------
@@ -78,18 +78,31 @@ class Watch:
             )
         return [] if key in ("energy", "forces", "stress") else [key]
 
-    def look(self, batch: Batch, found: Found) -> Array:
+    def settings(self) -> dict[str, str] | None:
+        """Return what must be the same to go on with a run, as JSON-able values."""
+        if self.options is None:
+            return None
+        # A function has no content that could be compared with another process's.
+        plain = (str, int, float, bool, type(None))
+        return {
+            name: repr(value) if isinstance(value, plain) else type(value).__name__
+            for name, value in sorted(self.options.items())
+        }
+
+    def look(self, batch: Batch, results: BatchResults) -> Array:
         """Show every monitor its structure; returns which structures must stop, (B,) bool."""
         stop = np.zeros(len(batch), dtype=bool)
         if self.options is None:
             return stop
         for k in range(len(batch)):
             run, monitor = self._of(int(batch.index[k]))
-            atoms = labelled(batch, found, k)
-            results = atoms.calc.results
+
+            atoms = labelled(batch, results, k)
+            labels = atoms.calc.results
             atoms.calc = None
-            atoms._calc = _Results(results)  # every name, also those ASE does not know
+            atoms._calc = _Results(labels)  # every name, also those ASE does not know
             run.atoms, run.nsteps, run.max_steps = atoms, int(batch.step[k]), 1
+
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # it is reported in the outcome
                 monitor()
@@ -111,8 +124,9 @@ class Watch:
 
     def events(self, index: int) -> list[dict[str, Any]]:
         """Return what the monitor of a structure has reported."""
-        found = self._monitors.get(index)
-        return [] if found is None else [asdict(event) for event in found[1].events]
+        if index not in self._monitors:
+            return []
+        return [asdict(event) for event in self._monitors[index][1].events]
 
     def reason(self, index: int) -> str:
         """Return why the monitor stopped a structure."""
@@ -122,9 +136,9 @@ class Watch:
 
     def forget(self, index: int) -> None:
         """Drop the monitor of a structure that has left."""
-        found = self._monitors.pop(index, None)
-        if found is not None:
-            found[1].close()
+        _, monitor = self._monitors.pop(index, (None, None))
+        if monitor is not None:
+            monitor.close()
 
     def state(self) -> dict[str, Any]:
         """Return what :meth:`restore` needs, as JSON-able values."""

@@ -1,4 +1,4 @@
-"""Structures that go through the model together: their graph, and how many of them pay."""
+"""Micro-batches: structures that go through the model in one call, and how large they are."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from ase_nnp.errors import StructureError
 from ase_nnp.models.graph import AtomGraph
 from ase_nnp.models.neighbors import MIN_DISTANCE, canonical
 
-__all__ = ["Choice", "Chunk", "Slot"]
+__all__ = ["BatchSizeTuner", "MicroBatch", "NeighborCache"]
 
 #: Seconds a structure above which the cost of a call itself no longer matters.
 LONG = 0.1
 
 
-class Choice:
-    """Which of several batch sizes is quickest, found by timing each twice.
+class BatchSizeTuner:
+    """Choose the micro-batch size from measured time: each of several is timed twice.
 
-    On a GPU, or where a caller has chosen, there is nothing to find. Batches save what a call costs
+    On a GPU, or where a caller has chosen, there is nothing to measure. Batches save what a call costs
     beside its arithmetic, milliseconds; where one structure takes :data:`LONG`, the loop (option
     0) stands and batches are not tried.
     """
@@ -54,36 +54,36 @@ class Choice:
 
 
 @dataclass
-class Slot:
-    """A structure's candidate edges and where it was when they were found."""
+class NeighborCache:
+    """A structure's candidate edges and where it was when they were searched."""
 
     graph: AtomGraph
     home: Tensor | None  # (n, 3) cells an atom was folded by
 
 
-class Chunk:
-    """Neighbouring structures of the batch that go through the model together."""
+class MicroBatch:
+    """Neighboring structures of the batch that go through the model together."""
 
-    def __init__(self, members: range, slots: Sequence[Slot]) -> None:
+    def __init__(self, members: range, caches: Sequence[NeighborCache]) -> None:
         self.members = members
-        self.base = AtomGraph.collate([s.graph for s in slots]) if slots else None
-        if self.base is not None:
-            source, target = self.base.edge_index
-            self.source, self.target = source, target
-            self.shift = self.base.edge_shift.double()
-            self.structure = self.base.batch[target]
-            homes = [s.home for s in slots]
-            self.home = None
-            if any(h is not None for h in homes):
-                counts = [s.graph.num_atoms for s in slots]
-                self.home = torch.cat(
-                    [
-                        torch.zeros((n, 3), dtype=torch.float64, device=source.device)
-                        if h is None
-                        else h
-                        for h, n in zip(homes, counts, strict=True)
-                    ]
-                )
+        self.base = AtomGraph.collate([cache.graph for cache in caches]) if caches else None
+        if self.base is None:
+            return
+        source, target = self.base.edge_index
+        self.source, self.target = source, target
+        self.shift = self.base.edge_shift.double()
+        self.structure = self.base.batch[target]
+
+        self.home = None
+        if any(cache.home is not None for cache in caches):
+            self.home = torch.cat(
+                [
+                    torch.zeros_like(cache.graph.positions, dtype=torch.float64)
+                    if cache.home is None
+                    else cache.home
+                    for cache in caches
+                ]
+            )
 
     def graph(
         self, positions: Tensor, cell: Tensor, cutoff: float, max_neighbors: int | None
@@ -91,17 +91,18 @@ class Chunk:
         """Return the graph of the structures where they are now, in float64."""
         base = self.base
         assert base is not None
-        one = len(self.members) == 1
         if self.home is not None:
             positions = positions + torch.einsum("nc,ncd->nd", self.home, cell[base.batch])
-        image = (
-            self.shift @ cell[0]
-            if one
-            else torch.einsum("ec,ecd->ed", self.shift, cell[self.structure])
-        )
+
+        # One matrix product where there is one cell: the batched form copies it to every edge.
+        if len(self.members) == 1:
+            image = self.shift @ cell[0]
+        else:
+            image = torch.einsum("ec,ecd->ed", self.shift, cell[self.structure])
         vectors = positions[self.source] + image - positions[self.target]
         squared = vectors.square().sum(1)
         near = torch.nonzero(squared <= cutoff * cutoff)[:, 0]
+
         edges, shifts = base.edge_index[:, near], base.edge_shift[near]
         if max_neighbors is not None:
             edges, shifts = canonical(

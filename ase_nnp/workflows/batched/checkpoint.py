@@ -1,0 +1,77 @@
+"""The state of a batched run as arrays and notes, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ase_nnp.workflows.batched.method import Method
+from ase_nnp.workflows.batched.monitor_pool import MonitorPool
+from ase_nnp.workflows.batched.state import Array, Batch
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+__all__ = ["restore_state", "run_state"]
+
+#: What a batch does not get from the structures as they were given.
+MOVING = ("step", "first_energy", "positions", "momenta", "cell")
+
+
+def run_state(
+    batch: Batch, method: Method, monitors: MonitorPool, waiting: int
+) -> tuple[dict[str, Array], dict[str, Any]]:
+    """Return arrays, and JSON-able notes, of a run between two steps.
+
+    Parameters
+    ----------
+    batch, method, monitors
+        The run's own.
+    waiting
+        Index of the first structure that has not entered yet.
+    """
+    arrays = {f"batch_{name}": getattr(batch, name) for name in ("index", *MOVING)}
+    arrays["batch_sizes"] = batch.segments.sizes
+    arrays |= {f"method_{name}": value for name, value in method.state().items()}
+    return arrays, {"next": waiting, "monitors": monitors.state()}
+
+
+def restore_state(
+    arrays: Mapping[str, Array],
+    notes: Mapping[str, Any],
+    atoms: Sequence[Atoms],
+    method: Method,
+    monitors: MonitorPool,
+) -> Batch:
+    """Put a state back into ``method`` and ``monitors``, and return the batch.
+
+    Parameters
+    ----------
+    arrays, notes
+        From :func:`run_state`.
+    atoms
+        The structures on the move, as they were given.
+    method, monitors
+        Fresh ones, changed here.
+
+    Raises
+    ------
+    LookupError, TypeError, ValueError
+        The arrays do not belong together.
+    """
+    batch = Batch.of(atoms, [int(k) for k in arrays["batch_index"]])
+    if not np.array_equal(batch.segments.sizes, arrays["batch_sizes"]):
+        raise ValueError("the structures have other sizes")
+    for name in MOVING:
+        value, blank = arrays[f"batch_{name}"], getattr(batch, name)
+        if value.shape != blank.shape or value.dtype != blank.dtype:
+            raise ValueError(f"{name} of shape {value.shape}, {blank.shape} expected")
+        setattr(batch, name, value)
+
+    prefix = "method_"
+    own = {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
+    method.restore(own, batch)
+    monitors.restore(notes["monitors"])
+    return batch
