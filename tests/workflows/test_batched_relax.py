@@ -255,9 +255,9 @@ def test_a_float32_model_writes_hdf5(tmp_path):
 def test_a_folder_belongs_to_one_run(model, tmp_path):
     structures = [slab(2, 1)]
     relax_many(model, structures, steps=3, folder=tmp_path / "run")
-    with pytest.raises(ConfigError, match=r"fmax 0\.05 instead of 0\.1"):
+    with pytest.raises(ConfigError, match=r"fmax: 0\.05 there, 0\.1 here"):
         relax_many(model, structures, steps=3, fmax=0.1, folder=tmp_path / "run")
-    with pytest.raises(ConfigError, match=r"sizes differ|other settings|Structure 0 has"):
+    with pytest.raises(ConfigError, match=r"structures: number 0 of 1 differ in content"):
         relax_many(model, [slab(3, 1)], steps=3, folder=tmp_path / "run")
     going = iter_relax(model, [slab(3, 1), slab(2, 1)], steps=5, folder=tmp_path / "other")
     next(going)
@@ -392,7 +392,7 @@ def test_an_ensemble_gets_its_lists_with_a_skin(model):
     for _ in range(3):
         found = evaluator(batch)
         batch.positions += 0.01
-    assert evaluator.searches == 2
+    assert evaluator.neighbors.searches == 2
     assert found.failed == {}
     one = atoms[0].copy()
     one.positions += 0.02
@@ -404,12 +404,12 @@ def test_an_ensemble_gets_its_lists_with_a_skin(model):
 
 
 def test_batches_are_not_tried_where_one_structure_takes_long():
-    from ase_nnp.workflows.batched.chunks import LONG, Choice
+    from ase_nnp.workflows.batched.micro_batch import LONG, BatchSizeTuner
 
-    quick, slow = Choice([0, 20_000]), Choice([0, 20_000])
-    for choice, seconds in ((quick, 0.5 * LONG), (slow, 2 * LONG)):
-        choice.note(5.0, structures=4)  # the first call compiles, caches, ...
-        choice.note(seconds * 4, structures=4)
+    quick, slow = BatchSizeTuner([0, 20_000]), BatchSizeTuner([0, 20_000])
+    for tuner, seconds in ((quick, 0.5 * LONG), (slow, 2 * LONG)):
+        tuner.note(5.0, structures=4)  # the first call compiles, caches, ...
+        tuner.note(seconds * 4, structures=4)
     assert quick.measuring
     assert not slow.measuring
     assert slow.budget == 0

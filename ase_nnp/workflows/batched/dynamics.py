@@ -1,8 +1,9 @@
 """Molecular dynamics of many structures at once: what integrators share, NVE and Langevin.
 
 Each integrator takes the steps of ASE's own. A step is cut where the forces are needed:
-``take_step`` is everything before, ``on_forces`` everything after. Random numbers are a function of seed, structure
-and step, so that a structure moves the same in any company and after any interruption.
+``take_step`` is everything before, ``on_forces`` everything after. Random numbers are a function
+of seed, structure and step, so that a structure moves the same in any company and after any
+interruption.
 """
 
 from __future__ import annotations

@@ -233,7 +233,8 @@ class Loop:
             if status == "stopped":
                 outcome.reason = self.monitors.reason(outcome.index)
             self._retire(batch.atoms[k], outcome)
-        return self._keep(~leaving, results)
+        remaining: BatchResults = self._keep(~leaving, results)
+        return remaining
 
     def _outcome(self, k: int, atoms: Atoms, status: str) -> Outcome:
         batch = self.batch

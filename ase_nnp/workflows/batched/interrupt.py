@@ -33,8 +33,8 @@ def uninterrupted() -> Iterator[None]:
     try:
         yield
     finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+        for caught, handler in handlers.items():
+            signal.signal(caught, handler)
     if arrived:
-        number, frame = arrived[0]
-        handlers[number](number, frame)
+        first, frame = arrived[0]
+        handlers[first](first, frame)

@@ -22,9 +22,9 @@ LONG = 0.1
 class BatchSizeTuner:
     """Choose the micro-batch size from measured time: each of several is timed twice.
 
-    On a GPU, or where a caller has chosen, there is nothing to measure. Batches save what a call costs
-    beside its arithmetic, milliseconds; where one structure takes :data:`LONG`, the loop (option
-    0) stands and batches are not tried.
+    On a GPU, or where a caller has chosen, there is nothing to measure. Batches save what a call
+    costs beside its arithmetic, milliseconds; where one structure takes :data:`LONG`, the loop
+    (option 0) stands and batches are not tried.
     """
 
     def __init__(self, options: Sequence[int]) -> None:

@@ -101,8 +101,7 @@ def from_result(line: dict[str, Any], given: Atoms) -> Outcome:
     atoms = given.copy()
     if len(line["positions"]) != len(atoms):
         raise ValueError(
-            f"structure {line['index']} has {len(atoms)} atoms, its result "
-            f"{len(line['positions'])}"
+            f"structure {line['index']} has {len(atoms)} atoms, its result {len(line['positions'])}"
         )
     atoms.arrays["positions"] = np.array(line["positions"], dtype=np.float64).reshape(-1, 3)
     atoms.cell[:] = np.array(line["cell"])

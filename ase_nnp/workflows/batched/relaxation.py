@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -16,9 +16,6 @@ from ase_nnp.workflows.batched.outcome import Outcome
 from ase_nnp.workflows.batched.rows import AtomRows, CellRows
 from ase_nnp.workflows.batched.settings import RunSettings
 from ase_nnp.workflows.batched.state import Array, Batch
-
-if TYPE_CHECKING:
-    from ase import Atoms
 
 __all__ = ["Relaxation", "iter_relax", "relax_many"]
 

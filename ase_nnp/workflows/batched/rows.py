@@ -119,9 +119,7 @@ class CellRows(AtomRows):
         assert stress is not None
         rows = np.empty((self.segments.rows, 3))
         held = np.where(batch.free, forces, 0.0)
-        rows[self.atom_rows] = np.einsum(
-            "nc,ncd->nd", held, self.deformation[batch.segments.owner]
-        )
+        rows[self.atom_rows] = np.einsum("nc,ncd->nd", held, self.deformation[batch.segments.owner])
 
         volume = np.abs(np.linalg.det(batch.cell))[:, None, None]
         virial = -0.5 * volume * (stress + stress.transpose(0, 2, 1))

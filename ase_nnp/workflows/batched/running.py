@@ -101,8 +101,8 @@ def run_dynamics(
     model
         What :func:`~ase_nnp.load_model` takes; one that gives a stress for ``"npt"``.
     structures
-        One ase.Atoms, any iterable of them, or a dataset; left as they are. Momenta are kept, or drawn at ``temperature_K``
-        where there are none.
+        One ase.Atoms, any iterable of them, or a dataset; left as they are. Momenta are kept,
+        or drawn at ``temperature_K`` where there are none.
     ensemble
         ``"nve"``, ``"langevin"``, ``"nvt"`` (Nose-Hoover chain) or ``"npt"`` (isotropic).
     **options
