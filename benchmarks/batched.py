@@ -115,9 +115,9 @@ def measure(name: str, repeats: int, device: str) -> dict[str, object]:
     note = Evaluator.__call__
 
     def watched(self, batch):
-        found = note(self, batch)
-        chosen.append(self.choice.budget)
-        return found
+        results = note(self, batch)
+        chosen.append(self.tuner.budget)
+        return results
 
     Evaluator.__call__ = watched
     loop(model, structures[:1], optimizer, 3)  # what compiles at the first calls is nobody's time

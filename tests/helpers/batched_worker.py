@@ -40,19 +40,19 @@ def structures():
     return [*slabs, crystal]
 
 
-def run(kind: str, folder: Path, pause: float, every: float):
+def run(kind: str, folder: Path, pause: float, every: float, given=None):
     from ase_nnp.workflows.batched import relax_many, run_dynamics
+
+    given = structures() if given is None else given
 
     options = {
         "folder": folder, "checkpoint_every": every, "batch": 10**6, "max_atoms": 40,
         "progress": lambda now: print("step", flush=True),
     }  # fmt: skip
     if kind == "relax":
-        return relax_many(
-            model(pause), structures(), optimizer="FIRE", fmax=1e-5, steps=250, **options
-        )
+        return relax_many(model(pause), given, optimizer="FIRE", fmax=1e-5, steps=250, **options)
     return run_dynamics(
-        model(pause), structures(), "langevin", steps=150, temperature_K=300, timestep_fs=2.0,
+        model(pause), given, "langevin", steps=150, temperature_K=300, timestep_fs=2.0,
         interval=3, **options,
     )  # fmt: skip
 

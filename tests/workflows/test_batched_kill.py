@@ -13,6 +13,8 @@ import batched_worker
 import numpy as np
 import pytest
 
+from ase_nnp.errors import ConfigError
+
 KILLS = 10
 
 
@@ -22,7 +24,7 @@ def ends_of_killed_runs(kind: str, folder: Path) -> list[int]:
     command = [sys.executable, batched_worker.__file__, kind, str(folder), "0.004", "0.02"]
     ends: list[int] = []
     child, left = 0, 0
-    with subprocess.Popen([*command, str(KILLS + 1)], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen([*command, str(KILLS)], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
             word, _, number = line.partition(" ")
@@ -32,25 +34,53 @@ def ends_of_killed_runs(kind: str, folder: Path) -> list[int]:
                 ends.append(int(number))
             else:
                 left -= 1
-                if left == 0 and len(ends) < KILLS:
+                if left == 0:
                     os.kill(child, signal.SIGKILL)
     return ends
 
 
+def other_inputs():
+    """The structures of the run with one thing changed, by what it is."""
+    changed = {}
+    for name in ("positions", "numbers", "cell", "pbc", "constraint", "info", "momenta"):
+        changed[name] = batched_worker.structures()
+    changed["positions"][3].positions[0, 0] += 1e-9
+    changed["numbers"][7].numbers[0] = 28
+    changed["cell"][8].cell[0, 0] += 1e-9
+    changed["pbc"][0].pbc = True
+    changed["constraint"][5].set_constraint()
+    changed["info"][8].info["charge"] = 1
+    changed["momenta"][2].set_momenta(np.ones((9, 3)))
+    changed["fewer"] = batched_worker.structures()[:-1]
+    changed["more"] = [*batched_worker.structures(), batched_worker.structures()[0]]
+    changed["order"] = batched_worker.structures()[::-1]
+    return changed
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["relax", "md"])
-def test_ten_kills_lose_and_double_nothing(kind, tmp_path):
+def test_ten_kills_lose_and_double_nothing_and_no_other_input_goes_on(kind, tmp_path):
     whole = batched_worker.run(kind, tmp_path / "whole", 0.0, 1e9)
     ends = ends_of_killed_runs(kind, tmp_path / "killed")
-    assert ends == [-signal.SIGKILL] * KILLS + [0]
+    assert ends == [-signal.SIGKILL] * KILLS
+
+    refused = 0
+    for name, structures in other_inputs().items():
+        with pytest.raises(ConfigError, match=r"holds another run \(structures"):
+            batched_worker.run(kind, tmp_path / "killed", 0.0, 1e9, structures)
+        refused += 1
+        print(f"{kind}: continued with other {name}: refused")
+    print(f"{kind}: {len(ends)} of {KILLS} killed, {refused} of {len(other_inputs())} refused")
+
     after = batched_worker.run(kind, tmp_path / "killed", 0.0, 1e9)
     expected = batched_worker.contents(tmp_path / "whole", whole)
-    found = batched_worker.contents(tmp_path / "killed", after)
-    assert [row[:4] for row in found] == [row[:4] for row in expected]
-    for ours, theirs in zip(found, expected, strict=True):
+    continued = batched_worker.contents(tmp_path / "killed", after)
+    assert [row[:4] for row in continued] == [row[:4] for row in expected]
+    for ours, theirs in zip(continued, expected, strict=True):
         assert ours[4] == theirs[4]
         np.testing.assert_array_equal(ours[5], theirs[5])
         np.testing.assert_array_equal(ours[6], theirs[6])
     assert not list((tmp_path / "killed" / "frames").glob("*.bin"))
+    assert not list((tmp_path / "killed").glob(".*"))
     lines = (tmp_path / "killed" / "results.jsonl").read_text().splitlines()
     assert len(lines) == len(batched_worker.structures())

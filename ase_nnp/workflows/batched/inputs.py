@@ -32,13 +32,14 @@ class Structures:
     def __init__(self, given: Any) -> None:
         if isinstance(given, Atoms) or hasattr(given, "to_ase_atoms"):
             given = [given]
-        if isinstance(given, (str, bytes, dict)) or not isinstance(given, Iterable):
+        lazy = hasattr(given, "__getitem__") and hasattr(given, "__len__")
+        text = isinstance(given, (str, bytes, dict))
+        if text or not (lazy or isinstance(given, Iterable)):
             raise ConfigError(
                 f"Structures were expected, not {type(given).__name__} ({given!r:.60}): an "
                 "ase.Atoms, a list of them, or a dataset from ase_nnp.open_dataset."
             )
-        lazy = hasattr(given, "__getitem__") and hasattr(given, "__len__")
-        self.items: Sequence[Any] = given if lazy else list(given)  # type: ignore[assignment]
+        self.items: Sequence[Any] = given if lazy else list(given)
 
     def __len__(self) -> int:
         return len(self.items)
