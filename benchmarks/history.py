@@ -1,6 +1,6 @@
 """Speed over releases: one measurement a release in ``history/``, all of them in one picture.
 
-    python benchmarks/history.py record      # `ase-nnp bench --json` of the default model -> history/VERSION.json
+    python benchmarks/history.py record      # `ase-nnp bench --json` -> history/VERSION.json
     python benchmarks/history.py draw        # history/*.json -> history.png
 
 Releases are compared on whatever machine each was measured on; the file says which.
