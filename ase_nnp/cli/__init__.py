@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import sys
+import warnings
 from importlib import import_module
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
+from ase_nnp.cli.commands.exit_codes import EPILOG, INTERRUPTED, WRONG_INPUT
+from ase_nnp.cli.commands.output import note, say, warn
 from ase_nnp.errors import AseNnpError
 
 __all__ = ["app", "main"]
@@ -15,8 +19,8 @@ __all__ = ["app", "main"]
 app = typer.Typer(
     name="ase-nnp",
     help="Neural-network potentials as ASE calculators: models, data, predictions.",
+    epilog=EPILOG,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
@@ -31,6 +35,10 @@ COMMANDS = (
     "predict",
     "relax",
     "md",
+    "eos",
+    "elastic",
+    "phonons",
+    "neb",
     "screen",
     "bench",
     "train",
@@ -44,31 +52,101 @@ COMMANDS = (
 )
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from ase_nnp import __version__
+
+        say(f"ase_nnp {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version."),
+    ] = False,
+    traceback: Annotated[
+        bool, typer.Option("--traceback", help="Show where in the code an error comes from.")
+    ] = False,
+) -> None:
+    """Take the options that stand before the command; :func:`_run` looks for ``--traceback``."""
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; a bad input ends in one line on stderr and exit code 2."""
     _register()
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: warn(str(message))
+        sys.exit(_run(sys.argv[1:] if arguments is None else arguments))
+
+
+def _run(arguments: list[str]) -> int:
+    """Return the exit code of a command."""
     try:
         code = app(args=arguments, standalone_mode=False)
-    except AseNnpError as error:
-        sys.exit(_complain(str(error)))
-    except _UsageError as error:
-        sys.exit(_complain(error.format_message()))
     except typer.Exit as stop:
-        sys.exit(stop.exit_code)
+        return int(stop.exit_code)
     except (typer.Abort, KeyboardInterrupt):
-        sys.exit(_complain("interrupted", 130))
+        return _complain("interrupted", INTERRUPTED)
     except BrokenPipeError:
         sys.stderr.close()
-        sys.exit(0)
-    except OSError as error:
-        sys.exit(_complain(f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")))
-    sys.exit(code if isinstance(code, int) else 0)
+        return 0
+    except _UsageError as error:
+        return _complain(_usage(error))
+    except Exception as error:
+        if arguments[:1] == ["--traceback"]:
+            import traceback
+
+            note("".join(traceback.format_exception(error)).rstrip())
+        return _complain(_in_words(error, arguments))
+    return code if isinstance(code, int) else 0
 
 
-def _complain(text: str, code: int = 2) -> int:
+def _complain(text: str, code: int = WRONG_INPUT) -> int:
     line = " ".join(part.strip() for part in text.splitlines() if part.strip())
-    print(f"ase-nnp: {line}", file=sys.stderr)
+    note(f"ase-nnp: {line}")
     return code
+
+
+def _usage(error: Any) -> str:
+    """What is wrong with the words, and how they should be."""
+    text = error.format_message()
+    context = getattr(error, "ctx", None)
+    if context is None:
+        return str(text)
+    usage = " ".join(context.get_usage().split()).removeprefix("Usage: ")
+    # A group without a command has printed its help already, and has no message of its own.
+    said = text or f"which command? `{context.command_path} --help` lists them"
+    return f"{said} (usage: {usage})"
+
+
+def _in_words(error: Exception, arguments: list[str]) -> str:
+    """Return an error in the words of the command line."""
+    if isinstance(error, AseNnpError):
+        return _as_options(str(error), arguments)
+    if isinstance(error, OSError):
+        return f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")
+    return (
+        f"{type(error).__name__}: {error}. This was not expected: "
+        "`ase-nnp --traceback ...` shows where it comes from, for a report."
+    )
+
+
+def _as_options(text: str, arguments: list[str]) -> str:
+    """``overwrite=True`` of a function is ``--overwrite`` here, if the command has that option."""
+    command: Any = typer.main.get_command(app)
+    for word in arguments:
+        command = getattr(command, "commands", {}).get(word, command)
+    options = {p.name: p.opts[0] for p in command.params if p.opts[0].startswith("--")}
+
+    def option(match: re.Match[str]) -> str:
+        name, value = match[1], match[2].strip("'")
+        if name not in options:
+            return match[0]
+        return options[name] if value == "True" else f"{options[name]} {value}"
+
+    return re.sub(r"\b([a-z_]+)=(True\b|'[^']*'|[A-Z]+\b)", option, text)
 
 
 def _register() -> None:
@@ -76,6 +154,7 @@ def _register() -> None:
         return
     for name in COMMANDS:
         import_module(f"ase_nnp.cli.commands.{name}").add_to(app)
+
     from ase_nnp.registry.installed import installed
 
     for name, function in installed().commands.items():

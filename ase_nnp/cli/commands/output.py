@@ -1,46 +1,102 @@
-"""What all commands share: JSON on request, tables for people, structures from files."""
+"""What all commands print and read: text, tables and JSON by one door, structures from files.
+
+File names, formulas and texts of plugins are other people's. What they say reaches the terminal
+only through :func:`say` and :func:`note`, which write control characters as escapes, so that no
+name can move the cursor, set a title or color what follows.
+"""
 
 from __future__ import annotations
 
 import json
+import math
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from ase_nnp.errors import DatasetError
+from ase_nnp.errors import ConfigError, DatasetError
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-__all__ = ["JsonOption", "print_json", "print_table", "read_structures"]
+__all__ = [
+    "JsonOption",
+    "note",
+    "plain",
+    "print_json",
+    "print_table",
+    "read_structures",
+    "say",
+    "select",
+    "warn",
+]
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 
+def plain(text: object) -> str:
+    """Return text with every character that does not print as an escape; line ends stay."""
+    return "".join(
+        c if c == "\n" or c.isprintable() else c.encode("unicode_escape").decode()
+        for c in str(text)
+    )
+
+
+def say(text: object = "") -> None:
+    """Print text to stdout."""
+    _write(sys.stdout, plain(text))
+
+
+def note(text: object) -> None:
+    """Print text to stderr."""
+    _write(sys.stderr, plain(text))
+
+
+def warn(text: str, seen: list[str] | None = None) -> None:
+    """Print a warning to stderr in one line; also append it to ``seen``."""
+    if seen is not None:
+        seen.append(text)
+    note(f"ase-nnp: warning: {' '.join(text.split())}")
+
+
+def _write(stream: TextIO, text: str) -> None:
+    # A terminal that knows no "Å" gets an escape: a finished calculation must not die of it.
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream)
+
+
 def print_json(value: Any) -> None:
-    """Print ``value``; numpy numbers and arrays become plain ones."""
-    print(json.dumps(value, default=_plain, indent=1))
+    """Print ``value``; numpy numbers and arrays become plain ones, what is not finite null."""
+    say(json.dumps(_jsonable(value), default=str, indent=1, allow_nan=False))
 
 
-def _plain(value: Any) -> Any:
+def _jsonable(value: Any) -> Any:
     if hasattr(value, "tolist"):
-        return value.tolist()
+        value = value.tolist()
+    if isinstance(value, dict):
+        return {str(k): _jsonable(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_jsonable(v) for v in value]
     if isinstance(value, (set, frozenset)):
         return sorted(value)
-    return str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None  # JSON has no word for it
+    return value
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table to stdout."""
+    """Print a table to stdout; where the terminal is too narrow, each row becomes a block."""
     from rich.console import Console
-    from rich.table import Table
 
-    table = Table(*columns, title=title, title_justify="left")
-    for row in rows:
-        table.add_row(*(str(cell) for cell in row))
-    Console().print(table)
+    from ase_nnp.cli.commands.tables import render
+
+    heads = [plain(c) for c in columns]
+    cells = [[" ".join(plain(cell).split("\n")) for cell in row] for row in rows]
+    if title:
+        say(title)
+    say(render(heads, cells, Console().width))
 
 
 def read_structures(path: Path) -> Sequence[Atoms]:
@@ -50,3 +106,12 @@ def read_structures(path: Path) -> Sequence[Atoms]:
     from ase_nnp.datasets import open_dataset
 
     return open_dataset(path)
+
+
+def select(data: Sequence[Atoms], index: int | None, source: object) -> Sequence[Atoms]:
+    """Return the structures that ``--index`` leaves."""
+    if index is None:
+        return data
+    if not -len(data) <= index < len(data):
+        raise ConfigError(f"--index {index}: {source} holds {len(data)} structures.")
+    return [data[index]]

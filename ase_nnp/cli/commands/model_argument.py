@@ -1,0 +1,161 @@
+"""Which model a word of the command line names, and the options that go with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ase_nnp.errors import AseNnpError, CheckpointError, ConfigError, UnsafeFileError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ase_nnp.models.potential import Potential
+
+__all__ = [
+    "CheckpointOption",
+    "DeviceOption",
+    "DtypeOption",
+    "ModelArgument",
+    "family_of",
+    "model_and_structures",
+    "model_from",
+]
+
+ModelArgument = Annotated[
+    str,
+    typer.Argument(help="A model file, a family, FAMILY:CHECKPOINT, or a pretrained model's name."),
+]
+CheckpointOption = Annotated[
+    Path | None, typer.Option(help="With a family's name: its checkpoint file.")
+]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+DtypeOption = Annotated[str, typer.Option(help="float32 or float64.")]
+
+
+def model_from(
+    model: str | Path | None, checkpoint: Path | None, device: str, dtype: str
+) -> Potential:
+    """Load what the command line names, or the default model.
+
+    Raises
+    ------
+    AseNnpError
+        In words for the command line: an environment that is not there, a file of structures in
+        the model's place, a file that no family reads.
+    """
+    from ase_nnp.models.files import load_model
+
+    if model is None:
+        from ase_nnp.uncertainty.default import load_default
+
+        if checkpoint is not None:
+            raise ConfigError("--checkpoint goes with a family's name: give MODEL too.")
+        return load_default(device=device, dtype=dtype)
+
+    text = str(model)
+    family, rest = _split(text)
+    if rest and checkpoint is not None:
+        raise ConfigError(f"'{text}' names a checkpoint already; leave --checkpoint out.")
+    _check_environment(text)
+    try:
+        return load_model(family, checkpoint=rest or checkpoint, device=device, dtype=dtype)
+    except UnsafeFileError:
+        raise
+    except CheckpointError as error:
+        raise _shorter(text, error) from error
+
+
+def model_and_structures(
+    words: Sequence[str], command: str, most: int = 1
+) -> tuple[str | None, list[Path]]:
+    """Tell ``[MODEL] STRUCTURES...`` apart: as many files as wanted are structures alone.
+
+    Parameters
+    ----------
+    words
+        Of the command line.
+    command
+        Its name, for errors.
+    most
+        Files of structures that the command takes.
+    """
+    wanted = "STRUCTURES" if most == 1 else " ".join(["STRUCTURES"] * most)
+    if len(words) > most + 1:
+        raise ConfigError(
+            f"{command} takes [MODEL] {wanted}; found {len(words)} names: {' '.join(words)}."
+        )
+    if len(words) == most + 1:
+        return words[0], [Path(word) for word in words[1:]]
+    lone = [word for word in words if not Path(word).exists() and _is_model(word)]
+    if lone or any(word.endswith(".nnp") for word in words):
+        name = (lone or list(words))[0]
+        raise ConfigError(f"'{name}' is a model; which structures? {command} MODEL {wanted}.")
+    return None, [Path(word) for word in words]
+
+
+def family_of(potential: Potential) -> str:
+    """Return the family of a model, also of one inside an uncertainty."""
+    inner = potential
+    while (base := getattr(inner, "base", None)) is not None:
+        inner = base
+    return str(inner.family)
+
+
+def _split(text: str) -> tuple[str, str]:
+    """``FAMILY:CHECKPOINT`` in two; anything else as it is."""
+    from ase_nnp.registry.installed import installed
+
+    registry = installed()
+    if text in registry.families or Path(text).exists():
+        return text, ""
+    for family in registry.families.values():
+        if any(offered.name == text for offered in family.pretrained):
+            return family.name, text
+    # The longest name first: an environment's family has a colon inside, "env:mace".
+    for name in sorted(registry.families, key=len, reverse=True):
+        if text.startswith(f"{name}:"):
+            return name, text[len(name) + 1 :]
+    return text, ""
+
+
+def _is_model(text: str) -> bool:
+    from ase_nnp.registry.installed import installed
+
+    family, checkpoint = _split(text)
+    return bool(checkpoint) or family in installed().families
+
+
+def _check_environment(text: str) -> None:
+    from ase_nnp.registry.installed import installed
+
+    families = installed().families
+    if not text.startswith("env:") or text in families:
+        return
+    there = sorted(name for name in families if name.startswith("env:"))
+    name = text.split(":")[1] or "NAME"
+    raise ConfigError(
+        f"There is no environment '{name}' with a calculator"
+        f"{f' (there are {chr(44).join(there)})' if there else ''}. Make it with: ase-nnp env "
+        f"create {name} --package PACKAGE --calculator MODULE:FACTORY."
+    )
+
+
+def _shorter(text: str, error: CheckpointError) -> AseNnpError:
+    """One reason instead of one a family, for a file that none of them reads."""
+    path = Path(text)
+    if not str(error).startswith("No installed family can read"):
+        return error
+    try:
+        from ase.io.formats import filetype
+
+        kind = filetype(str(path))
+    except Exception:  # ASE's detection may raise anything on bytes that are no text
+        kind = ""
+    if kind and kind != "json":
+        return ConfigError(f"{path} is no model: it seems to hold structures ({kind}).")
+    refused = [line for line in str(error).splitlines() if "UnsafeFileError" in line]
+    reason = f" {refused[0].strip()}" if refused else ""
+    return CheckpointError(f"{path} is no model file that an installed family reads.{reason}")
