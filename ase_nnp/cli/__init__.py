@@ -35,10 +35,6 @@ COMMANDS = (
     "predict",
     "relax",
     "md",
-    "eos",
-    "elastic",
-    "phonons",
-    "neb",
     "screen",
     "bench",
     "train",
@@ -64,7 +60,9 @@ def _print_version(wanted: bool) -> None:
 def _options(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version."),
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
     ] = False,
     traceback: Annotated[
         bool, typer.Option("--traceback", help="Show where in the code an error comes from.")

@@ -27,6 +27,15 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
         raise ConfigError(f"{device!r} is no device; say 'auto', 'cpu' or 'cuda'.") from error
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError("No CUDA device can be used here; say device='cpu' or 'auto'.")
+    try:
+        # Of "mps", "xpu", "cuda:7" only an allocation tells whether they are there; on "meta"
+        # arrays have shapes and no values.
+        torch.ones(1, device=chosen).item()
+    except Exception as error:  # backends raise RuntimeError, AssertionError and others
+        reason = str(error).partition("\n")[0].partition(". ")[0]
+        raise ConfigError(
+            f"The device '{chosen}' cannot be used here ({reason}); say device='cpu' or 'auto'."
+        ) from error
     return chosen
 
 

@@ -12,20 +12,27 @@ from ase_nnp.cli.commands.batched import (
     ThresholdOption,
     TrajectoryOption,
     UncertaintyOption,
-    check_output,
-    exit_if_failed,
     number,
     run_batched,
     with_uncertainty,
 )
-from ase_nnp.cli.commands.output import JsonOption, print_json, print_table, read_structures
-from ase_nnp.cli.commands.predict import (
+from ase_nnp.cli.commands.cautions import warn_of_vacuum
+from ase_nnp.cli.commands.exit_codes import EPILOG, leave
+from ase_nnp.cli.commands.model_argument import (
     CheckpointOption,
     DeviceOption,
     DtypeOption,
     ModelArgument,
     model_from,
 )
+from ase_nnp.cli.commands.output import (
+    JsonOption,
+    print_json,
+    print_table,
+    read_structures,
+    select,
+)
+from ase_nnp.cli.commands.targets import OverwriteOption, open_target
 from ase_nnp.errors import ConfigError
 
 __all__ = ["add_to"]
@@ -33,15 +40,22 @@ __all__ = ["add_to"]
 
 def add_to(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("md")(md)
+    app.command("md", epilog=EPILOG)(md)
 
 
 def md(
     model: ModelArgument,
     structures: Annotated[Path, typer.Argument(help="Any dataset, or file that ASE reads.")],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Where the last structures go.")
-    ] = Path("last.extxyz"),
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Where the last structures go, in any ASE format; last.extxyz or the next free "
+            "name without it.",
+        ),
+    ] = None,
+    overwrite: OverwriteOption = False,
     ensemble: Annotated[str, typer.Option(help="nve, langevin, nvt or npt.")] = "langevin",
     steps: Annotated[int, typer.Option(help="Steps of each structure.")] = 1000,
     timestep: Annotated[float, typer.Option(help="Femtoseconds.")] = 1.0,
@@ -64,51 +78,70 @@ def md(
     as_json: JsonOption = False,
 ) -> None:
     """Run molecular dynamics of all structures at a time, in ASE's steps."""
-    check_output(output, folder)
-    data = read_structures(structures)
-    if index is not None:
-        if not -len(data) <= index < len(data):
-            raise ConfigError(f"--index {index}: {structures} holds {len(data)} structures.")
-        data = [data[index]]
+    settings: dict[str, Any] = {
+        "timestep_fs": timestep,
+        "temperature_K": temperature,
+        "friction_per_fs": friction,
+        "pressure_GPa": pressure,
+        "seed": seed,
+    }
+    _check(ensemble, settings, steps, interval)
+    data = select(read_structures(structures), index, structures)
+    path = Path("last.extxyz") if output is None and folder is not None else output
+    # A run in a folder goes on after a kill, and then writes the same file again.
+    target = open_target(
+        path, data, default="last.extxyz", overwrite=overwrite or folder is not None
+    )
     potential = with_uncertainty(model_from(model, checkpoint, device, dtype), uncertainty)
+    cautions: list[str] = []
+    if ensemble == "npt":
+        warn_of_vacuum(data, "--ensemble npt", cautions)
+
     from ase_nnp.workflows.batched import iter_dynamics
 
     def start(**options: Any) -> Any:
         return iter_dynamics(
-            potential,
-            data,
-            ensemble,
-            steps=steps,
-            timestep_fs=timestep,
-            temperature_K=temperature,
-            friction_per_fs=friction,
-            pressure_GPa=pressure,
-            seed=seed,
-            interval=interval,
-            **options,
+            potential, data, ensemble, steps=steps, interval=interval, **settings, **options
         )
 
     rows, last = run_batched(start, len(data), as_json, folder, trajectory, threshold)
-    from ase_nnp.datasets.writing.write import write_dataset
+    written = target.write(last)
 
-    write_dataset(output, last, overwrite=folder is not None)
     for row in rows:
         del row["converged"], row["fmax"]
     if as_json:
-        print_json({"output": str(output), "ensemble": ensemble, "structures": rows})
+        report = {"output": str(written), "ensemble": ensemble, "warnings": cautions}
+        print_json({**report, "structures": rows})
     else:
-        print_table(
-            f"{ensemble} with {potential.family}, last structures written to {output}",
-            ("formula", "status", "steps", "energy before (eV)", "energy (eV)"),
-            [
-                (
-                    r["formula"],
-                    f"{r['status']}: {r['reason']}" if r["reason"] else r["status"],
-                    r["steps"],
-                    number(r["energy_before"]),
-                    number(r["energy"]),
-                )
-                for r in rows
-            ],
+        _show(rows, f"{ensemble} with {potential.unwrapped.family}, last structures in {written}")
+    leave(rows)
+
+
+def _check(ensemble: str, settings: dict[str, Any], steps: int, interval: int) -> None:
+    """Refuse settings before a model is loaded, in the words of the options."""
+    from ase_nnp.workflows.batched.running import ENSEMBLES, integrator
+
+    if ensemble in ENSEMBLES and ensemble != "nve" and settings["temperature_K"] is None:
+        raise ConfigError(
+            f"--ensemble {ensemble} needs a temperature: say --temperature 300 (Kelvin)."
         )
-    exit_if_failed(rows)
+    if steps < 0 or interval < 1:
+        raise ConfigError(f"--steps {steps} --interval {interval}: at least 0 and 1.")
+    integrator(ensemble, **settings)
+
+
+def _show(rows: list[dict[str, Any]], title: str) -> None:
+    print_table(
+        title,
+        ("formula", "status", "steps", "energy before (eV)", "energy (eV)"),
+        [
+            (
+                r["formula"],
+                f"{r['status']}: {r['reason']}" if r["reason"] else r["status"],
+                r["steps"],
+                number(r["energy_before"]),
+                number(r["energy"]),
+            )
+            for r in rows
+        ],
+    )

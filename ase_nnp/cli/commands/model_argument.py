@@ -19,7 +19,7 @@ __all__ = [
     "DeviceOption",
     "DtypeOption",
     "ModelArgument",
-    "family_of",
+    "is_model",
     "model_and_structures",
     "model_from",
 ]
@@ -48,20 +48,12 @@ def model_from(
     """
     from ase_nnp.models.files import load_model
 
-    if model is None:
-        from ase_nnp.uncertainty.default import load_default
-
-        if checkpoint is not None:
-            raise ConfigError("--checkpoint goes with a family's name: give MODEL too.")
-        return load_default(device=device, dtype=dtype)
-
-    text = str(model)
-    family, rest = _split(text)
-    if rest and checkpoint is not None:
-        raise ConfigError(f"'{text}' names a checkpoint already; leave --checkpoint out.")
+    text = "" if model is None else str(model)
+    if model is None and checkpoint is not None:
+        raise ConfigError("--checkpoint goes with a family's name: give MODEL too.")
     _check_environment(text)
     try:
-        return load_model(family, checkpoint=rest or checkpoint, device=device, dtype=dtype)
+        return load_model(model, checkpoint=checkpoint, device=device, dtype=dtype)
     except UnsafeFileError:
         raise
     except CheckpointError as error:
@@ -89,43 +81,21 @@ def model_and_structures(
         )
     if len(words) == most + 1:
         return words[0], [Path(word) for word in words[1:]]
-    lone = [word for word in words if not Path(word).exists() and _is_model(word)]
+    lone = [word for word in words if not Path(word).exists() and is_model(word)]
     if lone or any(word.endswith(".nnp") for word in words):
         name = (lone or list(words))[0]
         raise ConfigError(f"'{name}' is a model; which structures? {command} MODEL {wanted}.")
     return None, [Path(word) for word in words]
 
 
-def family_of(potential: Potential) -> str:
-    """Return the family of a model, also of one inside an uncertainty."""
-    inner = potential
-    while (base := getattr(inner, "base", None)) is not None:
-        inner = base
-    return str(inner.family)
-
-
-def _split(text: str) -> tuple[str, str]:
-    """``FAMILY:CHECKPOINT`` in two; anything else as it is."""
+def is_model(text: str) -> bool:
+    """Whether a word names an installed family, one of its checkpoints or pretrained models."""
     from ase_nnp.registry.installed import installed
 
-    registry = installed()
-    if text in registry.families or Path(text).exists():
-        return text, ""
-    for family in registry.families.values():
-        if any(offered.name == text for offered in family.pretrained):
-            return family.name, text
-    # The longest name first: an environment's family has a colon inside, "env:mace".
-    for name in sorted(registry.families, key=len, reverse=True):
-        if text.startswith(f"{name}:"):
-            return name, text[len(name) + 1 :]
-    return text, ""
-
-
-def _is_model(text: str) -> bool:
-    from ase_nnp.registry.installed import installed
-
-    family, checkpoint = _split(text)
-    return bool(checkpoint) or family in installed().families
+    families = installed().families
+    if text in families or text.partition(":")[0] in families:
+        return True
+    return any(text == offered.name for f in families.values() for offered in f.pretrained)
 
 
 def _check_environment(text: str) -> None:

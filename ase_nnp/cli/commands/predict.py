@@ -2,49 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ase_nnp.cli.commands.output import JsonOption, print_json, print_table, read_structures
-from ase_nnp.errors import ConfigError
+from ase_nnp.cli.commands.exit_codes import EPILOG
+from ase_nnp.cli.commands.model_argument import (
+    CheckpointOption,
+    DeviceOption,
+    DtypeOption,
+    ModelArgument,
+    model_from,
+)
+from ase_nnp.cli.commands.output import JsonOption, print_json, print_table, read_structures, say
+from ase_nnp.cli.commands.targets import OverwriteOption, open_target
+from ase_nnp.errors import ConfigError, StructureError
 
 if TYPE_CHECKING:
     from ase import Atoms
 
     from ase_nnp.models.potential import Potential
 
-__all__ = ["add_to", "model_from"]
-
-ModelArgument = Annotated[str, typer.Argument(help="A model file, or the name of a family.")]
-CheckpointOption = Annotated[
-    Path | None, typer.Option(help="With a family's name: its checkpoint file.")
-]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-DtypeOption = Annotated[str, typer.Option(help="float32 or float64.")]
+__all__ = ["add_to"]
 
 
 def add_to(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("predict")(predict)
-
-
-def model_from(model: str | None, checkpoint: Path | None, device: str, dtype: str) -> Potential:
-    """Load what the command line names, or the default model."""
-    from ase_nnp.models.files import load_model
-
-    if model is None and checkpoint is not None:
-        raise ConfigError("--checkpoint goes with a family's name: give MODEL too.")
-    return load_model(model, checkpoint=checkpoint, device=device, dtype=dtype)
+    app.command("predict", epilog=EPILOG)(predict)
 
 
 def predict(
     model: ModelArgument,
     structures: Annotated[Path, typer.Argument(help="Any dataset, or file that ASE reads.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write the structures with results here.")
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Write the structures with results here, in any ASE format."
+        ),
     ] = None,
+    overwrite: OverwriteOption = False,
     properties: Annotated[
         str | None, typer.Option(help="Comma-separated, such as energy,forces,stress.")
     ] = None,
@@ -55,59 +53,114 @@ def predict(
 ) -> None:
     """Predict energies, forces and whatever else the model gives."""
     data = read_structures(structures)
+    target = (
+        None
+        if output is None
+        else open_target(output, data, default="predicted.extxyz", overwrite=overwrite)
+    )
+    wanted = None if properties is None else _names(properties)
+    _check_stress(wanted, data)
     potential = model_from(model, checkpoint, device, dtype)
+
     from ase_nnp.models.predictor import Predictor
 
-    wanted = None if properties is None else [p.strip() for p in properties.split(",")]
     results = Predictor(potential)(data, wanted, progress=None if not as_json else False)
-    if output is not None:
-        write_results(output, data, results)
+    if target is not None:
+        target.write([_labelled(a, r) for a, r in zip(data, results, strict=True)])
     if as_json:
-        print_json([{"formula": a.get_chemical_formula(), **r} for a, r in zip(data, results)])  # noqa: B905
+        rows = zip(data, results, strict=True)
+        print_json([{"formula": a.get_chemical_formula(), **r} for a, r in rows])
+    else:
+        _show(potential, data, results, wanted or (), target is None)
+
+
+def _names(text: str) -> list[str]:
+    names = [part.strip() for part in text.split(",") if part.strip()]
+    if not names:
+        raise ConfigError(f"--properties {text!r}: names with commas, such as energy,forces.")
+    return names
+
+
+def _check_stress(wanted: Sequence[str] | None, data: Sequence[Atoms]) -> None:
+    """Refuse a stress that cannot be meant, which a model would leave out without a word."""
+    from ase_nnp.models.predictor import has_stress
+
+    if wanted is None or not any(name.startswith("stress") for name in wanted):
         return
+    without = [k for k, atoms in enumerate(data) if not has_stress(atoms)]
+    if without:
+        some = ", ".join(map(str, without[:5])) + (", ..." if len(without) > 5 else "")
+        raise StructureError(
+            f"--properties stress: {len(without)} of {len(data)} structures have no stress, as "
+            f"they have no periodic cell with a volume: {some}. Leave stress out, or them."
+        )
+
+
+def _show(
+    potential: Potential,
+    data: Sequence[Atoms],
+    results: Sequence[dict[str, Any]],
+    wanted: Sequence[str],
+    only_here: bool,
+) -> None:
+    """Print numbers as columns, forces by their largest, stress in GPa."""
     scalars = sorted({k for r in results for k, v in r.items() if isinstance(v, float)})
-    has_forces = any("forces" in r for r in results)
+    forces = any("forces" in r for r in results)
+    stress = any("stress" in r for r in results)
     rows = []
-    for number, (atoms, found) in enumerate(zip(data, results, strict=True)):
+    for number, (atoms, values) in enumerate(zip(data, results, strict=True)):
         row: list[Any] = [number, atoms.get_chemical_formula()]
-        row += [f"{found[k]:.6f}" for k in scalars]
-        if has_forces:
-            row.append(f"{(found['forces'] ** 2).sum(axis=1).max() ** 0.5:.4f}")
+        row += [f"{values[k]:.6f}" if k in values else "" for k in scalars]
+        if forces:
+            row.append(f"{(values['forces'] ** 2).sum(axis=1).max() ** 0.5:.4f}")
+        row += _voigt_gpa(values.get("stress")) if stress else []
         rows.append(row)
+
     kind = potential.energy_kind
-    names = [f"{k} ({unit_of(potential, k)})" for k in scalars]
-    title = f"{potential.family}: {kind} energies" if "energy" in scalars else potential.family
+    names = [f"{k} ({potential.units.get(k, 'eV')})" for k in scalars]
+    names += ["largest force (eV/Å)"] * forces
+    names += [f"{k} (GPa)" for k in ("xx", "yy", "zz", "yz", "xz", "xy")] * stress
+    family = potential.unwrapped.family
+    title = f"{family}: {kind} energies" if "energy" in scalars else family
     if potential.energy_reference:
         title += f", {potential.energy_reference}"
-    forces = ["largest force (eV/Å)"] if has_forces else []
-    print_table(title, ("", "formula", *names, *forces), rows)
+    print_table(title, ("", "formula", *names), rows)
+
+    hidden = [name for name in wanted if name not in (*scalars, "forces", "stress")]
+    if hidden and only_here:
+        say(f"{', '.join(hidden)}: more than a table holds; --output FILE or --json has them.")
 
 
-def unit_of(potential: Potential, name: str) -> str:
-    """Return the unit of a scalar output."""
-    return potential.units.get(name, "eV")
+def _voigt_gpa(stress: Any) -> list[str]:
+    if stress is None:
+        return [""] * 6
+    from ase.stress import full_3x3_to_voigt_6_stress
+    from ase.units import GPa
+
+    return [f"{value / GPa:.4f}" for value in full_3x3_to_voigt_6_stress(stress)]
 
 
-def write_results(path: Path, data: Any, results: list[dict[str, Any]]) -> None:
-    """Write structures with their predictions; the file appears whole or not at all."""
+def _labelled(atoms: Atoms, results: dict[str, Any]) -> Atoms:
+    """Return a structure that carries its predictions: labels, arrays of atoms, the rest in info.
+
+    ASE's calculators hold the standard properties alone; what else was asked for must not get
+    lost on the way to the file.
+    """
+    import numpy as np
     from ase.calculators.singlepoint import SinglePointCalculator
+    from ase.stress import full_3x3_to_voigt_6_stress
 
-    from ase_nnp.datasets.writing.write import write_dataset
+    twin: Atoms = atoms.copy()
+    standard = {k: v for k, v in results.items() if k in ("energy", "forces", "stress")}
+    if "stress" in standard:
+        standard["stress"] = full_3x3_to_voigt_6_stress(standard["stress"])
+    for name in results.keys() - standard.keys():
+        value = np.asarray(results[name])
+        if value.ndim and len(value) == len(twin):
+            twin.arrays[name] = value
+        else:
+            twin.info[name] = value.item() if value.ndim == 0 else value
 
-    if path.is_dir():
-        raise ConfigError(f"{path} is a folder; name a file, such as {path / 'out.extxyz'}.")
-
-    def labelled() -> Any:
-        for atoms, found in zip(data, results, strict=True):
-            twin: Atoms = atoms.copy()
-            standard = {k: v for k, v in found.items() if k in ("energy", "forces", "stress")}
-            if "stress" in standard:
-                from ase.stress import full_3x3_to_voigt_6_stress
-
-                standard["stress"] = full_3x3_to_voigt_6_stress(standard["stress"])
-            twin.info.update({k: v for k, v in found.items() if isinstance(v, float)})
-            twin.info.pop("energy", None)
-            twin.calc = SinglePointCalculator(twin, **standard)
-            yield twin
-
-    write_dataset(path, labelled())
+    twin.info.pop("energy", None)
+    twin.calc = SinglePointCalculator(twin, **standard)
+    return twin

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,25 +16,33 @@ from ase_nnp.cli.commands.batched import (
     ThresholdOption,
     TrajectoryOption,
     UncertaintyOption,
-    check_output,
-    exit_if_failed,
     number,
     run_batched,
     with_uncertainty,
 )
-from ase_nnp.cli.commands.defaults import doubts, example, named, split_inputs
-from ase_nnp.cli.commands.output import JsonOption, print_json, print_table, read_structures
-from ase_nnp.cli.commands.predict import (
+from ase_nnp.cli.commands.cautions import warn_of_vacuum
+from ase_nnp.cli.commands.example import example
+from ase_nnp.cli.commands.exit_codes import EPILOG, leave
+from ase_nnp.cli.commands.model_argument import (
     CheckpointOption,
     DeviceOption,
     DtypeOption,
+    model_and_structures,
     model_from,
 )
+from ase_nnp.cli.commands.output import (
+    JsonOption,
+    print_json,
+    print_table,
+    read_structures,
+    say,
+    select,
+)
+from ase_nnp.cli.commands.relaxation_picture import draw_first
+from ase_nnp.cli.commands.targets import OverwriteOption, Target, open_target
 from ase_nnp.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from ase import Atoms
 
     from ase_nnp.models.potential import Potential
@@ -41,7 +52,7 @@ __all__ = ["add_to"]
 
 def add_to(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("relax")(relax)
+    app.command("relax", epilog=EPILOG)(relax)
 
 
 def relax(
@@ -54,15 +65,23 @@ def relax(
         ),
     ] = None,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Where the relaxed structures go.")
-    ] = Path("relaxed.extxyz"),
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Where the relaxed structures go, in any ASE format; relaxed.extxyz or the next "
+            "free name without it.",
+        ),
+    ] = None,
+    overwrite: OverwriteOption = False,
     index: Annotated[int | None, typer.Option(help="Relax only this structure (0 first).")] = None,
     fmax: Annotated[float, typer.Option(help="Largest force at the end, eV/Å.")] = 0.05,
     steps: Annotated[int, typer.Option(help="At most so many steps each.")] = 300,
     optimizer: Annotated[str, typer.Option(help="FIRE, BFGS, LBFGS, ...")] = "FIRE",
     cell: Annotated[bool, typer.Option("--cell", help="Relax the cell too.")] = False,
     plot: Annotated[
-        Path | None, typer.Option(help="Draw the (first) relaxed structure to this PNG.")
+        Path | None,
+        typer.Option(help="Draw the first structure before and after to this PNG (redrawn)."),
     ] = None,
     folder: FolderOption = None,
     trajectory: TrajectoryOption = "traj",
@@ -73,86 +92,121 @@ def relax(
     dtype: DtypeOption = "float32",
     as_json: JsonOption = False,
 ) -> None:
-    """Relax structures: FIRE, BFGS and LBFGS many at a time in ASE's steps, others one by one."""
-    from ase_nnp.workflows.picture import check_picture, draw
+    """Relax structures: FIRE, BFGS and LBFGS many at a time in ASE's steps, others one by one.
+
+    What does not converge is written all the same, and the exit code is 3.
+    """
+    from ase_nnp.workflows.batched.optimizers import METHODS
+    from ase_nnp.workflows.picture import check_picture
     from ase_nnp.workflows.relax import check_optimizer
 
     check_optimizer(optimizer)
-    check_output(output, folder)
+    if not fmax > 0 or steps < 0:
+        raise ConfigError(f"--fmax {fmax} --steps {steps}: a positive force, and 0 steps or more.")
+    if optimizer not in METHODS and (folder is not None or threshold is not None):
+        raise ConfigError(
+            f"--folder and --stop-above go with {', '.join(METHODS)}, not with {optimizer}."
+        )
     if plot is not None:
         check_picture(plot)
-    model, structures = split_inputs(inputs or [])
-    data: Sequence[Atoms] = [example()] if structures is None else read_structures(structures)
-    if index is not None:
-        if not -len(data) <= index < len(data):
-            raise ConfigError(f"--index {index}: the input holds {len(data)} structures.")
-        data = [data[index]]
+    model, files = model_and_structures(inputs or [], "relax")
+    data: Sequence[Atoms] = read_structures(files[0]) if files else [example()]
+    data = select(data, index, files[0] if files else "the example")
+    target = _target(output, data, overwrite, folder)
+
+    cautions: list[str] = []
     potential = with_uncertainty(model_from(model, checkpoint, device, dtype), uncertainty)
-    from ase_nnp.workflows.batched import iter_relax
-    from ase_nnp.workflows.batched.optimizers import METHODS
+    if cell:
+        warn_of_vacuum(data, "--cell", cautions)
 
-    if optimizer in METHODS:
-        rows, finished = run_batched(
-            lambda **options: iter_relax(
-                potential, data, optimizer=optimizer, fmax=fmax, steps=steps, cell=cell, **options
-            ),
-            len(data),
-            as_json,
-            folder,
-            trajectory,
-            threshold,
-        )
-    else:
-        if folder is not None or threshold is not None:
-            raise ConfigError(
-                f"--folder and --stop-above go with {', '.join(METHODS)}, not with {optimizer}."
+    settings: dict[str, Any] = {"fmax": fmax, "steps": steps, "optimizer": optimizer, "cell": cell}
+    # A picture shows the energy's course, which a batched run has in its trajectory alone.
+    borrowed = plot is not None and folder is None and optimizer in METHODS
+    with TemporaryDirectory() if borrowed else nullcontext(folder) as place:
+        if optimizer in METHODS:
+            from ase_nnp.workflows.batched import iter_relax
+
+            rows, relaxed = run_batched(
+                lambda **options: iter_relax(potential, data, **settings, **options),
+                len(data),
+                as_json,
+                None if place is None else Path(place),
+                trajectory,
+                threshold,
             )
-        rows, finished = _one_by_one(potential, data, fmax, steps, optimizer, cell, as_json)
-    from ase_nnp.datasets.writing.write import write_dataset
+            courses: list[list[float]] = []
+        else:
+            rows, relaxed, courses = _one_by_one(potential, data, settings, as_json)
+        written = target.write(relaxed)
+        alive = [row for row in rows if row.get("status") != "failed"]
+        for row, said in zip(alive, _error_bars(potential, relaxed), strict=True):
+            row.update(said)
+        if plot is not None:
+            start = data[alive[0].get("index", 0)]
+            draw_first(plot, potential, start, relaxed[0], alive[0], place, courses, cautions)
 
-    write_dataset(output, finished, overwrite=folder is not None)
-    alive = [row for row in rows if row.get("status") != "failed"]
-    for row, said in zip(alive, doubts(potential, finished), strict=True):
-        row.update(said)
-    if plot is not None:
-        draw(finished[0], plot, f"{alive[0]['formula']}: {alive[0]['energy']:.3f} eV")
+    report = {"output": str(written), "model": potential.unwrapped.family, "warnings": cautions}
     if as_json:
-        print_json({"output": str(output), "structures": rows})
-        exit_if_failed(rows)
-        return
-    picture = "" if plot is None else f", drawn in {plot}"
-    std, flag = "energy_std" in alive[0], "out_of_domain" in alive[0]
-    print_table(
-        f"Relaxed with {named(potential)}, written to {output}{picture}",
-        ("formula", "converged", "steps", "start (eV)", "end (eV)", "fmax (eV/Å)")
-        + ("± (eV)",) * std
-        + ("in domain",) * flag,
-        [
-            (
-                r["formula"],
-                "yes" if r["converged"] else r.get("reason") or "no",
-                r["steps"],
-                number(r["energy_before"]),
-                number(r["energy"]),
-                number(r["fmax"]),
-                *([number(r.get("energy_std"))] if std else []),
-                *(["NO" if r["out_of_domain"] else "yes"] if "out_of_domain" in r else []),
-            )
-            for r in rows
-        ],
+        print_json({**report, "structures": rows})
+    else:
+        picture = "" if plot is None else f", drawn in {plot}"
+        _show(rows, f"Relaxed with {report['model']}, written to {written}{picture}")
+        for row in rows:
+            if "adsorption_energy" in row:
+                energy = f"{row['reaction']}: {row['adsorption_energy']:.3f} eV"
+                say(f"{row['formula']}, adsorbate at: {row['adsorption_site']}; {energy}")
+    leave(rows, "Give more --steps, or a larger --fmax; what was reached is written.")
+
+
+def _target(
+    output: Path | None, data: Sequence[Atoms], overwrite: bool, folder: Path | None
+) -> Target:
+    # A run in a folder goes on after a kill, and then writes the same file again.
+    path = Path("relaxed.extxyz") if output is None and folder is not None else output
+    return open_target(
+        path, data, default="relaxed.extxyz", overwrite=overwrite or folder is not None
     )
-    exit_if_failed(rows)
+
+
+def _error_bars(potential: Potential, structures: Sequence[Atoms]) -> list[dict[str, Any]]:
+    """Return what the model's uncertainty, if it has one, says of each structure."""
+    wanted = [p for p in ("energy_std", "ood_score", "ood_flag") if p in potential.outputs]
+    if not wanted or not structures:
+        return [{} for _ in structures]
+    from ase_nnp.models.predictor import Predictor
+
+    said = []
+    for values in Predictor(potential)(structures, wanted, progress=False):
+        row: dict[str, Any] = {k: float(values[k]) for k in wanted if k != "ood_flag"}
+        if "ood_flag" in wanted:
+            row["out_of_domain"] = bool(values["ood_flag"])
+        said.append(row)
+    return said
+
+
+def _show(rows: Sequence[dict[str, Any]], title: str) -> None:
+    std = any("energy_std" in r for r in rows)
+    flag = any("out_of_domain" in r for r in rows)
+    columns = ("formula", "converged", "steps", "start (eV)", "end (eV)", "fmax (eV/Å)")
+    table = []
+    for r in rows:
+        row = [
+            r["formula"],
+            "yes" if r["converged"] else r.get("reason") or "NO",
+            r["steps"],
+            number(r["energy_before"]),
+            number(r["energy"]),
+            number(r["fmax"]),
+        ]
+        row += [number(r.get("energy_std"))] * std
+        row += [{True: "NO", False: "yes"}.get(r.get("out_of_domain"), "")] * flag
+        table.append(row)
+    print_table(title, columns + ("± (eV)",) * std + ("in domain",) * flag, table)
 
 
 def _one_by_one(
-    potential: Potential,
-    data: Any,
-    fmax: float,
-    steps: int,
-    optimizer: str,
-    cell: bool,
-    as_json: bool,
-) -> tuple[list[dict[str, Any]], list[Atoms]]:
+    potential: Potential, data: Sequence[Atoms], settings: dict[str, Any], as_json: bool
+) -> tuple[list[dict[str, Any]], list[Atoms], list[list[float]]]:
     """Relax with ASE's own optimizer; a bar shows how far the forces have come down."""
     from rich.console import Console
     from rich.progress import Progress
@@ -161,45 +215,43 @@ def _one_by_one(
     from ase_nnp.workflows.relax import relax as run
 
     rows: list[dict[str, Any]] = []
-    finished = []
+    relaxed, courses = [], []
+    fmax = settings["fmax"]
     with Progress(console=Console(stderr=True), disable=as_json) as bar:
-        for number, atoms in enumerate(data):
+        for place, atoms in enumerate(data):
             formula = atoms.get_chemical_formula()
-            task = bar.add_task(f"{number} {formula}", total=1.0)
-            start: list[float] = []
+            task = bar.add_task(f"{place} {formula}", total=1.0)
+            forces: list[float] = []
+            energies: list[float] = []
 
             def show(
                 step: int,
                 energy: float,
                 force: float,
                 task: Any = task,
-                start: list[float] = start,
+                forces: list[float] = forces,
+                energies: list[float] = energies,
                 formula: str = formula,
             ) -> None:
-                start.append(force)
-                span = math.log(max(start[0], fmax * 1.001) / fmax)
+                forces.append(force)
+                energies.append(energy)
+                span = math.log(max(forces[0], fmax * 1.001) / fmax)
                 done = 1 - math.log(max(force, fmax) / fmax) / span
                 text = f"{formula} step {step}  {energy:.3f} eV  {force:.3f} eV/Å"
                 bar.update(task, completed=max(0.0, min(1.0, done)), description=text)
 
-            found = run(
-                atoms,
-                NNPCalculator(potential),
-                fmax=fmax,
-                steps=steps,
-                optimizer=optimizer,
-                cell=cell,
-                callback=show,
-            )
-            finished.append(found.atoms)
+            result = run(atoms, NNPCalculator(potential), callback=show, **settings)
+            relaxed.append(result.atoms)
+            courses.append(energies)
             rows.append(
                 {
+                    "index": place,
                     "formula": formula,
-                    "converged": found.converged,
-                    "steps": found.steps,
-                    "energy_before": found.energy_before,
-                    "energy": found.energy,
-                    "fmax": found.fmax,
+                    "converged": result.converged,
+                    "steps": result.steps,
+                    "energy_before": result.energy_before,
+                    "energy": result.energy,
+                    "fmax": result.fmax,
                 }
             )
-    return rows, finished
+    return rows, relaxed, courses

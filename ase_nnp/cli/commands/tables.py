@@ -57,9 +57,7 @@ def column_widths(
     # The widest columns of text give way first; none below its longest word.
     sizes = list(natural)
     while sum(sizes) > room:
-        widest = max(
-            (k for k in range(len(sizes)) if sizes[k] > least[k]), key=lambda k: sizes[k]
-        )
+        widest = max((k for k in range(len(sizes)) if sizes[k] > least[k]), key=lambda k: sizes[k])
         sizes[widest] -= 1
     return sizes
 
@@ -85,7 +83,9 @@ def _blocks(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """``name: value`` lines; the terminal breaks what is too long, nothing is left out."""
     blocks = []
     for row in rows:
-        lines = [f"{head}: {cell}" if head else cell for head, cell in zip(columns, row, strict=True)]
+        lines = [
+            f"{head}: {cell}" if head else cell for head, cell in zip(columns, row, strict=True)
+        ]
         first, *rest = [line for line, cell in zip(lines, row, strict=True) if cell] or [""]
         blocks.append("\n".join([first, *(f"  {line}" for line in rest)]))
     return "\n".join(blocks)

@@ -132,8 +132,8 @@ def _format_of(path: Path) -> str:
         name = ""
     if name not in ioformats or not ioformats[name].can_write:
         raise ConfigError(
-            f"{path}: no format that can be written ends like this. Ours are "
-            f"{str(refusal).partition('choose from ')[2]}; ASE's are listed by `ase info --formats`."
+            f"{path}: no format that can be written ends like this. Ours: "
+            f"{str(refusal).partition('choose from ')[2]}; ASE's: `ase info --formats`."
         )
     return str(name)
 

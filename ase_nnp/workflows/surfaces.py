@@ -1,0 +1,134 @@
+"""Vacuum in a cell, adsorbates on a slab, and the site where they sit, from distances alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+__all__ = ["AdsorptionSite", "adsorption_site", "clean_slab", "vacuum_gaps"]
+
+#: Two atoms bond within this many times the sum of their covalent radii (Cordero et al. 2008,
+#: doi:10.1039/b801115j, as in ASE); metal-adsorbate bonds are up to a fifth longer than the sum.
+BOND = 1.25
+#: Elements of molecules; all others are taken for those of a slab.
+MOLECULAR = frozenset({1, 6, 7, 8, 9, 16, 17, 35, 53})
+
+
+@dataclass(frozen=True)
+class AdsorptionSite:
+    """Where an adsorbate sits.
+
+    Attributes
+    ----------
+    name
+        ``"top"``, ``"bridge"``, ``"hollow"`` (``"fcc hollow"``, ``"hcp hollow"`` where the second
+        layer tells them apart), ``"4-fold hollow"``.
+    atom
+        Index of the adsorbate's atom that is bound to the slab.
+    neighbors
+        Indices of the slab's atoms that it is bound to.
+    """
+
+    name: str
+    atom: int
+    neighbors: tuple[int, ...]
+
+
+def vacuum_gaps(atoms: Atoms) -> tuple[float, float, float]:
+    """Return the widest layer without atom centers along each cell vector, in Angstrom.
+
+    The thickness is measured at right angles to the other two vectors; it is 0 for a vector that
+    is missing or not periodic.
+    """
+    if atoms.cell.rank < 3:
+        return (0.0, 0.0, 0.0)
+    fractions = np.sort(atoms.cell.scaled_positions(atoms.positions) % 1.0, axis=0)
+    around = np.vstack([fractions, fractions[:1] + 1.0])
+    heights = 1.0 / np.linalg.norm(atoms.cell.reciprocal()[:], axis=1)
+    gaps = np.diff(around, axis=0).max(axis=0) * heights * np.asarray(atoms.pbc)
+    return (float(gaps[0]), float(gaps[1]), float(gaps[2]))
+
+
+def clean_slab(atoms: Atoms) -> tuple[Atoms, list[int]] | None:
+    """Return the slab without its adsorbate and the adsorbate's indices.
+
+    None unless this is plainly an adsorbate on a slab: periodic in two directions with vacuum or
+    no period in the third, atoms of molecules above atoms of other elements.
+    """
+    gap = vacuum_gaps(atoms)[2]
+    if atoms.cell.rank < 3 or not atoms.pbc[:2].all() or (atoms.pbc[2] and gap < 5.0):
+        return None
+    molecular = np.isin(atoms.numbers, list(MOLECULAR))
+    tags = atoms.get_tags()
+    if (tags == 2).any() and (tags < 2).any() and molecular[tags == 2].all():
+        # OC20: 0 below, 1 at the surface, 2 adsorbate. ASE counts layers from 1 and has more.
+        molecular = tags == 2
+    if not 0 < molecular.sum() < len(atoms) / 2:
+        return None
+
+    # The surface looks into the vacuum; molecules inside a slab (an oxide's oxygen) are no guests.
+    height = atoms.positions @ _normal(atoms)
+    if height[molecular].min() < np.median(height[~molecular]):
+        return None
+    slab: Atoms = atoms[~molecular]
+    slab.calc = None
+    return slab, np.flatnonzero(molecular).tolist()
+
+
+def adsorption_site(atoms: Atoms) -> AdsorptionSite | None:
+    """Return where the adsorbate of :func:`clean_slab` sits; None if it is bound to no slab atom.
+
+    The site is the number of slab atoms within bonding distance of the lowest bound atom of the
+    adsorbate.
+    """
+    from ase.data import covalent_radii
+    from ase.geometry import get_distances
+
+    parts = clean_slab(atoms)
+    if parts is None:
+        return None
+    guests = parts[1]
+    hosts = np.setdiff1d(np.arange(len(atoms)), guests)
+    _, lengths = get_distances(
+        atoms.positions[guests], atoms.positions[hosts], cell=atoms.cell, pbc=atoms.pbc
+    )
+    radii = covalent_radii[atoms.numbers]
+    bound = lengths < BOND * (radii[guests][:, None] + radii[hosts])
+    if not bound.any():
+        return None
+
+    height = atoms.positions @ _normal(atoms)
+    row = min(np.flatnonzero(bound.any(axis=1)), key=lambda k: height[guests[k]])
+    atom, neighbors = guests[row], hosts[bound[row]]
+    names = {1: "top", 2: "bridge", 3: "hollow", 4: "4-fold hollow"}
+    name = names.get(len(neighbors), f"{len(neighbors)}-fold hollow")
+    if len(neighbors) == 3:
+        name = f"{_stacking(atoms, atom, neighbors, hosts)} hollow".strip()
+    return AdsorptionSite(name, int(atom), tuple(int(k) for k in neighbors))
+
+
+def _stacking(atoms: Atoms, atom: int, neighbors: np.ndarray, hosts: np.ndarray) -> str:
+    """``hcp`` if an atom of the second layer lies beneath a three-fold hollow, else ``fcc``."""
+    from ase.geometry import find_mic
+
+    normal = _normal(atoms)
+    height = atoms.positions @ normal
+    top = height[neighbors].mean()
+    second = hosts[(height[hosts] < top - 1.0) & (height[hosts] > top - 3.2)]
+    if not len(second):
+        return ""
+    offsets, _ = find_mic(atoms.positions[second] - atoms.positions[atom], atoms.cell, atoms.pbc)
+    lateral = np.linalg.norm(offsets - np.outer(offsets @ normal, normal), axis=1)
+    return "hcp" if lateral.min() < 0.8 else "fcc"
+
+
+def _normal(atoms: Atoms) -> np.ndarray:
+    """Unit vector out of the surface, along the third cell vector."""
+    normal = np.cross(atoms.cell[0], atoms.cell[1])
+    normal = normal / np.linalg.norm(normal)
+    return normal if normal @ atoms.cell[2] > 0 else -normal
