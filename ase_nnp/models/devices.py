@@ -33,6 +33,8 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
         torch.ones(1, device=chosen).item()
     except Exception as error:  # backends raise RuntimeError, AssertionError and others
         reason = str(error).partition("\n")[0].partition(". ")[0]
+        if isinstance(error, NotImplementedError):
+            reason = "this torch is built without it"
         raise ConfigError(
             f"The device '{chosen}' cannot be used here ({reason}); say device='cpu' or 'auto'."
         ) from error

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ase_nnp.errors import AseNnpError, ConfigError
 from ase_nnp.files.atomic import whole_file
@@ -156,7 +157,7 @@ def _view(axes: Any, atoms: Atoms, turn: str) -> None:
             axes.plot(x[k, 0], x[k, 1], "x", color="black", markersize=7)
 
 
-def _held(atoms: Atoms) -> np.ndarray:
+def _held(atoms: Atoms) -> NDArray[np.int64]:
     """Indices of atoms that constraints fix entirely."""
     from ase.constraints import FixAtoms
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -112,7 +113,9 @@ def adsorption_site(atoms: Atoms) -> AdsorptionSite | None:
     return AdsorptionSite(name, int(atom), tuple(int(k) for k in neighbors))
 
 
-def _stacking(atoms: Atoms, atom: int, neighbors: np.ndarray, hosts: np.ndarray) -> str:
+def _stacking(
+    atoms: Atoms, atom: int, neighbors: NDArray[np.int64], hosts: NDArray[np.int64]
+) -> str:
     """``hcp`` if an atom of the second layer lies beneath a three-fold hollow, else ``fcc``."""
     from ase.geometry import find_mic
 
@@ -127,8 +130,8 @@ def _stacking(atoms: Atoms, atom: int, neighbors: np.ndarray, hosts: np.ndarray)
     return "hcp" if lateral.min() < 0.8 else "fcc"
 
 
-def _normal(atoms: Atoms) -> np.ndarray:
+def _normal(atoms: Atoms) -> NDArray[np.float64]:
     """Unit vector out of the surface, along the third cell vector."""
-    normal = np.cross(atoms.cell[0], atoms.cell[1])
-    normal = normal / np.linalg.norm(normal)
+    across: NDArray[np.float64] = np.cross(atoms.cell[0], atoms.cell[1])
+    normal = across / np.linalg.norm(across)
     return normal if normal @ atoms.cell[2] > 0 else -normal

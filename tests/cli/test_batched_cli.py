@@ -11,23 +11,7 @@ from ase import Atoms
 from ase.build import bulk
 from ase.io import read, write
 
-from ase_nnp import cli
-
 DATA = Path(__file__).resolve().parents[2] / "data"
-
-
-@pytest.fixture
-def run(capsys):
-    def call(*arguments):
-        try:
-            cli.main([str(a) for a in arguments])
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture

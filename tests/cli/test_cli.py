@@ -11,7 +11,6 @@ from ase.build import bulk
 from ase.io import read, write
 
 from ase_nnp import build_model, open_dataset, save_model
-from ase_nnp.cli import main
 
 DATA = Path(__file__).resolve().parents[2] / "data"
 
@@ -21,17 +20,6 @@ def model_file(tmp_path):
     config = {"atom_embedding_size": 8, "num_graph_conv_layers": 1, "fc_feat_size": 8}
     save_model(build_model("cgcnn_oc20", config, seed=0, device="cpu"), tmp_path / "m.nnp")
     return str(tmp_path / "m.nnp")
-
-
-@pytest.fixture
-def run(capsys):
-    def call(*arguments):
-        with pytest.raises(SystemExit) as stop:
-            main([str(a) for a in arguments])
-        out = capsys.readouterr()
-        return stop.value.code, out.out, out.err
-
-    return call
 
 
 def test_models_lists_families_and_their_state(run):

@@ -113,7 +113,7 @@ def test_relax_with_one_name_takes_it_as_structures_for_the_default_model(run, o
     ("arguments", "said"),
     [
         (["scn"], "which structures"),
-        (["one", "two", "three"], "not 3 names"),
+        (["one", "two", "three"], "found 3 names"),
         (["--plot", "picture.doc"], "a picture ends in"),
         (["--plot", "nowhere/picture.png"], "no folder"),
         (["--checkpoint", "x.pt", "DATA"], "give MODEL too"),

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ase_nnp.cli.commands.output import JsonOption, print_json, print_table, read_structures
+from ase_nnp.cli.commands.model_argument import (
+    CheckpointOption,
+    DeviceOption,
+    DtypeOption,
+    ModelArgument,
+    model_from,
+)
+from ase_nnp.cli.commands.output import JsonOption, print_json, print_table, read_structures, say
 from ase_nnp.errors import AseNnpError, ConfigError
 
 if TYPE_CHECKING:
@@ -23,7 +30,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def bench(
-    model: Annotated[str, typer.Argument(help="A model file, or the name of a family.")],
+    model: ModelArgument,
     beside: Annotated[
         str, typer.Option(help="Others, comma-separated, or `installed` for every family.")
     ] = "",
@@ -39,16 +46,21 @@ def bench(
         str | None, typer.Option(help="tf32 or bf16: measure this, and its error.")
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw into this file (.png).")] = None,
-    checkpoint: Annotated[
-        Path | None, typer.Option(help="With a family's name: its checkpoint file.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
+    random_weights: Annotated[
+        bool,
+        typer.Option(
+            "--random-weights", help="Measure families with fresh weights, not trained ones."
+        ),
+    ] = False,
+    checkpoint: CheckpointOption = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "float32",
     as_json: JsonOption = False,
 ) -> None:
     """Measure speed against size and batch, neighbour list, copies and memory.
 
-    A family without a checkpoint is measured with random weights: its speed is the same.
+    A family's name means its first pretrained model, as everywhere; --random-weights measures a
+    family that ships none, at the size of its defaults.
     """
     from rich.console import Console
 
@@ -63,9 +75,10 @@ def bench(
     with Console(stderr=True).status("", spinner="dots") as shown:
         for name in names:
             try:
-                potential = _model(name, checkpoint if name == model else None, device, dtype)
+                given_file = checkpoint if name == model else None
+                potential = _model(name, given_file, device, dtype, random_weights)
                 made = measure(
-                    name,
+                    f"{name}, random weights" if random_weights else name,
                     potential,
                     sizes=numbers[0],
                     batches=numbers[1],
@@ -96,7 +109,7 @@ def bench(
         rows = [(k, *(f"{v[c]:.3g}" for c in ("rms", "max", "spread"))) for k, v in found.items()]
         print_table(f"{name}: {precision} against full", ("", "rms", "largest", "spread"), rows)
     for name, why in refused.items():
-        print(f"{name} left out: {' '.join(why.split())}")
+        say(f"{name} left out: {' '.join(why.split())}")
 
 
 def _numbers(name: str, text: str) -> list[int]:
@@ -114,13 +127,24 @@ def _others(model: str, beside: str) -> list[str]:
     return [part.strip() for part in beside.split(",") if part.strip()]
 
 
-def _model(name: str, checkpoint: Path | None, device: str, dtype: str) -> Potential:
-    from ase_nnp.models.files import build_model, load_model
+def _model(
+    name: str, checkpoint: Path | None, device: str, dtype: str, random_weights: bool
+) -> Potential:
+    from ase_nnp.models.files import build_model
     from ase_nnp.registry.installed import installed
 
-    if name in installed().families and checkpoint is None and not Path(name).exists():
+    if random_weights and checkpoint is None:
         return build_model(name, seed=0, device=device, dtype=dtype).freeze()
-    return load_model(name, checkpoint=checkpoint, device=device, dtype=dtype)
+    family = installed().families.get(name)
+    try:
+        return model_from(name, checkpoint, device, dtype)
+    except ConfigError as error:
+        if family is None or family.pretrained or checkpoint is not None:
+            raise
+        raise ConfigError(
+            f"'{name}' ships no weights. Give --checkpoint PATH, or say --random-weights: the "
+            "speed of its defaults is the same."
+        ) from error
 
 
 def _errors(model: Potential, given: Any, precision: str) -> dict[str, dict[str, float]]:

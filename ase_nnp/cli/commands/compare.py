@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ase_nnp.cli.commands.output import JsonOption, print_json, print_table, read_structures
+from ase_nnp.cli.commands.model_argument import model_from
+from ase_nnp.cli.commands.output import JsonOption, print_json, print_table, read_structures, say
 from ase_nnp.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def compare(
     repeated = sorted({s for s in specs if specs.count(s) > 1})
     if repeated:
         raise ConfigError(f"{', '.join(repeated)} is there twice.")
+    kind = "" if plot is None else _kind_of(plot)
     data = read_structures(Path(last))
     models = {spec: model_of(spec, device, dtype) for spec in specs}
     from ase_nnp.workflows.compare import compare as run
@@ -59,9 +61,6 @@ def compare(
     if plot is not None:
         from ase_nnp.files.atomic import whole_file
 
-        kind = plot.suffix.removeprefix(".").lower() or "png"
-        if kind not in ("png", "pdf", "svg"):
-            raise ConfigError(f"A picture can be png, pdf or svg, not {kind}.")
         figure = plot_comparison(result)
         with whole_file(plot) as beside:
             figure.savefig(beside, format=kind, dpi=150)
@@ -71,17 +70,21 @@ def compare(
         show(result)
 
 
+def _kind_of(plot: Path) -> str:
+    """Return the picture's format; refuse, before anything runs, one that cannot be written."""
+    kind = plot.suffix.removeprefix(".").lower() or "png"
+    if kind not in ("png", "pdf", "svg"):
+        raise ConfigError(f"A picture can be png, pdf or svg, not {kind}.")
+    if not plot.absolute().parent.is_dir():
+        raise ConfigError(f"There is no folder {plot.parent} for the picture.")
+    return kind
+
+
 def model_of(spec: str, device: str, dtype: str) -> Potential:
     """Return the model that a word of the command line names."""
-    from ase_nnp.models.files import load_model
-    from ase_nnp.registry.installed import installed
-
-    family, colon, rest = spec.partition(":")
-    if colon and family == "ase":
-        return _calculator(rest)
-    if colon and family in installed().families:
-        return load_model(family, checkpoint=rest, device=device, dtype=dtype)
-    return load_model(spec, device=device, dtype=dtype)
+    if spec.startswith("ase:"):
+        return _calculator(spec.removeprefix("ase:"))
+    return model_from(spec, None, device, dtype)
 
 
 def _calculator(place: str) -> Potential:
@@ -117,7 +120,7 @@ def show(result: Comparison) -> None:
     spread = ["spread (meV/atom)"] + ([] if forces is None else ["force spread (eV/Å)"])
     print_table(title, ("", "formula", *result.names, *spread), rows)
     if left:
-        print(f"... and {left} more; --json prints all.")
+        say(f"... and {left} more; --json prints all.")
     matrix, pairs = result.energy_mae(), result.force_mae()
     table = []
     for i, name in enumerate(result.names):
@@ -128,7 +131,7 @@ def show(result: Comparison) -> None:
     unit = "meV/atom" if pairs is None else "meV/atom | eV/Å"
     print_table(f"Mean absolute difference ({unit})", ("", *result.names), table)
     if result.spare < 1:
-        print(
+        say(
             "The shifts explain all energies: there are no more structures than elements to tell "
             "apart, so aligned energies say nothing. Compare more structures, or use --no-align."
         )

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ase_nnp.cli.commands.output import JsonOption, print_json, print_table
+from ase_nnp.cli.commands.output import JsonOption, print_json, print_table, say
 from ase_nnp.errors import DatasetError
 
 __all__ = ["add_to"]
@@ -182,9 +182,9 @@ def stats(
         fit = found["fit"]
         rows = [(symbol, f"{value:.8g}") for symbol, value in fit["references"].items()]
         print_table("Element references", ("element", "eV"), rows)
-        print(f"rmse {_number(fit['rmse'])} eV a structure, {fit['count']:,} structures")
+        say(f"rmse {_number(fit['rmse'])} eV a structure, {fit['count']:,} structures")
         if fit["rank"] < fit["elements"]:
-            print(
+            say(
                 f"warning: the compositions tell only {fit['rank']} of {fit['elements']} "
                 "elements apart; references of the others are not unique"
             )
@@ -203,15 +203,15 @@ def verify(source: Source, format: FormatOption = None, as_json: JsonOption = Fa
     else:
         for problem in report.problems:
             where = problem.path if problem.key is None else f"{problem.path}: {problem.key}"
-            print(f"{where}: {problem.reason}")
+            say(f"{where}: {problem.reason}")
         for warning in report.warnings:
-            print(f"warning: {warning}")
+            say(f"warning: {warning}")
         kinds = report.first_of_each_kind()
         if len(report.problems) > len(kinds):
             rows = [(n, kind, f"{p.path}: {p.key}") for kind, (n, p) in kinds.items()]
             print_table("Kinds", ("count", "what", "first"), rows)
         broken = f"{len(report.problems):,} broken" if report.problems else "none broken"
-        print(f"{report.structures:,} records in {report.files:,} files, {broken}")
+        say(f"{report.structures:,} records in {report.files:,} files, {broken}")
     if not report.ok:
         raise typer.Exit(1)
 
@@ -265,10 +265,10 @@ def convert(
         print_json(result.as_dict())
         return
     if result.resumed_at:
-        print(f"continued at record {result.resumed_at:,}")
+        say(f"continued at record {result.resumed_at:,}")
     for entry in result.skipped:
-        print(f"left out record {entry['index']}: {entry['error']}")
-    print(f"{result.written:,} of {result.total:,} structures in {result.path}")
+        say(f"left out record {entry['index']}: {entry['error']}")
+    say(f"{result.written:,} of {result.total:,} structures in {result.path}")
 
 
 @data.command()
@@ -291,7 +291,7 @@ def plot(
     if as_json:
         print_json({"picture": str(output), "structures": found.count})
     else:
-        print(f"{found.count:,} structures drawn in {output}")
+        say(f"{found.count:,} structures drawn in {output}")
 
 
 @data.command("check-submission")

@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from ase_nnp.cli.commands.output import JsonOption, print_json, print_table
+from ase_nnp.cli.commands.output import JsonOption, print_json, print_table, say
 
 __all__ = ["add_to"]
 
@@ -77,9 +77,9 @@ def doctor(as_json: JsonOption = False) -> None:
         [(n, v["distribution"], v["state"]) for n, v in sorted(report["plugins"].items())],
     )
     for line in report["warnings"]:
-        print(f"warning: {line}")
+        say(f"warning: {line}")
     if not report["warnings"]:
-        print("no settings that hurt were found")
+        say("no settings that hurt were found")
 
 
 def plugin_names(registry: Any) -> list[tuple[str, object]]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Annotated, Any
 
 import typer
 
-from ase_nnp.cli.commands.output import JsonOption, print_json, print_table
+from ase_nnp.cli.commands.output import JsonOption, note, print_json, print_table, say
 from ase_nnp.errors import ConfigError
 
 __all__ = ["add_to"]
@@ -57,14 +56,14 @@ def create(
         conservative=not direct,
         python=python,
         pip_arguments=pip_argument or (),
-        say=lambda line: print(line, file=sys.stderr),
+        say=note,
     )
     if as_json:
         print_json(_row(made))
     elif calculator:
-        print(f"next: ase-nnp predict env:{name} STRUCTURES")
+        say(f"next: ase-nnp predict env:{name} STRUCTURES")
     else:
-        print(f'next, in Python: ase_nnp.remote("{name}", "module:factory")')
+        say(f'next, in Python: ase_nnp.remote("{name}", "module:factory")')
 
 
 @env.command("list")
@@ -92,7 +91,7 @@ def remove(name: str, as_json: JsonOption = False) -> None:
     if as_json:
         print_json(_row(gone))
     else:
-        print(f"removed {gone.folder}")
+        say(f"removed {gone.folder}")
 
 
 def _row(environment: Any) -> dict[str, Any]:

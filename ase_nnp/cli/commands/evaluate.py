@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ase_nnp.cli.commands.output import JsonOption, print_json, print_table
+from ase_nnp.cli.commands.output import JsonOption, print_json, print_table, say
 from ase_nnp.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def evaluate(
         return
     show(found)
     if page is not None:
-        print(page)
+        say(page)
 
 
 def show(found: Evaluation) -> None:

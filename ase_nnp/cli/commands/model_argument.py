@@ -119,12 +119,13 @@ def _shorter(text: str, error: CheckpointError) -> AseNnpError:
     if not str(error).startswith("No installed family can read"):
         return error
     try:
-        from ase.io.formats import filetype
+        from ase.io.formats import filetype, ioformats
 
         kind = filetype(str(path))
+        known = kind in ioformats and ioformats[kind].can_read and kind != "json"
     except Exception:  # ASE's detection may raise anything on bytes that are no text
-        kind = ""
-    if kind and kind != "json":
+        known = False
+    if known:
         return ConfigError(f"{path} is no model: it seems to hold structures ({kind}).")
     refused = [line for line in str(error).splitlines() if "UnsafeFileError" in line]
     reason = f" {refused[0].strip()}" if refused else ""

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from ase_nnp.cli.commands.output import JsonOption, print_json, print_table
+from ase_nnp.cli.commands.output import JsonOption, print_json, print_table, say
 
 __all__ = ["add_to"]
 
@@ -46,8 +46,28 @@ def listing(
     ] = False,
 ) -> None:
     """List the installed model families, and plugins that cannot be used with the reason."""
-    if context.invoked_subcommand is not None:
-        return
+    if context.invoked_subcommand is None:
+        show_all(as_json, with_traceback)
+
+
+@models.command("list")
+def list_command(
+    context: typer.Context,
+    as_json: JsonOption = False,
+    with_traceback: Annotated[
+        bool, typer.Option("--traceback", help="Say all of why a plugin is broken.")
+    ] = False,
+) -> None:
+    """List the installed model families, as `ase-nnp models` does."""
+    above = context.parent.params if context.parent else {}
+    show_all(
+        as_json or bool(above.get("as_json")),
+        with_traceback or bool(above.get("with_traceback")),
+    )
+
+
+def show_all(as_json: bool, with_traceback: bool) -> None:
+    """Print a row for each family and each plugin that cannot be used."""
     from ase_nnp.registry.installed import broken_state, first_line, installed
 
     registry = installed()
@@ -75,10 +95,10 @@ def listing(
     print_table("Installed model families", ("name", "state", "gives", "energy", ""), lines)
     if with_traceback:
         for name, error in sorted(registry.broken.items()):
-            print(f"\nplugin '{name}':")
-            print("".join(traceback.format_exception(error)).rstrip())
+            say(f"\nplugin '{name}':")
+            say("".join(traceback.format_exception(error)).rstrip())
     elif broken:
-        print("`ase-nnp models --traceback` says more about plugins that are broken")
+        say("`ase-nnp models --traceback` says more about plugins that are broken")
 
 
 def line(row: dict[str, Any]) -> str:
@@ -123,9 +143,9 @@ def show(
                 ("", ""),
                 [(k, text_of(v)) for k, v in offered.items() if v not in ("", (), [], None, False)],
             )
-    print("\nTo cite:\n" + row["bibtex"])
+    say("\nTo cite:\n" + row["bibtex"])
     for card, text in cards.items():
-        print(f"\nModel card of '{card}':\n\n{text}")
+        say(f"\nModel card of '{card}':\n\n{text}")
 
 
 @models.command("cite")
@@ -137,7 +157,7 @@ def cite_command(
     from ase_nnp.registry.citation import cite
 
     found = {name: cite(name) for name in names}
-    print_json(found) if as_json else print("\n\n".join(dict.fromkeys(found.values())))
+    print_json(found) if as_json else say("\n\n".join(dict.fromkeys(found.values())))
 
 
 @cache.command("list")
@@ -168,7 +188,7 @@ def cache_clear(
     if as_json:
         print_json([str(f.path) for f in gone])
         return
-    print(f"removed {len(gone)} files, {sum(f.size for f in gone) / 1e6:.1f} MB")
+    say(f"removed {len(gone)} files, {sum(f.size for f in gone) / 1e6:.1f} MB")
 
 
 def find(name: str, registry: Any) -> tuple[Any, str | None]:

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from ase_nnp.cli.commands.output import JsonOption, print_json, print_table
+from ase_nnp.cli.commands.output import JsonOption, print_json, print_table, say
+from ase_nnp.errors import AseNnpError, ConfigError
 from ase_nnp.testing.outcomes import Outcome
 
 __all__ = ["add_to"]
@@ -30,13 +31,14 @@ def new(
     """Write a complete plugin with a working model and its tests."""
     from ase_nnp.testing.template import write_plugin
 
+    _check_name(name)
     written = write_plugin(name, folder)
     if as_json:
         print_json([str(path) for path in written])
         return
     for path in written:
-        print(path)
-    print(f"next: pip install -e {folder / ('ase_nnp_' + name)} && ase-nnp plugin check {name}")
+        say(path)
+    say(f"next: pip install -e {folder / ('ase_nnp_' + name)} && ase-nnp plugin check {name}")
 
 
 @plugin.command("check")
@@ -68,7 +70,16 @@ def check(
         family = installed().family(str(name))  # raises for a plugin that cannot be used
         from ase_nnp.testing import CHECKS, make_subject, run_checks
 
-        outcomes = _watched(run_checks(make_subject(family)), len(CHECKS))
+        try:
+            subject = make_subject(family)
+        except AseNnpError:
+            raise
+        except Exception as error:  # a plugin's constructor may raise anything
+            raise ConfigError(
+                f"'{name}' cannot be built from its defaults and test_config "
+                f"({type(error).__name__}: {error}). Do they name what its build() takes?"
+            ) from error
+        outcomes = _watched(run_checks(subject), len(CHECKS))
         title = f"Conformance of '{name}'"
     if as_json:
         print_json([{**vars(o), "ok": o.ok} for o in outcomes])
@@ -76,6 +87,24 @@ def check(
         print_table(title, ("check", "status", "measured", "allowed", ""), map(_row, outcomes))
     if not all(o.ok for o in outcomes):
         raise typer.Exit(1)
+
+
+def _check_name(name: str) -> None:
+    """Refuse a name under which an installed family or package would disappear."""
+    from importlib.util import find_spec
+
+    from ase_nnp.registry.installed import installed
+
+    registry = installed()
+    taken = {*registry.families, *registry.broken, *registry.distributions}
+    if name in taken:
+        raise ConfigError(f"A plugin or family '{name}' is installed already; choose another name.")
+    package = f"ase_nnp_{name}"
+    if package.isidentifier() and find_spec(package) is not None:
+        raise ConfigError(
+            f"A package '{package}' is installed already, which a plugin '{name}' would shadow; "
+            "choose another name."
+        )
 
 
 def _row(outcome: Outcome) -> tuple[str, ...]:

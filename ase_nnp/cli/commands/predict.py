@@ -117,7 +117,7 @@ def _show(
         rows.append(row)
 
     kind = potential.energy_kind
-    names = [f"{k} ({potential.units.get(k, 'eV')})" for k in scalars]
+    names = [_with_unit(potential, k) for k in scalars]
     names += ["largest force (eV/Å)"] * forces
     names += [f"{k} (GPa)" for k in ("xx", "yy", "zz", "yz", "xz", "xy")] * stress
     family = potential.unwrapped.family
@@ -129,6 +129,11 @@ def _show(
     hidden = [name for name in wanted if name not in (*scalars, "forces", "stress")]
     if hidden and only_here:
         say(f"{', '.join(hidden)}: more than a table holds; --output FILE or --json has them.")
+
+
+def _with_unit(potential: Potential, name: str) -> str:
+    unit = potential.units.get(name, "eV" if name.startswith("energy") else "")
+    return f"{name} ({unit})" if unit else name
 
 
 def _voigt_gpa(stress: Any) -> list[str]:

@@ -199,9 +199,13 @@ def _show(rows: Sequence[dict[str, Any]], title: str) -> None:
             number(r["fmax"]),
         ]
         row += [number(r.get("energy_std"))] * std
-        row += [{True: "NO", False: "yes"}.get(r.get("out_of_domain"), "")] * flag
+        row += [_domain(r)] * flag
         table.append(row)
     print_table(title, columns + ("± (eV)",) * std + ("in domain",) * flag, table)
+
+
+def _domain(row: dict[str, Any]) -> str:
+    return "" if "out_of_domain" not in row else "NO" if row["out_of_domain"] else "yes"
 
 
 def _one_by_one(

@@ -9,13 +9,13 @@ from rich.cells import cell_len
 __all__ = ["column_widths", "render"]
 
 #: Characters between two columns, and the longest word that is not folded unless it is a number.
-GAP, LONGEST_WORD = 2, 24
+GAP, LONGEST_WORD = 2, 28
 
 
 def render(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> str:
     """Return a table of at most ``width`` characters a line, or one block a row if none fits.
 
-    A number is kept whole whatever the width; words longer than 24 characters may be folded.
+    A number is kept whole whatever the width; words longer than 28 characters may be folded.
     """
     rows = [[*row, *[""] * (len(columns) - len(row))] for row in rows]
     widths = column_widths(columns, rows, width)

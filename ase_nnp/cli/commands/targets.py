@@ -185,7 +185,6 @@ def _write(path: Path, structures: Sequence[Atoms], format: str, overwrite: bool
             # FHI-aims announces a plugin and CASTEP's writer its missing binary: no one's concern.
             warnings.simplefilter("ignore")
             ase.io.write(str(Path(folder) / path.name), images, format=format)
-        _check_count(Path(folder) / path.name, format, len(structures))
         for made in Path(folder).iterdir():
             place = path.with_name(made.name)
             if place.is_dir():

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ase_nnp.cli.commands.output import JsonOption, print_json
+from ase_nnp.cli.commands.output import JsonOption, print_json, say
 from ase_nnp.errors import ConfigError
 
 __all__ = ["add_to"]
@@ -59,8 +59,8 @@ def train(
     if as_json:
         print_json({**found, "data": result.report.as_dict()})
         return
-    print(f"{found['model']}: epoch {result.best_epoch} of {len(result.history)}", end="")
-    print(f" ({result.stopped})" if result.stopped else "")
+    ending = f" ({result.stopped})" if result.stopped else ""
+    say(f"{found['model']}: epoch {result.best_epoch} of {len(result.history)}{ending}")
 
 
 def _test(folder: Path, data: str, as_json: bool) -> dict[str, float]:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ase_nnp.cli.commands.output import JsonOption, print_json, print_table, read_structures
+from ase_nnp.cli.commands.model_argument import model_from
+from ase_nnp.cli.commands.output import JsonOption, print_json, print_table, read_structures, say
 from ase_nnp.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -43,9 +44,7 @@ def add_to(main: typer.Typer) -> None:
 
 
 def _load(path: Path, device: str, dtype: str) -> Potential:
-    from ase_nnp.models.files import load_model
-
-    return load_model(path, device=device, dtype=dtype)
+    return model_from(path, None, device, dtype)
 
 
 def _options(pairs: list[str]) -> dict[str, Any]:
@@ -188,7 +187,7 @@ def evaluate(
     if found.ood_auroc is not None:
         rows.append([f"OOD AUROC ({found.score_name})", f"{found.ood_auroc:.4f}"])
     print_table(f"{found.structures} structures", ("", *found.measures), rows)
-    print("\n".join(found.notes))
+    say("\n".join(found.notes))
 
 
 def _cell(value: Any) -> str:
@@ -220,4 +219,4 @@ def report(
     if as_json:
         print_json({"page": str(page), **found.to_json()})
         return
-    print(page)
+    say(page)
