@@ -1,17 +1,22 @@
 """A look at the instructions of a pickle before any of them runs.
 
-The C unpickler trusts sizes: a memo index of four billion makes it reserve that much memory, and
-hashing deeply nested tuples overflows the C stack. Such pickles are refused here.
+The C unpickler trusts what it reads: a memo index of four billion makes it reserve that much
+memory, hashing deeply nested tuples overflows the C stack, and a key of 40 tuples that hold the
+one before twice takes 2^40 steps to hash. Such pickles are refused here, for the price of one
+regular expression where a pickle is as short and as plain as those of datasets are.
 """
 
 from __future__ import annotations
 
+import math
 import re
 
 from ase_nnp.errors import CheckpointError, DatasetError
 
 MAX_PLAIN = 8192  # bytes of instructions, strings apart, up to which nesting needs no count
 MAX_DEPTH = 500  # tuples in tuples
+#: Steps that hashing and comparing the keys of one pickle may take: about a second.
+MAX_HASH_WORK = 1 << 25
 
 
 class UnpickleError(CheckpointError, DatasetError):
@@ -34,23 +39,18 @@ _SIZED = {  # opcodes with a length in front of their argument: width of that le
 }
 _LINES = {**dict.fromkeys(b"FILSVgP", 1), **dict.fromkeys(b"ci", 2)}
 _STEP = [_ARGUMENT.get(op, -2) + 1 for op in range(256)]  # -1: not a fixed argument
-#: Runs of common opcodes and short strings, in one step.
-_SKIP = re.compile(
-    rb"(?:[(N)\]}QtaeubsR\x81\x85\x86\x87\x88\x89\x90\x93\x94]|[Khq\x80].|M..|[Jj].{4}|[G\x95].{8}"
-    rb"|\x8c(?:" + b"|".join(re.escape(bytes([n])) + b".{%d}" % n for n in range(1, 32)) + rb"))*+",
-    re.DOTALL,
-)
-_MARK = -1
-#: Stack items that an opcode takes and puts back one for; to the mark where it says "mark".
-_TAKES = {
-    **dict.fromkeys(b"NKMJG)]}\x88\x89\x8fFILSVPc\x97UTX\x8c\x8dC\x8eB\x96\x8a\x8b", (0, 1)),
-    **dict.fromkeys(b"0ab", (1, 0)),
-    **dict.fromkeys(b"s", (2, 0)),
-    **dict.fromkeys(b"Q\x98", (1, 1)),
-    **dict.fromkeys(b"R\x81\x93", (2, 1)),
-    **dict.fromkeys(b"\x92", (3, 1)),
-}
-_TO_MARK = {**dict.fromkeys(b"1eu\x90", 0), **dict.fromkeys(b"old\x91i", 1)}
+
+
+def _runs_of(memo: bytes) -> re.Pattern[bytes]:
+    """Match common opcodes and short strings in one step, up to where a value is used again."""
+    short = b"|".join(re.escape(bytes([n])) + b".{%d}" % n for n in range(1, 32))
+    plain = rb"[(N)\]}QtaeubsR\x81\x85\x86\x87\x88\x89\x90\x93]"
+    sized = rb"[K\x80].|M..|J.{4}|[G\x95].{8}|\x8c(?:" + short + b")"
+    return re.compile(b"(?:" + b"|".join((plain, sized, memo)) + b")*+(h.)?+", re.DOTALL)
+
+
+# Python writes a memo with one kind of instruction; where both occur, indices may be used twice.
+_NUMBERED, _COUNTED = _runs_of(b"q."), _runs_of(b"\x94")
 
 
 def end_of_pickle(data: bytes, start: int = 0) -> int:
@@ -61,23 +61,78 @@ def end_of_pickle(data: bytes, start: int = 0) -> int:
     UnpickleError
         It is cut off, holds no instructions, or is built to exhaust memory or the stack.
     """
-    position, size, plain = start, len(data), 0
+    position, size = start, len(data)
+    counted = data[start : start + 1] == b"\x80" and data[start + 1 : start + 2] >= b"\x04"
+    match = (_COUNTED if counted else _NUMBERED).match
+    memo, reads, runs = _Memo(), [], []
+    begin, plain = start, 0  # of the present run; bytes of instructions before it
     try:
         while True:
             if plain <= MAX_PLAIN:
-                run = _SKIP.match(data, position).end()  # type: ignore[union-attr]
-                plain += run - position
-                position = run
+                run = match(data, position)
+                position = run.end()  # type: ignore[union-attr]
+                if run.lastindex:  # type: ignore[union-attr] # it stopped behind a read
+                    reads.append(data[position - 1])
+                    continue
             op = data[position]
             if op == 46:
                 break
-            position = _next(data, position, start, size)
-            plain += 1
+            after = _next(data, position, start, size)
+            if op in _MEMO:
+                memo.note(op, data[position + 1 : after])
+            runs.append(data[begin:position])
+            plain += position - begin + 1
+            position = begin = after
     except (IndexError, ValueError):
         raise UnpickleError("the pickle is cut off") from None
-    if plain > MAX_PLAIN:
-        _check_nesting(data, start, position)
+
+    runs.append(data[begin:position])
+    plain += position - begin
+    if plain > MAX_PLAIN or plain * memo.unfolding(reads, b"".join(runs)) > MAX_HASH_WORK:
+        follow(data, start, position)
     return position + 1
+
+
+_MEMO = b"jgrpq2\x94"
+
+
+class _Memo:
+    """How often values are used again, to bound what can unfold without following values.
+
+    What is used ``c`` times multiplies the whole by ``1 + c`` at most, and a key that is hashed
+    again had to be used again. That holds as long as no index of the memo is written twice.
+    """
+
+    def __init__(self) -> None:
+        self.uses: dict[int, int] = {}
+        self.written: set[int] = set()
+        self.tangled = False
+
+    def note(self, op: int, argument: bytes) -> None:
+        """Note an instruction that the runs of common ones stop at."""
+        if op not in b"jgrp":
+            self.tangled = True
+            return
+        index = int(argument) if op in b"gp" else int.from_bytes(argument, "little")
+        if op in b"jg":
+            self.uses[index] = self.uses.get(index, 0) + 1
+        else:
+            self.tangled |= index in self.written
+            self.written.add(index)
+        self.tangled |= op in b"jr" and index < 256
+
+    def unfolding(self, short: list[int], runs: bytes) -> float:
+        """Return the greatest possible ratio of unfolded to written values.
+
+        ``short`` are the indices of the one-byte reads in the ``runs`` of common opcodes.
+        """
+        ratio = math.inf if self.tangled else 1
+        numbered = b"q" in runs
+        for index in {*short}:
+            if numbered and runs.count(b"q%c" % index) + (index in self.written) > 1:
+                return math.inf
+            ratio *= 1 + short.count(index) + self.uses.pop(index, 0)
+        return ratio * math.prod(1 + count for count in self.uses.values())
 
 
 def _next(data: bytes, position: int, start: int, size: int) -> int:
@@ -107,63 +162,128 @@ def _next(data: bytes, position: int, start: int, size: int) -> int:
     raise UnpickleError(f"byte {op:#04x} at {position} is no pickle instruction")
 
 
-def _check_nesting(data: bytes, start: int, stop: int) -> None:
-    """Follow how deep tuples lie in tuples, with a stack of depths in place of values."""
-    stack: list[int] = []
-    memo: dict[int, int] = {}
-    memoized, position, size = 0, start, len(data)
+def follow(data: bytes, start: int, stop: int) -> None:
+    """Follow what tuples hold and what is hashed, with :class:`_Values` in place of values."""
+    values = _Values()
+    position, size = start, len(data)
     while position < stop:
-        op = data[position]
         after = _next(data, position, start, size)
-        effect = _TAKES.get(op)
-        if effect is not None:
-            takes, puts = effect
-            depth = _take(stack, takes) if takes else 0
-            if puts:
-                _deepen(stack, depth) if depth else stack.append(0)
-        elif op == 0x94:  # MEMOIZE
-            if stack and stack[-1] > 0:
-                memo[memoized] = stack[-1]
-            memoized += 1
-        elif op in b"qrp":
-            index = data[position + 1 : after]
-            number = int(index) if op == 112 else int.from_bytes(index, "little")
-            memo[number] = stack[-1] if stack else 0
-            memoized += 1
-        elif op in b"hjg":
-            index = data[position + 1 : after]
-            stack.append(memo.get(int(index) if op == 103 else int.from_bytes(index, "little"), 0))
-        elif op == 40:
-            stack.append(_MARK)
-        elif op == 50:  # DUP
-            stack.append(stack[-1] if stack else 0)
-        elif op in b"\x85\x86\x87":
-            _deepen(stack, _take(stack, op - 0x84))
-        elif op == 116:  # TUPLE
-            _deepen(stack, _take(stack, None))
-        elif op in _TO_MARK:
-            depth = _take(stack, None)
-            if _TO_MARK[op]:
-                _deepen(stack, depth) if depth else stack.append(0)
+        values.do(data[position], data[position + 1 : after])
         position = after
 
 
-def _take(stack: list[int], count: int | None) -> int:
-    """Pop ``count`` items, or all to the mark; return the greatest depth among them."""
-    deepest = 0
-    while stack and count != 0:
-        depth = stack.pop()
-        if depth == _MARK:
-            if count is None:
-                return deepest
+#: Nesting of tuples, steps to hash it, and whether many such values can share one hash.
+_Value = tuple[int, int, bool]
+_PLAIN: _Value = (0, 1, False)
+_ODD: _Value = (0, 1, True)
+_MARK: _Value = (-1, 0, False)
+_PUSH = {
+    **dict.fromkeys(b"NKMJ)]}\x88\x89\x8fISVPcUTX\x8c\x8dC\x8eB\x96\x97", _PLAIN),
+    **dict.fromkeys(b"GFL\x8a\x8b", _ODD),
+}
+_TUPLES = {0x85: 1, 0x86: 2, 0x87: 3}
+#: Opcodes that make one value of the last few, and of all since the mark.
+_MERGE = {**dict.fromkeys(b"Q\x98", 1), **dict.fromkeys(b"R\x81\x93", 2), 0x92: 3}
+_MERGE_MARKED = b"loi"
+
+
+class _Values:
+    """The stack and memo of an unpickler, with what matters of each value."""
+
+    def __init__(self) -> None:
+        self.stack: list[_Value] = []
+        self.memo: dict[int, _Value] = {}
+        self.work = self.odd_keys = self.odd_size = 0
+
+    def do(self, op: int, argument: bytes) -> None:
+        """Run one instruction."""
+        stack = self.stack
+        pushed = _PUSH.get(op)
+        if pushed is not None:
+            stack.append(pushed)
+        elif op == 0x94:  # MEMOIZE
+            self._remember(len(self.memo))
+        elif op in b"qrp":
+            self._remember(int(argument) if op == 112 else int.from_bytes(argument, "little"))
+        elif op in b"hjg":
+            index = int(argument) if op == 103 else int.from_bytes(argument, "little")
+            stack.append(self.memo.get(index, _PLAIN))
+        elif op == 40:
+            stack.append(_MARK)
+        elif op == 50:  # DUP
+            stack.append(stack[-1] if stack else _PLAIN)
+        elif op in _TUPLES:
+            self._tuple(self._take(_TUPLES[op]))
+        elif op == 116:  # TUPLE
+            self._tuple(self._take_marked())
+        elif op in _MERGE:
+            self._merge(self._take(_MERGE[op]))
+        elif op in _MERGE_MARKED:
+            self._merge(self._take_marked())
+        else:
+            self._fill(op)
+
+    def _fill(self, op: int) -> None:
+        """Run an instruction that puts values into the container below them."""
+        if op in b"0a":
+            self._take(1)
+        elif op in b"1e":  # POP_MARK, APPENDS
+            self._take_marked()
+        elif op == 98:  # BUILD copies the keys of a state, which may be any dictionary before it
+            self._take(1)
+            self._spend(self.odd_size)
+        elif op == 115:  # SETITEM
+            self._hash(self._take(2)[:1])
+        elif op in b"ud":  # SETITEMS, DICT
+            self._hash(self._take_marked()[::2])
+            if op == 100:
+                self.stack.append(_PLAIN)
+        elif op in b"\x90\x91":  # ADDITEMS, FROZENSET
+            items = self._take_marked()
+            self._hash(items)
+            if op == 0x91:
+                self.stack.append((0, 1 + len(items), True))
+
+    def _remember(self, index: int) -> None:
+        self.memo[index] = self.stack[-1] if self.stack else _PLAIN
+
+    def _take(self, count: int) -> list[_Value]:
+        taken = self.stack[-count:]
+        del self.stack[-count:]
+        if _MARK in taken:
             raise UnpickleError("a mark where a value is wanted")
-        deepest = max(deepest, depth)
-        if count is not None:
-            count -= 1
-    return deepest
+        return taken
 
+    def _take_marked(self) -> list[_Value]:
+        stack, place = self.stack, len(self.stack) - 1
+        while place >= 0 and stack[place] is not _MARK:
+            place -= 1
+        taken = stack[place + 1 :]
+        del stack[max(place, 0) :]
+        return taken
 
-def _deepen(stack: list[int], depth: int) -> None:
-    if depth >= MAX_DEPTH:
-        raise UnpickleError(f"tuples nested deeper than {MAX_DEPTH}")
-    stack.append(depth + 1)
+    def _tuple(self, items: list[_Value]) -> None:
+        depth = max((item[0] for item in items), default=0)
+        if depth >= MAX_DEPTH:
+            raise UnpickleError(f"tuples nested deeper than {MAX_DEPTH}")
+        self.stack.append((depth + 1, 1 + sum(item[1] for item in items), True))
+
+    def _merge(self, items: list[_Value]) -> None:
+        """Push what a call returns: maybe one of its arguments, maybe a number."""
+        if any(item is not _PLAIN for item in items):
+            self.stack.append((max(i[0] for i in items), sum(i[1] for i in items), True))
+        else:
+            self.stack.append(_ODD)
+
+    def _hash(self, keys: list[_Value]) -> None:
+        """Count the work for keys; hashes of words and small integers cannot be made to agree."""
+        for _, size, odd in keys:
+            if odd:
+                self.odd_keys += 1
+                self.odd_size += size
+                self._spend(size + self.odd_keys * (1 + size // 8))
+
+    def _spend(self, steps: int) -> None:
+        self.work += steps
+        if self.work > MAX_HASH_WORK:
+            raise UnpickleError("keys that are built to take for ever")

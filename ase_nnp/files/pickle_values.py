@@ -6,6 +6,7 @@ the bytes that are there before it is used. :mod:`ase_nnp.files.unpickle` is the
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import OrderedDict
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from ase_nnp.errors import UnsafeFileError
+from ase_nnp.files.pickle_budget import Budget
 from ase_nnp.files.pickle_scan import UnpickleError
 
 Array = np.ndarray[Any, Any]
@@ -34,8 +36,15 @@ class StandIn(metaclass=Sealed):
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError("stand-ins are filled by the unpickler only")
 
+    def __setstate__(self, state: Any) -> None:
+        """Take attributes under their names, and no other keys: hashing those may never end."""
+        for part in state if type(state) is tuple and len(state) == 2 else (state,):
+            if part is not None and not (type(part) is dict and {*map(type, part)} <= {str}):
+                raise UnpickleError("the state of an object that holds no named attributes")
+            self.__dict__.update(part or {})
+
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(map(str, self.__dict__))})"
+        return f"{type(self).__name__}({', '.join(self.__dict__)})"
 
 
 def stand_in(dotted_name: str) -> type[StandIn]:
@@ -60,6 +69,16 @@ class Call:
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError("sealed")
+
+
+class Counted(Call):
+    """A function that is told the budget of its file before its arguments."""
+
+    __slots__ = ()
+
+    def within(self, budget: Budget) -> Call:
+        """Return the function for one file."""
+        return Call(functools.partial(self._function, budget))
 
 
 class Name:
@@ -87,7 +106,8 @@ class _Dtype:
         text = code if isinstance(code, str) else ""
         match = re.fullmatch(r"[<>|=]?([biufc?SUMm])(\d*)", text)
         if match is None or int(match[2] or 0) > 1 << 20:
-            raise UnsafeFileError(f"refused: numpy dtype {code!r} (numbers and strings only)")
+            said = text or type(code).__name__  # printing what is no word may never end
+            raise UnsafeFileError(f"refused: numpy dtype {said!r} (numbers and strings only)")
         self.dtype: np.dtype[Any] = np.dtype(text)
 
     def __setstate__(self, state: Any) -> None:
@@ -137,15 +157,17 @@ def _scalar(dtype: Any, raw: Any = b"") -> Any:
     return _array(raw, dtype, ())[()]
 
 
-def _encode(text: Any, encoding: Any = "latin1") -> bytes:
-    if isinstance(text, str) and str(encoding).replace("-", "").lower() == "latin1":
+def _encode(budget: Budget, text: Any, encoding: Any = "latin1") -> bytes:
+    if isinstance(text, str) and encoding in ("latin1", "latin-1"):
+        budget.spend(len(text))
         return text.encode("latin-1")
-    raise UnsafeFileError(f"refused: _codecs.encode(..., {encoding!r})")
+    said = encoding if isinstance(encoding, str) else type(encoding).__name__
+    raise UnsafeFileError(f"refused: _codecs.encode(..., {said!r})")
 
 
-def _bytearray(value: Any = b"", encoding: Any = "latin1") -> bytes:
+def _bytearray(budget: Budget, value: Any = b"", encoding: Any = "latin1") -> bytes:
     """Bytes from text or bytes; from a number would be as many as it says."""
-    return _encode(value, encoding) if isinstance(value, str) else _raw(value)
+    return _encode(budget, value, encoding) if isinstance(value, str) else _raw(value)
 
 
 def _reconstructor(cls: Any, base: Any = None, state: Any = None) -> Any:
@@ -154,8 +176,35 @@ def _reconstructor(cls: Any, base: Any = None, state: Any = None) -> Any:
     raise UnsafeFileError("refused: copyreg._reconstructor on something that is no data holder")
 
 
-def _dict(*args: Any) -> dict[Any, Any]:
-    return dict(*args[:1])
+def _keyed(kind: type[Any]) -> Counted:
+    """Make a dictionary, of a dictionary or of a list of pairs."""
+
+    def make(budget: Budget, content: Any = ()) -> Any:
+        if content == ():
+            return kind()
+        pairs = list(content.items()) if isinstance(content, dict) else content
+        if not isinstance(pairs, (list, tuple)):
+            raise UnpickleError(f"a dictionary of {type(content).__name__}")
+        if not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in pairs):
+            raise UnpickleError("a dictionary of what are no pairs")
+        budget.spend(len(pairs))
+        budget.hash_keys(pair[0] for pair in pairs)
+        return kind(pairs)
+
+    return Counted(make)
+
+
+def _unordered(kind: type[Any]) -> Counted:
+    """Make a set, of a list or another set."""
+
+    def make(budget: Budget, content: Any = ()) -> Any:
+        if not isinstance(content, (list, tuple, set, frozenset)):
+            raise UnpickleError(f"a set of {type(content).__name__}")
+        budget.spend(len(content))
+        budget.hash_keys(content)
+        return kind(content)
+
+    return Counted(make)
 
 
 DTYPES = {
@@ -212,11 +261,19 @@ class StorageType:
 class Halves:
     """A storage of bfloat16 numbers, which numpy does not have, as raw 16-bit words."""
 
-    __slots__ = ("words",)
+    __slots__ = ("left", "words")
+    left: int
     words: Array
 
     def __init__(self, words: Array) -> None:
         object.__setattr__(self, "words", words)
+        object.__setattr__(self, "left", 8 * words.size + 4096)
+
+    def spend(self, count: int) -> None:
+        """Count numbers that become numbers of twice the size: a storage may be used often."""
+        object.__setattr__(self, "left", self.left - count)
+        if self.left < 0:
+            raise UnpickleError("tensors that use one storage again and again")
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError("sealed")
@@ -252,7 +309,9 @@ def _product(sizes: tuple[int, ...]) -> int:
 
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Array:
     if type(storage) is Halves:
-        return (_strided(storage.words, offset, size, stride).astype(np.uint32) << 16).view("<f4")
+        words = _strided(storage.words, offset, size, stride)
+        storage.spend(words.size)
+        return (words.astype(np.uint32) << 16).view("<f4")
     if type(storage) is not np.ndarray:
         raise UnpickleError("a tensor over something that is no storage")
     return _strided(storage, offset, size, stride)
@@ -273,9 +332,10 @@ def _whole(count: int, size: Any, stride: Any) -> bool:
 def _strided(data: Array, offset: Any, size: Any, stride: Any) -> Array:
     if offset == 0 and data.size and _whole(data.size, size, stride):
         return data.reshape(size)
+
     size, stride = _sizes(size), _sizes(stride)
     if len(size) != len(stride) or type(offset) is not int or offset < 0:
-        raise UnpickleError(f"tensor with offset {offset!r}, shape {size}, strides {stride}")
+        raise UnpickleError(f"tensor of shape {size}, strides {stride} and no possible offset")
     count = _product(size)
     if count == 0:
         return np.zeros(size if max(size) <= MAX_EXPANDED else 0, data.dtype)
@@ -289,15 +349,18 @@ def _strided(data: Array, offset: Any, size: Any, stride: Any) -> Array:
     if count > data.size + MAX_EXPANDED:
         raise UnpickleError(f"tensor of shape {size} over a storage of {data.size} elements")
     strides = tuple(step * data.itemsize for step in stride)
-    return np.lib.stride_tricks.as_strided(data[offset:], size, strides, writeable=False)
+    return np.ndarray(size, data.dtype, data, offset * data.itemsize, strides)
 
 
-def _tensor_v3(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> Any:
+def _tensor_v3(
+    budget: Budget, storage: Any, offset: Any, size: Any, stride: Any, *rest: Any
+) -> Any:
     """Tensors whose dtype travels beside an untyped storage."""
-    name = rest[2].dotted.removeprefix("torch.") if len(rest) > 2 else ""
+    name = rest[2].dotted.removeprefix("torch.") if len(rest) > 2 and type(rest[2]) is Name else ""
     code = _TORCH_DTYPES.get(name)
     if code is None or type(storage) is not np.ndarray:
         raise UnpickleError(f"tensor dtype {name!r} is not supported")
+    budget.spend(storage.nbytes)
     raw = storage.tobytes()
     return _tensor(make_storage(code, raw, len(raw) // width(code)), offset, size, stride)
 
@@ -319,27 +382,32 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-def _joined(separator: str) -> Callable[..., str]:
-    return lambda *words: separator.join(map(_text, words))
+def _joined(separator: str) -> Counted:
+    def join(budget: Budget, *words: Any) -> str:
+        text = separator.join(map(_text, words))
+        budget.spend(len(text))
+        return text
+
+    return Counted(join)
 
 
 NO_DATA: Array = np.zeros(0, np.uint8)
 NOTHING = Call(lambda *_: None)
 GLOBALS: dict[tuple[str, str], Any] = {
-    ("collections", "OrderedDict"): OrderedDict,
+    ("collections", "OrderedDict"): _keyed(OrderedDict),
     ("collections", "defaultdict"): Call(lambda *_: {}),
-    ("collections", "Counter"): Call(_dict),
-    ("_codecs", "encode"): Call(_encode),
+    ("collections", "Counter"): _keyed(dict),
+    ("_codecs", "encode"): Counted(_encode),
     ("copyreg", "_reconstructor"): Call(_reconstructor),
     ("copy_reg", "_reconstructor"): Call(_reconstructor),
-    ("pathlib", "PosixPath"): Call(_joined("/")),
-    ("pathlib", "WindowsPath"): Call(_joined("/")),
+    ("pathlib", "PosixPath"): _joined("/"),
+    ("pathlib", "WindowsPath"): _joined("/"),
     ("typing", "Any"): Name("typing.Any"),
     ("numpy", "ndarray"): Name("numpy.ndarray"),
     ("numpy", "dtype"): Call(_Dtype),
     ("torch._utils", "_rebuild_tensor"): Call(_tensor),
     ("torch._utils", "_rebuild_tensor_v2"): Call(_tensor),
-    ("torch._utils", "_rebuild_tensor_v3"): Call(_tensor_v3),
+    ("torch._utils", "_rebuild_tensor_v3"): Counted(_tensor_v3),
     ("torch._utils", "_rebuild_parameter"): Call(lambda data, *_: data),
     ("torch._utils", "_rebuild_parameter_with_state"): Call(lambda data, *_: data),
     ("torch._tensor", "_rebuild_from_type_v2"): Call(_from_type),
@@ -348,7 +416,7 @@ GLOBALS: dict[tuple[str, str], Any] = {
     ("torch.nn.parameter", "Parameter"): Name("torch.nn.parameter.Parameter"),
     ("torch", "Tensor"): Name("torch.Tensor"),
     ("torch", "Size"): Call(_sizes),
-    ("torch", "device"): Call(_joined(":")),
+    ("torch", "device"): _joined(":"),
     ("torch.serialization", "_get_layout"): Call(_text),
 }
 for _core in ("numpy.core", "numpy._core"):
@@ -360,10 +428,9 @@ for _name, _code in DTYPES.items():
 for _name in (*_TORCH_DTYPES, "float", "double", "half", "long", "int", "strided"):
     GLOBALS["torch", _name] = Name("torch." + _name)
 for _module in ("builtins", "__builtin__"):
-    for _name in ("set", "frozenset", "complex", "slice"):
-        GLOBALS[_module, _name] = Call({"set": set, "frozenset": frozenset,
-                                          "complex": complex, "slice": slice}[_name])  # fmt: skip
-    GLOBALS[_module, "bytearray"] = GLOBALS[_module, "bytes"] = Call(_bytearray)
+    GLOBALS[_module, "complex"], GLOBALS[_module, "slice"] = Call(complex), Call(slice)
+    GLOBALS[_module, "set"], GLOBALS[_module, "frozenset"] = _unordered(set), _unordered(frozenset)
+    GLOBALS[_module, "bytearray"] = GLOBALS[_module, "bytes"] = Counted(_bytearray)
     for _name in (
         "object",
         "dict",

@@ -35,6 +35,7 @@ from typing import Any
 import numpy as np
 
 from ase_nnp.errors import AseNnpError, UnsafeFileError
+from ase_nnp.files.pickle_budget import Budget, check_unfolded
 from ase_nnp.files.pickle_scan import UnpickleError, end_of_pickle
 from ase_nnp.files.pickle_values import (
     CODES,
@@ -42,7 +43,7 @@ from ase_nnp.files.pickle_values import (
     NO_DATA,
     NOTHING,
     Array,
-    Call,
+    Counted,
     Halves,
     PendingArray,
     StandIn,
@@ -79,7 +80,7 @@ _INNER = re.compile(
 )
 
 
-def _load_from_bytes(data: Any) -> Array | Halves:
+def _load_from_bytes(budget: Budget, data: Any) -> Array | Halves:
     """``torch.storage._load_from_bytes``: one storage in a torch stream of its own."""
     if not isinstance(data, bytes):
         raise UnpickleError("torch.storage._load_from_bytes on something that is not bytes")
@@ -90,14 +91,15 @@ def _load_from_bytes(data: Any) -> Array | Halves:
         key = match[2]
         if said == count and key[0] == len(key) - 4:
             return make_storage(CODES[match[1]], data, count, match.end())
-    storage = _load_stream(data, {})
+    budget.spend(len(data))
+    storage = _load_stream(data, {}, budget)
     if type(storage) not in (np.ndarray, Halves):
         raise UnpickleError("torch.storage._load_from_bytes holds no storage")
     return storage  # type: ignore[no-any-return]
 
 
-GLOBALS["torch", "_load_from_bytes"] = Call(_load_from_bytes)
-GLOBALS["torch.storage", "_load_from_bytes"] = Call(_load_from_bytes)
+GLOBALS["torch", "_load_from_bytes"] = Counted(_load_from_bytes)
+GLOBALS["torch.storage", "_load_from_bytes"] = Counted(_load_from_bytes)
 
 PYG_STAND_INS: Mapping[str, type[StandIn]] = {
     name: stand_in(name)
@@ -126,9 +128,10 @@ CHECKPOINT_STAND_INS: Mapping[str, type[StandIn]] = {
 class _Unpickler(pickle.Unpickler):
     """The C unpickler, with a closed list of names."""
 
-    def __init__(self, data: bytes, stand_ins: Mapping[str, type[StandIn]]) -> None:
+    def __init__(self, data: bytes, stand_ins: Mapping[str, type[StandIn]], budget: Budget) -> None:
         super().__init__(io.BytesIO(data), encoding="latin1")
         self.stand_ins = stand_ins
+        self.budget = budget
         self.untidy = False
 
     dry = False
@@ -145,14 +148,16 @@ class _Unpickler(pickle.Unpickler):
                 )
         if name == "_reconstruct" or module.startswith("omegaconf"):
             self.untidy = True
-        return found
+        return found.within(self.budget) if type(found) is Counted else found
 
 
 class _TorchUnpickler(_Unpickler):
     """Persistent ids become storages."""
 
-    def __init__(self, data: bytes, stand_ins: Any, storage: Callable[[Any], Any]) -> None:
-        super().__init__(data, stand_ins)
+    def __init__(
+        self, data: bytes, stand_ins: Any, budget: Budget, storage: Callable[[Any], Any]
+    ) -> None:
+        super().__init__(data, stand_ins, budget)
         self._storage = storage
 
     def persistent_load(self, pid: Any) -> Any:
@@ -162,27 +167,34 @@ class _TorchUnpickler(_Unpickler):
 def _run(unpickler: _Unpickler) -> Any:
     try:
         value = unpickler.load()
-        return _tidy(value, {}, 0) if unpickler.untidy else value
+        value = _tidy(value, {}, 0) if unpickler.untidy else value
+        check_unfolded(value, unpickler.budget)
+        return value
     except AseNnpError:
         raise
     except (Exception, RecursionError) as error:
         raise UnpickleError(f"not a readable pickle: {type(error).__name__}: {error}") from None
 
 
-def _tidy(value: Any, seen: dict[int, Any], depth: int) -> Any:
-    """Replace pending arrays and OmegaConf containers by plain ones."""
+def _tidy(value: Any, seen: dict[int, tuple[Any, Any]], depth: int) -> Any:
+    """Replace pending arrays and OmegaConf containers by plain ones.
+
+    ``seen`` holds what was met, by id, and its replacement: both, or an id would be used again.
+    """
     if depth > _MAX_DEPTH:
         raise UnpickleError(f"nested deeper than {_MAX_DEPTH}")
     kind = type(value)
     if kind is PendingArray:
         return value.array
     if id(value) in seen:
-        return seen[id(value)]
+        return seen[id(value)][1]
     if isinstance(value, StandIn):
         return _tidy_stand_in(value, seen, depth)
     if kind is tuple:
-        return tuple(_tidy(item, seen, depth + 1) for item in value)
-    seen[id(value)] = value
+        seen[id(value)] = value, tuple(_tidy(item, seen, depth + 1) for item in value)
+        return seen[id(value)][1]
+
+    seen[id(value)] = value, value
     if kind is dict or kind is OrderedDict:
         for key, item in value.items():
             value[key] = _tidy(item, seen, depth + 1)
@@ -193,14 +205,15 @@ def _tidy(value: Any, seen: dict[int, Any], depth: int) -> Any:
     return value
 
 
-def _tidy_stand_in(value: StandIn, seen: dict[int, Any], depth: int) -> Any:
+def _tidy_stand_in(value: StandIn, seen: dict[int, tuple[Any, Any]], depth: int) -> Any:
     state = value.__dict__
     if getattr(type(value), "origin", "").startswith("omegaconf"):
         content = state.get("_content", state.get("_val"))
         content = _tidy(content, seen, depth + 1)
-        seen[id(value)] = content
+        seen[id(value)] = value, content
         return content
-    seen[id(value)] = value
+
+    seen[id(value)] = value, value
     for key, item in state.items():
         state[key] = _tidy(item, seen, depth + 1)
     return value
@@ -227,7 +240,8 @@ def loads(data: bytes, *, stand_ins: Mapping[str, type[StandIn]] | None = None) 
         It is damaged.
     """
     end_of_pickle(data)
-    return _run(_Unpickler(data, PYG_STAND_INS if stand_ins is None else stand_ins))
+    names = PYG_STAND_INS if stand_ins is None else stand_ins
+    return _run(_Unpickler(data, names, Budget(len(data))))
 
 
 def load(path: str | Path, *, stand_ins: Mapping[str, type[StandIn]] | None = None) -> Any:
@@ -263,7 +277,8 @@ def load_torch(
     names = CHECKPOINT_STAND_INS if stand_ins is None else stand_ins
 
     def read(data: bytes) -> Any:
-        return _load_zip(data, names) if data[:4] == b"PK\x03\x04" else _load_stream(data, names)
+        load = _load_zip if data[:4] == b"PK\x03\x04" else _load_stream
+        return load(data, names, Budget(len(data)))
 
     return read(source) if isinstance(source, bytes) else _naming(source, read)
 
@@ -295,7 +310,7 @@ def _persistent(pid: Any) -> tuple[str, str, int]:
     return pid[1].code, pid[2], pid[4]
 
 
-def _load_zip(data: bytes, stand_ins: Mapping[str, type[StandIn]]) -> Any:
+def _load_zip(data: bytes, stand_ins: Mapping[str, type[StandIn]], budget: Budget) -> Any:
     try:
         archive = zipfile.ZipFile(io.BytesIO(data))
         entries = {info.filename.partition("/")[2]: info for info in archive.infolist()}
@@ -326,16 +341,16 @@ def _load_zip(data: bytes, stand_ins: Mapping[str, type[StandIn]]) -> Any:
 
     pickled = entry("data.pkl")
     end_of_pickle(pickled)
-    return _run(_TorchUnpickler(pickled, stand_ins, storage))
+    return _run(_TorchUnpickler(pickled, stand_ins, budget, storage))
 
 
-def _load_stream(data: bytes, stand_ins: Mapping[str, type[StandIn]]) -> Any:
+def _load_stream(data: bytes, stand_ins: Mapping[str, type[StandIn]], budget: Budget) -> Any:
     """Magic number, protocol, system info, object, list of storage keys; then the storages."""
     bounds = [0]
     for _ in range(5):
         bounds.append(end_of_pickle(data, bounds[-1]))
     magic, protocol, system, body, listed = (data[a:b] for a, b in itertools.pairwise(bounds))
-    head = [_run(_Unpickler(part, {})) for part in (magic, protocol, system, listed)]
+    head = [_run(_Unpickler(part, {}, budget)) for part in (magic, protocol, system, listed)]
     if head[0] != 0x1950A86A20F9469CFC6C or head[1] != 1001:
         raise UnpickleError("not a file of torch.save")
     if not isinstance(head[2], dict) or head[2].get("little_endian") is not True:
@@ -348,7 +363,7 @@ def _load_stream(data: bytes, stand_ins: Mapping[str, type[StandIn]]) -> Any:
             raise UnpickleError(f"storage {key!r} is declared twice, differently")
         return NO_DATA
 
-    first = _TorchUnpickler(body, stand_ins, note)
+    first = _TorchUnpickler(body, stand_ins, budget, note)
     first.dry = True
     _run(first)  # learn the dtypes: they say where each storage begins
     storages: dict[str, Array | Halves] = {}
@@ -366,4 +381,4 @@ def _load_stream(data: bytes, stand_ins: Mapping[str, type[StandIn]]) -> Any:
             raise UnpickleError(f"storage {key!r} is missing")
         return storages[key]
 
-    return _run(_TorchUnpickler(body, stand_ins, storage))
+    return _run(_TorchUnpickler(body, stand_ins, budget, storage))
