@@ -18,7 +18,7 @@ _WHERE = {
     "Conservative": "models.potential",
     "Correction": "registry.correction",
     "DatasetFormat": "registry.family",
-    "GraphLoader": "training.loading",
+    "GraphLoader": "training.graph_loader",
     "ModelFamily": "registry.family",
     "NNPCalculator": "calculator.calculator",
     "Potential": "models.potential",
@@ -110,7 +110,7 @@ if TYPE_CHECKING:
     from ase_nnp.registry.family import UncertaintyMethod as UncertaintyMethod
     from ase_nnp.registry.hookspecs import hookimpl as hookimpl
     from ase_nnp.registry.installed import list_models as list_models
-    from ase_nnp.training.loading import GraphLoader as GraphLoader
+    from ase_nnp.training.graph_loader import GraphLoader as GraphLoader
     from ase_nnp.workflows.adsorption import adsorption_energy as adsorption_energy
     from ase_nnp.workflows.batched import relax_many as relax_many
     from ase_nnp.workflows.batched import run_dynamics as run_dynamics

@@ -60,7 +60,7 @@ def measure(open_it, reader):
 OURS = {
     "graph": """
 from ase_nnp.datasets import open_dataset
-from ase_nnp.training.loading import AtomGraphDataset
+from ase_nnp.training.graph_loader import AtomGraphDataset
 import torch; torch.set_num_threads(1)
 measure(lambda: AtomGraphDataset(open_dataset(path), stored_edges=STORED), lambda d: d.__getitem__)
 """,

@@ -17,7 +17,7 @@ from ase_nnp import metrics
 from ase_nnp.datasets import convert
 from ase_nnp.datasets.plot import plot_dataset
 from ase_nnp.datasets.verify import verify_dataset
-from ase_nnp.training.loading import AtomGraphDataset, GraphLoader
+from ase_nnp.training.graph_loader import AtomGraphDataset, GraphLoader
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 

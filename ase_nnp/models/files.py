@@ -28,7 +28,7 @@ from ase_nnp.registry.config import resolve_config
 from ase_nnp.registry.family import ModelFamily, Pretrained
 from ase_nnp.registry.installed import installed
 
-__all__ = ["build_model", "load_model", "model_hash", "save_model"]
+__all__ = ["build_model", "is_fresh", "load_model", "model_hash", "save_model"]
 
 
 def build_model(
@@ -65,7 +65,8 @@ def build_model(
         if seed is not None:
             torch.manual_seed(seed)
         model = made_by.build(full)
-    label_model(model, made_by, full, {"source": "fresh weights", "seed": seed})
+    drawn = {"source": "fresh weights", "seed": seed, "drawn": _weights_hash(model)}
+    label_model(model, made_by, full, drawn)
     return model.to(pick_dtype(dtype)).to(pick_device(device)).eval()
 
 
@@ -230,6 +231,17 @@ def _looks_like_path(text: str) -> bool:
     return "/" in text or "\\" in text or bool(Path(text).suffix)
 
 
+def is_fresh(model: Potential) -> bool:
+    """Whether the weights are still those that :func:`build_model` drew, whatever their dtype."""
+    drawn = model.provenance.get("drawn")
+    return model.provenance.get("source") == "fresh weights" and drawn == _weights_hash(model)
+
+
+def _weights_hash(model: Potential) -> str:
+    # Rounded, so that a change of dtype is no change of weights.
+    return tensor_hash({name: p.detach().float() for name, p in model.named_parameters()})
+
+
 def save_model(model: Potential, path: str | Path, **provenance: Any) -> None:
     """Write one file that :func:`load_model` reads back: safetensors with a JSON header.
 
@@ -260,7 +272,10 @@ def save_model(model: Potential, path: str | Path, **provenance: Any) -> None:
         "corrections": corrections,
         "sha256": tensor_hash(state),
     }
-    header["provenance"] = {**dict(model.provenance), **provenance}
+    origin = dict(model.provenance)
+    if origin.get("source") == "fresh weights" and not is_fresh(model):
+        origin["source"] = "trained"
+    header["provenance"] = {**origin, **provenance}
     try:
         text = json.dumps(header, allow_nan=False)
     except (TypeError, ValueError) as error:

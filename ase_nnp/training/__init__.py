@@ -10,11 +10,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 _WHERE = {
+    "AtomGraphDataset": "graph_loader",
     "FitResult": "fitting",
+    "GraphLoader": "graph_loader",
     "Settings": "settings",
-    "TrainingReport": "scales",
+    "TrainingReport": "normalization",
     "fit": "fitting",
-    "fit_scales": "scales",
+    "fit_normalization": "normalization",
     "read_run_file": "runfile",
 }
 
@@ -23,8 +25,10 @@ __all__ = [*_WHERE]
 if TYPE_CHECKING:
     from ase_nnp.training.fitting import FitResult as FitResult
     from ase_nnp.training.fitting import fit as fit
+    from ase_nnp.training.graph_loader import AtomGraphDataset as AtomGraphDataset
+    from ase_nnp.training.graph_loader import GraphLoader as GraphLoader
     from ase_nnp.training.normalization import TrainingReport as TrainingReport
-    from ase_nnp.training.normalization import fit_scales as fit_scales
+    from ase_nnp.training.normalization import fit_normalization as fit_normalization
     from ase_nnp.training.runfile import read_run_file as read_run_file
     from ase_nnp.training.settings import Settings as Settings
 

@@ -1,11 +1,11 @@
-"""Change a trained model for other data without spoiling what it knows.
+"""Fine-tuning: change a trained model for other data without spoiling what it knows.
 
 Parts are frozen by name; low-rank additions (LoRA, arXiv:2106.09685) train few numbers and are
 merged before saving; old data is replayed; weights are kept close to where they started, evenly or
 by their importance (EWC, arXiv:1612.00796). Replay and such penalties are the rehearsal and the
-parameter regularisation of lifelong potentials (arXiv:2303.05911), to which the CoRe optimiser
-(:mod:`ase_nnp.training.core_optimizer`) belongs. Reference energies are fitted anew where the new
-labels come from another functional.
+parameter regularization of lifelong potentials (arXiv:2303.05911), to which the CoRe optimizer
+(:mod:`ase_nnp.training.core_optimizer`) belongs. :mod:`ase_nnp.training.references` shifts reference
+energies where labels come from another functional, :mod:`ase_nnp.training.new_elements` adds elements.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
@@ -21,20 +20,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ase_nnp.datasets.streaming_statistics import ElementFit, Moments
-from ase_nnp.errors import ConfigError, DatasetError
+from ase_nnp.errors import ConfigError
 from ase_nnp.models.potential import Potential
-from ase_nnp.models.predictor import Predictor
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from ase_nnp.training.loading import GraphBatch
+    from ase_nnp.training.graph_loader import GraphBatch
     from ase_nnp.training.losses import LossFunction
 
 __all__ = [
     "LowRank",
-    "ReferenceReport",
     "add_low_rank",
     "freeze_parts",
     "importance",
@@ -42,7 +38,6 @@ __all__ = [
     "merge_low_rank",
     "mix",
     "plain",
-    "refit_references",
 ]
 
 
@@ -70,6 +65,7 @@ def freeze_parts(model: Potential, patterns: Sequence[str]) -> list[str]:
                 f"{', '.join(list(named)[:8])}, ..."
             )
         frozen += fits
+
     for name in frozen:
         named[name].requires_grad_(False)
     if not any(p.requires_grad for p in named.values()):
@@ -142,6 +138,7 @@ def add_low_rank(
         linear = [n for n, part in model.named_modules() if isinstance(part, nn.Linear)]
         have = f"There are {', '.join(linear[:6])}, ..." if linear else "This model has none."
         raise ConfigError(f"No linear layer is called {' or '.join(patterns)}. {have}")
+
     model.train()
     model.requires_grad_(False)
     for _, part in layers:
@@ -163,67 +160,6 @@ def plain(model: Potential) -> Potential:
     merged = copy.deepcopy(model)
     merge_low_rank(merged)
     return merged
-
-
-@dataclass
-class ReferenceReport:
-    """What new reference energies changed: errors of the energy an atom (eV) before and after.
-
-    ``shift`` (eV by symbol) was added to the references.
-    """
-
-    shift: dict[str, float] = field(default_factory=dict)
-    rank: int = 0
-    before: dict[str, Any] = field(default_factory=dict)
-    after: dict[str, Any] = field(default_factory=dict)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values."""
-        return asdict(self)
-
-    def lines(self) -> list[str]:
-        """Return the report as text."""
-        table = ", ".join(f"{k} {v:+.4f}" for k, v in self.shift.items())
-        old, new = self.before, self.after
-        return [
-            f"reference energies shifted by (eV): {table}",
-            f"error of the energy an atom: {old['mean']:+.4f} ± {old['std']:.4f} eV before, "
-            f"{new['mean']:+.4f} ± {new['std']:.4f} eV after",
-        ]
-
-
-def refit_references(
-    model: Potential, dataset: Sequence[Atoms], progress: bool | None = False
-) -> ReferenceReport:
-    """Fit what the energies of free atoms must change by for the labels of another functional.
-
-    Least squares of label minus prediction by composition; forces stay as they are.
-
-    Raises
-    ------
-    ConfigError
-        The model has no reference energies.
-    DatasetError
-        No structure has an energy.
-    """
-    from ase.data import atomic_numbers
-
-    labelled = [a for a in dataset if a.calc is not None and "energy" in a.calc.results]
-    if not labelled:
-        raise DatasetError("no structure has an energy to fit references to")
-    fit, before, after = ElementFit(), Moments(), Moments()
-    found = Predictor(model)(labelled, ("energy",), progress=progress)
-    left = [float(a.calc.results["energy"] - r["energy"]) for a, r in zip(labelled, found)]  # noqa: B905
-    for atoms, value in zip(labelled, left, strict=True):
-        fit.add(atoms.numbers, value)
-        before.add(-value / len(atoms))
-    solved = fit.solve()
-    shift = {atomic_numbers[s]: e for s, e in solved["references"].items()}
-    model.shift_references(shift)
-    for atoms, value in zip(labelled, left, strict=True):
-        rest = value - sum(shift[int(z)] for z in atoms.numbers)
-        after.add(-rest / len(atoms))
-    return ReferenceReport(solved["references"], solved["rank"], before.as_dict(), after.as_dict())
 
 
 def mix(new: Sequence[Atoms], old: Sequence[Atoms], fraction: float, seed: int = 0) -> list[Atoms]:
@@ -276,13 +212,15 @@ def importance(
     """
     from ase_nnp.training.losses import combine
 
-    model.train()
+    model.train()  # or forces would come without their graph
     named = {n: p for n, p in model.named_parameters() if p.requires_grad}
     total = {n: torch.zeros_like(p) for n, p in named.items()}
     count = 0
+
     for batch in batches:
         parts = loss(model.compute(batch.to(model.device).graph, loss.names), batch)
         value = combine(parts.sums, parts.counts, loss.weights(1.0))
+
         grads = torch.autograd.grad(value, list(named.values()), allow_unused=True)
         for (name, _), grad in zip(named.items(), grads, strict=True):
             if grad is not None:

@@ -2,48 +2,34 @@
 
 from __future__ import annotations
 
-import json
-import platform
+import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ase_nnp import __version__
 from ase_nnp.errors import ConfigError, DatasetError
-from ase_nnp.files.atomic import whole_file
-from ase_nnp.models.files import load_model
+from ase_nnp.models.files import is_fresh, load_model
 from ase_nnp.models.potential import Potential
 from ase_nnp.models.tensors import tensor_hash
-from ase_nnp.training.normalization import TrainingReport, fit_scales, set_scales
+from ase_nnp.training.normalization import TrainingReport, apply_normalization, fit_normalization
+from ase_nnp.training.references import adapt_references
+from ase_nnp.training.run_record import check_same_run, run_identity, write_record
 from ase_nnp.training.settings import Batch, Settings
+from ase_nnp.uncertainty.methods.base import UncertainPotential
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-__all__ = ["FitResult", "fit"]
+    from ase_nnp.training.graph_loader import GraphLoader
 
-#: Settings that may change when a run goes on: none changes what a step does.
-FREE = {
-    "epochs",
-    "minutes",
-    "patience",
-    "progress",
-    "workers",
-    "cache_mb",
-    "checkpoint_every",
-    "devices",
-    "nodes",
-    "accelerator",
-    "tensorboard",
-}
+__all__ = ["FitResult", "fit"]
 
 
 @dataclass
@@ -52,7 +38,8 @@ class FitResult:
 
     ``history`` has a row an epoch: losses, and mean absolute errors of energies (eV an atom),
     forces (eV/Angstrom) and stress (eV/Angstrom^3). ``model`` has the averaged weights of
-    ``best_epoch``, as in ``folder/model.nnp``.
+    ``best_epoch``, as in ``folder/model.nnp``; 0 is the untouched model. ``untouched`` holds loss
+    and errors of a trained model before the first step.
     """
 
     model: Potential
@@ -62,6 +49,7 @@ class FitResult:
     best_epoch: int = 0
     stopped: str = ""
     without_gradient: list[str] = field(default_factory=list)
+    untouched: dict[str, float] = field(default_factory=dict)
 
 
 def fit(
@@ -80,12 +68,13 @@ def fit(
     Parameters
     ----------
     model
-        From :func:`~ase_nnp.build_model` or :func:`~ase_nnp.load_model`; trained in place.
+        From :func:`~ase_nnp.build_model` or :func:`~ase_nnp.load_model`; trained in place. Error
+        bars around it are left out: they belong to the weights as they were.
     train, valid
         An AtomsDataset, or Atoms with results of a calculator. The validation set chooses the
         weights that are kept; without it the last ones are.
     settings
-        Losses, batches, optimiser, schedule; defaults where None.
+        Losses, batches, optimizer, schedule; defaults where None.
     folder
         For ``model.nnp``, ``last.ckpt``, ``log.csv`` and ``run.json``. A run that was interrupted
         there goes on, and ends bit for bit as if it had not been.
@@ -107,7 +96,8 @@ def fit(
     DatasetError
         No structures, or no labels of a kind.
     TrainingError
-        The loss is zero, not finite, or nothing moves.
+        The loss is zero, not finite, or nothing moves; or the first epoch doubled an error of a
+        trained model.
 
     Examples
     --------
@@ -120,6 +110,16 @@ def fit(
     except ImportError as error:
         raise ConfigError("Training needs Lightning: pip install ase_nnp[train]") from error
     settings = Settings() if settings is None else settings
+    if isinstance(model, UncertainPotential):
+        # Error bars belong to weights that are about to change.
+        if len(model.members) > 1:
+            raise ConfigError(
+                "An ensemble is not trained as one: fit its members, then wrap them again."
+            )
+        model = model.unwrapped
+    if settings.tensorboard and find_spec("tensorboard") is None:
+        raise ConfigError("tensorboard is not installed: pip install tensorboard, or leave it out.")
+
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is a file; name a folder for the run.")
@@ -140,73 +140,68 @@ def _fit(
     notes: dict[str, Any],
 ) -> FitResult:
     from ase_nnp.training import sanity_checks
-    from ase_nnp.training.data import LabelledGraphs, make_loader
-    from ase_nnp.training.module import TrainingModule
-    from ase_nnp.training.run_callbacks import Course, read_checkpoint
+    from ase_nnp.training.loop import TrainingLoop
+    from ase_nnp.training.run_callbacks import RunCallbacks, read_checkpoint
 
-    fresh = model.provenance.get("source") == "fresh weights"
+    fresh, was = is_fresh(model), dict(model.provenance)
     model.__dict__.pop("_hash", None)  # it is about to change
-    started_from = tensor_hash(model.state_dict())
+    weights = tensor_hash(model.state_dict())
     with _reading(settings) as progress:
         report = prepare(model, train, settings, progress)
-    identity = {
-        "settings": settings.model_dump(mode="json", exclude=FREE),
-        "model": started_from,
-        "data": report.sha256,
-        "notes": json.loads(json.dumps(notes, default=str)),
-    }
+    identity = run_identity(settings, weights, report, notes)
     checkpoint = folder / "last.ckpt"
     state = read_checkpoint(checkpoint) if checkpoint.exists() else None
     if state is not None:
-        _same_run(state["identity"], identity, folder)
+        check_same_run(state["identity"], identity, folder)
 
-    trainer = _trainer(settings, 0 if state is None else state["position"]["epoch"])
-    rank, world = trainer.global_rank, trainer.world_size
-    wanted = settings.wanted()
-    data = LabelledGraphs(train, model, wanted, settings.cache_mb)
-    batches = make_loader(
-        data, settings.batch, seed=settings.seed, workers=settings.workers, rank=rank, world=world
-    )
-    held = None
-    if valid is not None:
-        if not len(valid):
-            raise DatasetError("the validation set is empty; say None for none")
-        size = Batch(atoms=settings.batch.validation_atoms)
-        held_data = LabelledGraphs(valid, model, wanted, settings.cache_mb)
-        held = make_loader(held_data, size, seed=None, rank=rank, world=world)
-
-    if settings.tensorboard and find_spec("tensorboard") is None:
-        raise ConfigError("tensorboard is not installed: pip install tensorboard, or leave it out.")
+    fabric = _fabric(settings)
     if fresh and model.elements is not None:
         from ase.data import atomic_numbers
 
         model.elements = model.elements & {atomic_numbers[s] for s in report.elements}
+    loader, held, compare_on = _loaders(model, train, valid, settings)
+    if fresh or not settings.keep_learnt:
+        compare_on = None
     model.train()
-    steps = settings.epochs * len(batches.sampler)
-    module = TrainingModule(model, settings, batches, steps, penalty)
-    without = sanity_checks.first_step(
-        model, module.loss, data.__getitems__(batches.sampler.plan()[0])
-    )
+    loop = TrainingLoop(model, settings, loader, fabric, penalty)
+
+    first_batch = loader.data.__getitems__(loader.sampler.plan()[0])
+    without = sanity_checks.first_step(model, loop.loss, first_batch)
     if without:
         report.notes.append(f"no gradient reaches {', '.join(without)}")
-        if world > 1:  # data-parallel training would wait for them
+        if fabric.world_size > 1:  # or the sum over processes would make a gradient of zeros
             for name in without:
                 model.get_parameter(name).requires_grad_(False)
+    started_from = {"provenance": was, "sha256": weights}
     provenance = {"source": "trained", "data_sha256": report.sha256, **notes}
-    course = Course(folder, held, identity, provenance)
-    module.after_step = course.after_step
+    if not fresh:
+        provenance["started_from"] = started_from
+
+    callbacks = RunCallbacks(folder, held, identity, provenance, compare_on)
     if state is not None:
-        module.go_to(state["position"])
-        course.restore(state)
-    if trainer.is_global_zero:
-        _write_record(folder, settings, model, report, started_from, notes)
-        course.say(report.lines(), settings)
-    if module.epoch < settings.epochs:
-        trainer.callbacks.append(course)
-        _run(trainer, module, batches)
-    trainer.strategy.barrier()
+        loop.go_to(state["position"])
+        callbacks.restore(state)
+    if fabric.is_global_zero:
+        write_record(folder, settings, model, report, started_from, notes)
+        if settings.progress:
+            print("\n".join(report.lines()), file=sys.stderr)
+    try:
+        loop.run(callbacks)
+    finally:
+        callbacks.close()
+    fabric.barrier()
+
     best = load_model(folder / "model.nnp", device=model.device, dtype=str(model.dtype)[6:])
-    return FitResult(best, folder, report, course.rows, course.best_epoch, course.stopped, without)
+    return FitResult(
+        best,
+        folder,
+        report,
+        callbacks.rows,
+        callbacks.best_epoch,
+        callbacks.stopped,
+        without,
+        callbacks.untouched,
+    )
 
 
 def prepare(
@@ -215,44 +210,80 @@ def prepare(
     settings: Settings,
     progress: Callable[[int, int], None] | None = None,
 ) -> TrainingReport:
-    """Stream the labels once and set references and scales; a trained model keeps its own."""
-    fresh = model.provenance.get("source") == "fresh weights"
-    if settings.references == "auto" and not fresh:
+    """Stream the labels once and set references and units; a trained model keeps its own.
+
+    With ``references="auto"`` those of a trained model are shifted where that halves the error of
+    the energy an atom (:func:`ase_nnp.training.references.adapt_references`).
+    """
+    trained = settings.references == "auto" and not is_fresh(model)
+    if trained:
         settings = settings.model_copy(update={"references": "keep"})
-    report = fit_scales(train, model, settings, progress)
-    set_scales(model, report)
+    report = fit_normalization(train, model, settings, progress)
+    apply_normalization(model, report)
+    if trained and "energy" in settings.wanted() and report.energy_kind == "total":
+        shifted = adapt_references(model, train)
+        if shifted is not None:
+            report.notes += shifted.lines()
     return report
 
 
-def _trainer(settings: Settings, done: int) -> Any:
-    import lightning
+def _loaders(
+    model: Potential,
+    train: Sequence[Atoms],
+    valid: Sequence[Atoms] | None,
+    settings: Settings,
+) -> tuple[GraphLoader, GraphLoader | None, GraphLoader]:
+    """Batches to train on, to validate on, and to compare a trained start on."""
+    from ase_nnp.training.graph_loader import AtomGraphDataset, GraphLoader
+
+    def graphs(structures: Sequence[Atoms]) -> AtomGraphDataset:
+        names = settings.wanted()
+        return AtomGraphDataset(structures, model=model, labels=names, cache_mb=settings.cache_mb)
+
+    def unshuffled(structures: Sequence[Atoms]) -> GraphLoader:
+        return GraphLoader(graphs(structures), settings.batch.validation_atoms, shuffle=False)
+
+    data, options = graphs(train), _batch_options(settings.batch)
+    loader = GraphLoader(data, seed=settings.seed, workers=settings.workers, **options)
+    if valid is None:
+        return loader, None, unshuffled(train[:200])
+    if not len(valid):
+        raise DatasetError("the validation set is empty; say None for none")
+    held = unshuffled(valid)
+    return loader, held, held
+
+
+def _batch_options(batch: Batch) -> dict[str, Any]:
+    """Options of the loader; without a measure, batches of 5 structures."""
+    given = [name for name in ("structures", "atoms", "edges") if getattr(batch, name)]
+    if len(given) > 1:
+        raise ConfigError(f"batch has {' and '.join(given)}; give one of them.")
+    if given in ([], ["structures"]):
+        return {"max_structures": batch.structures or 5}
+    return {"budget": getattr(batch, given[0]), "unit": given[0]}
+
+
+def _fabric(settings: Settings) -> Any:
+    """Start the processes of the run; Lightning knows how, on one machine and under Slurm."""
+    from lightning.fabric import Fabric
 
     accelerator = settings.accelerator
     if accelerator == "auto":  # Lightning would take others that have no float64
         accelerator = "cuda" if torch.cuda.is_available() else "cpu"
-    return lightning.Trainer(
+    fabric = Fabric(
         accelerator=accelerator,
         devices=settings.devices,
         num_nodes=settings.nodes,
-        precision="bf16-mixed" if settings.precision == "bf16" else "32-true",
-        max_epochs=max(0, settings.epochs - done),
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        inference_mode=False,
-        num_sanity_val_steps=0,
-        limit_val_batches=0,
+        precision="bf16-mixed" if settings.precision == "bf16" else None,
     )
+    fabric.launch()
+    return fabric
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Lightning's advice on workers, loggers and evaluation mode does not apply here."""
-    import logging
-
-    log = logging.getLogger("lightning.pytorch")
+    """Leave out Lightning's notes on devices and processes."""
+    log = logging.getLogger("lightning.fabric")
     level = log.level
     log.setLevel(logging.ERROR)
     try:
@@ -275,52 +306,3 @@ def _reading(settings: Settings) -> Iterator[Callable[[int, int], None] | None]:
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("reading the training set")
         yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def _run(trainer: Any, module: Any, batches: Any) -> None:
-    try:
-        trainer.fit(module, train_dataloaders=batches)
-    except SystemExit:
-        if getattr(trainer, "interrupted", False):
-            raise KeyboardInterrupt from None
-        raise
-
-
-def _same_run(was: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
-    different = [key for key in ("model", "data", "notes") if was.get(key) != now[key]]
-    old, new = was.get("settings", {}), now["settings"]
-    different += [f"settings.{k}" for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
-    if different:
-        raise ConfigError(
-            f"{folder} holds a run that differs in {', '.join(different)}; it cannot go on with "
-            "these. Name another folder."
-        )
-
-
-def _write_record(
-    folder: Path,
-    settings: Settings,
-    model: Potential,
-    report: TrainingReport,
-    started_from: str,
-    notes: dict[str, Any],
-) -> None:
-    import lightning
-    import numpy
-
-    record = {
-        "settings": settings.model_dump(mode="json"),
-        "model": {**model.describe(), "config": dict(model.config), "sha256_before": started_from},
-        "data": report.as_dict(),
-        "versions": {
-            "ase_nnp": __version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "lightning": lightning.__version__,
-            "numpy": numpy.__version__,
-        },
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "notes": notes,
-    }
-    with whole_file(folder / "run.json") as beside:
-        beside.write_text(json.dumps(record, indent=1, default=str) + "\n", encoding="utf-8")

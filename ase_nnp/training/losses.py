@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ase_nnp.training.loading import GraphBatch
+from ase_nnp.training.graph_loader import GraphBatch
 from ase_nnp.training.settings import Loss, Losses
 
 __all__ = ["LossFunction", "Parts", "weight_at"]
@@ -21,9 +21,9 @@ def weight_at(loss: Loss, progress: float) -> float:
     first, last = loss.weight, loss.final_weight
     if last is None or first == last:
         return first
-    if loss.course == "switch":
+    if loss.weight_schedule == "switch":
         return last if progress >= loss.switch_at else first
-    if loss.course == "geometric" and first > 0 and last > 0:
+    if loss.weight_schedule == "geometric" and first > 0 and last > 0:
         return float(first * (last / first) ** progress)
     return first + (last - first) * progress
 
@@ -72,12 +72,12 @@ class LossFunction:
 
     def __call__(self, prediction: Mapping[str, Tensor], batch: GraphBatch) -> Parts:
         """Return sums and counts of every term."""
-        found = [
+        terms = [
             _term(name, term, prediction[name], batch.targets[name], batch)
             for name, term in self.terms.items()
         ]
         sums, counts, errors, error_counts = (
-            torch.stack([f[k].double() for f in found]) for k in range(4)
+            torch.stack([t[k].double() for t in terms]) for k in range(4)
         )
         return Parts(sums, counts, errors.detach(), error_counts)
 
@@ -89,6 +89,8 @@ def _term(
     fixed = batch.graph.fixed
     if name == "forces" and getattr(term, "free_atoms_only", False) and fixed is not None:
         known = known & ~fixed[:, None]
+
+    # A NaN that is only multiplied by 0 would still spoil the gradient.
     label = torch.where(known, label, 0.0)
     wide = predicted.double() if label.dtype == torch.float64 else predicted
     difference = torch.where(known, wide - label, torch.zeros((), dtype=wide.dtype))
@@ -98,6 +100,7 @@ def _term(
         difference = each if getattr(term, "per_atom", False) else difference
     else:
         error = difference.detach().abs().sum()
+
     rows = known.flatten(1)[:, 0] if known.ndim > 1 else known
     components = known.sum()
     if term.kind == "l2mae":

@@ -1,7 +1,7 @@
-"""Before training: what the labels are, what the atoms bring along, how large the rest is.
+"""Normalization of labels: reference energies of atoms, and the units of the network.
 
-One pass over the training set, in fixed memory and with a progress bar. What was found is set in
-the model, so that the network learns numbers of about 1 and the saved model returns total energies.
+One pass over the training set, in fixed memory and with a progress bar. The result is set in the
+model, so that the network learns numbers of about 1 and the saved model returns total energies.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import numpy as np
 
 from ase_nnp.datasets.stats import DatasetStats, samples
 from ase_nnp.datasets.streaming_statistics import Moments
-from ase_nnp.errors import ConfigError, DatasetError
+from ase_nnp.errors import ConfigError, DatasetError, UnsupportedElementError
 from ase_nnp.models.potential import Potential
 from ase_nnp.training.settings import Settings
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-__all__ = ["TrainingReport", "fit_scales", "set_scales"]
+__all__ = ["TrainingReport", "apply_normalization", "fit_normalization"]
 
 
 @dataclass
@@ -58,24 +58,25 @@ class TrainingReport:
 
     def lines(self) -> list[str]:
         """Return the report as text."""
-        found = [f"{self.structures} structures, {self.atoms} atoms; labels: " + _counts(self)]
+        text = [f"{self.structures} structures, {self.atoms} atoms; labels: " + _counts(self)]
         if self.references:
             table = ", ".join(f"{k} {v:.4f}" for k, v in self.references.items())
-            found.append(f"reference energies ({self.source}, eV): {table}")
+            text.append(f"reference energies ({self.source}, eV): {table}")
         if self.residual.get("count"):
-            found.append(
+            text.append(
                 "left for the network: {mean:.4f} ± {std:.4f} eV an atom "
                 "(from {min:.4f} to {max:.4f})".format(**self.residual)
             )
+
         if self.mean:
-            found.append(f"mean energy of a structure: {self.mean:.4f} eV")
+            text.append(f"mean energy of a structure: {self.mean:.4f} eV")
         if self.forces_rms is not None:
-            found.append(f"root mean square of force components: {self.forces_rms:.4f} eV/Å")
+            text.append(f"root mean square of force components: {self.forces_rms:.4f} eV/Å")
         if self.set_in_model:
-            found.append(
+            text.append(
                 f"an output of 1 is {self.energy_scale:.4f} eV, {self.forces_scale:.4f} eV/Å"
             )
-        return found + self.notes
+        return text + self.notes
 
 
 def _counts(report: TrainingReport) -> str:
@@ -83,13 +84,13 @@ def _counts(report: TrainingReport) -> str:
     return ", ".join(parts) or "none"
 
 
-def fit_scales(
+def fit_normalization(
     dataset: Sequence[Atoms],
     model: Potential,
     settings: Settings,
     progress: Callable[[int, int], None] | None = None,
 ) -> TrainingReport:
-    """Read the training set once and find references and scales; nothing is set yet.
+    """Read the training set once and fit references and units; nothing is set yet.
 
     Raises
     ------
@@ -106,7 +107,7 @@ def fit_scales(
     stats = DatasetStats(fit_references=True)
     labels = {name: 0 for name in settings.losses.scalars}
     scalar = Moments()
-    rows: list[tuple[Any, Any, float]] = []
+    compositions: list[tuple[Any, Any, float]] = []
     digest = hashlib.sha256()
     for sample in samples(dataset, progress):
         stats.add(sample)
@@ -119,29 +120,31 @@ def fit_scales(
             if value is not None and len(labels) == 1:
                 scalar.add(float(value))
         if "energy" in sample:
-            found, counts = np.unique(sample["atomic_numbers"], return_counts=True)
-            rows.append((found, counts, float(sample["energy"])))
+            numbers, counts = np.unique(sample["atomic_numbers"], return_counts=True)
+            compositions.append((numbers, counts, float(sample["energy"])))
     stats.flush()
+
     report = TrainingReport(stats.count, stats.atoms, {**stats.labels, **labels})
     report.sha256 = digest.hexdigest()
     report.elements = {chemical_symbols[z]: stats.elements[z] for z in sorted(stats.elements)}
     _check_labels(report, model, settings)
     _check_elements(model, stats)
-    if stats.forces.count:
-        report.forces_rms = stats.free_forces.rms if stats.free_forces.count else stats.forces.rms
     if len(stats.energy_kinds) > 1:
         raise DatasetError(
             "the training set mixes kinds of energy: "
             + ", ".join(f"{n} {kind}" for kind, n in stats.energy_kinds.items())
         )
+
+    if stats.forces.count:
+        report.forces_rms = stats.free_forces.rms if stats.free_forces.count else stats.forces.rms
     adsorption = "adsorption" in (*stats.energy_kinds, model.energy_kind)
     report.energy_kind = "adsorption" if adsorption else "total"
-    if rows and "energy" in settings.wanted():
-        _references(report, stats, settings, rows, atomic_numbers, adsorption)
+    if compositions and "energy" in settings.wanted():
+        _references(report, stats, settings, compositions, atomic_numbers, adsorption)
     elif scalar.count and "energy" not in settings.wanted():
         report.mean, report.energy_scale = scalar.mean, scalar.std or 1.0
         report.source = "mean"
-    _scales(report, model, settings)
+    _units(report, model, settings)
     return report
 
 
@@ -169,23 +172,33 @@ def _check_labels(report: TrainingReport, model: Potential, settings: Settings) 
 def _check_elements(model: Potential, stats: DatasetStats) -> None:
     from ase import Atoms
 
-    model.check_elements([Atoms(sorted(stats.elements))])
+    try:
+        model.check_elements([Atoms(sorted(stats.elements))])
+    except UnsupportedElementError as error:
+        if model.provenance.get("source") == "fresh weights":
+            raise
+        raise UnsupportedElementError(
+            f"{error} To teach them to it: finetune.add_elements in the run file, or "
+            "ase_nnp.training.finetune.add_elements(model, [...])."
+        ) from error
 
 
 def _references(
     report: TrainingReport,
     stats: DatasetStats,
     settings: Settings,
-    rows: list[tuple[Any, Any, float]],
+    compositions: list[tuple[Any, Any, float]],
     atomic_numbers: Mapping[str, int],
     adsorption: bool,
 ) -> None:
     asked = settings.references
+    # An adsorption energy has no energies of free atoms in it.
     if asked == "auto":
         asked = "none" if adsorption else "fit"
     if asked == "keep":
         report.source = "kept"
         return
+
     table: dict[int, float] = {}
     if isinstance(asked, dict):
         report.source = "given"
@@ -208,12 +221,14 @@ def _references(
                 f"compositions tell only {fit['rank']} of {fit['elements']} elements apart: the "
                 "references have the least norm and mean nothing for other compositions"
             )
-    rest = Moments()
-    whole = Moments()
-    for found, counts, energy in rows:
-        left = energy - sum(table.get(int(z), 0.0) * int(c) for z, c in zip(found, counts))  # noqa: B905
-        rest.add(left / int(counts.sum()))
-        whole.add(left)
+
+    rest, whole = Moments(), Moments()
+    for numbers, counts, energy in compositions:
+        pairs = zip(numbers, counts, strict=True)
+        residual = energy - sum(table.get(int(z), 0.0) * int(c) for z, c in pairs)
+        rest.add(residual / int(counts.sum()))
+        whole.add(residual)
+
     if isinstance(asked, dict) and settings.shift and not adsorption:
         table = {z: e + rest.mean for z, e in table.items()}
         report.source = f"given, shifted by {rest.mean:.4f} eV an atom"
@@ -222,6 +237,7 @@ def _references(
         report.mean, report.energy_scale = whole.mean, whole.std
         report.source = "mean"
     else:
+        # Deviations of atoms that do not depend on each other add up with the root of their number.
         report.energy_scale = rest.std * math.sqrt(max(1.0, stats.atoms / max(1, stats.count)))
     from ase.data import chemical_symbols
 
@@ -229,8 +245,8 @@ def _references(
     report.residual = rest.as_dict()
 
 
-def _scales(report: TrainingReport, model: Potential, settings: Settings) -> None:
-    """The unit of the network: of forces where they are trained, else of what energies are left."""
+def _units(report: TrainingReport, model: Potential, settings: Settings) -> None:
+    """Set the unit of the network: of forces where they are trained, else of residual energies."""
     forces = report.forces_rms if "forces" in settings.wanted() else None
     if forces and model.conservative and report.energy_kind == "total":
         report.energy_scale = report.forces_scale = forces
@@ -240,7 +256,7 @@ def _scales(report: TrainingReport, model: Potential, settings: Settings) -> Non
         report.energy_scale = 1.0
 
 
-def set_scales(model: Potential, report: TrainingReport) -> None:
+def apply_normalization(model: Potential, report: TrainingReport) -> None:
     """Put references and scales of the report into the model, or note why not."""
     from ase.data import atomic_numbers
 

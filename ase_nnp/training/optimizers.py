@@ -1,7 +1,8 @@
-"""Optimisers by name, with rates and weight decay by layer."""
+"""Optimizers by name, with rates and weight decay by layer."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -11,11 +12,15 @@ from ase_nnp.errors import ConfigError
 from ase_nnp.models.potential import Potential
 from ase_nnp.training.settings import Optimizer
 
-__all__ = ["make_optimizer", "rate_factors"]
+__all__ = ["make_optimizers", "muon_with_adamw"]
+
+#: Rate of a matrix's step in Muon over that of AdamW's steps.
+MUON_RATIO = 4.0
 
 
-def _groups(model: Potential, settings: Optimizer) -> dict[float, list[Any]]:
-    groups: dict[float, list[Any]] = {}
+def _groups(model: Potential, settings: Optimizer) -> list[dict[str, Any]]:
+    """Trained parameters by the factor of their learning rate."""
+    by_factor: dict[float, list[Any]] = {}
     used: set[str] = set()
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
@@ -23,7 +28,8 @@ def _groups(model: Potential, settings: Optimizer) -> dict[float, list[Any]]:
         fits = [p for p in settings.layer_rates if fnmatchcase(name, p)]
         used.update(fits[:1])
         factor = settings.layer_rates[fits[0]] if fits else 1.0
-        groups.setdefault(factor, []).append(parameter)
+        by_factor.setdefault(factor, []).append(parameter)
+
     idle = [p for p in settings.layer_rates if p not in used]
     if idle:
         names = [n for n, p in model.named_parameters() if p.requires_grad]
@@ -31,38 +37,69 @@ def _groups(model: Potential, settings: Optimizer) -> dict[float, list[Any]]:
             f"optimizer.layer_rates: no trained parameter is called {idle[0]!r}. There are "
             f"{', '.join(names[:6])}, ..."
         )
-    return groups
+    return [{"params": params, "factor": factor} for factor, params in by_factor.items()]
 
 
-def rate_factors(model: Potential, settings: Optimizer) -> list[float]:
-    """Return the factor of the learning rate of each group of the optimiser."""
-    return list(_groups(model, settings))
+def make_optimizers(model: Potential, settings: Optimizer) -> list[torch.optim.Optimizer]:
+    """Return the optimizers over the parameters that are trained, each once.
 
-
-def make_optimizer(model: Potential, settings: Optimizer) -> torch.optim.Optimizer:
-    """Return the optimiser over the parameters that are trained, in groups by their rate.
+    Every group has a ``factor`` of the common learning rate.
 
     Raises
     ------
     ConfigError
         A pattern in ``layer_rates`` that fits no trained parameter.
     """
-    groups: list[dict[str, Any]] = [
-        {"params": parameters, "factor": factor}
-        for factor, parameters in _groups(model, settings).items()
-    ]
+    groups = _groups(model, settings)
     lr, decay = settings.lr, settings.weight_decay
     if settings.name == "sgd":
-        return torch.optim.SGD(groups, lr=lr, weight_decay=decay, momentum=settings.momentum)
+        return [torch.optim.SGD(groups, lr=lr, weight_decay=decay, momentum=settings.momentum)]
     if settings.name == "core":
         from ase_nnp.training.core_optimizer import CoRe
 
-        return CoRe(groups, lr=lr, weight_decay=decay)
+        return [CoRe(groups, lr=lr, weight_decay=decay)]
     if settings.name == "muon":
-        from ase_nnp.training.muon import Muon
+        return muon_with_adamw(groups, lr, weight_decay=decay)
 
-        return Muon(groups, lr=lr, weight_decay=decay)
     kind = torch.optim.Adam if settings.name == "adam" else torch.optim.AdamW
     # One pass over the weights in place of one for each operation: four times faster on a CPU.
     fused = all(p.device.type in ("cpu", "cuda") for g in groups for p in g["params"])
-    return kind(groups, lr=lr, weight_decay=decay, amsgrad=settings.amsgrad, fused=fused)
+    return [kind(groups, lr=lr, weight_decay=decay, amsgrad=settings.amsgrad, fused=fused)]
+
+
+def muon_with_adamw(
+    params: Iterable[Any], lr: float, *, weight_decay: float = 0.0
+) -> list[torch.optim.Optimizer]:
+    """Return Muon for the matrices and AdamW for the rest, as far as there are any.
+
+    Muon takes steps of orthogonal matrices (K. Jordan et al. 2024, kellerjordan.github.io/posts/muon;
+    J. Liu et al., arXiv:2502.16982). Matrices move four times as far as the rest.
+
+    Parameters
+    ----------
+    params
+        Parameters, or groups of them with a ``factor`` of the learning rate.
+    lr
+        Of AdamW's steps.
+    weight_decay
+        A step takes ``lr * factor * weight_decay`` of each weight away.
+    """
+    groups = [p if isinstance(p, dict) else {"params": [p], "factor": 1.0} for p in params]
+    matrices: list[dict[str, Any]] = []
+    others: list[dict[str, Any]] = []
+    for group in groups:
+        factor = group.get("factor", 1.0)
+        for wanted, part, ratio in ((True, matrices, MUON_RATIO), (False, others, 1.0)):
+            chosen = [p for p in group["params"] if (p.ndim == 2) is wanted]
+            if chosen:
+                scale = ratio * factor
+                part.append({"params": chosen, "factor": scale, "lr": lr * scale})
+
+    optimizers: list[torch.optim.Optimizer] = []
+    if matrices:
+        # Its decay is a fraction of its own, larger rate.
+        decay = weight_decay / MUON_RATIO
+        optimizers.append(torch.optim.Muon(matrices, lr=lr, weight_decay=decay))
+    if others:
+        optimizers.append(torch.optim.AdamW(others, lr=lr, weight_decay=weight_decay))
+    return optimizers

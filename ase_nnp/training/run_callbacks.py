@@ -9,20 +9,20 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import lightning
 import torch
 
 from ase_nnp.errors import CheckpointError
 from ase_nnp.files.atomic import whole_file
 from ase_nnp.models.files import save_model
+from ase_nnp.training import sanity_checks
 from ase_nnp.training.finetune import plain
 from ase_nnp.training.validation import validate
 
 if TYPE_CHECKING:
-    from ase_nnp.training.data import EpochBatches
-    from ase_nnp.training.module import TrainingModule
+    from ase_nnp.training.graph_loader import GraphLoader
+    from ase_nnp.training.loop import TrainingLoop
 
-__all__ = ["Course", "read_checkpoint"]
+__all__ = ["RunCallbacks", "read_checkpoint"]
 
 #: What is worth showing, in thousandths, with its unit.
 UNITS = {"energy": "meV/atom", "forces": "meV/Å", "stress": "meV/Å³"}
@@ -45,7 +45,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
-class Course(lightning.Callback):
+class RunCallbacks:
     """Validates, logs, saves and stops.
 
     Files in the folder: ``log.csv`` (a row an epoch), ``last.ckpt`` (to go on from), ``model.nnp``
@@ -61,152 +61,164 @@ class Course(lightning.Callback):
         What a checkpoint must have been made with.
     provenance
         Saved with the model.
+    compare_on
+        Batches on which a trained start is compared with what the first epoch made of it; None for
+        fresh weights. Those of ``valid`` where there are any.
     """
 
     def __init__(
         self,
         folder: Path,
-        valid: EpochBatches | None,
+        valid: GraphLoader | None,
         identity: dict[str, Any],
         provenance: dict[str, Any],
+        compare_on: GraphLoader | None = None,
     ) -> None:
-        self.folder, self.valid = folder, valid
+        self.folder, self.valid, self.compare_on = folder, valid, compare_on
         self.identity, self.provenance = identity, provenance
         self.rows: list[dict[str, Any]] = []
+        self.untouched: dict[str, float] = {}
         self.best, self.best_epoch = math.inf, 0
         self.stopped = ""
         self.started = time.monotonic()
-        self._show: Any = None
-        self._due = False
+        self._progress: Any = None
 
-    # -- hooks of Lightning -----------------------------------------------------------------
+    # -- called by the loop -----------------------------------------------------------------
 
-    def on_train_start(self, trainer: Any, module: Any) -> None:
-        """Open the progress bar."""
-        settings = module.settings
-        if trainer.is_global_zero and settings.progress and sys.stderr.isatty():
+    def on_start(self, loop: TrainingLoop) -> None:
+        """Measure a trained start, the best model so far; open the progress bar."""
+        if self.compare_on is not None and loop.step == 0:
+            self.untouched = self._validate(loop, self.compare_on)
+            if self.valid is not None:
+                self.best = self.untouched["valid_loss"]
+            if loop.fabric.is_global_zero:
+                self._save_model(loop, {"epoch": 0, **self.untouched})
+                if loop.settings.progress:
+                    words = self.validation_words(self.untouched)
+                    print(f"untouched model:{words}", file=sys.stderr)
+        if not loop.fabric.is_global_zero:
+            return
+        if loop.settings.progress and sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
             columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
             bar = Progress(*columns, console=Console(stderr=True))
             bar.start()
-            self._show = (bar, bar.add_task("training", total=module.steps, completed=module.step))
+            task = bar.add_task("training", total=loop.steps, completed=loop.step)
+            self._progress = (bar, task)
 
-    def on_train_batch_end(
-        self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_step_end(self, loop: TrainingLoop) -> None:
         """Show errors; in the middle of long epochs save and look at the clock."""
-        # Called before the module counts the step.
-        step = module.step + 1
-        if self._show is not None and step % 10 == 0:
-            bar, task = self._show
-            told = self._words(module.recent_errors(), "")
-            bar.update(task, completed=step, description=f"epoch {module.epoch + 1}  {told}")
-        every = module.settings.checkpoint_every
-        self._due = every is not None and step % every == 0
+        if self._progress is not None and loop.step % 10 == 0:
+            bar, task = self._progress
+            errors = self._words(loop.recent_errors(), "")
+            text = f"epoch {loop.epoch + 1}  {errors}"
+            bar.update(task, completed=loop.step, description=text)
+        every = loop.settings.checkpoint_every
+        if every is not None and loop.step % every == 0:
+            self._save(loop)
+            self._look_at_the_clock(loop)
 
-    def after_step(self, trainer: Any, module: TrainingModule) -> None:
-        """Save in the middle of an epoch, when that is due."""
-        if self._due:
-            self._due = False
-            self._save(trainer, module)
-            self._look_at_the_clock(trainer, module)
-
-    def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
+    def on_epoch_end(self, loop: TrainingLoop, row: dict[str, Any]) -> None:
         """Validate, log, save, and decide whether to go on."""
-        if trainer.should_stop and module.done and self.stopped:
-            return  # stopped within the epoch, which is not over
-        row = module.end_epoch()
-        settings = module.settings
-        last = module.epoch >= settings.epochs
-        if self.valid is not None and (last or module.epoch % settings.validate_every == 0):
-            row |= validate(
-                module.average.model, module.loss, self.valid, module.device, trainer.world_size
-            )
-            module.schedule.validated(row["valid_loss"])
+        settings, first = loop.settings, not self.rows and bool(self.untouched)
+        last = loop.epoch >= settings.epochs
+        if self.valid is not None and (last or first or loop.epoch % settings.validate_every == 0):
+            row |= self._validate(loop, self.valid)
+            loop.schedule.validated(row["valid_loss"])
         row["seconds"] = round(time.monotonic() - self.started, 2)
         self.rows.append(row)
-        self._keep_best(trainer, module, row)
-        self._early(trainer, module)
-        self._look_at_the_clock(trainer, module)
-        self._save(trainer, module)
-        if trainer.is_global_zero:
-            self._log(row)
+        if loop.fabric.is_global_zero:
+            self._log()
             if settings.tensorboard:
-                self._board(row)
-            self._tell(module, row)
+                self._write_tensorboard(row)
+            self._tell(loop, row)
 
-    def teardown(self, trainer: Any, module: Any, stage: str) -> None:
+        if first and self.compare_on is not None:
+            # Before the checkpoint is written: a second try must not go on from spoilt weights.
+            now = row if self.valid is not None else self._validate(loop, self.compare_on)
+            sanity_checks.check_start_kept(self.untouched, now)
+        self._keep_best(loop, row)
+        self._stop_early(loop)
+        self._look_at_the_clock(loop)
+        self._save(loop)
+
+    def close(self) -> None:
         """Close the progress bar."""
-        if self._show is not None:
-            self._show[0].stop()
-            self._show = None
+        if self._progress is not None:
+            self._progress[0].stop()
+            self._progress = None
 
     # -- pieces -----------------------------------------------------------------------------
 
-    def _keep_best(self, trainer: Any, module: TrainingModule, row: dict[str, Any]) -> None:
+    def _validate(self, loop: TrainingLoop, batches: GraphLoader) -> dict[str, float]:
+        fabric = loop.fabric
+        return validate(loop.average.model, loop.loss, batches, fabric.device, fabric.world_size)
+
+    def _keep_best(self, loop: TrainingLoop, row: dict[str, Any]) -> None:
         if self.valid is not None:
             if not row.get("valid_loss", math.inf) < self.best:
                 return
             self.best = row["valid_loss"]
-        self.best_epoch = module.epoch
-        if trainer.is_global_zero:
-            errors = {k: v for k, v in row.items() if k.endswith(("_mae", "loss", "epoch"))}
-            errors = {k: v if math.isfinite(v) else None for k, v in errors.items()}
-            model = module.average.model
-            save_model(plain(model), self.folder / "model.nnp", **self.provenance, training=errors)
+        self.best_epoch = loop.epoch
+        if loop.fabric.is_global_zero:
+            self._save_model(loop, row)
 
-    def _early(self, trainer: Any, module: TrainingModule) -> None:
-        patience = module.settings.patience
+    def _save_model(self, loop: TrainingLoop, row: dict[str, Any]) -> None:
+        errors = {k: v for k, v in row.items() if k.endswith(("_mae", "loss", "epoch"))}
+        errors = {k: v if math.isfinite(v) else None for k, v in errors.items()}
+        model = plain(loop.average.model)
+        save_model(model, self.folder / "model.nnp", **self.provenance, training=errors)
+
+    def _stop_early(self, loop: TrainingLoop) -> None:
+        patience = loop.settings.patience
         if patience is None or self.valid is None:
             return
-        if module.epoch - self.best_epoch >= patience:
+        if loop.epoch - self.best_epoch >= patience:
             self.stopped = f"no better validation loss in {patience} epochs"
-            trainer.should_stop = True
 
-    def _look_at_the_clock(self, trainer: Any, module: TrainingModule) -> None:
-        minutes = module.settings.minutes
+    def _look_at_the_clock(self, loop: TrainingLoop) -> None:
+        minutes = loop.settings.minutes
         out = minutes is not None and time.monotonic() - self.started > 60 * minutes
-        if trainer.world_size > 1:  # all must agree
-            out = bool(trainer.strategy.broadcast(out))
-        if out and trainer.is_global_zero and not (self.folder / "model.nnp").exists():
-            save_model(plain(module.average.model), self.folder / "model.nnp", **self.provenance)
-        if out:
-            self.stopped = f"{minutes:g} minutes are over"
-            trainer.should_stop = True
+        if loop.fabric.world_size > 1:  # all must agree
+            out = bool(loop.fabric.broadcast(out))
+        if not out:
+            return
+        self.stopped = f"{minutes:g} minutes are over"
+        if loop.fabric.is_global_zero and not (self.folder / "model.nnp").exists():
+            self._save_model(loop, {})
 
-    def _save(self, trainer: Any, module: TrainingModule) -> None:
-        if not trainer.is_global_zero:
+    def _save(self, loop: TrainingLoop) -> None:
+        if not loop.fabric.is_global_zero:
             return
         state = {
-            "position": module.position(),
+            "position": loop.position(),
             "identity": self.identity,
             "rows": self.rows,
             "best": self.best,
             "best_epoch": self.best_epoch,
+            "untouched": self.untouched,
         }
-        with whole_file(self.folder / "last.ckpt") as beside:
-            torch.save(state, beside)
-
-    def say(self, lines: list[str], settings: Any) -> None:
-        """Print lines to stderr, unless progress is off."""
-        if settings.progress:
-            print("\n".join(lines), file=sys.stderr)
+        with whole_file(self.folder / "last.ckpt") as part:
+            torch.save(state, part)
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take up what a checkpoint says of the past."""
         self.rows = list(state["rows"])
         self.best, self.best_epoch = state["best"], state["best_epoch"]
+        self.untouched = state["untouched"]
 
-    def _log(self, row: dict[str, Any]) -> None:
+    # -- logs -------------------------------------------------------------------------------
+
+    def _log(self) -> None:
         names = list(dict.fromkeys(name for r in self.rows for name in r))
-        with whole_file(self.folder / "log.csv") as beside, open(beside, "w", newline="") as file:
+        with whole_file(self.folder / "log.csv") as part, open(part, "w", newline="") as file:
             writer = csv.DictWriter(file, names)
             writer.writeheader()
             writer.writerows(self.rows)
 
-    def _board(self, row: dict[str, Any]) -> None:
+    def _write_tensorboard(self, row: dict[str, Any]) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         with SummaryWriter(str(self.folder / "tensorboard")) as board:
@@ -214,18 +226,22 @@ class Course(lightning.Callback):
                 if name not in ("epoch", "step"):
                     board.add_scalar(name, value, row["step"])
 
-    def _tell(self, module: TrainingModule, row: dict[str, Any]) -> None:
-        if not module.settings.progress:
+    def _tell(self, loop: TrainingLoop, row: dict[str, Any]) -> None:
+        if not loop.settings.progress:
             return
         train = {k[6:-4]: v for k, v in row.items() if k.startswith("train_")}
-        valid = {k[6:-4]: v for k, v in row.items() if k.startswith("valid_") and k != "valid_loss"}
         line = f"epoch {row['epoch']}: loss {row['loss']:.4g}  {self._words(train, 'train ')}"
-        if valid:
-            line += f"  {self._words(valid, 'valid ')}"
-        if self._show is not None:
-            self._show[0].console.print(line, highlight=False)
+        line += self.validation_words(row)
+        if self._progress is not None:
+            self._progress[0].console.print(line, highlight=False)
         else:
             print(line, file=sys.stderr)
+
+    @classmethod
+    def validation_words(cls, row: dict[str, Any]) -> str:
+        """Return the validation errors of a row as text."""
+        valid = {k[6:-4]: v for k, v in row.items() if k.startswith("valid_") and k != "valid_loss"}
+        return f"  {cls._words(valid, 'valid ')}" if valid else ""
 
     @staticmethod
     def _words(errors: dict[str, float], prefix: str) -> str:

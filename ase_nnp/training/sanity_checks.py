@@ -1,4 +1,4 @@
-"""What stops a training that would only waste time, with the reason."""
+"""Checks that stop a training which would only waste time or spoil a model, with the reason."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor
 
 from ase_nnp.errors import TrainingError
 from ase_nnp.models.potential import Potential
-from ase_nnp.training.loading import GraphBatch
+from ase_nnp.training.graph_loader import GraphBatch
 from ase_nnp.training.losses import LossFunction, combine
 
-__all__ = ["check_finite", "check_moving", "first_step"]
+__all__ = ["check_finite", "check_moving", "check_start_kept", "first_step"]
 
 
 def first_step(model: Potential, loss: LossFunction, batch: GraphBatch) -> list[str]:
@@ -28,6 +28,7 @@ def first_step(model: Potential, loss: LossFunction, batch: GraphBatch) -> list[
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     if not named:
         raise TrainingError("Every parameter is frozen: there is nothing to train.")
+
     model.train()
     batch = batch.to(model.device)
     with torch.random.fork_rng(devices=[]):
@@ -35,6 +36,7 @@ def first_step(model: Potential, loss: LossFunction, batch: GraphBatch) -> list[
     total = combine(parts.sums, parts.counts, loss.weights(1.0))
     value = float(total.detach())
     check_finite(value, batch, parts.sums.detach(), loss.names)
+
     if value == 0.0 and bool((parts.counts > 0).any()):
         raise TrainingError(
             "The loss of the first batch is exactly 0: the labels are what the model gives already "
@@ -42,11 +44,13 @@ def first_step(model: Potential, loss: LossFunction, batch: GraphBatch) -> list[
         )
     if not total.requires_grad:
         raise TrainingError("The loss does not depend on any parameter that is trained.")
+
     total.backward()
     without = [name for name, p in named if p.grad is None]
     moving = any(p.grad is not None and bool((p.grad != 0).any()) for _, p in named)
     for _, p in named:
         p.grad = None
+    # Statistics that layers keep of what they saw must not count this batch twice.
     with torch.no_grad():
         for name, buffer in model.named_buffers():
             buffer.copy_(buffers[name])
@@ -88,3 +92,28 @@ def check_moving(
         f"No weight changed in a whole epoch (loss {losses[0]:.3g} to {losses[1]:.3g}, learning "
         f"rate up to {rate:.3g}): the rate is too small for the precision, or gradients vanish."
     )
+
+
+def check_start_kept(untouched: Mapping[str, float], trained: Mapping[str, float]) -> None:
+    """Raise TrainingError where the first epoch made a trained model much worse than it was.
+
+    Parameters
+    ----------
+    untouched, trained
+        Validation before the first step and after the first epoch, as from
+        :func:`ase_nnp.training.validation.validate`: ``valid_loss`` and errors by term.
+    """
+    if not trained["valid_loss"] > untouched["valid_loss"]:
+        return
+    worse = [
+        f"{key[6:-4]} {untouched[key]:.4g} -> {trained[key]:.4g}"
+        for key in untouched
+        if key.endswith("_mae") and trained[key] > 2 * untouched[key]
+    ]
+    if worse:
+        raise TrainingError(
+            "The first epoch made the model much worse than it was untouched (mean absolute errors "
+            f"in eV and Å: {', '.join(worse)}). What it had learnt is being lost: lower "
+            "optimizer.lr, replay old data (finetune.replay), or keep the weights close "
+            "(finetune.ewc). Set keep_learnt to false to train on all the same."
+        )

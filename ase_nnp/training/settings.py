@@ -31,7 +31,7 @@ class Loss(_Part):
     kind: Kind = "mse"
     weight: NonNegativeFloat = 1.0
     final_weight: NonNegativeFloat | None = None
-    course: Literal["geometric", "linear", "switch"] = "geometric"
+    weight_schedule: Literal["geometric", "linear", "switch"] = "geometric"
     switch_at: float = Field(default=0.75, ge=0.0, le=1.0)
     delta: PositiveFloat = 0.01
 
@@ -74,12 +74,12 @@ class Batch(_Part):
 
 
 class Optimizer(_Part):
-    """The optimiser and how far it may go in a step.
+    """The optimizer and how far it may go in a step.
 
     ``layer_rates`` are factors of ``lr`` by pattern of parameter names (``fnmatch``); the first
-    that fits counts. ``clip`` bounds the norm of the whole gradient. ``muon`` takes orthogonal
-    steps for matrices, four times ``lr`` long, and Adam's for the rest
-    (:mod:`ase_nnp.training.muon`).
+    that fits counts. ``clip`` bounds the norm of the whole gradient. ``muon`` is torch's Muon for
+    matrices, with four times ``lr``, and AdamW for the rest
+    (:func:`ase_nnp.training.optimizers.muon_with_adamw`).
     """
 
     name: Literal["adamw", "adam", "sgd", "core", "muon"] = "adamw"
@@ -107,20 +107,25 @@ class Schedule(_Part):
 
 
 class Settings(_Part):
-    """How to fit: losses, batches, optimiser, schedule, and when to stop.
+    """How to fit: losses, batches, optimizer, schedule, and when to stop.
 
     Parameters
     ----------
     references
         Energies of free atoms that the network need not learn: ``"fit"`` by least squares,
-        ``"none"``, a mapping of symbols to eV, ``"keep"`` for those the model has, or ``"auto"``:
-        fit for total energies, none for adsorption energies.
+        ``"none"``, a mapping of symbols to eV, ``"keep"`` for those the model has, or ``"auto"``.
+        With fresh weights that is fit for total energies, none for adsorption energies; a trained
+        model keeps its own, shifted where the labels come from another functional: if that halves
+        the error of the energy an atom.
     shift
         With given references, add the mean residual an atom to each of them.
     epochs, minutes
         The end, by epochs or by wall time since the start of this call.
     patience
         Epochs without a better validation loss before the run stops; None never stops early.
+    keep_learnt
+        With a trained model to start from, stop with the reason if the first epoch doubles an error
+        of the untouched model.
     ema
         Decay of the average of the weights that is validated and saved; 0 does without.
     precision
@@ -130,7 +135,7 @@ class Settings(_Part):
     validate_every, checkpoint_every
         Epochs; and steps between checkpoints inside an epoch, or None.
     devices, nodes, accelerator
-        As Lightning has them; more than one device trains data-parallel.
+        As Lightning's Fabric has them; more than one device trains data-parallel.
     """
 
     losses: Losses = Losses()
@@ -142,6 +147,7 @@ class Settings(_Part):
     epochs: PositiveInt = 100
     minutes: PositiveFloat | None = None
     patience: PositiveInt | None = None
+    keep_learnt: bool = True
     ema: float = Field(default=0.99, ge=0.0, lt=1.0)
     precision: Literal["bf16"] | None = None
     seed: int = 0

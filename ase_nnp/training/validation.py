@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ase_nnp.models.potential import Potential
-from ase_nnp.training.loading import GraphBatch
+from ase_nnp.training.graph_loader import GraphBatch
 from ase_nnp.training.losses import LossFunction, combine, mean_errors
 
 __all__ = ["validate"]
@@ -38,6 +38,7 @@ def validate(
     """
     training = model.training
     model.eval()
+    # Sums and counts are pooled, not means: batches and processes differ in size.
     totals = torch.zeros(4, len(loss.names), dtype=torch.float64, device=device)
     with torch.no_grad():
         for batch in batches:
@@ -47,6 +48,7 @@ def validate(
         model.train()
     if world > 1:
         torch.distributed.all_reduce(totals)
-    found: dict[str, Any] = {"valid_loss": float(combine(totals[0], totals[1], loss.weights(1.0)))}
+
+    row: dict[str, Any] = {"valid_loss": float(combine(totals[0], totals[1], loss.weights(1.0)))}
     errors = mean_errors(loss.names, totals[2], totals[3])
-    return found | {f"valid_{name}_mae": value for name, value in errors.items()}
+    return row | {f"valid_{name}_mae": value for name, value in errors.items()}

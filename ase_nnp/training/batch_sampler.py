@@ -1,4 +1,4 @@
-"""Which structures go into which batch: budgets instead of counts, for every rank alike."""
+"""Which structures go into which batch: a budget of atoms or edges, shared by all processes."""
 
 from __future__ import annotations
 
@@ -19,28 +19,31 @@ Array = np.ndarray[Any, Any]
 
 
 class BudgetSampler(Sampler[list[int]]):
-    """Batches of indices that stay within a budget, the same for everyone with the same seed.
+    """Batches of indices within a budget, a function of seed and epoch, dealt among processes.
 
-    Each epoch shuffles all structures, packs windows of them into batches by decreasing size, and
-    puts batches of similar size next to each other, one a rank. A structure larger than the
-    budget is a batch of its own.
+    Each epoch shuffles all structures and packs windows of them into batches by decreasing size.
+    However many processes there are, together they see the same structures at each step, each of
+    them once an epoch. A process that gets none of a small batch gets the index ``-1 - k``:
+    structure k without labels. A structure larger than the budget is a batch of its own.
 
     Parameters
     ----------
     sizes
         (n,) atoms or edges of each structure.
     budget
-        What one batch may hold.
+        What one batch may hold, over all processes. None for no bound but ``max_structures``; the
+        structures are then split evenly.
     max_structures
         Cap on the structures of a batch.
     shuffle, seed
         Order; without shuffling, batches follow the dataset.
     rank, world_size
-        Which share of the batches is ours; all ranks get equally many. Where they do not divide,
-        the largest batches are cut in two, or some batches are repeated if there are too few
-        structures to cut.
-    drop_last
-        Leave batches out instead of cutting or repeating.
+        Which share of every batch is ours.
+
+    Raises
+    ------
+    ConfigError
+        A setting that cannot be meant.
     """
 
     _WINDOW = 100  # batches packed together
@@ -48,72 +51,80 @@ class BudgetSampler(Sampler[list[int]]):
     def __init__(
         self,
         sizes: Any,
-        budget: int,
+        budget: int | None = None,
         *,
         max_structures: int | None = None,
         shuffle: bool = True,
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
-        drop_last: bool = False,
     ) -> None:
         self.sizes = np.asarray(sizes, dtype=np.int64)
         if self.sizes.ndim != 1 or (self.sizes < 0).any():
             raise ConfigError("sizes must be a list of counts, none negative")
-        if budget < 1 or (max_structures is not None and max_structures < 1):
+        if budget is None and max_structures is None:
+            raise ConfigError("a batch needs a budget, or max_structures")
+        if (budget is not None and budget < 1) or (
+            max_structures is not None and max_structures < 1
+        ):
             raise ConfigError(f"budget {budget}, max_structures {max_structures}: at least 1")
         if not 0 <= rank < world_size:
             raise ConfigError(f"rank {rank} of {world_size}; ranks count from 0")
-        self.budget, self.max_structures = int(budget), max_structures
+
+        self.budget = None if budget is None else int(budget)
+        self.max_structures = max_structures
         self.shuffle, self.seed = shuffle, int(seed)
-        self.rank, self.world_size, self.drop_last = rank, world_size, drop_last
-        self.epoch = 0
-        self.start = 0
+        self.rank, self.world_size = rank, world_size
+        self.epoch, self.start = 0, 0
         self._plan: tuple[int, list[list[int]]] | None = None
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch: the order is a function of seed and epoch."""
-        self.epoch, self.start = int(epoch), 0
-
-    def batches(self) -> list[list[int]]:
-        """Return all batches of this rank in this epoch."""
+    def plan(self) -> list[list[int]]:
+        """Return the batches of the epoch, over all processes."""
         if self._plan is None or self._plan[0] != self.epoch:
-            self._plan = (self.epoch, self._dealt())
+            self._plan = (self.epoch, self._batches())
         return self._plan[1]
 
     def __len__(self) -> int:
-        return len(self.batches()) - self.start
+        return len(self.plan()) - self.start
 
     def __iter__(self) -> Iterator[list[int]]:
-        yield from self.batches()[self.start :]
+        for batch in self.plan()[self.start :]:
+            yield self._share(batch)
 
-    def _dealt(self) -> list[list[int]]:
+    def _batches(self) -> list[list[int]]:
         random = np.random.default_rng([self.seed, self.epoch])
         n = len(self.sizes)
         order = random.permutation(n) if self.shuffle else np.arange(n)
-        batches = self._packed(order) if self.shuffle else self._in_order(order)
-        batches = self._divisible(batches)
-        world = self.world_size
-        if self.shuffle:
-            totals = np.array([self.sizes[b].sum() for b in batches], dtype=np.int64)
-            # Similar sizes side by side, so that ranks wait little for each other.
-            batches = [batches[k] for k in np.argsort(-totals, kind="stable")]
-            steps = random.permutation(len(batches) // world)
-        else:
-            steps = np.arange(len(batches) // world)
-        # The rank that gets the largest of a step changes from step to step.
-        return [batches[s * world + (self.rank + int(s)) % world] for s in steps.tolist()]
+        if self.budget is None:
+            assert self.max_structures is not None
+            parts = np.array_split(order, math.ceil(n / self.max_structures)) if n else []
+            return [part.tolist() for part in parts]
+        if not self.shuffle:
+            return self._in_order(order)
 
-    def _fits(self, total: int, count: int, size: int) -> bool:
-        within = self.max_structures is None or count < self.max_structures
-        return count == 0 or (within and total + size <= self.budget)
+        batches = self._packed(order)
+        return [batches[int(k)] for k in random.permutation(len(batches))]
+
+    def _share(self, batch: list[int]) -> list[int]:
+        """Deal a batch, largest structures first, to whoever has least."""
+        if self.world_size == 1:
+            return batch
+        shares: list[list[int]] = [[] for _ in range(self.world_size)]
+        loads = [0] * self.world_size
+        for index in sorted(batch, key=lambda k: (-self.sizes[k], k)):
+            lightest = loads.index(min(loads))
+            shares[lightest].append(index)
+            loads[lightest] += int(self.sizes[index]) + 1
+        return shares[self.rank] or [-1 - batch[0]]
 
     def _in_order(self, order: Array) -> list[list[int]]:
+        assert self.budget is not None
         batches: list[list[int]] = []
         total = 0
         for index in order.tolist():
             size = int(self.sizes[index])
-            if not batches or not self._fits(total, len(batches[-1]), size):
+            full = bool(batches) and len(batches[-1]) == self.max_structures
+            if not batches or full or total + size > self.budget:
                 batches.append([])
                 total = 0
             batches[-1].append(index)
@@ -122,6 +133,7 @@ class BudgetSampler(Sampler[list[int]]):
 
     def _packed(self, order: Array) -> list[list[int]]:
         """Pack windows of the shuffled order, largest first into the fullest batch that fits."""
+        assert self.budget is not None
         mean = max(1.0, float(self.sizes.mean())) if len(self.sizes) else 1.0
         window = max(1, math.ceil(self._WINDOW * max(1.0, self.budget / mean)))
         batches: list[list[int]] = []
@@ -131,6 +143,7 @@ class BudgetSampler(Sampler[list[int]]):
         return batches
 
     def _best_fit(self, order: Array) -> list[list[int]]:
+        assert self.budget is not None
         batches: list[list[int]] = []
         room: list[tuple[int, int]] = []  # (room left, batch), sorted
         for index in order.tolist():
@@ -141,25 +154,11 @@ class BudgetSampler(Sampler[list[int]]):
                 entry = (self.budget, len(batches) - 1)
             else:
                 entry = room.pop(place)
+
             left, number = entry
             batches[number].append(index)
             if self.max_structures is None or len(batches[number]) < self.max_structures:
                 bisect.insort(room, (max(0, left - size), number))
-        return batches
-
-    def _divisible(self, batches: list[list[int]]) -> list[list[int]]:
-        extra = -len(batches) % self.world_size
-        if extra and self.drop_last:
-            return batches[: len(batches) // self.world_size * self.world_size]
-        for _ in range(extra):
-            largest = max(range(len(batches)), key=lambda k: (len(batches[k]) > 1, len(batches[k])))
-            whole = batches[largest]
-            half = len(whole) // 2
-            if half:
-                batches[largest] = whole[::2]
-                batches.append(whole[1::2])
-            else:
-                batches.append(list(whole))
         return batches
 
     def state_dict(self) -> dict[str, Any]:
@@ -172,15 +171,13 @@ class BudgetSampler(Sampler[list[int]]):
         Raises
         ------
         ConfigError
-            If seed, sizes, budget or ranks are not those of the state.
+            If seed, sizes or budget are not those of the state.
         """
         if state["plan"] != self._digest():
-            raise ConfigError(
-                "the saved position belongs to another dataset, seed, budget or number of ranks"
-            )
+            raise ConfigError("the saved position belongs to another dataset, seed or budget")
         self.epoch, self.start = int(state["epoch"]), int(state["start"])
 
     def _digest(self) -> str:
+        # Not of the number of processes: they share the batches, whatever their number.
         settings = [self.budget, self.max_structures, self.shuffle, self.seed]
-        settings += [self.world_size, self.drop_last]
         return hashlib.sha256(repr(settings).encode() + self.sizes.tobytes()).hexdigest()[:32]
