@@ -23,7 +23,7 @@ from ase.io import read
 
 import ase_nnp
 from ase_nnp import AtomGraph
-from ase_nnp.training.muon import Muon
+from ase_nnp.training.optimizers import muon_with_adamw
 
 CONFIG = {
     "species": [1, 6, 8],
@@ -114,7 +114,7 @@ def main() -> None:
 
     model.train()
     averaged = copy.deepcopy(model)
-    optimiser = Muon(model.parameters(), lr=args.lr)
+    optimizers = muon_with_adamw(model.parameters(), lr=args.lr)
     steps = math.ceil(len(train) / args.batch)
     first, step, used = 0, 0, 0.0
     state_file = args.out / "state.pt"
@@ -122,7 +122,8 @@ def main() -> None:
         state = torch.load(state_file, weights_only=True)
         model.load_state_dict(state["model"])
         averaged.load_state_dict(state["averaged"])
-        optimiser.load_state_dict(state["optimiser"])
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         first, step, used = state["epoch"], state["step"], state["used"]
     start = time.process_time()
 
@@ -134,8 +135,11 @@ def main() -> None:
             passed = (used + time.process_time() - start) / 60 / args.minutes
             progress = min(1.0, max(step / (steps * args.epochs), passed))
             warm = min(1.0, (step + 1) / (2 * steps))
-            for group in optimiser.param_groups:
-                group["lr"] = args.lr * warm * (0.5 + 0.5 * math.cos(math.pi * progress)) + 1e-6
+            for group in (g for o in optimizers for g in o.param_groups):
+                group["lr"] = (
+                    group["factor"] * args.lr * warm * (0.5 + 0.5 * math.cos(math.pi * progress))
+                    + 1e-6
+                )
             low, high = args.energy_weight
             weight = low * (high / low) ** progress
             batch = AtomGraph.collate([train[i] for i in part])
@@ -144,10 +148,11 @@ def main() -> None:
             energy_loss = ((out["energy"] - batch.extra["energy"]) / size).square().mean()
             force_loss = (out["forces"] - batch.extra["forces"]).square().mean()
             loss = force_loss + weight * energy_loss
-            optimiser.zero_grad()
+            model.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
-            optimiser.step()
+            for optimizer in optimizers:
+                optimizer.step()
             step += 1
             decay = min(args.ema, step / (step + 10))
             with torch.no_grad():
@@ -164,7 +169,11 @@ def main() -> None:
             with open(args.out / "log.jsonl", "a") as log:
                 log.write(json.dumps(line) + "\n")
             state = {"model": model.state_dict(), "averaged": averaged.state_dict()}
-            state |= {"optimiser": optimiser.state_dict(), "epoch": epoch + 1, "step": step}
+            state |= {
+                "optimizers": [o.state_dict() for o in optimizers],
+                "epoch": epoch + 1,
+                "step": step,
+            }
             torch.save(state | {"used": spent}, args.out / "state.part")
             (args.out / "state.part").replace(state_file)
             ase_nnp.save_model(

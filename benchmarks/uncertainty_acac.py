@@ -25,7 +25,7 @@ from ase.io import read
 
 from ase_nnp import AtomGraph, build_model, load_model, save_model
 from ase_nnp.models.predictor import Predictor
-from ase_nnp.training.muon import Muon
+from ase_nnp.training.optimizers import muon_with_adamw
 from ase_nnp.uncertainty.evaluation import structure_scores_of
 from ase_nnp.uncertainty.fitting import wrap
 from ase_nnp.uncertainty.sampling.chains import ChainSettings, run_chain
@@ -70,14 +70,14 @@ def fit_member(family, config, train, seed, epochs, batch=5, rate=5e-3):
     graphs = [model.make_graph(a) for a in train]
     marks = [labels([a], model.dtype) for a in train]
     mean_model = copy.deepcopy(model)
-    optimizer = Muon(model.parameters(), lr=rate)
+    optimizers = muon_with_adamw(model.parameters(), lr=rate)
     total, step = epochs * math.ceil(len(train) / batch), 0
     for epoch in range(epochs):
         order = np.random.default_rng([seed, epoch]).permutation(len(train))
         for part in np.array_split(order, math.ceil(len(train) / batch)):
             progress = step / total
-            for group in optimizer.param_groups:
-                group["lr"] = (
+            for group in (g for o in optimizers for g in o.param_groups):
+                group["lr"] = group["factor"] * (
                     rate * min(1, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * progress))
                 )
             graph = AtomGraph.collate([graphs[i] for i in part])
@@ -87,10 +87,11 @@ def fit_member(family, config, train, seed, epochs, batch=5, rate=5e-3):
             size = graph.atoms_per_structure()
             loss = (out["forces"] - forces).square().mean()
             loss = loss + 100**progress * ((out["energy"] - energy) / size).square().mean()
-            optimizer.zero_grad()
+            model.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
-            optimizer.step()
+            for optimizer in optimizers:
+                optimizer.step()
             step += 1
             with torch.no_grad():
                 for slow, now in zip(mean_model.parameters(), model.parameters(), strict=True):

@@ -218,6 +218,26 @@ class Potential(nn.Module):
             f"'{self.family or type(self).__name__}' has no reference energies to shift."
         )
 
+    def with_elements(self, numbers: Collection[int]) -> Potential:
+        """Return a model with further elements and the same weights for those it has.
+
+        A family whose tables hold a row an element overrides this.
+
+        Parameters
+        ----------
+        numbers
+            Atomic numbers that :attr:`elements` lacks.
+
+        Raises
+        ------
+        ConfigError
+            The family cannot grow.
+        """
+        raise ConfigError(
+            f"'{self.family or type(self).__name__}' cannot take further elements. Train a model "
+            "with fresh weights on the old data and the new."
+        )
+
     def freeze(self) -> Self:
         """Evaluation mode without parameter gradients; ``train()`` brings both back."""
         names = [name for name, p in self.named_parameters() if p.requires_grad]

@@ -21,7 +21,7 @@ Array = np.ndarray[Any, Any]
 class BudgetSampler(Sampler[list[int]]):
     """Batches of indices within a budget, a function of seed and epoch, dealt among processes.
 
-    Each epoch shuffles all structures and packs windows of them into batches by decreasing size.
+    Each epoch shuffles all structures and packs windows of them into the fullest batch that fits.
     However many processes there are, together they see the same structures at each step, each of
     them once an epoch. A process that gets none of a small batch gets the index ``-1 - k``:
     structure k without labels. A structure larger than the budget is a batch of its own.
@@ -78,6 +78,10 @@ class BudgetSampler(Sampler[list[int]]):
         self.epoch, self.start = 0, 0
         self._plan: tuple[int, list[list[int]]] | None = None
 
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch: the order is a function of seed and epoch."""
+        self.epoch, self.start = int(epoch), 0
+
     def plan(self) -> list[list[int]]:
         """Return the batches of the epoch, over all processes."""
         if self._plan is None or self._plan[0] != self.epoch:
@@ -106,7 +110,7 @@ class BudgetSampler(Sampler[list[int]]):
         return [batches[int(k)] for k in random.permutation(len(batches))]
 
     def _share(self, batch: list[int]) -> list[int]:
-        """Deal a batch, largest structures first, to whoever has least."""
+        """Deal a batch, largest structures first, to whoever has least; then even out by swaps."""
         if self.world_size == 1:
             return batch
         shares: list[list[int]] = [[] for _ in range(self.world_size)]
@@ -114,7 +118,18 @@ class BudgetSampler(Sampler[list[int]]):
         for index in sorted(batch, key=lambda k: (-self.sizes[k], k)):
             lightest = loads.index(min(loads))
             shares[lightest].append(index)
-            loads[lightest] += int(self.sizes[index]) + 1
+            loads[lightest] += int(self.sizes[index])
+
+        for _ in range(4 * self.world_size):
+            heavy, light = int(np.argmax(loads)), int(np.argmin(loads))
+            gap = loads[heavy] - loads[light]
+            less = self.sizes[shares[heavy]][:, None] - self.sizes[shares[light]][None, :]
+            if gap < 2 or not less.size or np.abs(gap - 2 * less).min() >= gap:
+                break
+            i, j = np.unravel_index(np.abs(gap - 2 * less).argmin(), less.shape)
+            shares[heavy][i], shares[light][j] = shares[light][j], shares[heavy][i]
+            loads[heavy] -= int(less[i, j])
+            loads[light] += int(less[i, j])
         return shares[self.rank] or [-1 - batch[0]]
 
     def _in_order(self, order: Array) -> list[list[int]]:
@@ -132,14 +147,17 @@ class BudgetSampler(Sampler[list[int]]):
         return batches
 
     def _packed(self, order: Array) -> list[list[int]]:
-        """Pack windows of the shuffled order, largest first into the fullest batch that fits."""
+        """Pack windows of the shuffled order, each structure into the fullest batch that fits.
+
+        Not the largest first: batches of structures of like size would teach less, and could not be
+        dealt evenly.
+        """
         assert self.budget is not None
         mean = max(1.0, float(self.sizes.mean())) if len(self.sizes) else 1.0
         window = max(1, math.ceil(self._WINDOW * max(1.0, self.budget / mean)))
         batches: list[list[int]] = []
         for first in range(0, len(order), window):
-            part = order[first : first + window]
-            batches += self._best_fit(part[np.argsort(-self.sizes[part], kind="stable")])
+            batches += self._best_fit(order[first : first + window])
         return batches
 
     def _best_fit(self, order: Array) -> list[list[int]]:

@@ -4,8 +4,9 @@ Parts are frozen by name; low-rank additions (LoRA, arXiv:2106.09685) train few 
 merged before saving; old data is replayed; weights are kept close to where they started, evenly or
 by their importance (EWC, arXiv:1612.00796). Replay and such penalties are the rehearsal and the
 parameter regularization of lifelong potentials (arXiv:2303.05911), to which the CoRe optimizer
-(:mod:`ase_nnp.training.core_optimizer`) belongs. :mod:`ase_nnp.training.references` shifts reference
-energies where labels come from another functional, :mod:`ase_nnp.training.new_elements` adds elements.
+(:mod:`ase_nnp.training.core_optimizer`) belongs. Reference energies are shifted where labels come
+from another functional (:mod:`ase_nnp.training.references`); elements are added in
+:mod:`ase_nnp.training.new_elements`.
 """
 
 from __future__ import annotations

@@ -159,9 +159,8 @@ def _fit(
         from ase.data import atomic_numbers
 
         model.elements = model.elements & {atomic_numbers[s] for s in report.elements}
-    loader, held, compare_on = _loaders(model, train, valid, settings)
-    if fresh or not settings.keep_learnt:
-        compare_on = None
+    loader, held, comparison = _loaders(model, train, valid, settings)
+    compare_on = comparison if settings.keep_learnt and not fresh else None
     model.train()
     loop = TrainingLoop(model, settings, loader, fabric, penalty)
 

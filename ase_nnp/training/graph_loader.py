@@ -1,8 +1,8 @@
 """Datasets to batches of graphs: budgets instead of counts, the same order on every machine.
 
 A batch is filled up to a budget of atoms or edges, so its memory is about the same whatever the
-sizes of the structures. The order follows from seed and epoch alone, processes share each batch, and
-an interrupted epoch continues where it stopped::
+sizes of the structures. The order follows from seed and epoch alone, processes share each batch,
+and an interrupted epoch continues where it stopped::
 
     data = AtomGraphDataset(open_dataset("train/"), model=model)
     loader = GraphLoader(data, budget=2000, workers=4, seed=1)

@@ -59,6 +59,7 @@ class TrainingLoop:
         self.optimizers = make_optimizers(model, settings.optimizer)
         self.step, self.steps = 0, settings.epochs * len(loader)
         self.schedule = RateSchedule(settings.schedule, self.steps)
+        self._rate: float = 0.0
         self._start_counting()
 
     @property
@@ -89,9 +90,7 @@ class TrainingLoop:
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["factor"]
             optimizer.zero_grad()
-        torch.manual_seed(
-            hash((self.settings.seed, self.step, self.fabric.global_rank)) % 2**63
-        )
+        torch.manual_seed(hash((self.settings.seed, self.step, self.fabric.global_rank)) % 2**63)
 
         loss = self._loss_of(batch)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -146,7 +145,7 @@ class TrainingLoop:
     # -- epochs -----------------------------------------------------------------------------
 
     def _start_counting(self) -> None:
-        zeros = {"dtype": torch.float64, "device": self.fabric.device}
+        zeros: dict[str, Any] = {"dtype": torch.float64, "device": self.fabric.device}
         self._losses: list[Tensor] = []
         self._errors = torch.zeros(len(self.loss.names), **zeros)
         self._counts = torch.zeros(len(self.loss.names), **zeros)
@@ -207,7 +206,9 @@ class TrainingLoop:
         self.loader.load_state_dict(state["loader"])
 
         self.step = state["step"]
-        self._losses = [torch.tensor(v, dtype=torch.float64, device=device) for v in state["losses"]]
+        self._losses = [
+            torch.tensor(v, dtype=torch.float64, device=device) for v in state["losses"]
+        ]
         self._errors = torch.tensor(state["errors"], dtype=torch.float64, device=device)
         self._counts = torch.tensor(state["counts"], dtype=torch.float64, device=device)
         self._rate = state["rate"]

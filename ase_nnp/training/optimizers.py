@@ -72,8 +72,8 @@ def muon_with_adamw(
 ) -> list[torch.optim.Optimizer]:
     """Return Muon for the matrices and AdamW for the rest, as far as there are any.
 
-    Muon takes steps of orthogonal matrices (K. Jordan et al. 2024, kellerjordan.github.io/posts/muon;
-    J. Liu et al., arXiv:2502.16982). Matrices move four times as far as the rest.
+    Muon takes steps of orthogonal matrices (kellerjordan.github.io/posts/muon, 2024; J. Liu et al.,
+    arXiv:2502.16982). Matrices move four times as far as the rest.
 
     Parameters
     ----------
@@ -84,7 +84,9 @@ def muon_with_adamw(
     weight_decay
         A step takes ``lr * factor * weight_decay`` of each weight away.
     """
-    groups = [p if isinstance(p, dict) else {"params": [p], "factor": 1.0} for p in params]
+    groups: list[dict[str, Any]] = [
+        p if isinstance(p, dict) else {"params": [p], "factor": 1.0} for p in params
+    ]
     matrices: list[dict[str, Any]] = []
     others: list[dict[str, Any]] = []
     for group in groups:

@@ -1,4 +1,4 @@
-"""One file says what a run is: YAML or TOML, every key also on the command line, all of it checked.
+"""The run file of a training: YAML or TOML, every key also a command-line option, all checked.
 
 Paths are relative to where the command is run.
 """
@@ -52,13 +52,19 @@ class DataPart(_Part):
 
 
 class FineTune(_Part):
-    """How to change a trained model without spoiling it; see :mod:`ase_nnp.training.finetune`."""
+    """How to change a trained model without spoiling it; see :mod:`ase_nnp.training.finetune`.
+
+    ``add_elements`` names chemical symbols that are new to the model; ``new_elements_only`` trains
+    nothing but their rows, so that all else stays as it was.
+    """
 
     freeze: list[str] = Field(default_factory=list)
     lora_rank: int | None = Field(default=None, ge=1)
     lora_alpha: float = 1.0
     lora_on: list[str] = Field(default_factory=lambda: ["*"])
     refit_references: bool = False
+    add_elements: list[str] = Field(default_factory=list)
+    new_elements_only: bool = False
     replay: str | None = None
     replay_fraction: float = Field(default=0.5, gt=0.0, lt=1.0)
     keep_close: float = Field(default=0.0, ge=0.0)
@@ -115,30 +121,31 @@ def check_run_file(content: Mapping[str, Any], path: object = "the run") -> RunF
         raise ConfigError(f"{path}: " + "; ".join(map(_say, error.errors()[:4]))) from error
 
 
-def _say(found: Mapping[str, Any]) -> str:
-    name = ".".join(str(part) for part in found["loc"])
-    if found["type"] != "extra_forbidden":
-        given = "" if found["type"] == "missing" else f" (found {found['input']!r})"
-        return f"{name}: {found['msg'][0].lower()}{found['msg'][1:]}{given}"
+def _say(problem: Mapping[str, Any]) -> str:
+    name = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] != "extra_forbidden":
+        given = "" if problem["type"] == "missing" else f" (found {problem['input']!r})"
+        return f"{name}: {problem['msg'][0].lower()}{problem['msg'][1:]}{given}"
+
     known = list(_names(RunFile))
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    last = name.split(".")[-1]
-    if not close:
+    if not close:  # the right key under the wrong parent
         ends = {k.split(".")[-1]: k for k in known}
+        last = name.split(".")[-1]
         close = [ends[k] for k in difflib.get_close_matches(last, list(ends), n=1)]
     return f"no key is called '{name}'" + (f"; did you mean '{close[0]}'?" if close else "")
 
 
 def _names(model: type[BaseModel], prefix: str = "") -> list[str]:
     """Return the dotted names of all keys."""
-    found = []
+    names = []
     for name, field in model.model_fields.items():
-        found.append(prefix + name)
+        names.append(prefix + name)
         parts = [field.annotation, *getattr(field.annotation, "__args__", ())]
         for part in parts:
             if isinstance(part, type) and issubclass(part, BaseModel):
-                found += _names(part, f"{prefix}{name}.")
-    return found
+                names += _names(part, f"{prefix}{name}.")
+    return names
 
 
 def parse_options(words: Sequence[str]) -> dict[str, str]:
@@ -149,7 +156,7 @@ def parse_options(words: Sequence[str]) -> dict[str, str]:
     ConfigError
         A word that is neither a name nor its value.
     """
-    found: dict[str, str] = {}
+    options: dict[str, str] = {}
     rest = list(words)
     while rest:
         word = rest.pop(0)
@@ -160,8 +167,8 @@ def parse_options(words: Sequence[str]) -> dict[str, str]:
             if not rest:
                 raise ConfigError(f"--{name} needs a value.")
             value = rest.pop(0)
-        found[name.replace("-", "_")] = value
-    return found
+        options[name.replace("-", "_")] = value
+    return options
 
 
 def write_run_file(run: RunFile, path: str | Path) -> None:

@@ -1,4 +1,4 @@
-"""``run``: what a run file says, from opening the data to the trained model in its folder."""
+"""``run``: carry out a run file, from opening the data to the trained model in its folder."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from ase_nnp.models.files import build_model, load_model
 from ase_nnp.models.potential import Potential
 from ase_nnp.training import finetune as tuning
 from ase_nnp.training.fitting import FitResult, fit
+from ase_nnp.training.new_elements import add_elements, train_new_elements_only
+from ase_nnp.training.references import refit_references
 from ase_nnp.training.runfile import RunFile, write_run_file
 
 if TYPE_CHECKING:
@@ -37,12 +39,18 @@ def run(config: RunFile) -> FitResult:
     if config.data.isolated_atoms is not None:
         free = _free_atoms(config.data.isolated_atoms)
         settings = settings.model_copy(update={"references": free})
+
+    if config.finetune.new_elements_only:  # else all references might be shifted
+        settings = settings.model_copy(update={"references": "keep"})
     folder = Path(config.output)
     notes: dict[str, Any] = {"train": config.data.train, "finetune": config.finetune.model_dump()}
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         model = _model(config)
-        penalty = _prepare(config, model, train, notes)
+        known = model.elements
+        model = add_elements(model, config.finetune.add_elements)
+        _fit_references(config, model, known, train, notes)
+        penalty = _prepare(config, model, notes)
         if config.finetune.replay is not None:
             old = _open(config.finetune.replay)
             train = tuning.mix(list(train), old, config.finetune.replay_fraction, config.seed)
@@ -71,12 +79,12 @@ def _data(config: RunFile) -> tuple[Sequence[Atoms], Sequence[Atoms] | None]:
 
 
 def _free_atoms(path: str) -> dict[str, float]:
-    found: dict[str, float] = {}
+    energies: dict[str, float] = {}
     for atoms in _open(path):
         if len(atoms) != 1 or atoms.calc is None:
             raise DatasetError("isolated_atoms must hold single atoms with energies", path=path)
-        found[atoms.get_chemical_symbols()[0]] = float(atoms.get_potential_energy())
-    return found
+        energies[atoms.get_chemical_symbols()[0]] = float(atoms.get_potential_energy())
+    return energies
 
 
 def _model(config: RunFile) -> Potential:
@@ -92,9 +100,27 @@ def _model(config: RunFile) -> Potential:
     return build_model(part.family, part.config, seed=config.seed, dtype=part.dtype)
 
 
-def _prepare(
-    config: RunFile, model: Potential, train: Sequence[Atoms], notes: dict[str, Any]
-) -> Any:
+def _fit_references(
+    config: RunFile,
+    model: Potential,
+    known: frozenset[int] | None,
+    train: Sequence[Atoms],
+    notes: dict[str, Any],
+) -> None:
+    """Shift references to the labels: all of them if asked for, those of new elements always."""
+    grown = known is not None and model.elements != known
+    if not (grown or config.finetune.refit_references):
+        return
+    new = model.elements - known if grown and model.elements and known else None
+    report = refit_references(
+        model, train, elements=None if config.finetune.refit_references else new
+    )
+    notes["references"] = report.as_dict()
+    if config.progress:
+        print("\n".join(report.lines()), file=sys.stderr)
+
+
+def _prepare(config: RunFile, model: Potential, notes: dict[str, Any]) -> Any:
     """Apply what the run file says under finetune; returns the penalty."""
     tune = config.finetune
     if tune.lora_rank is not None and (tune.freeze or tune.ewc):
@@ -102,16 +128,17 @@ def _prepare(
             "finetune.lora_rank leaves all weights as they are and trains additions to them; leave "
             "finetune.freeze and finetune.ewc out."
         )
-    if tune.refit_references:
-        report = tuning.refit_references(model, train)
-        notes["references"] = report.as_dict()
-        if config.progress:
-            print("\n".join(report.lines()), file=sys.stderr)
+    if tune.new_elements_only and config.optimizer.weight_decay:
+        raise ConfigError(
+            "finetune.new_elements_only keeps the other weights as they are, which "
+            "optimizer.weight_decay would shrink; leave one of them out."
+        )
+
     if tune.freeze:
         notes["frozen"] = tuning.freeze_parts(model, tune.freeze)
-    weights = None
-    if tune.ewc:
-        weights = _importance(config, model)
+    if tune.new_elements_only:
+        notes["trained"] = train_new_elements_only(model)
+    weights = _importance(config, model) if tune.ewc else None
     if tune.lora_rank is not None:
         tuning.add_low_rank(model, tune.lora_rank, tune.lora_alpha, tune.lora_on)
     if tune.ewc:
@@ -120,11 +147,12 @@ def _prepare(
 
 
 def _importance(config: RunFile, model: Potential) -> Any:
-    from ase_nnp.training.data import LabelledGraphs
+    from ase_nnp.training.graph_loader import AtomGraphDataset
     from ase_nnp.training.losses import LossFunction
 
     if config.finetune.replay is None:
         raise ConfigError("finetune.ewc weighs by the old data: name it with finetune.replay.")
-    data = LabelledGraphs(_open(config.finetune.replay), model, config.settings().wanted())
+    old = _open(config.finetune.replay)
+    data = AtomGraphDataset(old, model=model, labels=config.settings().wanted())
     some = np.random.default_rng(config.seed).permutation(len(data))[:100]
     return tuning.importance(model, LossFunction(config.losses), [data[int(k)] for k in some])

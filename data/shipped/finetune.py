@@ -26,8 +26,8 @@ from train import CONFIG, errors, graphs_of, load_frames, loss_of, split
 
 import ase_nnp
 from ase_nnp import AtomGraph
-from ase_nnp.training.data import LabelledGraphs
 from ase_nnp.training.finetune import importance, keep_close
+from ase_nnp.training.graph_loader import AtomGraphDataset
 from ase_nnp.training.losses import LossFunction
 from ase_nnp.training.settings import Losses
 
@@ -123,7 +123,7 @@ def main() -> None:
 
     table = {"offset_eV_per_atom": round(offset, 3), "steps": args.steps}
     table["shipped, untouched"] = {"Mo": errors(model, test, 4), "old": errors(model, old_test)}
-    sample = LabelledGraphs(load_frames(args.old_train)[::50], start(), ("energy", "forces"))
+    sample = AtomGraphDataset(load_frames(args.old_train)[::50], model=start())
     model.requires_grad_(True)
     matters = importance(model, LossFunction(Losses()), [sample[i] for i in range(len(sample))])
     scale = torch.cat([v.flatten() for v in matters.values()]).mean()

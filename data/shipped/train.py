@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 import ase_nnp
 from ase_nnp import AtomGraph
-from ase_nnp.training.muon import Muon
+from ase_nnp.training.optimizers import muon_with_adamw
 
 CONFIG = {
     "species": [1, 6, 7, 8, 28, 29, 42, 45, 46, 47, 77, 78, 79],
@@ -164,14 +164,15 @@ def main() -> None:
 
     model.train()
     averaged = copy.deepcopy(model)
-    optimiser = Muon(model.parameters(), lr=args.lr)
+    optimizers = muon_with_adamw(model.parameters(), lr=args.lr)
     total, step, used = math.ceil(len(train) / args.batch * args.epochs), 0, 0.0
     state_file = args.out / "state.pt"
     if state_file.exists():
         state = torch.load(state_file, weights_only=True)
         model.load_state_dict(state["model"])
         averaged.load_state_dict(state["averaged"])
-        optimiser.load_state_dict(state["optimiser"])
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         step, used = state["step"], state["used"]
     start, losses, order = time.time() - used, [], []
 
@@ -183,16 +184,20 @@ def main() -> None:
         last = progress >= 1
         if not last:
             warm = min(1.0, (step + 1) / 200)
-            for group in optimiser.param_groups:
-                group["lr"] = args.lr * warm * (0.5 + 0.5 * math.cos(math.pi * progress)) + 1e-6
+            for group in (g for o in optimizers for g in o.param_groups):
+                group["lr"] = (
+                    group["factor"] * args.lr * warm * (0.5 + 0.5 * math.cos(math.pi * progress))
+                    + 1e-6
+                )
             low, high = args.energy_weight
             batch = AtomGraph.collate([train[i] for i in order.pop()])
             loss = loss_of(model, batch, low * (high / low) ** progress)
-            optimiser.zero_grad()
+            model.zero_grad()
             loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
             if torch.isfinite(norm):
-                optimiser.step()
+                for optimizer in optimizers:
+                    optimizer.step()
             step += 1
             decay = min(args.ema, step / (step + 10))
             with torch.no_grad():
@@ -212,7 +217,11 @@ def main() -> None:
             with open(args.out / "log.jsonl", "a") as log:
                 log.write(json.dumps(line) + "\n")
             state = {"model": model.state_dict(), "averaged": averaged.state_dict()}
-            state |= {"optimiser": optimiser.state_dict(), "step": step, "used": used}
+            state |= {
+                "optimizers": [o.state_dict() for o in optimizers],
+                "step": step,
+                "used": used,
+            }
             torch.save(state, args.out / "state.part")
             (args.out / "state.part").replace(state_file)
             ase_nnp.save_model(

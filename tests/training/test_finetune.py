@@ -16,8 +16,8 @@ from ase_nnp.training.finetune import (
     keep_close,
     merge_low_rank,
     mix,
-    refit_references,
 )
+from ase_nnp.training.references import refit_references
 
 QUICK = {"batch": {"structures": 4}, "optimizer": {"lr": 1e-2}, "progress": False, "ema": 0.0}
 
@@ -109,12 +109,12 @@ def test_replay_mixes_in_the_asked_part_of_old_structures(frames):
 
 
 def test_the_penalty_is_its_formula_and_importance_is_the_squared_gradient(frames, pairs):
-    from ase_nnp.training.data import LabelledGraphs
+    from ase_nnp.training.graph_loader import AtomGraphDataset
     from ase_nnp.training.losses import LossFunction, combine
     from ase_nnp.training.settings import Losses
 
     model = pairs()
-    data = LabelledGraphs(frames(2), model, ("energy", "forces"))
+    data = AtomGraphDataset(frames(2), model=model, labels=("energy", "forces"))
     loss = LossFunction(Losses())
     weights = importance(model, loss, [data[0], data[1]])
     expected = 0.0

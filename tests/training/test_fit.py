@@ -127,12 +127,12 @@ def test_weights_that_do_not_move_stop_the_run(frames, pairs, tmp_path):
 def test_parameters_that_no_gradient_reaches_are_named(frames, pairs, tmp_path):
     model = pairs()
     model.register_parameter("spare", torch.nn.Parameter(torch.ones(3)))
-    from ase_nnp.training.data import LabelledGraphs
+    from ase_nnp.training.graph_loader import AtomGraphDataset
     from ase_nnp.training.losses import LossFunction
     from ase_nnp.training.sanity_checks import first_step
     from ase_nnp.training.settings import Losses
 
-    data = LabelledGraphs(frames(3), model, ("energy", "forces"))
+    data = AtomGraphDataset(frames(3), model=model, labels=("energy", "forces"))
     loss = LossFunction(Losses())
     assert first_step(model, loss, data.__getitems__([0, 1, 2])) == ["spare"]
 

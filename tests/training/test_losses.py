@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from ase_nnp.models.graph import AtomGraph
-from ase_nnp.training.data import LabelledGraphs, SharedBatches, make_loader
+from ase_nnp.training.batch_sampler import BudgetSampler
 from ase_nnp.training.ema import Average
-from ase_nnp.training.loading import GraphBatch
+from ase_nnp.training.graph_loader import AtomGraphDataset, GraphBatch, GraphLoader
 from ase_nnp.training.losses import LossFunction, combine, weight_at
-from ase_nnp.training.normalization import fit_scales, set_scales
+from ase_nnp.training.normalization import apply_normalization, fit_normalization
 from ase_nnp.training.schedules import RateSchedule
-from ase_nnp.training.settings import Batch, Loss, Losses, Schedule, Settings
+from ase_nnp.training.settings import Loss, Losses, Schedule, Settings
 
 
 def batch_of(frames, energies, forces):
@@ -27,13 +27,13 @@ def test_each_kind_of_loss_is_its_formula(frames, kind):
     rng = np.random.default_rng(0)
     some = frames(2)
     true, pred = rng.normal(size=(2, 8, 3))
-    energies, found = rng.normal(size=(2, 2))
+    energies, predicted = rng.normal(size=(2, 2))
     losses = Losses(
         energy={"kind": kind, "weight": 2.0, "delta": 0.1},
         forces={"kind": kind, "weight": 3.0, "delta": 0.1},
     )
     loss = LossFunction(losses)
-    prediction = {"energy": torch.tensor(found), "forces": torch.tensor(pred)}
+    prediction = {"energy": torch.tensor(predicted), "forces": torch.tensor(pred)}
     parts = loss(prediction, batch_of(some, energies, true))
     value = float(combine(parts.sums, parts.counts, loss.weights(0.0)))
 
@@ -42,7 +42,7 @@ def test_each_kind_of_loss_is_its_formula(frames, kind):
         huber = np.where(size < 0.1, 0.5 * x**2, 0.1 * (size - 0.05))
         return {"mse": x**2, "mae": size, "huber": huber, "l2mae": size}[kind]
 
-    e = rho((found - energies) / 4).mean()
+    e = rho((predicted - energies) / 4).mean()
     d = pred - true
     f = np.linalg.norm(d, axis=1).mean() if kind == "l2mae" else rho(d).mean()
     assert value == pytest.approx(2 * e + 3 * f, rel=1e-12)
@@ -69,11 +69,9 @@ def test_fixed_atoms_and_missing_labels_count_for_nothing(frames):
     assert torch.isfinite(prediction["forces"].grad).all()
 
 
-@pytest.mark.parametrize(
-    ("course", "half"), [("geometric", 10.0), ("linear", 50.5), ("switch", 1.0)]
-)
-def test_weights_follow_their_course(course, half):
-    term = Loss(weight=1.0, final_weight=100.0, course=course)
+@pytest.mark.parametrize(("kind", "half"), [("geometric", 10.0), ("linear", 50.5), ("switch", 1.0)])
+def test_weights_follow_their_schedule(kind, half):
+    term = Loss(weight=1.0, final_weight=100.0, weight_schedule=kind)
     assert weight_at(term, 0.5) == pytest.approx(half)
     assert weight_at(term, 1.0) == pytest.approx(100.0)
 
@@ -89,15 +87,14 @@ def test_the_learning_rate_warms_up_falls_as_a_cosine_and_drops_on_a_plateau():
     assert plateau.factor(50) == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize("batch", [{"structures": 5}, {"atoms": 40}], ids=str)
+@pytest.mark.parametrize("batch", [{"max_structures": 5}, {"budget": 40}], ids=str)
 @pytest.mark.parametrize("world", [2, 3])
 def test_processes_share_the_batches_of_one(batch, world):
     sizes = np.random.default_rng(0).integers(2, 20, size=33)
-    alone = SharedBatches(sizes, Batch(**batch), seed=1)
-    alone.epoch = 3
-    shares = [SharedBatches(sizes, Batch(**batch), 1, rank, world) for rank in range(world)]
-    for sampler in shares:
-        sampler.epoch = 3
+    alone = BudgetSampler(sizes, seed=1, **batch)
+    shares = [BudgetSampler(sizes, seed=1, rank=r, world_size=world, **batch) for r in range(world)]
+    for sampler in (alone, *shares):
+        sampler.set_epoch(3)
     seen = []
     for whole, parts in zip(alone, zip(*shares, strict=True), strict=True):
         together = [k for part in parts for k in part if k >= 0]
@@ -107,28 +104,36 @@ def test_processes_share_the_batches_of_one(batch, world):
     assert sorted(seen) == list(range(33))
 
 
+def test_a_process_without_a_structure_computes_one_without_labels(frames, pairs):
+    shares = [BudgetSampler([4], 4, rank=rank, world_size=2).plan() for rank in range(2)]
+    assert shares == [[[0]], [[0]]]
+    loader = GraphLoader(AtomGraphDataset(frames(1), model=pairs()), 4, rank=1, world_size=2)
+    (batch,) = loader
+    assert batch.graph.num_atoms == 4
+    assert all(torch.isnan(value).all() for value in batch.targets.values())
+
+
 def test_graphs_are_built_once_within_the_memory_given(frames, pairs, monkeypatch):
     model = pairs()
     built = []
     original = model.make_graph
     monkeypatch.setattr(model, "make_graph", lambda *a, **k: built.append(1) or original(*a, **k))
-    data = LabelledGraphs(frames(6), model, ("energy",))
+    data = AtomGraphDataset(frames(6), model=model, labels=("energy",), cache_mb=100.0)
+    loader = GraphLoader(data, max_structures=2)
     for _ in range(3):
-        for _batch in make_loader(data, Batch(structures=2), seed=0):
-            pass
+        assert len(list(loader)) == 3
     assert len(built) == 6
-    none = LabelledGraphs(frames(6), model, ("energy",), cache_mb=0.0)
+    none = AtomGraphDataset(frames(6), model=model, labels=("energy",))
     for _ in range(2):
-        for _batch in make_loader(none, Batch(structures=2), seed=0):
-            pass
+        assert len(list(GraphLoader(none, max_structures=2))) == 3
     assert len(built) == 6 + 12
 
 
 def test_energies_keep_their_digits(frames, pairs):
-    data = LabelledGraphs(frames(2, shift=-25000.125), pairs(), ("energy",))
-    found = data[0].targets["energy"]
-    assert found.dtype == torch.float64
-    assert float(found) == frames(2, shift=-25000.125)[0].calc.results["energy"]
+    data = AtomGraphDataset(frames(2, shift=-25000.125), model=pairs(), labels=("energy",))
+    energy = data[0].targets["energy"]
+    assert energy.dtype == torch.float64
+    assert float(energy) == frames(2, shift=-25000.125)[0].calc.results["energy"]
 
 
 def test_the_average_is_the_weighted_mean_of_the_past(pairs):
@@ -168,10 +173,10 @@ def test_references_are_found_by_least_squares_and_the_saved_model_gives_totals(
         free = {29: -3.0, 47: -7.0}
         atoms.calc.results["energy"] = sum(free[int(z)] for z in atoms.numbers)
     model = pairs()
-    report = fit_scales(some, model, Settings())
+    report = fit_normalization(some, model, Settings())
     assert report.references == pytest.approx({"Cu": -3.0, "Ag": -7.0})
     assert report.rank == 2
-    set_scales(model, report)
+    apply_normalization(model, report)
     with torch.no_grad():
         model.embedding.weight.zero_()
         energy = model.eval()(model.make_graph(some))["energy"]
@@ -200,5 +205,5 @@ def test_every_family_adds_its_references_and_saves_them(frames, family, tmp_pat
     torch.testing.assert_close(after, expected, rtol=0, atol=1e-8)
     ase_nnp.save_model(model, tmp_path / "m.nnp")
     again = ase_nnp.load_model(tmp_path / "m.nnp", device="cpu", dtype="float64")
-    found = again(again.make_graph(some))["energy"].detach()
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-8)
+    loaded = again(again.make_graph(some))["energy"].detach()
+    torch.testing.assert_close(loaded, expected, rtol=0, atol=1e-8)

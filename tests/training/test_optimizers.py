@@ -1,4 +1,4 @@
-"""Optimisers by name."""
+"""Optimizers by name."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-from ase_nnp.training.optimizers import make_optimizer
+from ase_nnp.training.optimizers import make_optimizers
 from ase_nnp.training.settings import Optimizer
 
 
@@ -19,7 +19,7 @@ def test_adam_in_one_pass_takes_torchs_plain_steps(pairs, name, amsgrad):
     two = copy.deepcopy(one)
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name]
     plain = kind(two.parameters(), lr=0.01, weight_decay=0.1, amsgrad=amsgrad, fused=False)
-    made = make_optimizer(one, settings)
+    (made,) = make_optimizers(one, settings)
     assert made.param_groups[0]["fused"]
     rng = torch.Generator().manual_seed(0)
     for _ in range(5):
@@ -35,6 +35,6 @@ def test_adam_in_one_pass_takes_torchs_plain_steps(pairs, name, amsgrad):
 def test_a_resumed_run_keeps_the_kind_of_step_it_began_with(pairs):
     model = pairs()
     plain = torch.optim.AdamW(model.parameters(), fused=False)
-    made = make_optimizer(model, Optimizer())
+    (made,) = make_optimizers(model, Optimizer())
     made.load_state_dict(plain.state_dict())
     assert not made.param_groups[0]["fused"]

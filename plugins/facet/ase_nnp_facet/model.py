@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -289,6 +289,21 @@ class Facet(Conservative):
         with torch.no_grad():
             for z, value in shift.items():
                 self.energy_scale.shift[int(self.species_index[z])] += value
+
+    def with_elements(self, numbers: Collection[int]) -> Potential:
+        """As :meth:`Potential.with_elements`; a new element begins as the mean of the others."""
+        species = [int(z) for z in self.config["species"] or MPTRJ_ELEMENTS]
+        grown = type(self)({**self.config, "species": [*species, *sorted(numbers)]})
+        grown.to(self.dtype).to(self.device)
+
+        old, new = self.state_dict(), grown.state_dict()
+        for name, value in old.items():
+            if new[name].shape == value.shape:
+                new[name].copy_(value)
+            else:  # a row an element, the first for none
+                new[name][: len(value)] = value
+                new[name][len(value) :] = value[1:].mean(dim=0)
+        return grown.train(self.training)
 
     def reference_names(self) -> dict[str, nn.Parameter]:
         """Return the parameters under the names of the published weights."""
