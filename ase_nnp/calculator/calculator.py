@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from ase_nnp.errors import ConfigError, PredictionError, StructureError, UnsupportedElementError
 from ase_nnp.models.files import load_model, model_hash
 from ase_nnp.models.potential import Potential
-from ase_nnp.models.predictor import Predictor, has_stress
+from ase_nnp.models.predictor import Predictor
+from ase_nnp.models.structures import has_volume
 from ase_nnp.models.sums import add_corrections
 
 __all__ = ["NNPCalculator"]
@@ -277,11 +278,11 @@ class NNPCalculator(Calculator):  # type: ignore[misc]
         for name in properties:
             if name not in self.implemented_properties:
                 raise PropertyNotImplementedError(f"The model does not give '{name}'.")
-        volume = has_stress(atoms)
+        volume = has_volume(atoms)
         if not volume and any(p.startswith("stress") for p in properties):
             raise PropertyNotImplementedError(
-                f"Stress needs a periodic cell with a volume; this structure has "
-                f"{atoms.cell.rank} lattice vectors and pbc {atoms.pbc.tolist()}."
+                f"Stress needs a cell with a volume; this structure has {atoms.cell.rank} "
+                "independent lattice vectors."
             )
         self.atoms = None
         self._want_stress |= any(p.startswith("stress") for p in properties)

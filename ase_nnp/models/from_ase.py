@@ -12,6 +12,7 @@ from torch import Tensor
 from ase_nnp.errors import AseNnpError, CheckpointError, ConfigError, PredictionError
 from ase_nnp.models.graph import AtomGraph
 from ase_nnp.models.potential import PER_ATOM, Potential
+from ase_nnp.models.structures import has_volume, structures_of
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -96,7 +97,7 @@ def from_ase(
 class CalculatorPotential(Potential):
     """An ASE calculator behind the potential's interface; made by :func:`from_ase`."""
 
-    cutoff = 0.0  # the calculator finds its own neighbours
+    cutoff = 0.0  # the calculator finds its own neighbors
 
     def __init__(self, calculator: Any, name: str = "") -> None:
         super().__init__()
@@ -163,7 +164,9 @@ class CalculatorPotential(Potential):
         structures: list[Any] = [atoms] if hasattr(atoms, "get_positions") else list(atoms)
         self.check_elements(structures)
         empty = np.zeros((2, 0), dtype=np.int64)
-        graph = AtomGraph.from_edges(structures, empty, empty.T, dtype=torch.float64, device="cpu")
+        graph = AtomGraph.from_edges(
+            structures, empty, empty.T, dtype=torch.float64, device="cpu", inputs=self.reads
+        )
         extra = {
             key: torch.from_numpy(np.concatenate([_initial(a, key) for a in structures]))
             for key in self.reads
@@ -188,7 +191,7 @@ class CalculatorPotential(Potential):
                 f"{self.name} is a calculator of ASE: its numbers cannot be differentiated."
             )
         wanted = [p for p in self.outputs if p in properties]
-        found = [self._one(atoms, wanted) for atoms in self._structures(graph)]
+        found = [self._one(atoms, wanted) for atoms in structures_of(graph, self.reads)]
         result = {}
         for key in wanted:
             rows = [r[key] for r in found]
@@ -198,7 +201,7 @@ class CalculatorPotential(Potential):
 
     def _one(self, atoms: Atoms, wanted: Sequence[str]) -> dict[str, np.ndarray]:
         rows: dict[str, np.ndarray] = {}
-        volume = atoms.cell.rank == 3 and atoms.pbc.any()
+        volume = has_volume(atoms)
         if self.reads and hasattr(self.calculator, "reset"):
             self.calculator.reset()  # most do not notice that atoms.info changed
         for key in wanted:
@@ -231,40 +234,6 @@ class CalculatorPotential(Potential):
                 f"{self.name} returned '{key}' of shape {array.shape}; {shape} was expected."
             )
         return array
-
-    def _structures(self, graph: AtomGraph) -> list[Atoms]:
-        """Return the batch as fresh Atoms, with what the calculator is said to read."""
-        from ase import Atoms
-
-        starts = np.concatenate([[0], np.cumsum(graph.atoms_per_structure().cpu().numpy())])
-        arrays = {
-            k: v.cpu().numpy()
-            for k, v in {
-                "numbers": graph.atomic_numbers,
-                "positions": graph.positions.double(),
-                "cell": graph.cell.double(),
-                "pbc": graph.pbc,
-            }.items()
-        }
-        made = []
-        for b in range(graph.num_structures):
-            part = slice(int(starts[b]), int(starts[b + 1]))
-            atoms = Atoms(
-                arrays["numbers"][part],
-                arrays["positions"][part],
-                cell=arrays["cell"][b],
-                pbc=arrays["pbc"][b],
-            )
-            for key in self.reads:
-                if key == "tags" and graph.tags is not None:
-                    atoms.set_tags(graph.tags[part].cpu().numpy())
-                elif key.startswith("initial_") and key in graph.extra:
-                    atoms.set_array(key, graph.extra[key][part].cpu().numpy())
-                elif getattr(graph, key, None) is not None:
-                    number = float(getattr(graph, key)[b])
-                    atoms.info[key] = int(number) if number.is_integer() else number
-            made.append(atoms)
-        return made
 
 
 def _initial(atoms: Atoms, key: str) -> np.ndarray:

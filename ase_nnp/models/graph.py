@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,19 +11,24 @@ import torch
 from torch import Tensor
 
 from ase_nnp.errors import StructureError
-from ase_nnp.models.neighbors import canonical, check_cell, searcher
+from ase_nnp.models.lattice import recentered, search_cell, search_lattice
+from ase_nnp.models.neighbors import searcher, sort_and_cap_edges
+from ase_nnp.models.structures import arrays_of, name_of
 
 if TYPE_CHECKING:
     from ase import Atoms
 
 __all__ = ["AtomGraph"]
 
+#: Of a lattice vector; atoms on the border of a cell must not go one way or the other by rounding.
+BORDER = 1e-9
+
 
 @dataclass(frozen=True)
 class AtomGraph:
     """B structures with N atoms and E directed edges ``j -> i``, in eV and Angstrom.
 
-    The edge vector from centre ``i`` to the periodic image of neighbour ``j`` is
+    The edge vector from center ``i`` to the periodic image of neighbor ``j`` is
     ``r_ij = positions[j] + edge_shift @ cell - positions[i]``.
     """
 
@@ -56,7 +61,7 @@ class AtomGraph:
         return int(self.edge_index.shape[1])
 
     def edge_vectors(self) -> Tensor:
-        """Return ``r_ij`` (E, 3) in Angstrom, from centre to neighbour; differentiable."""
+        """Return ``r_ij`` (E, 3) in Angstrom, from center to neighbor; differentiable."""
         source, target = self.edge_index
         shift = self.edge_shift.to(self.cell.dtype)
         if self.num_structures == 1:
@@ -120,19 +125,21 @@ class AtomGraph:
         device: torch.device | str = "cpu",
         backend: str | None = None,
         wrap: bool = False,
+        recenter: bool = False,
         pbc: Sequence[bool] | None = None,
+        inputs: Collection[str] = ("charge", "spin"),
     ) -> AtomGraph:
-        """Build the batch of one or many structures with its neighbour list.
+        """Build the batch of one or many structures with its neighbor list.
 
         Parameters
         ----------
         atoms
             One structure or several.
         cutoff
-            Angstrom; neighbours at exactly this distance are in.
+            Angstrom; neighbors at exactly this distance are in.
         max_neighbors
-            Keep only so many nearest neighbours of each centre (ties: see
-            :func:`ase_nnp.models.neighbors.canonical`).
+            Keep only so many nearest neighbors of each center (ties: see
+            :func:`ase_nnp.models.neighbors.sort_and_cap_edges`).
         dtype
             Of positions and cell; the search itself is in float64.
         backend
@@ -141,24 +148,38 @@ class AtomGraph:
         wrap
             Fold the atoms into the cell along periodic directions first, in float64, as the
             converters of the published OC20 models do.
+        recenter
+            Move each structure to the origin instead, in float64, and its atoms to their images
+            nearest to the first atom: in single precision results then do not depend on where the
+            structure is. Edges and their vectors are the same.
         pbc
             Overrides the structures' own flags.
+        inputs
+            Which of ``charge`` and ``spin`` to take from ``atoms.info``; the others are 0.
 
         Raises
         ------
         StructureError
-            No atoms, positions that are not finite, or a cell that cannot be meant.
+            No atoms, positions that are not finite, an input that is not a number, or a cell that
+            cannot be meant: flat, or with so many images that no model could answer.
         ConfigError
             No backend has that name, or its package is not installed.
         """
         device = torch.device(device)
-        base = _collect(atoms, wrap=wrap, pbc=pbc).to(device)
+        base, cell, made_of = _collect(atoms, inputs, pbc, float(cutoff))
+        if recenter:
+            positions, _ = recentered(base.positions, base.cell, base.pbc, base.batch, cutoff)
+            base = replace(base, positions=positions)
+        elif wrap:
+            base = _wrapped(base)
+        base, cell = base.to(device), cell.to(device)
+
         search = searcher(backend, device)
-        cell = base.extra["search_cell"]
-        found = search(base.positions, cell, base.pbc, base.batch, float(cutoff))
-        edges, shifts = canonical(*found, base.num_atoms, max_neighbors)
-        graph = replace(base, edge_index=edges, edge_shift=shifts, extra={})
-        return graph.to(device, dtype)
+        edges, shifts, distance = search(base.positions, cell, base.pbc, base.batch, float(cutoff))
+        if made_of is not None:  # offsets in the vectors searched in, put into those of the cell
+            shifts = torch.einsum("ec,ecd->ed", shifts, made_of.to(device)[base.batch[edges[1]]])
+        edges, shifts = sort_and_cap_edges(edges, shifts, distance, base.num_atoms, max_neighbors)
+        return replace(base, edge_index=edges, edge_shift=shifts).to(device, dtype)
 
     @classmethod
     def from_edges(
@@ -170,6 +191,7 @@ class AtomGraph:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         wrap: bool = False,
+        inputs: Collection[str] = ("charge", "spin"),
         extra: dict[str, Tensor] | None = None,
     ) -> AtomGraph:
         """Build a graph from given edges, in the order given.
@@ -187,7 +209,9 @@ class AtomGraph:
         StructureError
             For a bad structure, an index out of range or offsets that are not whole.
         """
-        base = _collect(atoms, wrap=wrap, pbc=None)
+        base, _, _ = _collect(atoms, inputs)
+        if wrap:
+            base = _wrapped(base)
         index = torch.as_tensor(np.asarray(edge_index).astype(np.int64))
         if index.numel() == 0:
             index = index.reshape(2, 0)
@@ -248,21 +272,32 @@ class AtomGraph:
         return cls(**joined)
 
 
-def _collect(atoms: Any, *, wrap: bool, pbc: Sequence[bool] | None) -> AtomGraph:
-    """Atoms as float64 tensors without edges; ``extra['search_cell']`` is the completed cell."""
+def _collect(
+    atoms: Any,
+    inputs: Collection[str],
+    pbc: Sequence[bool] | None = None,
+    cutoff: float | None = None,
+) -> tuple[AtomGraph, Tensor, Tensor | None]:
+    """Return atoms as float64 tensors without edges, with the cells to search in.
+
+    Those are (B, 3, 3) and None, or the integers (B, 3, 3) that make them of the given cells.
+    Without a cutoff nothing is searched, and the cells are the given ones.
+    """
     structures = [atoms] if hasattr(atoms, "get_positions") else list(atoms)
     if not structures:
         raise StructureError("There are no structures to make a graph of.")
+
     columns: dict[str, list[np.ndarray]] = {}
+    lattices: list[tuple[np.ndarray, np.ndarray | None]] = []
     for number, one in enumerate(structures):
         try:
-            row = _one(one, wrap, pbc)
+            row = arrays_of(one, inputs, pbc)
+            if cutoff is not None:
+                lattices.append(search_lattice(row["positions"], row["cell"], row["pbc"], cutoff))
         except StructureError as error:
             if len(structures) == 1:
                 raise
-            raise type(error)(
-                f"Structure {number} ({one.get_chemical_formula()}): {error}"
-            ) from None
+            raise type(error)(f"Structure {number} ({name_of(one)}): {error}") from None
         for key, value in row.items():
             columns.setdefault(key, []).append(value)
 
@@ -270,7 +305,7 @@ def _collect(atoms: Any, *, wrap: bool, pbc: Sequence[bool] | None) -> AtomGraph
         return torch.from_numpy(np.concatenate(columns[key]))
 
     sizes = [len(n) for n in columns["atomic_numbers"]]
-    return AtomGraph(
+    graph = AtomGraph(
         atomic_numbers=joined("atomic_numbers"),
         positions=joined("positions"),
         cell=torch.from_numpy(np.stack(columns["cell"])),
@@ -282,54 +317,23 @@ def _collect(atoms: Any, *, wrap: bool, pbc: Sequence[bool] | None) -> AtomGraph
         fixed=joined("fixed"),
         charge=joined("charge"),
         spin=joined("spin"),
-        extra={"search_cell": torch.from_numpy(np.stack(columns["search_cell"]))},
     )
+    if cutoff is None:
+        return graph, graph.cell, None
+    cells = torch.from_numpy(np.stack([cell for cell, _ in lattices]))
+    if all(made_of is None for _, made_of in lattices):
+        return graph, cells, None
+    same = np.eye(3, dtype=np.int64)
+    integers = np.stack([same if made_of is None else made_of for _, made_of in lattices])
+    return graph, cells, torch.from_numpy(integers)
 
 
-def _one(atoms: Atoms, wrap: bool, pbc: Sequence[bool] | None) -> dict[str, np.ndarray]:
-    from ase.constraints import FixAtoms
-    from ase.geometry import complete_cell
+def _wrapped(graph: AtomGraph) -> AtomGraph:
+    """Fold atoms into the cell along periodic directions; those on its border to zero."""
+    pairs = zip(graph.cell.numpy(), graph.pbc.numpy(), strict=True)
+    cell = torch.from_numpy(np.stack([search_cell(c, periodic) for c, periodic in pairs]))
+    scaled = torch.einsum("nc,ncd->nd", graph.positions, torch.linalg.inv(cell)[graph.batch])
 
-    positions = np.array(atoms.positions, dtype=np.float64)
-    if len(positions) == 0:
-        raise StructureError("The structure has no atoms.")
-    if not np.isfinite(positions).all():
-        bad = int(np.flatnonzero(~np.isfinite(positions).all(axis=1))[0])
-        raise StructureError(
-            f"Atom {bad} ({atoms.symbols[bad]}) is at {positions[bad].tolist()}: "
-            "positions must be finite numbers."
-        )
-    periodic = np.array(atoms.pbc if pbc is None else pbc, dtype=bool)
-    cell = np.array(atoms.cell, dtype=np.float64)
-    check_cell(cell, periodic)
-    full = np.asarray(complete_cell(cell), dtype=np.float64)
-    if wrap and periodic.any():
-        scaled = np.linalg.solve(full.T, positions.T).T
-        for axis in np.flatnonzero(periodic):
-            scaled[:, axis] %= 1.0
-            scaled[:, axis] %= 1.0  # -1e-17 % 1.0 is 1.0
-        positions = scaled @ full
-    fixed = np.zeros(len(positions), dtype=bool)
-    for constraint in atoms.constraints:
-        if isinstance(constraint, FixAtoms):
-            fixed[constraint.index] = True
-    info = atoms.info
-    return {
-        "atomic_numbers": np.array(atoms.numbers, dtype=np.int64),
-        "positions": positions,
-        "cell": cell,
-        "search_cell": full,
-        "pbc": periodic,
-        "tags": np.array(atoms.get_tags(), dtype=np.int64),
-        "fixed": fixed,
-        "charge": np.array([_number(info, "charge")]),
-        "spin": np.array([_number(info, "spin")]),
-    }
-
-
-def _number(info: dict[str, Any], key: str) -> float:
-    value = info.get(key, 0)
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise StructureError(f"atoms.info[{key!r}] is {value!r}; it must be a number.") from None
+    cells = torch.where(graph.pbc[graph.batch], torch.floor(scaled + BORDER), 0.0)
+    moved = torch.einsum("nc,ncd->nd", cells, cell[graph.batch])
+    return replace(graph, positions=graph.positions - moved)

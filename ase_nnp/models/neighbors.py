@@ -1,17 +1,16 @@
-"""Neighbour lists: which atoms see which, through which periodic images.
+"""Neighbor lists: which atoms see which, through which periodic images.
 
 Three backends find the same directed edges: vesin, one structure at a time, the fastest on a CPU;
-a batched cell list in plain torch, for any device; and, where the package is installed, NVIDIA's
-kernels (:mod:`ase_nnp.models.neighbors_nvalchemi`). All hand their edges to :func:`canonical`,
-which puts them in one order (centre, neighbour, image) and applies the cap on neighbours, so that a
-result never depends on the backend.
+a batched cell list in plain torch, for any device (:mod:`ase_nnp.models.neighbors_torch`); and,
+where the package is installed, NVIDIA's kernels (:mod:`ase_nnp.models.neighbors_nvalchemi`). All
+hand their edges to :func:`sort_and_cap_edges`, which puts them in one order (center, neighbor,
+image) and applies the cap on neighbors, so that a result never depends on the backend.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -19,16 +18,17 @@ from torch import Tensor
 
 from ase_nnp.errors import ConfigError, StructureError
 from ase_nnp.models.neighbors_nvalchemi import is_installed, nvalchemi_edges
+from ase_nnp.models.neighbors_torch import stable_argsort, torch_edges
 
-__all__ = ["BACKENDS", "canonical", "searcher", "torch_edges", "vesin_edges"]
+__all__ = ["BACKENDS", "searcher", "sort_and_cap_edges", "torch_edges", "vesin_edges"]
 
 #: Atoms nearer than this (Angstrom) are one atom written twice.
 MIN_DISTANCE = 0.01
-#: Distances that agree to this (Angstrom) are a tie; ties go to the lower neighbour, then image.
+#: Distances that agree to this (Angstrom) are a tie; ties go to the lower neighbor, then image.
 TIE = 1e-6
-#: Candidate pairs held at once by the torch search: what the cache of a CPU core holds, and what
-#: keeps a GPU busy.
-CHUNK, CHUNK_GPU = 32_768, 8_000_000
+#: Boxes of one cutoff that vesin 0.6 cuts a structure into; with more it makes them wider by a
+#: whole number of boxes on every axis, and divides by zero where an axis has fewer.
+VESIN_BOXES = 50_000
 
 
 def vesin_edges(
@@ -57,9 +57,11 @@ def vesin_edges(
     starts = np.searchsorted(batch.cpu().numpy(), np.arange(len(cells) + 1))
     index, shift, length = [], [], []
     for b, (first, last) in enumerate(itertools.pairwise(starts.tolist())):
-        i, j, s, d = search.compute(
-            xyz[first:last], cells[b], periodic[b], quantities="ijSd", copy=False
-        )
+        part = xyz[first:last], cells[b], periodic[b]
+        if _boxes(*part, cutoff) > VESIN_BOXES:
+            i, j, s, d = _by_torch(*part, cutoff)
+        else:
+            i, j, s, d = search.compute(*part, quantities="ijSd", copy=False)
         if len(d) and d.max() > cutoff:
             near = d <= cutoff
             i, j, s, d = i[near], j[near], s[near], d[near]
@@ -69,6 +71,7 @@ def vesin_edges(
         index.append(pairs)
         shift.append(s.astype(np.int64))
         length.append(d.copy())
+
     join = len(index) > 1
     edge_index = torch.from_numpy(np.concatenate(index, axis=1) if join else index[0])
     edge_shift = torch.from_numpy(np.concatenate(shift, axis=0) if join else shift[0])
@@ -77,204 +80,22 @@ def vesin_edges(
     return edge_index.to(device), edge_shift.to(device), distance.to(device)
 
 
-def torch_edges(
-    positions: Tensor, cell: Tensor, pbc: Tensor, batch: Tensor, cutoff: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Edges of all structures at once by a batched cell list, on the device of ``positions``.
-
-    Every structure is cut into bins, and atoms are numbered bin by bin, so that the bins in a row
-    along the third axis are one run of atoms. A bin looks at such runs on one side of it only,
-    and each pair found is written in both directions. Same arguments and result as
-    :func:`vesin_edges`; linear in the number of atoms at constant density. The sizes of what is
-    found are read back by the host, so a GPU is waited for a few times a call.
-    """
-    home, place, bins, reach = _bins(positions, cell, pbc, batch, cutoff)
-    volume = bins.prod(dim=1)
-    base = torch.cumsum(volume, 0) - volume
-    slot = (place[:, 0] * bins[batch, 1] + place[:, 1]) * bins[batch, 2] + place[:, 2] + base[batch]
-    order = _argsort(slot)
-    filled = torch.bincount(slot, minlength=int(volume.sum()))
-    ends = torch.cumsum(filled, 0)
-    occupied = torch.nonzero(filled)[:, 0]
-    first = (ends - filled)[occupied]  # the first atom of each bin that has one
-    runs = _Runs(batch[order[first]], place[order[first]], first, filled[occupied], ends, base)
-    folded = positions - torch.einsum("nc,ncd->nd", home.to(cell.dtype), cell[batch])
-    xyz = folded[order].T.contiguous()  # gathers from one row are several times faster
-
-    # How many runs a bin looks at: columns on one side, times the images along the third axis.
-    images = torch.where(pbc[:, 2], -torch.div(-reach[:, 2], bins[:, 2], rounding_mode="floor"), 0)
-    width = 2 * reach[:, :2] + 1
-    count = (width.prod(dim=1) + 1) // 2 * (2 * images + 1)
-    chunk = CHUNK if positions.device.type == "cpu" else CHUNK_GPU
-    found: list[tuple[Tensor, ...]] = []
-    for part in _spans(count[runs.structure], chunk // 8):
-        found += _pairs(runs.of(part), (cell, pbc, bins, reach, images), xyz, cutoff, chunk)
-    if not found:
-        nothing = order.new_zeros((2, 0))
-        return nothing, nothing.new_zeros((0, 3)), positions.new_zeros(0)
-    i, j, *image, squared = (torch.cat(rows) for rows in zip(*found, strict=True))
-    i, j = order.index_select(0, i), order.index_select(0, j)
-    half = len(i)
-    edges, shifts = i.new_empty((2, 2 * half)), i.new_empty((2 * half, 3))
-    edges[0, :half], edges[0, half:] = j, i
-    edges[1, :half], edges[1, half:] = i, j
-    for axis, cells in enumerate(home.T.contiguous()):
-        shift = image[axis] + cells.index_select(0, i) - cells.index_select(0, j)
-        shifts[:half, axis], shifts[half:, axis] = shift, -shift
-    distance = squared.sqrt()
-    return edges, shifts, torch.cat([distance, distance])
+def _boxes(xyz: np.ndarray, cell: np.ndarray, periodic: np.ndarray, cutoff: float) -> float:
+    """Return the boxes of one cutoff that a structure could be cut into, at most."""
+    spread = xyz.max(axis=0) - xyz.min(axis=0)
+    extent = np.where(periodic, np.sqrt((cell * cell).sum(axis=1)), np.sqrt(spread @ spread))
+    return float(np.maximum(extent / cutoff, 1.0).prod())
 
 
-@dataclass(frozen=True)
-class _Runs:
-    """Bins that hold atoms, and where the atoms of any bin end in the order of bins."""
-
-    structure: Tensor  # (bins,) int64
-    place: Tensor  # (bins, 3) int64
-    first: Tensor  # (bins,) int64, number of the bin's first atom
-    size: Tensor  # (bins,) int64, atoms in it
-    ends: Tensor  # (all bins,) int64
-    base: Tensor  # (B,) int64, first bin of each structure
-
-    def of(self, part: slice) -> _Runs:
-        """Return some of the bins."""
-        return replace(
-            self,
-            structure=self.structure[part],
-            place=self.place[part],
-            first=self.first[part],
-            size=self.size[part],
-        )
-
-
-def _pairs(
-    runs: _Runs, lattice: tuple[Tensor, ...], xyz: Tensor, cutoff: float, chunk: int
-) -> Iterator[tuple[Tensor, ...]]:
-    """Yield pairs within the cutoff: atoms i and j in the order of bins, image of j, distance^2."""
-    cell, pbc, bins, reach, images = lattice
-    # Which runs each bin looks at: (bin, column, image along the third axis).
-    across = 2 * images[runs.structure] + 1
-    wide = 2 * reach[runs.structure, 1] + 1
-    columns = ((2 * reach[runs.structure, 0] + 1) * wide + 1) // 2
-    own, rank = _ragged(columns * across)
-    b, across, wide = runs.structure[own], across[own], wide[own]
-    column = torch.div(rank, across, rounding_mode="floor")
-    image_z = rank - column * across - images[b]
-    number = column + columns[own] - 1  # column 0 is that of the bin itself, the rest follow it
-    dx = torch.div(number, wide, rounding_mode="floor")
-    target = [
-        runs.place[own, 0] + dx - reach[b, 0],
-        runs.place[own, 1] + number - dx * wide - reach[b, 1],
-    ]
-    image, seen = [], torch.ones_like(b, dtype=torch.bool)
-    for axis in (0, 1):
-        away = torch.div(target[axis], bins[b, axis], rounding_mode="floor")
-        target[axis] = target[axis] - away * bins[b, axis]
-        seen &= pbc[b, axis] | (away == 0)
-        image.append(away)
-    z, deep, near = runs.place[own, 2], bins[b, 2], reach[b, 2]
-    low = torch.maximum(torch.where(column == 0, z, z - near) - image_z * deep, torch.zeros_like(z))
-    high = torch.minimum(z + near - image_z * deep, deep - 1)
-    row = runs.base[b] + (target[0] * bins[b, 1] + target[1]) * deep
-    seen &= low <= high
-    before = torch.where(seen, row + low - 1, 0)
-    begin = torch.where(before < 0, 0, runs.ends[before.clamp_min(0)])
-    end = runs.ends[torch.where(seen, row + high, 0)]
-    kept = torch.nonzero(seen & (begin < end))[:, 0]
-    own, begin, end = own[kept], begin[kept], end[kept]
-    image = [image[0][kept], image[1][kept], image_z[kept]]
-    inside = (column[kept] == 0) & (image[2] == 0)  # the run that starts with the bin itself
-    moved = torch.einsum(
-        "mc,mcd->dm", torch.stack(image, 1).to(cell.dtype), cell[b[kept]]
-    ).contiguous()
-
-    # Every atom of the bin against the run; in its own run an atom looks at those after itself.
-    # Atoms are counted in 32 bits from here on: it is memory that takes the time.
-    begin, end = begin.int(), end.int()
-    run, i = _ragged(runs.size[own].int(), runs.first[own].int())
-    begin = torch.where(inside.index_select(0, run), i + 1, begin.index_select(0, run))
-    times = end.index_select(0, run) - begin
-    from_i = [
-        x.index_select(0, i) - m.index_select(0, run) for x, m in zip(xyz, moved, strict=True)
-    ]
-    for part in _spans(times, chunk):
-        entry, j = _ragged(times[part], begin[part])
-        squared = torch.zeros(len(j), dtype=xyz.dtype, device=xyz.device)
-        for x, start in zip(xyz, from_i, strict=True):
-            difference = x.index_select(0, j).sub_(start[part].index_select(0, entry))
-            squared.addcmul_(difference, difference)
-        pick = torch.nonzero(squared <= cutoff * cutoff)[:, 0]
-        entry = entry.index_select(0, pick)
-        seen_by = run[part].index_select(0, entry)
-        yield (
-            i[part].index_select(0, entry),
-            j.index_select(0, pick),
-            *(way.index_select(0, seen_by) for way in image),
-            squared.index_select(0, pick),
-        )
-
-
-def _ragged(counts: Tensor, start: Tensor | int = 0) -> tuple[Tensor, Tensor]:
-    """Number the elements of rows of different length: (row, start of the row + place), flat."""
-    row = torch.repeat_interleave(counts)
-    offset = start + counts - torch.cumsum(counts, 0, dtype=counts.dtype)
-    place = torch.arange(len(row), dtype=counts.dtype, device=counts.device)
-    return row, place.add_(offset.index_select(0, row))
-
-
-def _spans(counts: Tensor, limit: int) -> list[slice]:
-    """Cut rows into consecutive parts of about ``limit`` elements; a row is never cut."""
-    if not len(counts):
-        return []
-    total = torch.cumsum(counts, 0)
-    whole = int(total[-1])
-    if whole <= limit:
-        return [slice(0, len(counts))] if whole else []
-    marks = torch.arange(limit, whole, limit, device=counts.device)
-    cuts = torch.searchsorted(total, marks, right=False) + 1
-    edges = sorted({0, len(counts), *cuts.tolist()})
-    return [slice(a, b) for a, b in itertools.pairwise(edges)]
-
-
-def _bins(
-    positions: Tensor, cell: Tensor, pbc: Tensor, batch: Tensor, cutoff: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Cut structures into bins.
-
-    Returns the cell each atom is in (N, 3), its bin there (N, 3), the bins of each structure along
-    its axes (B, 3) and how many bins away a neighbour can be (B, 3); all int64.
-    """
-    count = cell.shape[0]
-    inverse = torch.linalg.inv(cell)
-    frac = torch.einsum("nc,ncd->nd", positions, inverse[batch])
-    home = torch.where(pbc[batch], torch.floor(frac), torch.zeros_like(frac))
-    frac = frac - home  # periodic directions lie in [0, 1] now; 1 by rounding, in the last bin
-
-    # Along a direction without images the "cell" is the extent of the atoms themselves.
-    big = torch.full((count, 3), torch.inf, dtype=frac.dtype, device=frac.device)
-    each = batch[:, None].expand(-1, 3)
-    low = big.scatter_reduce(0, each, frac, "amin")
-    high = (-big).scatter_reduce(0, each, frac, "amax")
-    whole = pbc | ~torch.isfinite(low)
-    low = torch.where(whole, torch.zeros_like(low), low)
-    extent = torch.where(whole, torch.ones_like(low), (high - low).clamp_min(1e-9))
-    height = extent / inverse.transpose(1, 2).norm(dim=-1)  # distance between opposite faces
-    most = 4 * torch.bincount(batch, minlength=count)
-    bins = _limited((height / cutoff).floor().clamp_min(1), most)
-    reach = torch.ceil(cutoff * bins / height - 1e-9).long()
-    reach = torch.where(pbc, reach, torch.minimum(reach, bins - 1))
-    place = (((frac - low[batch]) / extent[batch]) * bins[batch]).floor().long()
-    return home.long(), torch.minimum(place.clamp_min(0), bins[batch] - 1), bins, reach
-
-
-def _limited(bins: Tensor, most: Tensor) -> Tensor:
-    """Reduce bins (B, 3) to at most ``most`` (B,) a structure, along its longest axes first."""
-    ordered, axis = bins.sort(dim=1)
-    left = most.to(bins.dtype).clamp_min(1)
-    for k, power in enumerate((1 / 3, 1 / 2, 1.0)):
-        ordered[:, k] = torch.minimum(ordered[:, k], left.pow(power).floor().clamp_min(1))
-        left = left / ordered[:, k]
-    return torch.empty_like(bins).scatter_(1, axis, ordered).long()
+def _by_torch(
+    xyz: np.ndarray, cell: np.ndarray, periodic: np.ndarray, cutoff: float
+) -> tuple[np.ndarray, ...]:
+    """Edges of one structure as vesin gives them: centers, neighbors, offsets, distances."""
+    places, cells, flags = (torch.from_numpy(a) for a in (xyz, cell[None], periodic[None]))
+    batch = torch.zeros(len(xyz), dtype=torch.int64)
+    edges, shifts, distance = torch_edges(places, cells, flags, batch, cutoff)
+    source, center = edges.numpy()
+    return center, source, shifts.numpy(), distance.numpy()
 
 
 Search = Callable[[Tensor, Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor, Tensor]]
@@ -299,21 +120,21 @@ def searcher(backend: str | None, device: torch.device) -> Search:
         else:
             backend = "nvalchemi" if device.type == "cuda" and is_installed() else "torch"
     if backend not in BACKENDS:
-        raise ConfigError(f"No neighbour search is named {backend!r}; there are {list(BACKENDS)}.")
+        raise ConfigError(f"No neighbor search is named {backend!r}; there are {list(BACKENDS)}.")
     return BACKENDS[backend]
 
 
-def canonical(
+def sort_and_cap_edges(
     edges: Tensor,
     shifts: Tensor,
     distance: Tensor,
     num_atoms: int,
     max_neighbors: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Put edges in one order and keep the nearest ``max_neighbors`` of each centre.
+    """Put edges in one order and keep the nearest ``max_neighbors`` of each center.
 
-    The order is centre, then neighbour, then image ``(n1, n2, n3)`` with ``n3`` fastest, which is
-    also how the published OC20 graphs list them. Of equally distant neighbours (to 1e-6 Angstrom)
+    The order is center, then neighbor, then image ``(n1, n2, n3)`` with ``n3`` fastest, which is
+    also how the published OC20 graphs list them. Of equally distant neighbors (to 1e-6 Angstrom)
     at the cap, those first in this order stay: exactly ``max_neighbors`` remain.
 
     Parameters
@@ -336,66 +157,29 @@ def canonical(
     """
     if edges.shape[1] == 0:
         return edges, shifts
-    source, centre = edges
+    source, center = edges
     nearest = int(distance.argmin())
     if distance[nearest] < MIN_DISTANCE:
         raise StructureError(
-            f"Atoms {int(centre[nearest])} and {int(source[nearest])} are "
+            f"Atoms {int(center[nearest])} and {int(source[nearest])} are "
             f"{float(distance[nearest]):.4f} Angstrom apart. Remove one of the two."
         )
     width = 2 * int(shifts.abs().max()) + 1
     images = (shifts[:, 0] * width + shifts[:, 1]) * width + shifts[:, 2]
-    pairs = centre * num_atoms + source
-    if width**3 * num_atoms**2 < 2**62:  # one number sorts as (centre, source, n1, n2, n3)
-        order = _argsort(pairs * width**3 + images)
+    pairs = center * num_atoms + source
+    if width**3 * num_atoms**2 < 2**62:  # one number sorts as (center, source, n1, n2, n3)
+        order = stable_argsort(pairs * width**3 + images)
     else:
-        order = _argsort(images)
-        order = order[_argsort(pairs[order])]
+        order = stable_argsort(images)
+        order = order[stable_argsort(pairs[order])]
     if max_neighbors is not None:
-        centre = centre[order]
+        center = center[order]
         near = torch.round(distance[order] / TIE).long()
-        by_distance = _argsort(centre * (near.max() + 1) + near)
-        counts = torch.bincount(centre, minlength=num_atoms)
+        by_distance = stable_argsort(center * (near.max() + 1) + near)
+        counts = torch.bincount(center, minlength=num_atoms)
         starts = torch.cumsum(counts, 0) - counts
-        rank = torch.arange(len(order), device=order.device) - starts[centre[by_distance]]
-        kept = torch.zeros_like(centre, dtype=torch.bool)
+        rank = torch.arange(len(order), device=order.device) - starts[center[by_distance]]
+        kept = torch.zeros_like(center, dtype=torch.bool)
         kept[by_distance] = rank < max_neighbors
         order = order[kept]
     return edges[:, order], shifts[order]
-
-
-def _argsort(key: Tensor) -> Tensor:
-    """Stable order of integer keys; numpy's vectorised sort is several times torch's on a CPU."""
-    if key.device.type != "cpu":
-        return torch.argsort(key, stable=True)
-    values = key.numpy()
-    if values.size and int(values.max()) < 2**62 // values.size:  # the place breaks ties
-        values = values * values.size + np.arange(values.size)
-        return torch.from_numpy(np.argsort(values))
-    return torch.from_numpy(np.argsort(values, kind="stable"))
-
-
-def check_cell(cell: np.ndarray, pbc: np.ndarray) -> None:
-    """Refuse a cell that cannot be meant: not finite, periodic along nothing, or flat.
-
-    Raises
-    ------
-    StructureError
-        Naming the axis.
-    """
-    if not np.isfinite(cell).all():
-        raise StructureError("The cell has entries that are not finite numbers.")
-    lengths = np.linalg.norm(cell, axis=1)
-    for axis in np.flatnonzero(pbc & (lengths < 1e-6)):
-        raise StructureError(
-            f"The structure is periodic along axis {axis}, but lattice vector {axis} is zero. "
-            f"Set the cell, or atoms.pbc[{axis}] = False."
-        )
-    used = cell[lengths > 1e-6]
-    if len(used):
-        unit = used / np.linalg.norm(used, axis=1, keepdims=True)
-        if np.sqrt(max(0.0, np.linalg.det(unit @ unit.T))) < 1e-6:
-            raise StructureError(
-                "The lattice vectors are linearly dependent, so the cell has no volume. "
-                "Set vectors that span the periodic directions."
-            )

@@ -1,4 +1,4 @@
-"""Neighbour lists by NVIDIA's Warp kernels (package ``nvalchemi-toolkit-ops``), where installed."""
+"""Neighbor lists by NVIDIA's Warp kernels (package ``nvalchemi-toolkit-ops``), where installed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def nvalchemi_edges(
     """Edges of all structures at once by a batched cell list of NVIDIA's Warp kernels.
 
     Same arguments and result as :func:`ase_nnp.models.neighbors.vesin_edges`, on the device and
-    in the precision of ``positions`` (float64 or float32). The package writes the neighbours of
+    in the precision of ``positions`` (float64 or float32). The package writes the neighbors of
     each atom to a row of fixed length and counts on when the row is full without a word, so the
     counts are read back and a search whose rows were too short is done again with long enough
     ones. The rows of a batch take 16 bytes for each place, as many places as the fullest atom
@@ -42,7 +42,7 @@ def nvalchemi_edges(
         from nvalchemiops.torch.neighbors import batch_cell_list
     except ImportError as error:
         raise ConfigError(
-            f'The neighbour search "nvalchemi" cannot be loaded ({error}). Install it with: '
+            f'The neighbor search "nvalchemi" cannot be loaded ({error}). Install it with: '
             f"pip install ase_nnp[cuda] (or nvalchemi-toolkit-ops>=0.5), or ask for "
             f'backend="torch".'
         ) from error
@@ -60,12 +60,12 @@ def nvalchemi_edges(
             break
         length = longest
     places = torch.arange(columns.shape[1], device=counts.device)
-    centre, place = torch.nonzero(places < counts[:, None], as_tuple=True)
-    source, shift = columns[centre, place].long(), images[centre, place].long()
-    moved = torch.einsum("ec,ecd->ed", shift.to(cell.dtype), cell[batch[centre]])
-    distance = (positions[source] - positions[centre] + moved).norm(dim=1)
+    center, place = torch.nonzero(places < counts[:, None], as_tuple=True)
+    source, shift = columns[center, place].long(), images[center, place].long()
+    moved = torch.einsum("ec,ecd->ed", shift.to(cell.dtype), cell[batch[center]])
+    distance = (positions[source] - positions[center] + moved).norm(dim=1)
     near = distance <= cutoff
-    return torch.stack([source[near], centre[near]]), shift[near], distance[near]
+    return torch.stack([source[near], center[near]]), shift[near], distance[near]
 
 
 def _framed(

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor, nn
 
-from ase_nnp.errors import CheckpointError, ConfigError, UnsupportedElementError
+from ase_nnp.errors import CheckpointError, ConfigError
 from ase_nnp.models.graph import AtomGraph
+from ase_nnp.models.structures import check_numbers
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -38,7 +39,7 @@ class Potential(nn.Module):
     cutoff
         Angstrom.
     max_neighbors
-        Cap on the neighbours of an atom, or None.
+        Cap on the neighbors of an atom, or None.
     outputs
         What the model can return.
     elements
@@ -105,25 +106,15 @@ class Potential(nn.Module):
             self.max_neighbors,
             dtype=self.dtype,
             device=self.device if device is None else device,
-            **self.graph_options,
+            inputs=self.reads,
+            **{"recenter": True, **self.graph_options},
         )
 
     def check_elements(self, structures: Sequence[Atoms]) -> None:
         """Refuse atoms of elements outside :attr:`elements`."""
-        if self.elements is None:
-            return
-        from ase.data import chemical_symbols as symbols
-
+        name = f"'{self.family or type(self).__name__}'"
         for atoms in structures:
-            strange = sorted(set(atoms.numbers.tolist()) - self.elements)
-            if strange:
-                name = self.family or type(self).__name__
-                known = ", ".join(symbols[z] for z in sorted(self.elements))
-                found = ", ".join(symbols[z] if 0 <= z < len(symbols) else str(z) for z in strange)
-                raise UnsupportedElementError(
-                    f"{atoms.get_chemical_formula()} contains {found}, which '{name}' was not "
-                    f"made for. It knows: {known}."
-                )
+            check_numbers(atoms, self.elements, name)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -181,7 +172,7 @@ class Potential(nn.Module):
         energy: float = 1.0,
         forces: float = 1.0,
     ) -> None:
-        """Set the units of the network: what need not be learnt. Saved with the model.
+        """Set the units of the network: what need not be learned. Saved with the model.
 
         A family whose network works in units of its own overrides this; training calls it once
         with what it found in the data.

@@ -18,6 +18,7 @@ from ase_nnp.models.files import load_model
 from ase_nnp.models.graph import AtomGraph
 from ase_nnp.models.modes import compile_model, compiled, evaluating, lowered, progress_bar
 from ase_nnp.models.potential import Potential
+from ase_nnp.models.structures import as_atoms, has_volume, name_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,40 +32,19 @@ __all__ = ["Predictor", "as_atoms", "predict"]
 MAX_EDGES, MAX_ATOMS, NO_LIMIT = 20_000, 1_000, 2**30
 
 
-def as_atoms(structure: Any) -> Atoms:
-    """Return ``structure`` as ase.Atoms; a pymatgen Structure or Molecule is converted."""
-    if hasattr(structure, "get_positions"):
-        return structure  # type: ignore[no-any-return]
-    if hasattr(structure, "to_ase_atoms"):
-        if not getattr(structure, "is_ordered", True):
-            raise StructureError(
-                "The pymatgen structure has partly occupied sites. Make an ordered structure of "
-                "it first (pymatgen.transformations offers several ways)."
-            )
-        return structure.to_ase_atoms(msonable=False)  # type: ignore[no-any-return]
-    raise StructureError(
-        f"An ase.Atoms or a pymatgen structure was expected, not {type(structure).__name__}."
-    )
-
-
-def has_stress(atoms: Atoms) -> bool:
-    """Whether a stress can be meant: the cell has a volume and is periodic somewhere."""
-    return bool(atoms.cell.rank == 3 and atoms.pbc.any())
-
-
 class Predictor:
     """A model with its device, precision and a batch size that it learns.
 
     On a CPU, structures go one at a time or in small batches, whichever is measured to be faster
     for their size. On a GPU, batches grow to what the memory holds; the next batch is copied and
-    its neighbours are searched while the model is at work on the last.
+    its neighbors are searched while the model is at work on the last.
 
     Parameters
     ----------
     model
         Any :class:`~ase_nnp.Potential`; evaluated in evaluation mode and left as it was.
     max_edges, max_atoms
-        Budget of one batch instead of one that is learnt; a structure larger than this is a batch
+        Budget of one batch instead of one that is learned; a structure larger than this is a batch
         of its own.
     precision
         None, or ``"tf32"`` or ``"bf16"`` to trade accuracy for speed inside this predictor's
@@ -142,7 +122,7 @@ class Predictor:
 
     def _does_not_fit(self, name: str, atoms: Atoms) -> str:
         return (
-            f"{name} ({atoms.get_chemical_formula()}, {len(atoms)} atoms) does not fit into the "
+            f"{name} ({name_of(atoms)}, {len(atoms)} atoms) does not fit into the "
             f"memory of {self.model.device}. Use a device with more, or the CPU."
         )
 
@@ -363,12 +343,12 @@ def _split(
         for k, one in enumerate(atoms):
             rows_of_one = np.arange(ends[k], ends[k + 1]) if name in model.per_atom else k
             value = array.take(rows_of_one, axis=axis)
-            if name.startswith("stress") and not has_stress(one):
+            if name.startswith("stress") and not has_volume(one):
                 continue
             unbounded = name.startswith("ood_") or name.endswith("_interval")
             if np.isnan(value).any() or not (unbounded or np.isfinite(value).all()):
                 raise PredictionError(
-                    f"'{name}' of structure {first + k} ({one.get_chemical_formula()}) is not "
+                    f"'{name}' of structure {first + k} ({name_of(one)}) is not "
                     "finite. Are atoms on top of each other, or positions very large?"
                 )
             rows[k][name] = value.item() if value.ndim == 0 else value.copy()

@@ -43,7 +43,7 @@ def as_model(potential: Potential, *, stress: bool | None = None) -> TorchSimMod
 class TorchSimModel(nn.Module):
     """A potential behind torch-sim's interface; see :func:`as_model`."""
 
-    #: Batches grow with the number of neighbours, which torch-sim estimates by the density.
+    #: Batches grow with the number of neighbors, which torch-sim estimates by the density.
     memory_scales_with = "n_atoms_x_density"
 
     def __init__(self, potential: Potential, *, stress: bool | None = None) -> None:

@@ -72,7 +72,7 @@ def run_checks(subject: Subject) -> Iterator[Outcome]:
 
 
 def conformance(family: str, **config: Any) -> Callable[..., None]:
-    """Return a parametrised pytest test that runs every check on the family called ``family``."""
+    """Return a parametrized pytest test that runs every check on the family called ``family``."""
     import pytest
 
     subjects: dict[str, Subject] = {}

@@ -33,7 +33,7 @@ testpaths = ["tests"]
 # @NAME@
 
 A model family for `ase_nnp`. Say here which paper it follows, what differs from it, and where
-weights come from and under which licence.
+weights come from and under which license.
 
     pip install -e .
     ase-nnp models show @NAME@
@@ -108,14 +108,14 @@ class Model(Conservative):
         self.cutoff = cutoff
         self.species = nn.Embedding(101, num_basis)
         # Constants are float64, so that the model in float64 is truly double.
-        centres = torch.linspace(0, cutoff, num_basis, dtype=torch.float64)
-        self.register_buffer("centres", centres, persistent=False)
+        centers = torch.linspace(0, cutoff, num_basis, dtype=torch.float64)
+        self.register_buffer("centers", centers, persistent=False)
 
     def energies(self, graph: AtomGraph) -> torch.Tensor:
         """Return energies (B,) in eV."""
         source, target = graph.edge_index
         r = graph.edge_vectors().norm(dim=-1)  # (E,)
-        basis = torch.exp(-2.0 * (r[:, None] - self.centres) ** 2)  # (E, K)
+        basis = torch.exp(-2.0 * (r[:, None] - self.centers) ** 2)  # (E, K)
         z = graph.atomic_numbers
         pair = (self.species(z[source]) * self.species(z[target]) * basis).sum(-1)
         pair = pair * (1 - (r / self.cutoff) ** 2) ** 3

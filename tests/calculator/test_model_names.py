@@ -110,7 +110,7 @@ def test_a_saved_and_loaded_model_is_not_fresh_any_more(tmp_path):
 
 def test_a_calculator_cannot_be_told_to_be_another():
     calculator = NNPCalculator("lj", device="cpu")
-    for change in ({"model": "chgnet"}, {"dtype": "float64"}, {"colour": 1}):
+    for change in ({"model": "chgnet"}, {"dtype": "float64"}, {"color": 1}):
         with pytest.raises(ConfigError, match="make a new one"):
             calculator.set(**change)
     calculator.set(model="lj")  # nothing changes

@@ -149,7 +149,7 @@ def test_positions_that_are_no_numbers_never_reach_it():
         (3, {}, "An ASE calculator"),
         (dict, {}, "no ASE calculator"),
         (EMT, {"outputs": ["energy", "dipole"]}, "dipole was wanted"),
-        (EMT, {"reads": ["colour"]}, "colour"),
+        (EMT, {"reads": ["color"]}, "color"),
     ],
 )
 def test_what_is_no_calculator_is_refused(given, options, message):

@@ -1,4 +1,4 @@
-"""Neighbour lists against the obvious double loop, in cells of every kind."""
+"""Neighbor lists against the obvious double loop, in cells of every kind."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OTHERS = EVERY[1:]  # than vesin
 
 
 def obvious(atoms: Atoms, cutoff: float) -> dict[tuple[int, ...], float]:
-    """All (centre, neighbour, n1, n2, n3) within the cutoff, by trying every image."""
+    """All (center, neighbor, n1, n2, n3) within the cutoff, by trying every image."""
     cell = np.array(atoms.cell.complete())
     heights = 1 / np.linalg.norm(np.linalg.inv(cell), axis=0)
     scaled = atoms.positions @ np.linalg.inv(cell)
@@ -104,11 +104,11 @@ def test_the_cap_keeps_the_nearest_and_ties_go_by_order(backend):
     every = AtomGraph.from_atoms(atoms, 6.0, dtype=torch.float64, backend=backend)
     capped = AtomGraph.from_atoms(atoms, 6.0, 10, dtype=torch.float64, backend=backend)
     lengths = every.edge_vectors().norm(dim=1).numpy()
-    centre = every.edge_index[1].numpy()
+    center = every.edge_index[1].numpy()
     keys = list(zip(*every.edge_index.flip(0).tolist(), *every.edge_shift.T.tolist(), strict=True))
     wanted = set()
     for i in range(len(atoms)):
-        mine = [k for k in range(len(keys)) if centre[k] == i]
+        mine = [k for k in range(len(keys)) if center[k] == i]
         mine.sort(key=lambda k: (round(lengths[k] / 1e-6), keys[k]))
         wanted |= {keys[k] for k in mine[:10]}
     assert as_set(capped) == wanted
@@ -252,12 +252,12 @@ def cloud(seed: int, count: int, pbc: tuple[bool, bool, bool]) -> Atoms:
     [("torch", 500), ("torch", 32_768), pytest.param("nvalchemi", 0, marks=needs_nvalchemi)],
 )
 def test_clouds_of_hundreds_of_atoms_in_one_batch_agree_edge_for_edge(backend, chunk, monkeypatch):
-    from ase_nnp.models import neighbors
+    from ase_nnp.models import neighbors_torch
 
-    monkeypatch.setattr(neighbors, "CHUNK", chunk)  # small: every search is cut into many parts
+    monkeypatch.setattr(neighbors_torch, "CHUNK", chunk)
     flags = list(itertools.product([False, True], repeat=3))
     batch = [cloud(seed, 40 + 15 * seed, pbc) for seed, pbc in enumerate(flags)]
-    batch.insert(3, bulk("Cu"))  # a tiny cell, whose neighbours are many images away
+    batch.insert(3, bulk("Cu"))  # a tiny cell, whose neighbors are many images away
     one, two = (AtomGraph.from_atoms(batch, 5.0, backend=b) for b in ("vesin", backend))
     assert one.num_edges > 5_000
     assert torch.equal(one.edge_index, two.edge_index)
@@ -286,7 +286,7 @@ def test_a_long_chain_is_searched_without_trying_all_pairs(backend):
 
 @pytest.mark.parametrize("backend", EVERY)
 @pytest.mark.parametrize("noise", [-1e-15, -1e-17, 1e-17])
-def test_atoms_on_the_border_of_the_cell_keep_their_neighbours(backend, noise):
+def test_atoms_on_the_border_of_the_cell_keep_their_neighbors(backend, noise):
     atoms = bulk("Cu", cubic=True) * (3, 3, 3)
     wanted = AtomGraph.from_atoms(atoms, 4.0).num_edges
     atoms.positions += noise
@@ -294,15 +294,15 @@ def test_atoms_on_the_border_of_the_cell_keep_their_neighbours(backend, noise):
 
 
 @pytest.mark.parametrize("backend", EVERY)
-@pytest.mark.parametrize(("cutoff", "neighbours"), [(3.0, 6), (6.0, 32), (5.999999, 26)])
-def test_neighbours_at_exactly_the_cutoff_are_in(backend, cutoff, neighbours):
+@pytest.mark.parametrize(("cutoff", "neighbors"), [(3.0, 6), (6.0, 32), (5.999999, 26)])
+def test_neighbors_at_exactly_the_cutoff_are_in(backend, cutoff, neighbors):
     simple_cubic = Atoms("Po", cell=[3, 3, 3], pbc=True)
     graph = AtomGraph.from_atoms(simple_cubic, cutoff, dtype=torch.float64, backend=backend)
-    assert graph.num_edges == neighbours
+    assert graph.num_edges == neighbors
 
 
 @needs_nvalchemi
-def test_rows_of_neighbours_that_are_too_short_are_made_longer(monkeypatch):
+def test_rows_of_neighbors_that_are_too_short_are_made_longer(monkeypatch):
     from nvalchemiops.torch import neighbors as package
 
     asked, search = [], package.batch_cell_list
@@ -332,6 +332,7 @@ def test_a_molecule_far_from_its_small_cell_is_binned_where_it_is():
 
 
 def test_the_search_follows_the_device_and_what_is_installed(monkeypatch):
+
     from ase_nnp.models import neighbors
 
     chosen = {}

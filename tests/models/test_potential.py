@@ -23,8 +23,8 @@ class Learned(Conservative):
         self.evaluations += 1
         r = graph.edge_vectors().norm(dim=-1)
         pair = (self.weight[0] / r + self.weight[1] / r**3) * (1 - (r / 4.0) ** 2) ** 3
-        centre = graph.batch[graph.edge_index[1]]
-        return pair.new_zeros(graph.num_structures).index_add(0, centre, pair)
+        center = graph.batch[graph.edge_index[1]]
+        return pair.new_zeros(graph.num_structures).index_add(0, center, pair)
 
 
 @pytest.fixture

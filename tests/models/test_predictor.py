@@ -192,7 +192,7 @@ def test_batches_grow_to_what_a_device_holds_and_results_stay_right(lj, silent):
         assert max(model.loads) > 0.6 * 90_000
 
 
-def test_another_set_begins_with_what_was_learnt(lj):
+def test_another_set_begins_with_what_was_learned(lj):
     device = Device(capacity=9_000_000)
     model = OnDevice(lj, device)
     predictor = Predictor(model, memory=device)

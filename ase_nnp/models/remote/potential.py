@@ -95,7 +95,9 @@ class RemotePotential(Potential):
         self.check_elements(structures)
         none = np.zeros((2, 0), int), np.zeros((0, 3), int)
         where = self.device if device is None else device
-        return AtomGraph.from_edges(structures, *none, dtype=torch.float64, device=where)
+        return AtomGraph.from_edges(
+            structures, *none, dtype=torch.float64, device=where, inputs=self.reads
+        )
 
     def forward(self, graph: AtomGraph) -> dict[str, Tensor]:
         """Return everything in :attr:`outputs`."""

@@ -132,9 +132,7 @@ class Model:
     def one(self, atoms: Any, properties: list[str]) -> dict[str, Any]:
         """Return the results of one structure, from a single calculation where that is possible."""
         found: dict[str, Any] = {}
-        wanted = [
-            p for p in properties if p != "stress" or (atoms.cell.rank == 3 and atoms.pbc.any())
-        ]
+        wanted = [p for p in properties if p != "stress" or atoms.cell.rank == 3]
         # Stress and forces first: they bring the energy along in most calculators.
         for name in reversed(wanted):
             found[name] = np.asarray(self.inner.get_property(name, atoms), dtype=float)

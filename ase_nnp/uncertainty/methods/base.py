@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ase_nnp.errors import UncertaintyError
 from ase_nnp.models.graph import AtomGraph
 from ase_nnp.models.potential import Potential
+from ase_nnp.models.structures import structures_of
 from ase_nnp.uncertainty.ase_storage import ALIASES
 from ase_nnp.uncertainty.statistics.calibrated import Calibration
 from ase_nnp.uncertainty.statistics.moments import NOT_COVERED
@@ -214,27 +215,3 @@ class UncertainPotential(Potential):
     ) -> Self:
         """Make the method from a potential and what :meth:`state` gave."""
         return cls([base], **values)
-
-
-def structures_of(graph: AtomGraph) -> list[Atoms]:
-    """Return the batch as ase.Atoms again."""
-    from ase.constraints import FixAtoms
-
-    out = []
-    numbers = graph.atomic_numbers.cpu().numpy()
-    positions = graph.positions.detach().double().cpu().numpy()
-    batch = graph.batch.cpu().numpy()
-    cell = graph.cell.detach().double().cpu().numpy()
-    for i in range(graph.num_structures):
-        own = batch == i
-        atoms = Atoms(numbers[own], positions[own], cell=cell[i], pbc=graph.pbc[i].cpu().numpy())
-        if graph.tags is not None:
-            atoms.set_tags(graph.tags.cpu().numpy()[own])
-        if graph.fixed is not None and graph.fixed.cpu().numpy()[own].any():
-            atoms.set_constraint(FixAtoms(mask=graph.fixed.cpu().numpy()[own]))
-        for name in ("charge", "spin"):
-            value = getattr(graph, name)
-            if value is not None:
-                atoms.info[name] = float(value[i])
-        out.append(atoms)
-    return out

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ase_nnp.errors import StructureError
 from ase_nnp.models.graph import AtomGraph
-from ase_nnp.models.neighbors import MIN_DISTANCE, canonical
+from ase_nnp.models.lattice import recentered
+from ase_nnp.models.neighbors import MIN_DISTANCE, sort_and_cap_edges
 
 __all__ = ["BatchSizeTuner", "MicroBatch", "NeighborCache"]
 
@@ -55,10 +56,9 @@ class BatchSizeTuner:
 
 @dataclass
 class NeighborCache:
-    """A structure's candidate edges and where it was when they were searched."""
+    """A structure's candidate edges where it was when they were searched."""
 
     graph: AtomGraph
-    home: Tensor | None  # (n, 3) cells an atom was folded by
 
 
 class MicroBatch:
@@ -73,17 +73,7 @@ class MicroBatch:
         self.source, self.target = source, target
         self.shift = self.base.edge_shift.double()
         self.structure = self.base.batch[target]
-
-        self.home = None
-        if any(cache.home is not None for cache in caches):
-            self.home = torch.cat(
-                [
-                    torch.zeros_like(cache.graph.positions, dtype=torch.float64)
-                    if cache.home is None
-                    else cache.home
-                    for cache in caches
-                ]
-            )
+        self.moved: Tensor | None = None  # (N, 3) cells that `shift` already counts
 
     def graph(
         self, positions: Tensor, cell: Tensor, cutoff: float, max_neighbors: int | None
@@ -91,8 +81,12 @@ class MicroBatch:
         """Return the graph of the structures where they are now, in float64."""
         base = self.base
         assert base is not None
-        if self.home is not None:
-            positions = positions + torch.einsum("nc,ncd->nd", self.home, cell[base.batch])
+        positions, moved = recentered(positions, cell, base.pbc, base.batch, cutoff)
+        if moved is not None and (self.moved is None or not torch.equal(moved, self.moved)):
+            change = moved if self.moved is None else moved - self.moved
+            shifts = base.edge_shift + change[self.source] - change[self.target]
+            base = self.base = base.replace(edge_shift=shifts)
+            self.shift, self.moved = shifts.double(), moved
 
         # One matrix product where there is one cell: the batched form copies it to every edge.
         if len(self.members) == 1:
@@ -105,7 +99,7 @@ class MicroBatch:
 
         edges, shifts = base.edge_index[:, near], base.edge_shift[near]
         if max_neighbors is not None:
-            edges, shifts = canonical(
+            edges, shifts = sort_and_cap_edges(
                 edges, shifts, squared[near].sqrt(), base.num_atoms, max_neighbors
             )
         elif len(near) and float(squared.amin()) < MIN_DISTANCE**2:

@@ -101,7 +101,10 @@ class NeighborLists:
         if changed.any():
             deformation = np.tile(np.eye(3), (len(batch), 1, 1))
             for k in np.flatnonzero(changed).tolist():
-                deformation[k] = np.linalg.solve(completed(self._cell[k]), completed(batch.cell[k]))
+                deformation[k] = np.linalg.solve(
+                    search_cell(self._cell[k], batch.pbc[k]),
+                    search_cell(batch.cell[k], batch.pbc[k]),
+                )
             shrink = np.linalg.svd(deformation, compute_uv=False)[:, -1]
             reference = np.einsum("nc,ncd->nd", reference, deformation[batch.segments.owner])
 
@@ -110,24 +113,18 @@ class NeighborLists:
 
     def _search(self, atoms: Atoms) -> NeighborCache:
         self.searches += 1
-        options = dict(self.model.graph_options)
+        # For the positions as they stand: each step moves them to the origin (`recentered`).
+        options = {k: v for k, v in self.model.graph_options.items() if k != "wrap"}
         graph = AtomGraph.from_atoms(
             atoms,
             self.cutoff + self.skin,
             None,
             dtype=torch.float64,
             device=self.model.device,
+            inputs=self.model.reads,
             **options,
         )
-
-        # Where the search folded atoms into the cell, they are folded the same way at every step.
-        home = None
-        if options.get("wrap"):
-            given = torch.from_numpy(np.array(atoms.positions)).to(graph.positions.device)
-            cell = torch.from_numpy(completed(np.array(atoms.cell))).to(given.device)
-            folded = torch.linalg.solve(cell.T, (graph.positions - given).T).T.round()
-            home = folded if bool(folded.any()) else None
-        return NeighborCache(graph, home)
+        return NeighborCache(graph)
 
 
 def completed(cell: Array) -> Array:

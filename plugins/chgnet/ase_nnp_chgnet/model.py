@@ -57,12 +57,15 @@ class CHGNet(Conservative):
     ) -> AtomGraph:
         """Return the graph with positions in double precision, also for a float32 model.
 
-        Differences of large numbers are then taken before anything is rounded.
+        Differences of large numbers are then taken before anything is rounded. Atoms are folded
+        into the cell, because the package rounds fractional coordinates to single precision.
         """
         structures: list[Any] = [atoms] if hasattr(atoms, "get_positions") else list(atoms)
         self.check_elements(structures)
         where = self.device if device is None else device
-        return AtomGraph.from_atoms(structures, self.cutoff, dtype=torch.float64, device=where)
+        return AtomGraph.from_atoms(
+            structures, self.cutoff, dtype=torch.float64, device=where, wrap=True, inputs=()
+        )
 
     def load_weights(self, tensors: Mapping[str, Tensor]) -> None:
         """Take the weights of the package, under its names."""

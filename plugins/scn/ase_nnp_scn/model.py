@@ -146,7 +146,8 @@ class SCN(Potential):
             self.max_neighbors,
             dtype=torch.float64,
             device=self.device if device is None else device,
-            **self.graph_options,
+            inputs=(),
+            **{"recenter": True, **self.graph_options},
         )
         if len(self.degrees) == 2:
             distance = (graph.edge_vectors().norm(dim=1) / 1e-6).round()

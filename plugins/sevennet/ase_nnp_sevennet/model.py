@@ -88,7 +88,9 @@ class SevenNet(Conservative):
         structures: list[Any] = [atoms] if hasattr(atoms, "get_positions") else list(atoms)
         self.check_elements(structures)
         where = self.device if device is None else device
-        return AtomGraph.from_atoms(structures, self.cutoff, dtype=torch.float64, device=where)
+        return AtomGraph.from_atoms(
+            structures, self.cutoff, dtype=torch.float64, device=where, recenter=True, inputs=()
+        )
 
     def energies(self, graph: AtomGraph) -> dict[str, Tensor]:
         """Return ``energy`` (B,) and ``energies`` (N,), eV."""

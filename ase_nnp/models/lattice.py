@@ -1,0 +1,220 @@
+"""Cells and origins: what can be searched for neighbors, and where single precision is exact."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ase_nnp.errors import StructureError
+
+__all__ = ["MAX_NEIGHBORS", "recentered", "search_lattice"]
+
+#: Neighbors of one atom beyond which no cell is meant; solid hydrogen has 3600 in 12 Angstrom.
+MAX_NEIGHBORS = 50_000
+#: Images that a search looks through without a reduced cell.
+MAX_IMAGES = 20_000
+#: Angstrom; a double no longer tells atoms apart at such a distance (its last bit is 1e-7).
+FARTHEST = 1e9
+#: Angstrom beyond which the coordinates of a structure are worth closing gaps for: there the last
+#: bit of single precision is 6e-5.
+SPREAD = 500.0
+#: Of a lattice vector; atoms exactly half a cell from the first one must all fold to one side.
+EDGE = 1e-6
+
+
+def recentered(
+    positions: Tensor, cell: Tensor, pbc: Tensor, batch: Tensor, cutoff: float
+) -> tuple[Tensor, Tensor | None]:
+    """Move every structure to the origin and its atoms to their images around the first atom.
+
+    Only differences of positions have a meaning, and single precision holds them the better, the
+    smaller the positions are. Atoms beyond ``cutoff`` of all others are brought nearer too.
+
+    Parameters
+    ----------
+    positions : (N, 3) float64, Angstrom
+    cell : (B, 3, 3) float64, rows that are not periodic may be anything
+    pbc : (B, 3) bool
+    batch : (N,) int64, sorted
+    cutoff : Angstrom
+
+    Returns
+    -------
+    positions (N, 3) and the cells (N, 3) int64 that each atom was moved by, None for none: an edge
+    with offset S now has ``S + moved[source] - moved[target]``.
+    """
+    single = len(cell) == 1
+    if single:
+        positions = positions - positions[0]
+    else:
+        first = torch.searchsorted(batch, torch.arange(len(cell), device=batch.device))
+        positions = positions - positions[first[batch]]
+
+    moved = None
+    if bool(pbc.any()):
+        # Coordinates along the periodic vectors by their Gram matrix, which is sound where the
+        # other vectors are missing or flat.
+        periodic = cell * pbc[:, :, None]
+        gram = periodic @ periodic.transpose(1, 2) + torch.diag_embed((~pbc).to(cell.dtype))
+        dual = periodic.transpose(1, 2) @ torch.linalg.inv(gram)
+        if single:
+            cells = torch.floor(positions @ dual[0] + (0.5 + EDGE))
+            positions = positions - cells @ periodic[0]
+        else:
+            cells = torch.floor(torch.einsum("nc,ncd->nd", positions, dual[batch]) + (0.5 + EDGE))
+            positions = positions - torch.einsum("nc,ncd->nd", cells, periodic[batch])
+        moved = cells.long() * pbc[batch]
+
+    if float(positions.abs().amax()) > SPREAD:
+        moved = torch.zeros_like(batch)[:, None].repeat(1, 3) if moved is None else moved
+        for b in range(len(cell)):
+            own = batch == b
+            if float(positions[own].abs().amax()) > SPREAD:
+                part, vectors, flags = (t.cpu().numpy() for t in (positions[own], cell[b], pbc[b]))
+                nearer, cells_more = _without_gaps(part, vectors, flags, cutoff)
+                positions[own] = torch.from_numpy(nearer).to(positions)
+                moved[own] += torch.from_numpy(cells_more).to(moved)
+    return positions, moved
+
+
+def _without_gaps(
+    positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Close gaps that no edge crosses; returns positions and cells moved by, as `recentered`.
+
+    Two atoms whose heights above a face of the cell differ by more than the cutoff do not see each
+    other, whatever images there are along the other two vectors.
+    """
+    full = complete(cell, pbc)
+    inverse = np.linalg.inv(full)
+    heights = 1 / np.linalg.norm(inverse, axis=0)
+    scaled, moved = positions @ inverse, np.zeros((len(positions), 3), dtype=np.int64)
+
+    for axis, height in enumerate(heights):
+        least = (cutoff + 1.0) / height
+        order = np.argsort(scaled[:, axis], kind="stable")
+        along = scaled[order, axis]
+        gaps = np.diff(along)
+        if pbc[axis]:
+            around = along[0] + 1.0 - along[-1]
+            if max(around, gaps.max(initial=0.0)) <= least:
+                continue  # atoms all the way round: every image has its meaning
+            if around <= least:  # cut the ring at its widest gap instead
+                beyond = order[int(gaps.argmax()) + 1 :]
+                scaled[beyond, axis] -= 1.0
+                moved[beyond, axis] += 1
+                order = np.argsort(scaled[:, axis], kind="stable")
+                gaps = np.diff(scaled[order, axis])
+        surplus = np.cumsum(np.where(gaps > least, gaps - least, 0.0))
+        scaled[order[1:], axis] -= surplus
+
+    return (scaled - scaled[0]) @ full, moved
+
+
+def complete(cell: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Return the chosen vectors of a cell, with unit vectors at right angles for the others."""
+    from ase.geometry import complete_cell
+
+    return np.asarray(complete_cell(np.where(chosen[:, None], cell, 0.0)), dtype=np.float64)
+
+
+def search_cell(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
+    """Return a cell (3, 3) that can be inverted, with the periodic vectors as they are."""
+    # Vectors along which nothing is periodic carry no meaning: flat ones are made up anew.
+    there = np.abs(cell).max(axis=1) > 1e-6
+    return complete(cell, pbc if is_flat(cell[there]) else there)
+
+
+def search_lattice(
+    positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the cell to search in, and how its vectors are made of the given ones.
+
+    Parameters
+    ----------
+    positions : (N, 3) Angstrom
+    cell : (3, 3) Angstrom
+    pbc : (3,) bool
+    cutoff : Angstrom
+
+    Returns
+    -------
+    cell (3, 3), invertible, and None or integers (3, 3): ``searched = integers @ cell``.
+
+    Raises
+    ------
+    StructureError
+        The cell cannot be meant (not finite, flat, or so small that an atom has more than
+        :data:`MAX_NEIGHBORS` neighbors), or atoms are too far away to be told apart.
+    """
+    _check(positions, cell, pbc)
+    full = search_cell(cell, pbc)
+    if not pbc.any():
+        return full, None
+
+    heights = 1 / np.linalg.norm(np.linalg.inv(full), axis=0)[pbc]
+    images = float(np.prod(2 * np.ceil(cutoff / heights) + 1))
+    if images <= MAX_IMAGES and images * len(positions) <= MAX_NEIGHBORS:
+        return full, None
+    return _reduced(full, pbc, cutoff, len(positions))
+
+
+def _reduced(
+    cell: np.ndarray, pbc: np.ndarray, cutoff: float, atoms: int
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the shortest vectors of a lattice that are skewed beyond measure or very short."""
+    from ase.geometry import minkowski_reduce
+
+    try:
+        reduced, made_of = minkowski_reduce(cell, pbc)
+    except RuntimeError as error:
+        raise StructureError(f"The cell {cell.tolist()} cannot be reduced: {error}.") from error
+    short = np.linalg.norm(reduced, axis=1)[pbc]
+    expected = atoms * float(np.prod(1 + 2 * cutoff / short))
+    # The ball, not the box around it, where the cell is small against it.
+    ball = {1: 2.0, 2: np.pi, 3: 4 * np.pi / 3}[len(short)] / 2 ** len(short)
+    if ball * expected > MAX_NEIGHBORS:
+        raise StructureError(
+            f"With lattice vectors as short as {short.min():.3g} Angstrom an atom would have about "
+            f"{ball * expected:.1e} neighbors within {cutoff:g} Angstrom; at most "
+            f"{MAX_NEIGHBORS} can be meant. Is the cell in Angstrom?"
+        )
+
+    heights = 1 / np.linalg.norm(np.linalg.inv(cell), axis=0)[pbc]
+    if np.prod(2 * np.ceil(cutoff / heights) + 1) <= MAX_IMAGES:
+        return cell, None
+    return np.asarray(reduced, dtype=np.float64), np.asarray(made_of).round().astype(np.int64)
+
+
+def _check(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> None:
+    """Refuse positions out of reach, and cells that are not finite, flat or periodic by nothing."""
+    far = float(np.abs(positions).max(initial=0.0))
+    if far > FARTHEST:
+        raise StructureError(
+            f"An atom is {far:.1e} Angstrom from the origin; double precision tells atoms apart up "
+            f"to {FARTHEST:.0e}. Move the structure nearer."
+        )
+    if not np.isfinite(cell).all():
+        raise StructureError("The cell has entries that are not finite numbers.")
+
+    lengths = np.linalg.norm(cell, axis=1)
+    for axis in np.flatnonzero(pbc & (lengths < 1e-6)):
+        raise StructureError(
+            f"The structure is periodic along axis {axis}, but lattice vector {axis} is zero. "
+            f"Set the cell, or atoms.pbc[{axis}] = False."
+        )
+
+    if is_flat(cell[pbc]):
+        raise StructureError(
+            "The lattice vectors are linearly dependent, so the cell has no volume. "
+            "Set vectors that span the periodic directions."
+        )
+
+
+def is_flat(vectors: np.ndarray) -> bool:
+    """Whether vectors (n, 3), none of them zero, are linearly dependent."""
+    if len(vectors) < 2:
+        return False
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return bool(np.sqrt(max(0.0, np.linalg.det(unit @ unit.T))) < 1e-6)
