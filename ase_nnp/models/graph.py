@@ -149,9 +149,9 @@ class AtomGraph:
             Fold the atoms into the cell along periodic directions first, in float64, as the
             converters of the published OC20 models do.
         recenter
-            Move each structure to the origin instead, in float64, and its atoms to their images
-            nearest to the first atom: in single precision results then do not depend on where the
-            structure is. Edges and their vectors are the same.
+            Move each structure to the origin, in float64, and its atoms (unless wrapped) to their
+            images nearest to the first atom: in single precision results then do not depend on
+            where the structure is. Edges and their vectors are the same.
         pbc
             Overrides the structures' own flags.
         inputs
@@ -167,11 +167,11 @@ class AtomGraph:
         """
         device = torch.device(device)
         base, cell, made_of = _collect(atoms, inputs, pbc, float(cutoff))
-        if recenter:
-            positions, _ = recentered(base.positions, base.cell, base.pbc, base.batch, cutoff)
-            base = replace(base, positions=positions)
-        elif wrap:
+        if wrap:
             base = _wrapped(base)
+        if recenter:
+            geometry = base.positions, base.cell, base.pbc, base.batch
+            base = replace(base, positions=recentered(*geometry, cutoff, fold=not wrap)[0])
         base, cell = base.to(device), cell.to(device)
 
         search = searcher(backend, device)

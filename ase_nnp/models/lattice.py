@@ -24,7 +24,7 @@ EDGE = 1e-6
 
 
 def recentered(
-    positions: Tensor, cell: Tensor, pbc: Tensor, batch: Tensor, cutoff: float
+    positions: Tensor, cell: Tensor, pbc: Tensor, batch: Tensor, cutoff: float, fold: bool = True
 ) -> tuple[Tensor, Tensor | None]:
     """Move every structure to the origin and its atoms to their images around the first atom.
 
@@ -38,6 +38,7 @@ def recentered(
     pbc : (B, 3) bool
     batch : (N,) int64, sorted
     cutoff : Angstrom
+    fold : False for atoms that are in the cell they are to be in
 
     Returns
     -------
@@ -52,7 +53,7 @@ def recentered(
         positions = positions - positions[first[batch]]
 
     moved = None
-    if bool(pbc.any()):
+    if fold and bool(pbc.any()):
         # Coordinates along the periodic vectors by their Gram matrix, which is sound where the
         # other vectors are missing or flat.
         periodic = cell * pbc[:, :, None]

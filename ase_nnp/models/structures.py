@@ -68,7 +68,7 @@ def check_numbers(
         Naming what the structure contains and what the model knows.
     """
     numbers = atoms.numbers
-    if elements is None and numbers.min() >= 1 and numbers.max() <= 118:
+    if elements is None and numbers.min(initial=1) >= 1 and numbers.max(initial=1) <= 118:
         return
 
     present = set(np.unique(numbers).tolist())

@@ -17,6 +17,7 @@ from ase.calculators.calculator import (
     CalculatorSetupError,
     PropertyNotImplementedError,
 )
+from ase.calculators.emt import EMT
 from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_stress
 from ase.calculators.mixing import SumCalculator
 from ase.constraints import FixAtoms
@@ -28,6 +29,7 @@ from ase.mep import NEB
 from ase.optimize import BFGS, FIRE
 from ase.vibrations import Vibrations
 
+import ase_nnp
 from ase_nnp import NNPCalculator, Potential, build_model
 from ase_nnp.errors import ConfigError, PredictionError, StructureError, UnsupportedElementError
 
@@ -210,11 +212,51 @@ def test_no_stress_without_a_volume(lj):
     assert np.isfinite(atoms.get_potential_energy())
 
 
-def test_no_stress_of_a_molecule_in_a_box(lj):
+@pytest.mark.parametrize("pbc", [False, True, (True, False, True)])
+def test_the_stress_of_a_molecule_in_a_box_is_that_of_its_volume_as_ase_has_it(lj, pbc):
     atoms = molecule("CO", vacuum=5.0)
+    atoms.rattle(0.05, seed=1)
+    atoms.pbc = pbc
     atoms.calc = NNPCalculator(lj)
-    with pytest.raises(PropertyNotImplementedError, match="periodic"):
-        atoms.get_stress()
+    assert np.allclose(atoms.get_stress(), calculate_numerical_stress(atoms), atol=1e-7)
+    assert np.abs(atoms.get_stress()).max() > 1e-4
+    atoms.calc = NNPCalculator(ase_nnp.from_ase(EMT))
+    assert np.allclose(atoms.get_stress(), EMT().get_property("stress", atoms), atol=1e-12)
+
+
+def test_without_a_volume_there_is_no_stress(lj):
+    atoms = molecule("CO")
+    for cell in ([0, 0, 0], [5, 5, 0], [[1, 0, 0], [2, 0, 0], [0, 0, 3]]):
+        atoms.set_cell(cell)
+        atoms.calc = NNPCalculator(lj)
+        with pytest.raises(PropertyNotImplementedError, match="volume"):
+            atoms.get_stress()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("charge", None), ("charge", "neutral"), ("charge", [0.1, -0.1]), ("spin", "high"),
+     ("spin", {}), ("spin", np.nan)],
+)  # fmt: skip
+def test_metadata_that_the_model_does_not_read_is_not_looked_at(lj, key, value):
+    atoms = bulk("Cu", cubic=True)
+    energy = NNPCalculator(lj).get_property("energy", atoms)
+    atoms.info[key] = value
+    assert NNPCalculator(lj).get_property("energy", atoms) == energy
+    assert ase_nnp.predict(lj, [atoms])[0]["energy"] == energy
+
+
+@pytest.mark.parametrize("number", [119, 200, 0, -1])
+@pytest.mark.parametrize("known", [None, frozenset({29})])
+def test_numbers_that_name_no_element_are_refused_by_their_number(lj, number, known):
+    lj = copy.deepcopy(lj)
+    lj.elements = known
+    atoms = Atoms(numbers=[29, number], positions=[[0, 0, 0], [0, 0, 2]])
+    atoms.calc = NNPCalculator(lj)
+    for ask in (atoms.get_potential_energy, lambda: ase_nnp.predict(lj, [bulk("Cu"), atoms])):
+        with pytest.raises(UnsupportedElementError, match=f"atomic number {number}") as error:
+            ask()
+        assert "Og," not in str(error.value)
 
 
 def test_a_slab_has_a_stress(lj):

@@ -62,7 +62,9 @@ def boxed(atoms: Atoms) -> Atoms:
         cell[axis] = atoms.cell[axis]
     if atoms.cell.rank == 3:
         cell = atoms.cell[:]
-    return Atoms(atoms.numbers, atoms.positions, cell=cell, pbc=True)
+    twin = Atoms(atoms.numbers, atoms.positions, cell=cell, pbc=True)
+    twin.wrap()  # the package rounds fractional coordinates, which ours are in the cell
+    return twin
 
 
 @contextlib.contextmanager
