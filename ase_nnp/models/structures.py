@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ase_nnp.errors import StructureError, UnsupportedElementError
+from ase_nnp.models.lattice import is_flat
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -38,7 +39,8 @@ def has_volume(atoms: Atoms) -> bool:
 
     So do ASE's own calculators (EMT, LennardJones, Tersoff) for a molecule in a box.
     """
-    return bool(atoms.cell.rank == 3)
+    # ASE's rank counts vectors that are not zero; three of them may still lie in a plane.
+    return bool(atoms.cell.rank == 3) and not is_flat(atoms.cell.array)
 
 
 def symbol_of(number: int) -> str:
