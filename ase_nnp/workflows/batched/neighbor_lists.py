@@ -101,10 +101,7 @@ class NeighborLists:
         if changed.any():
             deformation = np.tile(np.eye(3), (len(batch), 1, 1))
             for k in np.flatnonzero(changed).tolist():
-                deformation[k] = np.linalg.solve(
-                    search_cell(self._cell[k], batch.pbc[k]),
-                    search_cell(batch.cell[k], batch.pbc[k]),
-                )
+                deformation[k] = np.linalg.solve(completed(self._cell[k]), completed(batch.cell[k]))
             shrink = np.linalg.svd(deformation, compute_uv=False)[:, -1]
             reference = np.einsum("nc,ncd->nd", reference, deformation[batch.segments.owner])
 
