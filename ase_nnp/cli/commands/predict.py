@@ -83,11 +83,11 @@ def _names(text: str) -> list[str]:
 
 def _check_stress(wanted: Sequence[str] | None, data: Sequence[Atoms]) -> None:
     """Refuse a stress that cannot be meant, which a model would leave out without a word."""
-    from ase_nnp.models.predictor import has_stress
+    from ase_nnp.models.structures import has_volume
 
     if wanted is None or not any(name.startswith("stress") for name in wanted):
         return
-    without = [k for k, atoms in enumerate(data) if not has_stress(atoms)]
+    without = [k for k, atoms in enumerate(data) if not has_volume(atoms)]
     if without:
         some = ", ".join(map(str, without[:5])) + (", ..." if len(without) > 5 else "")
         raise StructureError(
