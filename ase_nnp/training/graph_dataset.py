@@ -173,7 +173,7 @@ class AtomGraphDataset(Dataset[GraphBatch]):
             self.cutoff,
             self.max_neighbors,
             dtype=self.dtype,
-            **self.graph_options,
+            **{"recenter": True, **self.graph_options},
         )
 
     def __getitem__(self, index: int) -> GraphBatch:
