@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ase_nnp.datasets import open_dataset, write_dataset
-from ase_nnp.datasets.formats.hdf5_frames import unit_factor
+from ase_nnp.datasets.formats.hdf5_h5md import unit_factor
 from ase_nnp.datasets.formats.hdf5_safe import natural
 from ase_nnp.errors import DatasetError
 

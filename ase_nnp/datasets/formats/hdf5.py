@@ -1,7 +1,7 @@
-"""HDF5 datasets of eight layouts: torchmd-net, ANI-1, ANI-1x, SPICE, QM7-X, MACE, H5MD, torch-sim.
+"""HDF5 datasets: torchmd-net, ANI, SPICE, QM7-X, Transition1x, AIMNet2, MACE, H5MD, torch-sim.
 
-The layout is found in the file. Energies, lengths and forces become eV and Angstrom on reading;
-ANI, SPICE and QM7-X have fixed units, H5MD says them, torchmd-net files are the user's own.
+The layout is recognized in the file. Energies, lengths and forces become eV and Angstrom on
+reading; most layouts have fixed units, H5MD says them, torchmd-net files are the user's own.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ase_nnp.datasets.base import AtomsDataset, Shard
-from ase_nnp.datasets.formats.hdf5_frames import H5MD, MACE, TorchSim
+from ase_nnp.datasets.formats.hdf5_ani import ANI1, AIMNet2, ANI1x, Transition1x
+from ase_nnp.datasets.formats.hdf5_frames import MACE, TorchSim
+from ase_nnp.datasets.formats.hdf5_h5md import H5MD
 from ase_nnp.datasets.formats.hdf5_layouts import (
-    ANI1,
     BOHR,
     HARTREE,
     QM7X,
     SPICE,
-    ANI1x,
     Block,
     Frame,
     Layout,
@@ -47,11 +47,13 @@ _LENGTH_UNITS = {"Angstrom": 1.0, "Bohr": BOHR, "nm": 10.0}
 LAYOUTS: tuple[Layout, ...] = (
     H5MD(),
     MACE(),
+    Transition1x(),
     TorchSim(),
     SPICE(),
     ANI1x(),
     TorchMDNet(),
     QM7X(),
+    AIMNet2(),
     ANI1(),
 )
 
@@ -61,16 +63,17 @@ def detect(root: h5py.File) -> Layout:
     for layout in LAYOUTS:
         if layout.matches(root):
             return layout
-    found: list[str] = []
+
+    names: list[str] = []
 
     def note(name: str) -> bool | None:
-        found.append(name)
-        return True if len(found) > 5 else None
+        names.append(name)
+        return True if len(names) > 5 else None
 
     root.visit(note)
     known = ", ".join(layout.name for layout in LAYOUTS)
     raise DatasetError(
-        f"no known layout of HDF5 data ({known}); the file holds {', '.join(found) or 'nothing'}",
+        f"no known layout of HDF5 data ({known}); the file holds {', '.join(names) or 'nothing'}",
         path=root.filename,
     )
 
@@ -87,6 +90,7 @@ class HDF5Shard(Shard):
         self.path = Path(path)
         self._choices = options
         self.options = (repr(options),)
+
         self._file: h5py.File | None = None
         self._pid = -1
         try:
@@ -100,6 +104,7 @@ class HDF5Shard(Shard):
             raise DatasetError(str(error), path=path) from error
         except H5_ERRORS as error:
             raise DatasetError(f"damaged HDF5 data ({error})", path=path) from error
+
         if not self.blocks:
             raise DatasetError(f"no frames in this {self.layout.name} file", path=path)
         self._first_kind()
@@ -109,10 +114,10 @@ class HDF5Shard(Shard):
         """Take the kind of energy from our own writer's note, where there is one."""
         if isinstance(self.layout, MACE) and not self.blocks[0].problem:
             try:
-                found = self.layout.read(self._root(), self.blocks[0], 0, self._choices)
+                frame = self.layout.read(self._root(), self.blocks[0], 0, self._choices)
             except (DatasetError, *H5_ERRORS):
                 return  # reported when the record is read
-            kind = ((found.row or {}).get("info") or {}).get("energy_kind")
+            kind = ((frame.row or {}).get("info") or {}).get("energy_kind")
             self.energy_kind = kind if isinstance(kind, str) else "total"
 
     def _root(self) -> h5py.File:
@@ -153,15 +158,16 @@ class HDF5Shard(Shard):
 
     def read(self, index: int) -> Sample:
         """Read one frame, in eV and Angstrom."""
-        block, frame = self._find(index)
+        block, entry = self._find(index)
         if block.problem:
             raise DatasetError(block.problem)
         try:
-            found = self.layout.read(self._root(), block, frame, self._choices)
+            frame = self.layout.read(self._root(), block, entry, self._choices)
         except H5_ERRORS as error:
             raise DatasetError(f"damaged HDF5 data ({error})") from error
-        sample = _sample(found)
-        if found.row is None:
+
+        sample = _sample(frame)
+        if frame.row is None:
             sample["info"].setdefault("sid", self.key(index))
         return sample
 
@@ -184,39 +190,44 @@ def _array(name: str, value: Any, shape: tuple[int, ...]) -> Any:
     return array.astype(np.float64)
 
 
-def _sample(found: Frame) -> Sample:
+def _sample(frame: Frame) -> Sample:
     """Check what a layout read and put it under the common names."""
-    for name, value in (("atomic numbers", found.numbers), ("positions", found.positions)):
+    for name, value in (("atomic numbers", frame.numbers), ("positions", frame.positions)):
         if value is None:
             raise DatasetError(f"no {name}")
-    numbers = np.asarray(found.numbers)
+    numbers = np.asarray(frame.numbers)
     n = numbers.size
-    cell = np.zeros((3, 3)) if found.cell is None else _array("cell", found.cell, (3, 3))
-    pbc = np.asarray(found.pbc).astype(bool).reshape(-1)
+
+    cell = np.zeros((3, 3)) if frame.cell is None else _array("cell", frame.cell, (3, 3))
+    pbc = np.asarray(frame.pbc).astype(bool).reshape(-1)
     if pbc.size not in (1, 3):
         raise DatasetError(f"pbc has {pbc.size} values, wanted 3")
+
     sample: Sample = {
         "atomic_numbers": numbers.reshape(-1),
-        "positions": _array("positions", found.positions, (n, 3)),
+        "positions": _array("positions", frame.positions, (n, 3)),
         "cell": cell,
         "pbc": np.broadcast_to(pbc, 3).copy(),
-        "info": dict(found.info),
+        "info": dict(frame.info),
     }
-    results = dict(found.results)
+
+    results = dict(frame.results)
     if (energy := results.pop("energy", None)) is not None:
         sample["energy"] = float(energy)
     if (forces := results.pop("forces", None)) is not None:
         sample["forces"] = _array("forces", forces, (n, 3))
     if (stress := results.pop("stress", None)) is not None:
         sample["stress"] = _stress(stress)
+
     for name, shape in (("dipole", (3,)), ("charges", (n,)), ("magmoms", (n,))):
         if name in results:
             results[name] = _array(name, results[name], shape)
+
     if results:
         sample["results"] = results
-    if found.arrays:
-        sample["arrays"] = {k: _array(k, v, (n,)) for k, v in found.arrays.items()}
-    return _with_rest(sample, found.row) if found.row is not None else sample
+    if frame.arrays:
+        sample["arrays"] = {k: _array(k, v, (n,)) for k, v in frame.arrays.items()}
+    return _with_rest(sample, frame.row) if frame.row is not None else sample
 
 
 def _stress(value: Any) -> Any:
@@ -294,10 +305,12 @@ def open_hdf5(
     ):
         if unit not in known:
             raise DatasetError(f"{name} {unit!r} is not known; choose from {', '.join(known)}")
+
     options = Options(
         _ENERGY_UNITS[energy_unit], _LENGTH_UNITS[length_unit], level, group, tuple(properties)
     )
     shards = [HDF5Shard(Path(file), options) for file in files]
+    # Layouts differ in units and names; one reader must serve all frames.
     layouts = {shard.layout.name: shard.path.name for shard in shards}
     if len(layouts) > 1:
         listed = ", ".join(f"{path} ({name})" for name, path in layouts.items())
@@ -307,7 +320,7 @@ def open_hdf5(
 
 FORMAT = DatasetFormat(
     name="hdf5",
-    summary="HDF5: torchmd-net, ANI-1, ANI-1x, SPICE, QM7-X, MACE, H5MD, torch-sim",
+    summary="HDF5: ANI, SPICE, QM7-X, Transition1x, AIMNet2, MACE, torchmd-net, H5MD, torch-sim",
     sniff=_is_hdf5,
     open=open_hdf5,
     suffixes=(".h5", ".hdf5", ".hdf", ".h5md"),

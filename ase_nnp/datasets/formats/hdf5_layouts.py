@@ -1,4 +1,4 @@
-"""HDF5 layouts that keep molecules in groups: torchmd-net, ANI-1x, ANI-1, SPICE, QM7-X.
+"""What an HDF5 layout is, and three that keep molecules in groups: torchmd-net, SPICE, QM7-X.
 
 A layout knows three things: whether a file is of its kind, which blocks of frames the file has, and
 how to read one frame. Units become eV and Angstrom here.
@@ -91,17 +91,18 @@ def frames_of(group: h5py.Group, positions: str, checks: dict[str, str]) -> Bloc
     """
     have = shape(group, positions)
     if have is None:
-        found = ", ".join(children(group)) or "nothing"
-        return Block(group.name, problem=f"no {positions!r}; the group holds {found}")
+        names = ", ".join(children(group)) or "nothing"
+        return Block(group.name, problem=f"no {positions!r}; the group holds {names}")
     if len(have) != 3 or have[2] != 3:
         return Block(group.name, problem=f"{positions!r} has shape {have}, wanted (M, N, 3)")
+
     sizes = {"M": have[0], "N": have[1], "3": 3, "1": 1}
     problems = []
     for name, form in checks.items():
-        found_shape = shape(group, name)
+        actual = shape(group, name)
         wanted = [tuple(sizes[letter] for letter in one) for one in form.split("|")]
-        if found_shape is not None and found_shape not in wanted:
-            problems.append(f"{name!r} has shape {found_shape}, wanted {wanted[0]}")
+        if actual is not None and actual not in wanted:
+            problems.append(f"{name!r} has shape {actual}, wanted {wanted[0]}")
     return Block(group.name, have[0], have[1], "; ".join(problems))
 
 
@@ -148,6 +149,7 @@ class TorchMDNet(Layout):
         group, e, x = root[block.group], options.energy_unit, options.length_unit
         types = shape(group, "types")
         numbers = row(group, "types", frame) if len(types or ()) == 2 else whole(group, "types")
+
         results: dict[str, Any] = {}
         if shape(group, "energy") is not None:
             results["energy"] = e * float(np.reshape(row(group, "energy", frame), ())[()])
@@ -155,103 +157,10 @@ class TorchMDNet(Layout):
             results["forces"] = np.asarray(forces, dtype=float) * (e / x)
         if (charges := row(group, "partial_charges", frame)) is not None:
             results["charges"] = charges
+
         positions = np.asarray(row(group, "pos", frame), dtype=float) * x
         info = extras(group, frame, block.frames, options)
         return Frame(numbers, positions, results=results, info=info)
-
-
-class ANI1x(Layout):
-    """ANI-1x and ANI-1ccx: labels by level of theory, NaN where a level was not computed."""
-
-    name = "ani1x"
-    levels = ("wb97x_dz", "wb97x_tz", "ccsd(t)_cbs", "hf_dz", "hf_tz", "hf_qz")
-
-    def matches(self, root: h5py.File) -> bool:
-        """Return whether a file's root group is of this layout."""
-        return any("coordinates" in g and "atomic_numbers" in g for g in first_groups(root))
-
-    def blocks(self, root: h5py.File, options: Options) -> Iterator[Block]:
-        """Yield the groups of frames of a file, in order."""
-        for group in groups(root):
-            checks = {"atomic_numbers": "N"}
-            for name in children(group):
-                if name.endswith(".energy"):
-                    checks[name] = "M"
-                elif name.endswith(".forces"):
-                    checks[name] = "MN3"
-            yield frames_of(group, "coordinates", checks)
-
-    def read(self, root: h5py.File, block: Block, frame: int, options: Options) -> Frame:
-        """Return one frame of a block."""
-        group = root[block.group]
-        names = children(group)
-        stored = [name.removesuffix(".energy") for name in names if name.endswith(".energy")]
-        level = options.level
-        if level is None:
-            level = next((one for one in (*self.levels, *stored) if one in stored), "")
-        elif level not in stored:
-            raise DatasetError(f"no level {level!r}; stored are {', '.join(stored)}")
-        results: dict[str, Any] = {}
-        info: dict[str, Any] = {"level_of_theory": level}
-        for one in stored:
-            energy = float(row(group, f"{one}.energy", frame)) * HARTREE
-            if np.isfinite(energy):
-                info[f"{one}.energy"] = energy
-        if f"{level}.energy" in info:
-            results["energy"] = info[f"{level}.energy"]
-        forces = row(group, f"{level}.forces", frame)
-        if forces is not None and np.isfinite(forces).all():
-            results["forces"] = np.asarray(forces, dtype=float) * HARTREE
-        dipole = row(group, f"{level}.dipole", frame)
-        if dipole is not None and np.isfinite(dipole).all():
-            results["dipole"] = dipole
-        info |= extras(group, frame, block.frames, options)
-        numbers = whole(group, "atomic_numbers")
-        return Frame(numbers, row(group, "coordinates", frame), results=results, info=info)
-
-
-class ANI1(Layout):
-    """ANI-1: ``/gdb11_s0X/gdb11_s0X-k`` with ``species``, ``coordinates``, ``energies``."""
-
-    name = "ani1"
-
-    def matches(self, root: h5py.File) -> bool:
-        """Return whether a file's root group is of this layout."""
-        return next(self._leaves(root, limit=20), None) is not None
-
-    def _leaves(
-        self, group: h5py.Group, depth: int = 3, limit: int | None = None
-    ) -> Iterator[h5py.Group]:
-        for number, sub in enumerate(groups(group)):
-            if number == limit:
-                return
-            if "species" in sub and "coordinates" in sub:
-                yield sub
-            elif depth > 1:
-                yield from self._leaves(sub, depth - 1, limit)
-
-    def blocks(self, root: h5py.File, options: Options) -> Iterator[Block]:
-        """Yield the groups of frames of a file, in order."""
-        for group in self._leaves(root):
-            yield frames_of(group, "coordinates", {"species": "N", "energies": "M"})
-
-    def read(self, root: h5py.File, block: Block, frame: int, options: Options) -> Frame:
-        """Return one frame of a block."""
-        from ase.data import atomic_numbers
-
-        group = root[block.group]
-        species = whole(group, "species")
-        try:
-            numbers = [atomic_numbers[str(symbol)] for symbol in species]
-        except KeyError as error:
-            raise DatasetError(f"{error} is no element") from None
-        results: dict[str, Any] = {}
-        if shape(group, "energies") is not None:
-            results["energy"] = float(row(group, "energies", frame)) * HARTREE
-        info = extras(group, frame, block.frames, options)
-        if (smiles := whole(group, "smiles")) is not None:
-            info["smiles"] = "".join(map(str, smiles)) if isinstance(smiles, list) else str(smiles)
-        return Frame(numbers, row(group, "coordinates", frame), results=results, info=info)
 
 
 class SPICE(Layout):
@@ -279,6 +188,7 @@ class SPICE(Layout):
         group = root[block.group]
         results: dict[str, Any] = {}
         info: dict[str, Any] = extras(group, frame, block.frames, options)
+
         if (energy := row(group, "dft_total_energy", frame)) is not None:
             results["energy"] = float(energy) * HARTREE
         if (gradient := row(group, "dft_total_gradient", frame)) is not None:
@@ -287,12 +197,14 @@ class SPICE(Layout):
             results["dipole"] = np.asarray(dipole, dtype=float) * BOHR
         if (charges := row(group, "mbis_charges", frame)) is not None:
             results["charges"] = np.asarray(charges, dtype=float).reshape(-1)
+
         if (formation := row(group, "formation_energy", frame)) is not None:
             info["formation_energy"] = float(formation) * HARTREE
         for name in ("smiles", "subset"):
             value = whole(group, name)
             if value is not None:
                 info[name] = value[0] if isinstance(value, list) and value else value
+
         positions = np.asarray(row(group, "conformations", frame), dtype=float) * BOHR
         return Frame(whole(group, "atomic_numbers"), positions, results=results, info=info)
 
@@ -330,6 +242,7 @@ class QM7X(Layout):
             results["energy"] = scalar(energy)
         if (forces := whole(group, "totFOR")) is not None:
             results["forces"] = forces
+
         info = {name: whole(group, name) for name in options.properties if name in group}
         if (atomization := whole(group, "eAT")) is not None:
             info["atomization_energy"] = scalar(atomization)

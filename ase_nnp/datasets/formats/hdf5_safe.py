@@ -81,8 +81,8 @@ def dataset(group: h5py.Group, name: str) -> h5py.Dataset | None:
 
 def shape(group: h5py.Group, name: str) -> tuple[int, ...] | None:
     """Return the shape of a dataset without reading it, or None if it is absent."""
-    found = dataset(group, name)
-    return None if found is None or found.shape is None else tuple(map(int, found.shape))
+    data = dataset(group, name)
+    return None if data is None or data.shape is None else tuple(map(int, data.shape))
 
 
 def numeric(value: Any) -> bool:
@@ -92,57 +92,60 @@ def numeric(value: Any) -> bool:
 
 def whole(group: h5py.Group, name: str, limit: int = 3 * MAX_ATOMS) -> Any:
     """Read a dataset of at most ``limit`` numbers; None if absent, bytes become str."""
-    found = dataset(group, name)
-    if found is None or found.shape is None:
+    data = dataset(group, name)
+    if data is None or data.shape is None:
         return None
-    if found.size > limit or found.size * found.dtype.itemsize > 8 * limit + MAX_TEXT:
+    if data.size > limit or data.size * data.dtype.itemsize > 8 * limit + MAX_TEXT:
         raise DatasetError(
-            f"{name} claims {found.size} entries; at most {limit} are believed",
+            f"{name} claims {data.size} entries; at most {limit} are believed",
             path=group.file.filename,
             key=group.name,
         )
-    if _is_text(found):
-        strings = _strings(found, limit)
+
+    if _is_text(data):
+        strings = _strings(data, limit)
         if strings is not None:
-            return strings if found.shape else strings[0]
-    return text(found[()])
+            return strings if data.shape else strings[0]
+    return text(data[()])
 
 
 def row(group: h5py.Group, name: str, frame: int, limit: int = 3 * MAX_ATOMS) -> Any:
     """Read one entry along the first axis; None if the dataset is absent."""
-    found = dataset(group, name)
-    if found is None or found.shape is None:
+    data = dataset(group, name)
+    if data is None or data.shape is None:
         return None
-    if not found.shape or frame >= found.shape[0]:
+    if not data.shape or frame >= data.shape[0]:
         raise DatasetError(
-            f"{name} has shape {found.shape}, so no entry {frame}",
+            f"{name} has shape {data.shape}, so no entry {frame}",
             path=group.file.filename,
             key=group.name,
         )
-    if int(np.prod(found.shape[1:], dtype=object)) > limit:
+
+    if int(np.prod(data.shape[1:], dtype=object)) > limit:
         raise DatasetError(
-            f"{name} claims shape {found.shape}; at most {limit} numbers an entry are believed",
+            f"{name} claims shape {data.shape}; at most {limit} numbers an entry are believed",
             path=group.file.filename,
             key=group.name,
         )
-    if _is_text(found):
-        strings = _strings(found, limit)
+
+    if _is_text(data):
+        strings = _strings(data, limit)
         if strings is not None:
             return strings[frame]
-    return text(found[frame])
+    return text(data[frame])
 
 
-def _is_text(found: h5py.Dataset) -> bool:
+def _is_text(data: h5py.Dataset) -> bool:
     import h5py
 
-    kind = h5py.check_string_dtype(found.dtype)
+    kind = h5py.check_string_dtype(data.dtype)
     return kind is not None and kind.length is None
 
 
-def _strings(found: h5py.Dataset, limit: int) -> list[str] | None:
+def _strings(data: h5py.Dataset, limit: int) -> list[str] | None:
     from ase_nnp.datasets.formats.hdf5_text import strings
 
-    return strings(found, limit)
+    return strings(data, limit)
 
 
 def text(value: Any) -> Any:

@@ -34,6 +34,7 @@ def strings(data: h5py.Dataset, limit: int) -> list[str] | None:
     plain = data.file.id.get_create_plist()
     if start is None or plain.get_sizes() != (8, 8) or plain.get_userblock() != 0:
         return None
+
     count = int(data.size)
     if count * _REFERENCE.size > limit:
         raise DatasetError(f"{data.name} claims {count} strings")
@@ -42,15 +43,16 @@ def strings(data: h5py.Dataset, limit: int) -> list[str] | None:
         raw = os.pread(file.fileno(), count * _REFERENCE.size, start)
         if len(raw) != count * _REFERENCE.size:
             raise DatasetError(f"{data.name} lies outside the file")
-        found = []
+
+        texts = []
         for length, address, index in _REFERENCE.iter_unpack(raw):
             if length > min(limit, size):
                 raise DatasetError(f"{data.name} claims a string of {length} bytes")
             text = _heap_object(file.fileno(), size, address, index, limit)[:length]
             if length and len(text) != length:
                 raise DatasetError(f"{data.name} has a string that is cut short")
-            found.append(text.rstrip(b"\0").decode("utf-8", "replace"))
-    return found
+            texts.append(text.rstrip(b"\0").decode("utf-8", "replace"))
+    return texts
 
 
 def _heap_object(fd: int, file_size: int, address: int, index: int, limit: int) -> bytes:
@@ -61,6 +63,7 @@ def _heap_object(fd: int, file_size: int, address: int, index: int, limit: int) 
     signature, version, size = _COLLECTION.unpack(os.pread(fd, _COLLECTION.size, address))
     if signature != b"GCOL" or version != 1 or address + size > file_size:
         raise DatasetError("a damaged heap of strings")
+
     heap = os.pread(fd, min(size, 2 * limit + 65536), address)
     position = _COLLECTION.size
     while position + _OBJECT.size <= len(heap):
