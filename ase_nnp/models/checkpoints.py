@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ase_nnp.errors import AseNnpError, CheckpointError, UnknownModelError
 from ase_nnp.files.outline import checkpoint_words
 from ase_nnp.models.download import download_bar, fetch, is_remote
 from ase_nnp.models.potential import Potential
 from ase_nnp.models.sums import with_stored_corrections
-from ase_nnp.models.tensors import read_header, read_tensors, tensor_hash
+from ase_nnp.models.tensors import read_sealed
 from ase_nnp.registry.config import resolve_config
 from ase_nnp.registry.family import ModelFamily, Pretrained
 from ase_nnp.registry.installed import first_line, installed
 
-__all__ = ["FORMAT_VERSION", "label_model", "load_checkpoint", "load_file", "packaged_file"]
+__all__ = [
+    "FORMAT_VERSION",
+    "MODEL_KEY",
+    "label_model",
+    "load_checkpoint",
+    "load_file",
+    "packaged_file",
+]
 
 FORMAT_VERSION = 1
+MODEL_KEY = "ase_nnp"  # of the header among a file's metadata
 
 
 def label_model(
@@ -55,8 +63,9 @@ def load_checkpoint(
         raise CheckpointError(
             f"There is no file {path}. Pretrained models of '{family.name}': {names}."
         )
-    if path.is_file() and "ase_nnp" in read_header(path):
-        model = _load_own(path, options, expected=family.name)
+    own = read_sealed(path, MODEL_KEY) if path.is_file() else None
+    if own is not None:
+        model = _load_own(path, *own, options, expected=family.name)
         inner = model.unwrapped
         inner.provenance = model.provenance = {**dict(inner.provenance), **known}
         return model
@@ -103,8 +112,9 @@ def load_file(path: Path, options: dict[str, Any]) -> Potential:
             f"There is no file '{path}', and no model family of that name.\n"
             f"Installed: {', '.join(sorted(installed().families))}."
         )
-    if "ase_nnp" in read_header(path):
-        return _load_own(path, options)
+    own = read_sealed(path, MODEL_KEY)
+    if own is not None:
+        return _load_own(path, *own, options)
 
     words = checkpoint_words(path)
     reasons = []
@@ -121,12 +131,17 @@ def load_file(path: Path, options: dict[str, Any]) -> Potential:
     raise CheckpointError(f"No installed family can read {path}.\n" + "\n".join(reasons))
 
 
-def _load_own(path: Path, options: dict[str, Any], expected: str | None = None) -> Potential:
-    try:
-        header = json.loads(read_header(path)["ase_nnp"])
-        version, name, config = header["format"], header["family"], header["config"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: the model header is damaged ({error!r}).") from error
+def _load_own(
+    path: Path,
+    header: Mapping[str, Any],
+    tensors: dict[str, Tensor],
+    options: dict[str, Any],
+    expected: str | None = None,
+) -> Potential:
+    version, name, config = (header.get(key) for key in ("format", "family", "config"))
+    # A configuration given as text would be the path of a file: a header names no path.
+    if not (isinstance(version, int) and isinstance(name, str) and isinstance(config, dict)):
+        raise CheckpointError(f"{path}: the model header is damaged.")
     if version > FORMAT_VERSION:
         raise CheckpointError(
             f"{path} has format {version}; this ase_nnp reads up to {FORMAT_VERSION}. Upgrade it."
@@ -134,13 +149,26 @@ def _load_own(path: Path, options: dict[str, Any], expected: str | None = None) 
     if expected is not None and name != expected:
         raise CheckpointError(f"{path} holds a '{name}' model, not '{expected}'.")
     family = installed().family(name)
-    full = resolve_config(family, config, **options)
+    try:
+        return _built(family, path, header, tensors, options)
+    except (AseNnpError, ImportError):
+        raise
+    except Exception as error:  # a family is a plugin, and a header may be made by anybody
+        raise CheckpointError(f"{path}: '{name}' cannot be built from it: {error!r}.") from error
+
+
+def _built(
+    family: ModelFamily,
+    path: Path,
+    header: Mapping[str, Any],
+    tensors: dict[str, Tensor],
+    options: dict[str, Any],
+) -> Potential:
+    full = resolve_config(family, header["config"], **options)
     model = family.build(full)
     # What a file holds is not fresh any more, whatever its maker once began with.
     label_model(model, family, full, {**header.get("provenance", {}), "source": path.name})
-    tensors = read_tensors(path)
-    if "sha256" in header and tensor_hash(tensors) != header["sha256"]:
-        raise CheckpointError(f"{path}: the weights do not match the header's SHA-256.")
+
     own = model.state_dict()
     if set(own) != set(tensors) or any(own[k].shape != tensors[k].shape for k in own):
         Potential.load_weights(model, tensors)  # raises, naming the differences

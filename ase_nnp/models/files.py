@@ -14,6 +14,7 @@ from ase_nnp import __version__
 from ase_nnp.errors import CheckpointError, ConfigError
 from ase_nnp.models.checkpoints import (
     FORMAT_VERSION,
+    MODEL_KEY,
     label_model,
     load_checkpoint,
     load_file,
@@ -23,7 +24,7 @@ from ase_nnp.models.default import default_pretrained
 from ase_nnp.models.devices import pick_device, pick_dtype
 from ase_nnp.models.potential import Potential
 from ase_nnp.models.sums import add_corrections, stored_corrections
-from ase_nnp.models.tensors import read_tensors, tensor_hash, write_tensors
+from ase_nnp.models.tensors import read_tensors, tensor_hash, write_sealed
 from ase_nnp.registry.config import resolve_config
 from ase_nnp.registry.family import ModelFamily, Pretrained
 from ase_nnp.registry.installed import installed
@@ -262,7 +263,6 @@ def save_model(model: Potential, path: str | Path, **provenance: Any) -> None:
             f"This {type(model).__name__} belongs to no registered family, so it could not be "
             "built again. Make models with ase_nnp.build_model or load_model."
         )
-    state = model.state_dict()
     header = {
         "format": FORMAT_VERSION,
         "written_by": f"ase_nnp {__version__}",
@@ -270,17 +270,12 @@ def save_model(model: Potential, path: str | Path, **provenance: Any) -> None:
         **model.describe(),
         "config": dict(model.config),
         "corrections": corrections,
-        "sha256": tensor_hash(state),
     }
     origin = dict(model.provenance)
     if origin.get("source") == "fresh weights" and not is_fresh(model):
         origin["source"] = "trained"
     header["provenance"] = {**origin, **provenance}
-    try:
-        text = json.dumps(header, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"The model's configuration is not plain JSON: {error}.") from error
-    write_tensors(path, state, {"ase_nnp": text})
+    write_sealed(path, MODEL_KEY, header, model.state_dict())
 
 
 def model_hash(model: Potential) -> str:

@@ -1,12 +1,17 @@
-"""Weights in files: read any of the usual kinds without running code, write safetensors whole."""
+"""Weights in files: read any of the usual kinds without running code, write safetensors whole.
+
+The project's own files (models, uncertainties, samples of weights) are *sealed*: a SHA-256 covers
+every tensor and every word of the header, so that one changed digit is noticed.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -14,17 +19,22 @@ from torch import Tensor
 
 from ase_nnp.errors import CheckpointError
 from ase_nnp.files.atomic import whole_file
+from ase_nnp.files.regular import open_regular
 
 __all__ = [
     "as_tensors",
     "read_header",
+    "read_sealed",
     "read_tensors",
     "tensor_hash",
+    "write_sealed",
     "write_tensors",
 ]
 
 #: A safetensors header larger than this is no header.
 MAX_HEADER = 100 * 2**20
+SEAL = "sha256"
+_DAMAGE = (OSError, ValueError, TypeError, KeyError, RuntimeError, EOFError, MemoryError)
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
@@ -36,21 +46,63 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         The file cannot be read or holds something else; UnsafeFileError if it asks for code.
     """
     path = Path(path)
-    start = _head(path)
-    if start[:4] == b"PK\x03\x04" and _is_npz(path):
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                return {k: torch.from_numpy(np.array(file[k])) for k in file.files}
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise CheckpointError(f"{path} is a damaged npz file: {error}.") from error
-    if len(start) > 8 and start[8:9] == b"{" and start[:4] != b"PK\x03\x04":
-        return _read_safetensors(path)
+    with _opened(path) as file:
+        start = file.read(16)
+        if start[:4] != b"PK\x03\x04" and start[8:9] == b"{":
+            file.seek(0)
+            return _safetensors(file.read(), path)
+        if start[:4] == b"PK\x03\x04" and _is_npz(file):
+            return _read_npz(file, path)
+
     from ase_nnp.files.unpickle import load_torch
 
     content = load_torch(path)
     if isinstance(content, Mapping) and "state_dict" in content:
         content = content["state_dict"]
     return as_tensors(content, path)
+
+
+def _opened(path: Path) -> IO[bytes]:
+    try:
+        return open_regular(path)
+    except OSError as error:
+        raise CheckpointError(f"Cannot read {path}: {error.strerror}.") from error
+
+
+def _is_npz(file: IO[bytes]) -> bool:
+    import zipfile
+
+    try:
+        names = zipfile.ZipFile(file).namelist()
+    except (zipfile.BadZipFile, *_DAMAGE):
+        return False
+    return bool(names) and all(name.endswith(".npy") for name in names)
+
+
+def _read_npz(file: IO[bytes], path: Path) -> dict[str, Tensor]:
+    import zipfile
+
+    size = file.seek(0, 2)
+    file.seek(0)
+    # A megabyte of packed zeros is a gigabyte of weights, and no weights are zeros.
+    if sum(entry.file_size for entry in zipfile.ZipFile(file).infolist()) > 64 * size + (1 << 20):
+        raise CheckpointError(f"{path} inflates to many times its size.")
+    file.seek(0)
+    try:
+        with np.load(file, allow_pickle=False) as stored:
+            return {k: torch.from_numpy(np.array(stored[k])) for k in stored.files}
+    except (zipfile.BadZipFile, zlib.error, *_DAMAGE) as error:
+        raise CheckpointError(f"{path} is a damaged npz file: {error}.") from error
+
+
+def _safetensors(data: bytes, path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        return dict(load(data))
+    except (SafetensorError, *_DAMAGE) as error:
+        raise CheckpointError(f"{path} is a damaged safetensors file: {error}.") from error
 
 
 def as_tensors(content: Any, path: object = "the file") -> dict[str, Tensor]:
@@ -63,51 +115,86 @@ def as_tensors(content: Any, path: object = "the file") -> dict[str, Tensor]:
     return {str(k): torch.from_numpy(np.array(v)) for k, v in content.items()}
 
 
-def _head(path: Path) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            return file.read(16)
-    except OSError as error:
-        raise CheckpointError(f"Cannot read {path}: {error.strerror}.") from error
-
-
-def _is_npz(path: Path) -> bool:
-    import zipfile
-
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except zipfile.BadZipFile:
-        return False
-    return bool(names) and all(name.endswith(".npy") for name in names)
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return dict(load_file(str(path)))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is a damaged safetensors file: {error}.") from error
-
-
 def read_header(path: str | Path) -> dict[str, str]:
     """Return the text metadata of a safetensors file, {} if it is none."""
-    path = Path(path)
-    start = _head(path)
+    with _opened(Path(path)) as file:
+        return _metadata(file)
+
+
+def _metadata(file: IO[bytes]) -> dict[str, str]:
+    start = file.read(9)
     size = int.from_bytes(start[:8], "little")
-    if len(start) < 9 or start[8:9] != b"{" or size > min(MAX_HEADER, path.stat().st_size):
+    length = file.seek(0, 2)
+    if len(start) < 9 or start[8:9] != b"{" or size > min(MAX_HEADER, length):
         return {}
-    with open(path, "rb") as file:
-        file.seek(8)
-        text = file.read(size)
+    file.seek(8)
     try:
-        header = json.loads(text)
-    except ValueError:
+        header = json.loads(file.read(size))
+    except (ValueError, RecursionError):
         return {}
-    found = header.get("__metadata__", {}) if isinstance(header, dict) else {}
-    return dict(found) if isinstance(found, dict) else {}
+    words = header.get("__metadata__", {}) if isinstance(header, dict) else {}
+    return dict(words) if isinstance(words, dict) else {}
+
+
+def read_sealed(path: str | Path, key: str) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+    """Return header and tensors of a file that :func:`write_sealed` wrote; None for any other.
+
+    Parameters
+    ----------
+    path
+        Opened once; a file of another kind is not read beyond its header.
+    key
+        What kind of file is wanted.
+
+    Raises
+    ------
+    CheckpointError
+        It is of this kind, and its checksum is missing or wrong, or its header is no JSON object.
+    """
+    path = Path(path)
+    with _opened(path) as file:
+        metadata = _metadata(file)
+        if key not in metadata:
+            return None
+        file.seek(0)
+        tensors = _safetensors(file.read(), path)
+
+    if SEAL not in metadata:
+        raise CheckpointError(
+            f"{path} has no checksum over its header (a file of before the first release). Make it "
+            "again."
+        )
+    if metadata.pop(SEAL) != _seal(metadata, tensors):
+        raise CheckpointError(f"{path}: header and weights do not match their SHA-256.")
+    try:
+        header = json.loads(metadata[key])
+    except (ValueError, RecursionError, TypeError) as error:
+        raise CheckpointError(f"{path}: the header is damaged ({error!r}).") from error
+    if not isinstance(header, dict):
+        raise CheckpointError(f"{path}: the header is damaged (no JSON object).")
+    return header, tensors
+
+
+def write_sealed(
+    path: str | Path, key: str, header: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> None:
+    """Write tensors and a JSON header with a checksum over both; whole or not at all.
+
+    Raises
+    ------
+    CheckpointError
+        The header is not plain JSON.
+    """
+    try:
+        metadata = {key: json.dumps(header, allow_nan=False)}
+    except (TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"What describes {path} is not plain JSON: {error}.") from error
+    write_tensors(path, tensors, {**metadata, SEAL: _seal(metadata, tensors)})
+
+
+def _seal(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+    text = json.dumps([dict(metadata), tensor_hash(tensors)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def write_tensors(

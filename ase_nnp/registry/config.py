@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ase_nnp.errors import ConfigError
+from ase_nnp.files.regular import read_regular
 from ase_nnp.registry.family import ModelFamily
 
 __all__ = ["resolve_config"]
@@ -51,10 +52,10 @@ def _read(config: Mapping[str, Any] | str | Path | None) -> dict[str, Any]:
         return dict(config)
     path = Path(config)
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(read_regular(path))
     except OSError as error:
         raise ConfigError(f"Cannot read the configuration {path}: {error.strerror}.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not JSON: {error}.") from error
     if not isinstance(value, dict):
         raise ConfigError(f"{path} holds a {type(value).__name__}; a JSON object was expected.")

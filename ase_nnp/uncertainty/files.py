@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from ase_nnp import __version__
-from ase_nnp.errors import CheckpointError
+from ase_nnp.errors import AseNnpError, CheckpointError
 from ase_nnp.models.files import model_hash
 from ase_nnp.models.potential import Potential
-from ase_nnp.models.tensors import read_header, read_tensors, tensor_hash, write_tensors
+from ase_nnp.models.tensors import read_sealed, tensor_hash, write_sealed
 from ase_nnp.uncertainty.methods.base import NOT_COVERED, UncertainPotential
 from ase_nnp.uncertainty.statistics.calibrated import Calibration
 
@@ -86,32 +86,35 @@ def save_uncertainty(model: UncertainPotential, path: str | Path, **notes: Any) 
         "model": {"family": layer.family, "hash": _hash(layer)},
         "units": UNITS,
         "data_hash": model.calibration.data_hash,
-        "sha256": tensor_hash(tensors),
         "not_covered": NOT_COVERED,
         "notes": notes,
     }
-    try:
-        text = json.dumps(header, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"The method's settings are not plain JSON: {error}.") from error
-    write_tensors(path, tensors, {KEY: text})
+    write_sealed(path, KEY, header, tensors)
 
 
 def uncertainty_info(path: str | Path) -> dict[str, Any]:
-    """Return the header of a file: method, calibration, hashes, units, notes."""
+    """Return the header of a file: method, calibration, hashes, units, notes.
+
+    Raises
+    ------
+    CheckpointError
+        There is no such file, it holds something else, or it is damaged.
+    """
+    return _read(path)[0]
+
+
+def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     if not Path(path).is_file():
         raise CheckpointError(f"There is no uncertainty file {path}.")
-    text = read_header(path).get(KEY)
-    if text is None:
+    content = read_sealed(path, KEY)
+    if content is None:
         raise CheckpointError(f"{path} holds no fitted uncertainty.")
-    try:
-        header: dict[str, Any] = json.loads(text)
-        version = header["format"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: the header is damaged ({error!r}).") from error
+    version = content[0].get("format")
+    if not isinstance(version, int):
+        raise CheckpointError(f"{path}: the header is damaged (format {version!r}).")
     if version > FORMAT:
         raise CheckpointError(f"{path} has format {version}; this ase_nnp reads up to {FORMAT}.")
-    return header
+    return content
 
 
 def load_uncertainty(path: str | Path, model: Potential) -> UncertainPotential:
@@ -122,15 +125,23 @@ def load_uncertainty(path: str | Path, model: Potential) -> UncertainPotential:
     CheckpointError
         The file is damaged, or belongs to another model.
     """
-    header = uncertainty_info(path)
+    header, tensors = _read(path)
+    try:
+        return _on_model(model, header, tensors, path)
+    except AseNnpError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: the header is damaged ({error!r}).") from error
+
+
+def _on_model(
+    model: Potential, header: dict[str, Any], tensors: dict[str, torch.Tensor], path: str | Path
+) -> UncertainPotential:
     if header["model"]["hash"] != _hash(model):
         raise CheckpointError(
             f"{path} was fitted for another model: family '{header['model']['family']}', hash "
             f"{header['model']['hash'][:12]}, not {_hash(model)[:12]}. Fit it for this one."
         )
-    tensors = read_tensors(path)
-    if tensor_hash(tensors) != header["sha256"]:
-        raise CheckpointError(f"{path}: the tensors do not match the header's SHA-256.")
     current = model
     for number in reversed(range(len(header["layers"]))):
         layer, prefix = header["layers"][number], f"{number}."

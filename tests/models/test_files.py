@@ -14,7 +14,7 @@ import ase_nnp
 from ase_nnp import build_model, load_model, predict, save_model
 from ase_nnp.errors import CheckpointError, ConfigError, UnknownModelError, UnsafeFileError
 from ase_nnp.models.files import model_hash
-from ase_nnp.models.tensors import read_header, read_tensors, write_tensors
+from ase_nnp.models.tensors import read_header, read_tensors, write_sealed, write_tensors
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_a_truncated_file_is_an_error(saved):
 
 def test_a_newer_format_is_refused(saved):
     header = json.loads(read_header(saved)["ase_nnp"]) | {"format": 99}
-    write_tensors(saved, {}, {"ase_nnp": json.dumps(header)})
+    write_sealed(saved, "ase_nnp", header, {})
     with pytest.raises(CheckpointError, match="Upgrade"):
         load_model(saved)
 

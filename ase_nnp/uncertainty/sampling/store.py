@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from ase_nnp.errors import CheckpointError
 from ase_nnp.models.potential import Potential
-from ase_nnp.models.tensors import read_header, read_tensors, tensor_hash, write_tensors
+from ase_nnp.models.tensors import read_sealed, write_sealed
 
 __all__ = ["load_samples", "members_from_samples", "save_samples"]
 
@@ -25,8 +24,7 @@ def save_samples(
     """Write samples (C, S, ...) as safetensors, with the hash of the model they started from."""
     from ase_nnp.models.files import model_hash
 
-    header = {"model": model_hash(model), "sha256": tensor_hash(samples), "notes": notes}
-    write_tensors(path, samples, {KEY: json.dumps(header)})
+    write_sealed(path, KEY, {"model": model_hash(model), "notes": notes}, samples)
 
 
 def load_samples(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -37,12 +35,10 @@ def load_samples(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     CheckpointError
         Another kind of file, or samples that do not match their hash.
     """
-    text = read_header(path).get(KEY)
-    if text is None:
+    content = read_sealed(path, KEY)
+    if content is None:
         raise CheckpointError(f"{path} holds no samples of weights.")
-    samples, header = read_tensors(path), json.loads(text)
-    if tensor_hash(samples) != header["sha256"]:
-        raise CheckpointError(f"{path}: the samples do not match the header's SHA-256.")
+    header, samples = content
     return samples, header
 
 
