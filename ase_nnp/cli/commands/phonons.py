@@ -1,0 +1,111 @@
+"""``ase-nnp phonons``: harmonic phonons of a crystal."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from ase_nnp.cli.commands.batched import with_uncertainty
+from ase_nnp.cli.commands.crystal import (
+    CrystalArguments,
+    FittedOption,
+    IndexOption,
+    PlotOption,
+    check_plot,
+    one_structure,
+    title_of,
+)
+from ase_nnp.cli.commands.exit_codes import EPILOG
+from ase_nnp.cli.commands.model_argument import (
+    CheckpointOption,
+    DeviceOption,
+    DtypeOption,
+    model_from,
+)
+from ase_nnp.cli.commands.output import JsonOption, print_json, print_table, say
+from ase_nnp.errors import ConfigError
+
+__all__ = ["add_to"]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("phonons", epilog=EPILOG)(phonons)
+
+
+def phonons(
+    inputs: CrystalArguments,
+    supercell: Annotated[str, typer.Option(help="Repetitions, such as 3,3,3.")] = "3,3,3",
+    displacement: Annotated[float, typer.Option(help="Angstrom.")] = 0.01,
+    engine: Annotated[
+        str, typer.Option(help="phonopy, ase, or auto: phonopy where it is installed.")
+    ] = "auto",
+    temperature: Annotated[
+        float, typer.Option(help="Kelvin, of free energy, entropy and heat capacity.")
+    ] = 300.0,
+    points: Annotated[int, typer.Option(help="q-points of the band path.")] = 101,
+    index: IndexOption = -1,
+    plot: PlotOption = None,
+    uncertainty: FittedOption = None,
+    checkpoint: CheckpointOption = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "float64",
+    as_json: JsonOption = False,
+) -> None:
+    """Compute bands, density of states and thermal functions from displaced supercells.
+
+    Takes the primitive cell, relaxed (ase-nnp relax --cell --fmax 0.001).
+    """
+    check_plot(plot)
+    model, atoms = one_structure(inputs, "phonons", index)
+    from ase_nnp.calculator.calculator import NNPCalculator
+    from ase_nnp.workflows.error_bars import spread_over_members, what_a_bar_covers
+    from ase_nnp.workflows.phonons import draw_phonons
+    from ase_nnp.workflows.phonons import phonons as compute
+
+    settings: dict[str, Any] = {
+        "supercell": _three(supercell),
+        "displacement": displacement,
+        "engine": engine,
+        "points": points,
+    }
+    potential = with_uncertainty(model_from(model, checkpoint, device, dtype), uncertainty)
+    result = compute(atoms, NNPCalculator(potential), **settings)
+    spread = spread_over_members(
+        lambda calculator: compute(atoms, calculator, **settings).numbers, potential
+    )
+    covers = what_a_bar_covers(potential, spread)
+    std = None if spread is None else spread.std
+    if plot is not None:
+        draw_phonons(result, plot, std)
+
+    thermal = result.thermal(temperature)
+    if as_json:
+        report = {**result.as_dict(), "thermal": {"temperature": temperature, **thermal}}
+        print_json({**report, "bands_std": std, "error_bar": covers, "plot": plot})
+        return
+    facts = result.as_dict()
+    rows = [
+        ("computed by", result.engine, ""),
+        ("highest frequency", f"{facts['highest']:.4f}", "THz"),
+        ("lowest frequency", f"{result.lowest:.4f}", "THz"),
+        ("stable", "yes" if result.stable else "NO: imaginary frequencies", ""),
+        (f"free energy at {temperature:g} K", f"{thermal['free_energy']:.5f}", "eV/cell"),
+        ("entropy", f"{1000 * thermal['entropy']:.5f}", "meV/K/cell"),
+        ("heat capacity", f"{1000 * thermal['heat_capacity']:.5f}", "meV/K/cell"),
+    ]
+    if std is not None:
+        rows.append(("mean ± of the bands", f"{std.mean():.4f}", "THz"))
+    print_table(title_of("Phonons", atoms, potential), ("", "", ""), rows)
+    say(covers)
+
+
+def _three(text: str) -> tuple[int, int, int]:
+    try:
+        first, second, third = (int(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(
+            f"--supercell {text}: three whole numbers with commas, such as 3,3,3."
+        ) from None
+    return first, second, third

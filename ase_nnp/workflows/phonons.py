@@ -1,0 +1,309 @@
+"""Phonons of a crystal from displaced supercells, with phonopy where it is installed, else ASE."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from itertools import product
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from ase.units import _amu, _e, _hplanck, kB
+from numpy.typing import NDArray
+
+from ase_nnp.errors import ConfigError, StructureError
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+__all__ = ["ENGINES", "Phonons", "draw_phonons", "phonons"]
+
+ENGINES = ("auto", "phonopy", "ase")
+#: Frequencies in THz: q-points (Q, 3) in reciprocal lattice vectors -> (Q, 3 N).
+Frequencies = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class Phonons:
+    """Harmonic phonons.
+
+    Attributes
+    ----------
+    engine
+        ``"phonopy"`` or ``"ase"``.
+    path
+        (Q, 3) q-points along the band path, in reciprocal lattice vectors.
+    distances, ticks, labels
+        Of the path, for a plot.
+    bands
+        (Q, 3 N) THz along it, ascending; imaginary ones are negative.
+    mesh
+        (M, 3 N) THz on an even mesh that contains Gamma.
+    """
+
+    engine: str
+    path: NDArray[np.float64]
+    distances: NDArray[np.float64]
+    ticks: NDArray[np.float64]
+    labels: list[str]
+    bands: NDArray[np.float64]
+    mesh: NDArray[np.float64]
+
+    @property
+    def lowest(self) -> float:
+        """Lowest frequency on path and mesh, THz; negative says imaginary."""
+        return float(min(self.bands.min(), self.mesh.min()))
+
+    @property
+    def stable(self) -> bool:
+        """Whether no frequency is imaginary, but for the noise of the acoustic ones at Gamma."""
+        return self.lowest > -0.1
+
+    @property
+    def numbers(self) -> NDArray[np.float64]:
+        """Frequencies of the path in one array, for error bars."""
+        return self.bands
+
+    def thermal(self, kelvin: float) -> dict[str, float]:
+        """Return harmonic free energy (eV), entropy and heat capacity (eV/K) of a cell.
+
+        Imaginary frequencies and those below 0.01 THz are left out.
+        """
+        omega = self.mesh[self.mesh > 0.01] * 1e12 * _hplanck / _e  # eV
+        points = len(self.mesh)
+        zero_point = omega.sum() / 2 / points
+        if kelvin <= 0:
+            return {"free_energy": float(zero_point), "entropy": 0.0, "heat_capacity": 0.0}
+
+        x = omega / (kB * kelvin)
+        occupied = 1 / np.expm1(x)
+        entropy = kB * (x * occupied - np.log1p(-np.exp(-x))).sum() / points
+        energy = zero_point + (omega * occupied).sum() / points
+        heat = kB * (x**2 * occupied * (occupied + 1)).sum() / points
+        free = energy - kelvin * entropy
+        return {
+            "free_energy": float(free),
+            "entropy": float(entropy),
+            "heat_capacity": float(heat),
+        }
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values; the mesh is summed up."""
+        return {
+            "engine": self.engine,
+            "lowest": self.lowest,
+            "highest": float(max(self.bands.max(), self.mesh.max())),
+            "stable": self.stable,
+            "thermal_300K": self.thermal(300.0),
+            "path": self.path.tolist(),
+            "distances": self.distances.tolist(),
+            "ticks": self.ticks.tolist(),
+            "labels": self.labels,
+            "bands": self.bands.tolist(),
+        }
+
+
+def phonons(
+    atoms: Atoms,
+    calculator: Any,
+    *,
+    supercell: tuple[int, int, int] = (2, 2, 2),
+    displacement: float = 0.01,
+    engine: str = "auto",
+    points: int = 101,
+    mesh: tuple[int, int, int] | None = None,
+) -> Phonons:
+    """Compute harmonic phonons from the forces of displaced atoms.
+
+    Parameters
+    ----------
+    atoms
+        A crystal's primitive cell at its equilibrium, periodic where its supercell is repeated;
+        left as it is.
+    calculator
+        Any ASE calculator.
+    supercell
+        Repetitions; each side should be about twice the range of the forces.
+    displacement
+        Angstrom.
+    engine
+        One of :data:`ENGINES`: phonopy displaces what symmetry leaves, ASE every atom six times.
+    points
+        q-points of the band path, as :meth:`ase.cell.Cell.bandpath` draws it.
+    mesh
+        Points of the mesh; ten along each repeated direction by default.
+
+    Raises
+    ------
+    ConfigError
+        Settings that cannot be, or an engine that is not installed.
+    StructureError
+        No periodic cell.
+    """
+    if engine not in ENGINES:
+        raise ConfigError(f"No engine '{engine}'. There are: {', '.join(ENGINES)}.")
+    if min(supercell) < 1 or not displacement > 0 or points < 2:
+        raise ConfigError(
+            f"supercell = {supercell}, displacement = {displacement}, points = {points}: at least "
+            "1, a positive length, and 2."
+        )
+    if atoms.cell.rank < 3 or not atoms.pbc.any():
+        raise StructureError("Phonons need a periodic cell.")
+    there = find_spec("phonopy") is not None
+    if engine == "phonopy" and not there:
+        raise ConfigError("phonopy is not installed: pip install ase_nnp[phonons].")
+
+    still: Atoms = atoms.copy()
+    still.set_constraint()
+    chosen = engine if engine != "auto" else "phonopy" if there else "ase"
+    compute = _with_phonopy if chosen == "phonopy" else _with_ase
+    frequencies = compute(still, calculator, supercell, displacement)
+
+    path = atoms.cell.bandpath(npoints=points, pbc=atoms.pbc)
+    distances, ticks, labels = path.get_linear_kpoint_axis()
+    if mesh is None:
+        mesh = tuple(10 if periodic else 1 for periodic in atoms.pbc)  # type: ignore[assignment]
+    grid = np.stack(np.meshgrid(*(np.arange(n) / n for n in mesh or ()), indexing="ij"), -1)
+    return Phonons(
+        chosen,
+        path.kpts,
+        distances,
+        ticks,
+        list(labels),
+        np.sort(frequencies(path.kpts), axis=1),
+        np.sort(frequencies(grid.reshape(-1, 3)), axis=1),
+    )
+
+
+def _with_ase(
+    atoms: Atoms, calculator: Any, supercell: tuple[int, int, int], displacement: float
+) -> Frequencies:
+    """Forces and force constants by ASE, all in a folder that goes away."""
+    from ase.phonons import Phonons as Engine
+
+    with TemporaryDirectory() as folder:
+        engine = Engine(
+            atoms, calculator, supercell=supercell, delta=displacement, name=f"{folder}/phonons"
+        )
+        engine.run()
+        engine.read(acoustic=True)
+    constants = engine.get_force_constant()
+    cells, blocks = _shared_images(
+        constants, engine.compute_lattice_vectors().T, atoms, np.array(supercell)
+    )
+    weights = np.repeat(atoms.get_masses() ** -0.5, 3)
+    blocks = blocks * np.outer(weights, weights)
+
+    def frequencies(points: NDArray[np.float64]) -> NDArray[np.float64]:
+        waves = np.exp(2j * np.pi * (points @ cells.T))
+        squares = np.linalg.eigvalsh(np.einsum("qn,nab->qab", waves, blocks))
+        # sqrt(eV / Angstrom^2 / amu) as rad/s, and to THz; imaginary ones negative
+        unit = np.sqrt(_e * 1e20 / _amu) / (2 * np.pi * 1e12)
+        return np.asarray(np.sign(squares) * np.sqrt(np.abs(squares)) * unit)
+
+    return frequencies
+
+
+def _shared_images(
+    constants: NDArray[np.float64],
+    cells: NDArray[np.float64],
+    atoms: Atoms,
+    supercell: NDArray[np.int64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Share a force constant among the nearest images of a pair across the supercell.
+
+    ASE gives it to one of them, which breaks the crystal's symmetry between the q-points that fit
+    the supercell (by 2 THz in aluminum's 2 x 2 x 2); all nearest ones must have an equal part
+    (Parlinski, Li and Kawazoe, Phys. Rev. Lett. 78, 4063 (1997)).
+
+    Returns
+    -------
+    cells (K, 3), blocks (K, 3 N, 3 N)
+        Lattice vectors and the constants between the first cell and the one there.
+    """
+    reach = [(-1, 0, 1) if periodic else (0,) for periodic in atoms.pbc]
+    shifts = np.array(list(product(*reach))) * supercell
+    between = atoms.positions[None, :] - atoms.positions[:, None]  # (N, N, 3), to the second
+    where, blocks = [], []
+    for cell, block in zip(cells, constants, strict=True):
+        images = cell + shifts
+        lengths = np.linalg.norm((images @ atoms.cell[:])[:, None, None] + between, axis=-1)
+        nearest = lengths < lengths.min(axis=0) + 1e-3
+        parts = nearest / nearest.sum(axis=0)
+        for image, part in zip(images, parts, strict=True):
+            if part.any():
+                where.append(image)
+                blocks.append(block * np.repeat(np.repeat(part, 3, axis=0), 3, axis=1))
+    return np.array(where, dtype=float), np.array(blocks)
+
+
+def _with_phonopy(
+    atoms: Atoms, calculator: Any, supercell: tuple[int, int, int], displacement: float
+) -> Frequencies:
+    """Displacements and force constants by phonopy, forces here."""
+    from ase import Atoms
+    from phonopy import Phonopy
+    from phonopy.structure.atoms import PhonopyAtoms
+
+    cell = PhonopyAtoms(
+        symbols=atoms.get_chemical_symbols(),
+        cell=atoms.cell[:],
+        scaled_positions=atoms.get_scaled_positions(),
+        masses=atoms.get_masses(),
+    )
+    engine = Phonopy(cell, np.diag(supercell), primitive_matrix=np.eye(3))
+    engine.generate_displacements(distance=displacement)
+    forces = []
+    for moved in engine.supercells_with_displacements:
+        twin = Atoms(
+            moved.symbols, scaled_positions=moved.scaled_positions, cell=moved.cell, pbc=atoms.pbc
+        )
+        twin.calc = calculator
+        forces.append(twin.get_forces())
+    engine.forces = forces
+    engine.produce_force_constants()
+    engine.symmetrize_force_constants()
+
+    def frequencies(points: NDArray[np.float64]) -> NDArray[np.float64]:
+        engine.run_qpoints(points)
+        return np.asarray(engine.qpoints.frequencies)
+
+    return frequencies
+
+
+def draw_phonons(
+    result: Phonons, path: str | os.PathLike[str], std: NDArray[np.float64] | None = None
+) -> None:
+    """Draw bands and density of states.
+
+    Parameters
+    ----------
+    result
+        What to draw.
+    path
+        ``.png``, ``.pdf``, ``.svg`` or ``.jpg``.
+    std
+        (Q, 3 N) THz, standard deviation of the bands, drawn as a shade.
+    """
+    from matplotlib.figure import Figure
+
+    from ase_nnp.workflows.picture import save_figure
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    bands, density = figure.subplots(1, 2, sharey=True, width_ratios=(3, 1))
+    for k, branch in enumerate(result.bands.T):
+        bands.plot(result.distances, branch, color="tab:blue", linewidth=1)
+        if std is not None:
+            low, high = branch - std[:, k], branch + std[:, k]
+            bands.fill_between(result.distances, low, high, color="tab:blue", alpha=0.2)
+    for tick in result.ticks:
+        bands.axvline(tick, color="0.8", linewidth=0.8)
+    bands.axhline(0, color="0.5", linewidth=0.8)
+    bands.set_xticks(result.ticks, [label.replace("G", "Γ") for label in result.labels])
+    bands.set(ylabel="frequency (THz)", xlim=(result.distances[0], result.distances[-1]))
+    density.hist(result.mesh.ravel(), bins=80, orientation="horizontal", density=True)
+    density.set_xlabel("density of states")
+    save_figure(figure, path)
