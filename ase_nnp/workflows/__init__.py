@@ -14,9 +14,17 @@ _WHERE = {
     "propagate": "propagation",
     "relax_many": "batched",
     "run_dynamics": "batched",
+    "screen": "screening",
 }
 
-__all__ = ["adsorption_energy", "map_structures", "propagate", "relax_many", "run_dynamics"]
+__all__ = [
+    "adsorption_energy",
+    "map_structures",
+    "propagate",
+    "relax_many",
+    "run_dynamics",
+    "screen",
+]
 
 if TYPE_CHECKING:
     from ase_nnp.workflows.adsorption import adsorption_energy as adsorption_energy
@@ -24,6 +32,7 @@ if TYPE_CHECKING:
     from ase_nnp.workflows.batched import run_dynamics as run_dynamics
     from ase_nnp.workflows.mapping import map_structures as map_structures
     from ase_nnp.workflows.propagation import propagate as propagate
+    from ase_nnp.workflows.screening import screen as screen
 
 
 def __getattr__(name: str) -> Any:

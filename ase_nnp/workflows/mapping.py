@@ -1,15 +1,22 @@
 """One function over many structures on any ``concurrent.futures.Executor``.
 
-Processes, threads, Dask (``client.get_executor()``) and Parsl offer that interface themselves;
-:class:`RayExecutor` gives it to Ray.
+Processes, threads, Dask (``client.get_executor()``) and Parsl (``ParslPoolExecutor``) offer that
+interface themselves; :class:`RayExecutor` gives it to Ray.
 """
 
 from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import BrokenExecutor, Executor, Future
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    BrokenExecutor,
+    CancelledError,
+    Executor,
+    Future,
+    wait,
+)
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -17,7 +24,7 @@ from typing import Any
 from ase_nnp.errors import ConfigError, TaskError
 from ase_nnp.workflows.tasks import name_of
 
-__all__ = ["Failure", "RayExecutor", "map_structures"]
+__all__ = ["Failure", "RayExecutor", "map_structures", "unordered"]
 
 
 @dataclass(frozen=True)
@@ -135,6 +142,63 @@ def _mapped(
         pool.close()
 
 
+def unordered(
+    function: Callable[[Any], Any],
+    items: Sequence[Any],
+    executor: Executor | Callable[[], Executor],
+    *,
+    in_flight: int,
+    retries: int,
+) -> Iterator[tuple[Any, Any]]:
+    """Yield each item with ``function(item)``, or with what was raised, as they are done.
+
+    Parameters
+    ----------
+    function, executor
+        As in :func:`map_structures`.
+    items
+        Handed out in order.
+    in_flight
+        Items handed out and not yet done, at most.
+    retries
+        How often an item is handed out again after the executor broke under it.
+    """
+    pool, waiting = _Pool(executor), deque(_Item(k, item) for k, item in enumerate(items))
+    running: dict[Future[Any], _Item] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < in_flight:
+                item = waiting.popleft()
+                running[pool.submit(function, item.atoms)] = item
+
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            renewed = True
+            if any(isinstance(_error(future), BrokenExecutor) for future in done):
+                done, _ = wait(running)  # a broken executor fails all that it had
+                renewed = pool.renew()
+
+            for future in done:
+                item, error = running.pop(future), _error(future)
+                item.breaks += isinstance(error, BrokenExecutor)
+                again = isinstance(error, BrokenExecutor) and renewed and item.breaks <= retries
+                if again:
+                    waiting.appendleft(item)
+                else:
+                    yield item.atoms, error if error is not None else future.result()
+    except BaseException:
+        pool.terminate()
+        raise
+    finally:
+        for future in running:
+            future.cancel()
+        pool.close()
+
+
+def _error(future: Future[Any]) -> BaseException | None:
+    """Return what a future that is done has raised."""
+    return CancelledError() if future.cancelled() else future.exception()
+
+
 def _good(future: Future[Any] | None) -> bool:
     """Whether a future ended before its executor broke."""
     if future is None or not future.done() or future.cancelled():
@@ -177,6 +241,13 @@ class _Pool:
             return False
         self.close()
         return True
+
+    def terminate(self) -> None:
+        """Tell the processes that we started to end now, not after their present call."""
+        if self._make is not None and self._executor is not None:
+            # Python 3.14 has terminate_workers() for this.
+            for process in list((getattr(self._executor, "_processes", None) or {}).values()):
+                process.terminate()
 
     def close(self) -> None:
         """Shut down what we made ourselves."""

@@ -1,249 +1,319 @@
-"""Screening: one function over a whole dataset, by many processes that may die at any moment."""
+"""Screening of a large set: chunks that each go on after a kill, mapped over an executor.
+
+::
+
+    run.json                        what the run is: task, model, digest of every structure
+    work/000000000-000000064/       a chunk at work: the folder of a batched relaxation
+    results/000000000-000000064     its results, written whole when it is done
+
+The executor schedules and repeats. A chunk that ends its process again and again is tried alone,
+and then structure by structure: the one to blame becomes a failed record.
+"""
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ase_nnp.errors import ConfigError, DatasetError
-from ase_nnp.files.atomic import whole_file
-from ase_nnp.workflows.ledger import LEASE, Block, Ledger, Worker
-from ase_nnp.workflows.tasks import name_of
+from ase_nnp.errors import AseNnpError, ConfigError, DatasetError, TaskError
+from ase_nnp.files.atomic import locked
+from ase_nnp.files.identity import STRUCTURES
+from ase_nnp.workflows.batched.inputs import Structures
+from ase_nnp.workflows.batched.store import agree
+from ase_nnp.workflows.local_processes import available_cores, interruptible, local_processes
+from ase_nnp.workflows.mapping import unordered
+from ase_nnp.workflows.pieces import failure, read_summary, success, write_piece
+from ase_nnp.workflows.screened import Run, merge, status
+from ase_nnp.workflows.tasks import ModelTask, name_of
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-__all__ = ["Merged", "fingerprint", "merge", "screen"]
+__all__ = ["merge", "screen", "status"]
 
-#: Blocks of a run at most, unless told otherwise: each is a small file.
-MOST_BLOCKS = 100_000
-#: How often a block may lose its worker before its structures count as failed.
-ATTEMPTS = 5
+#: Structures of a chunk at most: the chunk of a relaxation is also its batch.
+LARGEST = {"relax": 64, "predict": 1024}
+#: Chunks of a run at most, unless told otherwise: each is a file.
+MOST_CHUNKS = 100_000
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Structures ``first`` to ``last`` (excluded) of a run, as they travel to a process."""
+
+    task: ModelTask
+    folder: str
+    first: int
+    last: int
+    structures: Sequence[Atoms]
+
+    @property
+    def name(self) -> str:
+        """Of its folder and its results."""
+        return f"{self.first:09d}-{self.last:09d}"
+
+    @property
+    def results(self) -> Path:
+        """The file of its results."""
+        return Path(self.folder) / "results" / self.name
+
+    @property
+    def work(self) -> Path:
+        """The folder of its checkpoints."""
+        return Path(self.folder) / "work" / self.name
+
+    def split(self) -> list[Piece]:
+        """Return a piece for each structure."""
+        given = Structures(self.structures)
+        return [
+            Piece(self.task, self.folder, self.first + k, self.first + k + 1, given.part(k, k + 1))
+            for k in range(len(given))
+        ]
+
+    def clear(self) -> None:
+        """Remove the folder of checkpoints."""
+        shutil.rmtree(self.work, ignore_errors=True)
+        self.work.with_suffix(".lock").unlink(missing_ok=True)
 
 
 def screen(
-    function: Callable[[Atoms], Any],
-    dataset: Sequence[Atoms],
+    model: Any,
+    structures: Any,
     folder: str | os.PathLike[str],
     *,
+    executor: Executor | Callable[[], Executor] | None = None,
+    workers: int | None = None,
+    chunk: int | None = None,
     shard: tuple[int, int] = (0, 1),
-    block: int | None = None,
-    about: Mapping[str, Any] | None = None,
-    lease: float = LEASE,
-    attempts: int = ATTEMPTS,
-    wait: bool = False,
+    retries: int = 2,
     progress: Callable[[int, int], None] | None = None,
+    **task: Any,
 ) -> dict[str, int]:
-    """Apply ``function`` to what no worker has done yet; start it as often as you like.
+    """Relax or predict every structure that has no result yet; call it again after a kill.
 
     Parameters
     ----------
-    function
-        Returns ``ase.Atoms`` with results, or a dictionary of plain values and arrays. If it has a
-        method ``many(list) -> list``, whole blocks are given to that.
-    dataset
-        The same for all workers.
+    model
+        What :func:`ase_nnp.load_model` takes, or a :class:`~ase_nnp.workflows.tasks.ModelTask`.
+    structures
+        A dataset, or a list; the same at every call.
     folder
-        Where claims and results lie; made if it does not exist, seen by all workers.
+        Where chunks and results lie; made if missing, seen by all processes.
+    executor
+        Any ``concurrent.futures.Executor``, or a function that makes one; processes of this
+        machine by default.
+    workers
+        Processes of this machine; by default one for each core, or one on a GPU.
+    chunk
+        Structures that one call of a process takes, and relaxes as one batch; by default at most
+        64 to relax and 1024 to predict.
     shard
-        ``(i, n)``: this worker begins with the i-th of n parts, then helps with the rest.
-    block
-        Structures claimed together, the most that a kill can cost; 1, or more for datasets above
-        100 000.
-    about
-        What must be equal for all workers beside the dataset, such as a task's settings.
-    lease
-        Seconds after which a silent worker of another machine counts as dead.
-    attempts
-        A block that has lost so many workers is given up: its structures count as failed.
-    wait
-        Stay until the other workers have finished too.
+        ``(i, n)``: only every n-th chunk, from the i-th on. Merge when all shards are done.
+    retries
+        How often a chunk is repeated because its process died before it is tried alone.
     progress
-        Called as ``progress(done, failed)`` with the counts of this worker, after each block.
+        Called as ``progress(finished, failed)`` with numbers of structures of this shard.
+    **task
+        ``task`` (``"relax"`` or ``"predict"``), ``checkpoint``, ``device``, ``dtype``, ``fmax``,
+        ``steps``, ``optimizer``, ``cell``, as in :class:`~ase_nnp.workflows.tasks.ModelTask`.
 
     Returns
     -------
     dict
-        ``done``, ``failed`` and ``repeated`` structures of this worker.
-
-    Notes
-    -----
-    A structure that raises is a result too: its error is stored, and the run goes on.
-    """
-    total = len(dataset)
-    if total == 0:
-        raise DatasetError("there is no structure to screen")
-    size = block or max(1, -(-total // MOST_BLOCKS))
-    ledger = Ledger.create(folder, total, size, {**fingerprint(dataset), **(about or {})})
-    counts = {"done": 0, "failed": 0, "repeated": 0}
-    with Worker(ledger, lease) as worker:
-        for piece in worker.blocks(shard, wait=wait):
-            if piece.attempt > attempts:
-                why = f"its worker died {piece.attempt - 1} times"
-                records = [_failure(k, f"Structure {k}", why) for k in _range(piece)]
-                failed = len(records)
-            else:
-                records, failed = _results(function, dataset, piece)
-            if worker.commit(piece, records, failed):
-                counts["done"] += len(records)
-                counts["failed"] += failed
-            else:
-                counts["repeated"] += len(records)
-            if progress is not None:
-                progress(counts["done"], counts["failed"])
-    return counts
-
-
-def fingerprint(dataset: Any) -> dict[str, Any]:
-    """Return what tells one dataset from another, for workers on different machines."""
-    shards = getattr(dataset, "shards", ())
-    return {"files": [[shard.path.name, shard.path.stat().st_size] for shard in shards]}
-
-
-def _range(block: Block) -> range:
-    return range(block.first, block.last)
-
-
-def _results(
-    function: Callable[[Atoms], Any], dataset: Sequence[Atoms], block: Block
-) -> tuple[list[bytes], int]:
-    structures: list[Any] = []
-    for index in _range(block):
-        try:
-            structures.append(dataset[index])
-        except DatasetError as error:
-            structures.append(error)
-    good = [k for k, one in enumerate(structures) if not isinstance(one, Exception)]
-    found = list(structures)
-    for k, result in zip(good, _apply(function, [structures[k] for k in good]), strict=True):
-        found[k] = result
-    records, failed = [], 0
-    for index, atoms, result in zip(_range(block), structures, found, strict=True):
-        record = _record(index, name_of(index, atoms), result)
-        failed += record[:1] == b"E"
-        records.append(record)
-    return records, failed
-
-
-def _apply(function: Callable[[Atoms], Any], structures: list[Any]) -> list[Any]:
-    many = getattr(function, "many", None)
-    if many is not None:
-        return list(many(structures)) if structures else []
-    results: list[Any] = []
-    for atoms in structures:
-        try:
-            results.append(function(atoms))
-        except Exception as error:  # whatever a user's function raises
-            results.append(error)
-    return results
-
-
-def _failure(index: int, name: str, error: str) -> bytes:
-    return b"E" + json.dumps({"index": index, "name": name, "error": error}).encode()
-
-
-def _record(index: int, name: str, result: Any) -> bytes:
-    """Encode a result: its kind in one byte, then the content."""
-    from ase_nnp.datasets.sample import from_atoms
-    from ase_nnp.datasets.writing.encode import flat_record, to_json
-
-    if isinstance(result, Exception):
-        return _failure(index, name, f"{type(result).__name__}: {result}")
-    try:
-        if isinstance(result, Mapping):
-            return b"J" + to_json({"index": index, **result})
-        sample = from_atoms(result)
-        sample["info"] = {**sample["info"], "screen_index": index}
-        return b"A" + flat_record(sample)
-    except (DatasetError, TypeError, ValueError, AttributeError) as error:
-        return _failure(index, name, f"a result that cannot be stored: {error}")
-
-
-@dataclass
-class Merged:
-    """What :func:`merge` wrote to ``path``, and the structures that failed."""
-
-    path: Path
-    total: int
-    written: int = 0
-    missing: int = 0
-    failures: list[dict[str, Any]] = field(default_factory=list)
-
-
-def merge(
-    folder: str | os.PathLike[str],
-    output: str | os.PathLike[str],
-    *,
-    partial: bool = False,
-    overwrite: bool = False,
-) -> Merged:
-    """Write the results of a run to one file, in the order of the dataset.
-
-    Parameters
-    ----------
-    folder
-        As given to :func:`screen`.
-    output
-        A dataset file, as in :func:`ase_nnp.write_dataset`, with ``info["screen_index"]`` for each
-        structure; for results that are dictionaries, a ``.jsonl`` file.
-    partial
-        Take what is there of an unfinished run.
-    overwrite
-        Replace an existing file.
+        ``finished`` and ``failed`` structures of this shard; ``computed`` by this call.
 
     Raises
     ------
+    ConfigError
+        For arguments that cannot be meant, or a folder that holds another run.
     DatasetError
-        The run is not finished, nothing succeeded, or ``output`` exists.
+        The folder is damaged or cannot be written.
+    TaskError
+        Processes die whatever they are given.
+
+    Notes
+    -----
+    In a script, call this below ``if __name__ == "__main__":``, because the processes import it.
     """
-    ledger, target = Ledger(folder), Path(output)
-    done = sorted(ledger.finished())
-    result = Merged(target, ledger.total)
-    result.missing = ledger.total - sum(b.last - b.first for b in map(ledger.block, done))
-    if result.missing and not partial:
-        raise DatasetError(
-            f"{result.missing} of {ledger.total} structures are not done; start more workers, or "
-            "take what is there with partial=True (--partial)",
-            path=folder,
+    job = _task(model, task).absolute()
+    part, parts = shard
+    if not 0 <= part < parts:
+        raise ConfigError(f"Shard {part}/{parts}; shards count from 0 to {parts - 1}.")
+    if (chunk is not None and chunk < 1) or (workers is not None and workers < 1) or retries < 0:
+        raise ConfigError(
+            f"chunk = {chunk}, workers = {workers}, retries = {retries}: at least 1, 1 and 0."
         )
+    given = Structures(structures)
+    if not len(given):
+        raise DatasetError("there is no structure to screen")
 
-    def good() -> Iterator[bytes]:
-        for number in done:
-            for record in ledger.read(number):
-                if record[:1] == b"E":
-                    result.failures.append(json.loads(record[1:]))
-                else:
-                    result.written += 1
-                    yield record
+    device = job.load().device.type
+    count = workers or (available_cores() if device == "cpu" else 1)
+    run = _begin(job, given, Path(folder).resolve(), chunk, count * parts)
+    pieces = [
+        Piece(job, str(run.folder), first, last, given.part(first, last))
+        for first, last in run.chunks()[part::parts]
+    ]
+    screening = _Screening(run, progress)
+    todo = screening.remaining(pieces)
 
-    if target.suffix == ".jsonl":
-        _write_lines(target, good(), overwrite)
-    else:
-        from ase_nnp.datasets.writing.write import write_dataset
-
-        write_dataset(target, map(_atoms, good()), overwrite=overwrite)
-    return result
-
-
-def _atoms(record: bytes) -> Atoms:
-    from ase_nnp.datasets.formats.flatlmdb import decode_record
-    from ase_nnp.datasets.sample import to_atoms
-
-    if record[:1] != b"A":
-        raise ConfigError("These results are dictionaries; merge them into a .jsonl file.")
-    return to_atoms(decode_record(record[1:]))
+    # An engine of others knows best how many it can take at a time.
+    capacity = count if executor is None else max(1, len(todo))
+    make = partial(local_processes, count) if executor is None else executor
+    screening.compute(todo, make, capacity, retries)
+    return {
+        "finished": screening.finished,
+        "failed": screening.failed,
+        "computed": screening.computed,
+    }
 
 
-def _write_lines(target: Path, records: Iterator[bytes], overwrite: bool) -> None:
-    from ase_nnp.datasets.writing.write import check_target
+def _task(model: Any, task: dict[str, Any]) -> ModelTask:
+    if isinstance(model, ModelTask):
+        if task:
+            raise ConfigError(f"A ModelTask is complete: {', '.join(task)} cannot go with it.")
+        return model
+    try:
+        return ModelTask(model, **task)
+    except TypeError:
+        known = list(ModelTask.__dataclass_fields__)[1:]
+        raise ConfigError(
+            f"No option {', '.join(sorted(set(task) - set(known)))}. There are: {', '.join(known)}."
+        ) from None
 
-    check_target(target, overwrite)
-    with whole_file(target) as beside, open(beside, "wb") as file:
-        for record in records:
-            if record[:1] != b"J":
-                raise ConfigError("These results are structures; merge them into a dataset file.")
-            file.write(record[1:] + b"\n")
+
+def _begin(job: ModelTask, given: Structures, folder: Path, chunk: int | None, workers: int) -> Run:
+    """Begin a run, or join the one that lies there, which must be the same."""
+    try:
+        for name in ("work", "results"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        with locked(folder / "lock"):
+            if chunk is None and (folder / "run.json").exists():
+                chunk = Run(folder).chunk
+            total = len(given)
+            if chunk is None:
+                # Some chunks for each process, so that none waits long for the last.
+                chunk = max(1, min(LARGEST[job.task], -(-total // (4 * workers))))
+                chunk = max(chunk, -(-total // MOST_CHUNKS))
+            identity = {**job.settings(), "chunk": chunk, STRUCTURES: given.digests()}
+            agree(folder / "run.json", identity)
+    except OSError as error:
+        raise DatasetError(f"cannot be written: {error}", path=folder) from error
+    return Run(folder)
+
+
+def compute_piece(piece: Piece) -> dict[str, Any] | str:
+    """Compute a chunk and write its results, unless that has been done; what went wrong as text."""
+    try:
+        # A second process on the same chunk, which an engine thought dead, must wait its turn.
+        with interruptible(), locked(piece.work.with_suffix(".lock")):
+            if not piece.results.exists():
+                began = time.monotonic()
+                write_piece(piece.results, _records(piece), time.monotonic() - began)
+            piece.clear()
+        return read_summary(piece.results)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def _records(piece: Piece) -> list[bytes]:
+    given = Structures(piece.structures)
+    answers = piece.task.many(piece.structures, piece.work)
+
+    records = []
+    for place, answer in enumerate(answers):
+        index = piece.first + place
+        name = name_of(index, given.readable(place))
+        if isinstance(answer, AseNnpError):
+            records.append(failure(index, name, str(answer)))
+            continue
+        try:
+            records.append(success(index, answer))
+        except (DatasetError, TypeError, ValueError) as error:
+            records.append(failure(index, name, f"a result that cannot be stored: {error}"))
+    return records
+
+
+class _Screening:
+    """One call of :func:`screen`: what is done, and how the rest is computed."""
+
+    def __init__(self, run: Run, progress: Callable[[int, int], None] | None) -> None:
+        self.run, self.progress = run, progress
+        self.finished = self.failed = self.computed = 0
+
+    def remaining(self, pieces: Sequence[Piece]) -> list[Piece]:
+        """Return the chunks without results; clear up after those that have them."""
+        todo = []
+        for piece in pieces:
+            summaries = self.run.summaries(piece.first, piece.last)
+            if sum(one["count"] for one in summaries) < piece.last - piece.first:
+                todo.append(piece)
+                continue
+            piece.clear()
+            for summary in summaries:
+                self._count(summary)
+        return todo
+
+    def compute(
+        self,
+        pieces: Sequence[Piece],
+        executor: Executor | Callable[[], Executor],
+        capacity: int,
+        retries: int,
+    ) -> None:
+        """Compute chunks together, those that kill their process alone, then their structures."""
+        lost = [p for p, _ in self._lost(pieces, executor, capacity, retries)]
+        lost = [p for p, _ in self._lost(lost, executor, 1, retries)]
+        for piece in lost:
+            singles = piece.split()
+            deaths = list(self._lost(singles, executor, 1, retries))
+            if len(deaths) == len(singles) > 1:
+                raise TaskError(
+                    f"Structures {piece.first} to {piece.last - 1}: every process died, also with "
+                    f"one structure each ({deaths[0][1]!r}). Is there enough memory? In a script, "
+                    'call screen below `if __name__ == "__main__":`.'
+                )
+            for single, error in deaths:
+                self._blame(single, error)
+            piece.clear()
+
+    def _lost(
+        self,
+        pieces: Sequence[Piece],
+        executor: Executor | Callable[[], Executor],
+        capacity: int,
+        retries: int,
+    ) -> Iterator[tuple[Piece, BaseException]]:
+        """Compute pieces; yield those of which the executor says only that they were lost."""
+        if not pieces:
+            return
+        for piece, answer in unordered(
+            compute_piece, pieces, executor, in_flight=capacity, retries=retries
+        ):
+            if isinstance(answer, BaseException):
+                yield piece, answer
+            elif isinstance(answer, str):
+                raise TaskError(f"Structures {piece.first} to {piece.last - 1}: {answer}")
+            else:
+                self.computed += answer["count"]
+                self._count(answer)
+
+    def _blame(self, single: Piece, error: BaseException) -> None:
+        name = name_of(single.first, Structures(single.structures).readable(0))
+        said = f"its process died, also alone ({type(error).__name__})"
+        self._count(write_piece(single.results, [failure(single.first, name, said)], 0.0))
+        self.computed += 1
+        single.clear()
+
+    def _count(self, summary: dict[str, Any]) -> None:
+        self.finished += summary["count"]
+        self.failed += summary["failed"]
+        if self.progress is not None:
+            self.progress(self.finished, self.failed)

@@ -6,11 +6,12 @@ A task is small and travels to other processes; each of them loads the model onc
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
-from ase_nnp.errors import AseNnpError, ConfigError
+from ase_nnp.errors import AseNnpError, ConfigError, StructureError, TaskError
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -40,20 +41,27 @@ class ModelTask:
     Parameters
     ----------
     model
-        A model file, or the name of a family.
+        What :func:`ase_nnp.load_model` takes; a file or a name is loaded where it is needed, a
+        potential travels whole.
     task
-        ``"relax"`` (ASE's optimizers) or ``"predict"`` (energy, forces and what else there is).
+        ``"relax"`` (:func:`ase_nnp.relax_many`) or ``"predict"`` (energy, forces and what else
+        there is).
     checkpoint, device, dtype
         As in :func:`ase_nnp.load_model`.
     fmax, steps, optimizer, cell
-        Of a relaxation, as in :func:`ase_nnp.workflows.relax.relax`.
+        Of a relaxation, as in :func:`ase_nnp.relax_many`.
+
+    Raises
+    ------
+    ConfigError
+        For values that cannot be meant.
     """
 
-    model: str
+    model: Any = None
     task: str = "relax"
     checkpoint: str | None = None
     device: str = "auto"
-    dtype: str = "float32"
+    dtype: str | None = None
     fmax: float = 0.05
     steps: int = 300
     optimizer: str = "FIRE"
@@ -63,9 +71,29 @@ class ModelTask:
         if self.task not in TASKS:
             raise ConfigError(f"No task '{self.task}'. There are: {', '.join(TASKS)}.")
         if self.task == "relax":
-            from ase_nnp.workflows.relax import check_optimizer
+            from ase_nnp.workflows.batched.relaxation import Relaxation
 
-            check_optimizer(self.optimizer)
+            Relaxation(self.optimizer, self.fmax, self.cell)
+
+    def absolute(self) -> Self:
+        """Return the same task for processes that work in another folder."""
+
+        def path(value: Any) -> Any:
+            is_file = isinstance(value, (str, Path)) and Path(value).exists()
+            return str(Path(value).resolve()) if is_file else value
+
+        return replace(self, model=path(self.model), checkpoint=path(self.checkpoint))
+
+    def settings(self) -> dict[str, Any]:
+        """Return what decides the results: the model by its content, and the numbers that count."""
+        from ase_nnp.models.files import model_hash
+
+        model = self.load()
+        said = {"task": self.task, "model": model_hash(model), "dtype": str(model.dtype)}
+        if self.task == "predict":
+            return said
+        names = ("fmax", "steps", "optimizer", "cell")
+        return {**said, **{name: getattr(self, name) for name in names}}
 
     def load(self) -> Potential:
         """Return the model; loaded once in each process."""
@@ -75,52 +103,101 @@ class ModelTask:
         return _predictor(self.model, self.checkpoint, self.device, self.dtype)
 
     def __call__(self, atoms: Atoms) -> Atoms:
-        """Return a copy with results, and what the relaxation did in ``info``."""
-        if self.task == "predict":
-            return labelled(atoms, self._predictor()([atoms], progress=False)[0])
-        from ase_nnp.calculator.calculator import NNPCalculator
-        from ase_nnp.workflows.relax import relax
+        """Return a copy with results, and what the relaxation did in ``info``.
 
-        found = relax(
-            atoms,
-            NNPCalculator(self.load()),
+        Raises
+        ------
+        AseNnpError
+            The structure has no answer.
+        """
+        answer = self.many([atoms])[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def many(
+        self, structures: Sequence[Atoms], folder: str | Path | None = None
+    ) -> list[Atoms | AseNnpError]:
+        """Return a structure with results, or an error, for each.
+
+        Parameters
+        ----------
+        structures
+            Read one by one; one that cannot be read has an error.
+        folder
+            Where a relaxation keeps its checkpoints.
+        """
+        from ase_nnp.workflows.batched.inputs import Structures
+
+        given = Structures(structures)
+        return self._relaxed(given, folder) if self.task == "relax" else self._predicted(given)
+
+    def _relaxed(self, given: Any, folder: str | Path | None) -> list[Atoms | AseNnpError]:
+        from ase_nnp.workflows.batched import relax_many
+
+        outcomes = relax_many(
+            self.load(),
+            given.items,
+            optimizer=self.optimizer,
             fmax=self.fmax,
             steps=self.steps,
-            optimizer=self.optimizer,
             cell=self.cell,
+            folder=folder,
+            trajectory=None,
+            checkpoint_every=10.0,
         )
-        found.atoms.info.update(
-            converged=found.converged, steps=found.steps, energy_before=found.energy_before
-        )
-        return found.atoms
 
-    def many(self, structures: Sequence[Atoms]) -> list[Atoms | Exception]:
-        """Return one result or error for each; predictions share batches where all are good."""
-        if self.task == "predict" and len(structures) > 1:
+        answers: list[Atoms | AseNnpError] = []
+        for outcome in outcomes:
+            if outcome.status == "failed":
+                answers.append(TaskError(outcome.reason))
+                continue
+            outcome.atoms.info.update(
+                converged=outcome.converged,
+                steps=outcome.steps,
+                energy_before=outcome.energy_before,
+            )
+            answers.append(outcome.atoms)
+        return answers
+
+    def _predicted(self, given: Any) -> list[Atoms | AseNnpError]:
+        answers: list[Any] = []
+        for index in range(len(given)):
             try:
-                found = self._predictor()(structures, progress=False)
-            except AseNnpError:  # one by one tells which it was
-                pass
-            else:
-                return [labelled(a, r) for a, r in zip(structures, found, strict=True)]
-        results: list[Atoms | Exception] = []
-        for atoms in structures:
-            try:
-                results.append(self(atoms))
-            except Exception as error:  # of a model, which is a plugin
-                results.append(error)
-        return results
+                answers.append(given.read(index))
+            except StructureError as error:
+                answers.append(error)
+
+        readable = [k for k, one in enumerate(answers) if not isinstance(one, AseNnpError)]
+        results = self._batched([answers[k] for k in readable])
+        for k, result in zip(readable, results, strict=True):
+            good = not isinstance(result, AseNnpError)
+            answers[k] = labelled(answers[k], result) if good else result
+        return answers
+
+    def _batched(self, structures: list[Atoms]) -> list[Any]:
+        """Predict together; where that fails, halves tell which structures it was."""
+        if not structures:
+            return []
+        try:
+            return list(self._predictor()(structures, progress=False))
+        except Exception as error:  # of a model, which is a plugin
+            if len(structures) == 1:
+                own = isinstance(error, AseNnpError)
+                return [error if own else TaskError(f"{type(error).__name__}: {error}")]
+        middle = len(structures) // 2
+        return self._batched(structures[:middle]) + self._batched(structures[middle:])
 
 
 @lru_cache(maxsize=1)
-def _predictor(model: str, checkpoint: str | None, device: str, dtype: str) -> Predictor:
+def _predictor(model: Any, checkpoint: str | None, device: str, dtype: str | None) -> Predictor:
     from ase_nnp.models.files import load_model
     from ase_nnp.models.predictor import Predictor
 
     return Predictor(load_model(model, checkpoint=checkpoint, device=device, dtype=dtype))
 
 
-def labelled(atoms: Atoms, found: Mapping[str, Any]) -> Atoms:
+def labelled(atoms: Atoms, results: Mapping[str, Any]) -> Atoms:
     """Return a copy of ``atoms`` with a model's results as its labels.
 
     Energy, forces and stress go into a SinglePointCalculator, further scalars into ``info``.
@@ -129,10 +206,11 @@ def labelled(atoms: Atoms, found: Mapping[str, Any]) -> Atoms:
     from ase.stress import full_3x3_to_voigt_6_stress
 
     twin: Atoms = atoms.copy()
-    standard = {k: v for k, v in found.items() if k in ("energy", "forces", "stress")}
+    standard = {k: v for k, v in results.items() if k in ("energy", "forces", "stress")}
     if "stress" in standard:
         standard["stress"] = full_3x3_to_voigt_6_stress(standard["stress"])
-    twin.info.update({k: v for k, v in found.items() if isinstance(v, float)})
+
+    twin.info.update({k: v for k, v in results.items() if isinstance(v, float)})
     twin.info.pop("energy", None)
     twin.calc = SinglePointCalculator(twin, **standard)
     return twin

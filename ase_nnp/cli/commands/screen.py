@@ -1,4 +1,4 @@
-"""``ase-nnp screen``: a whole dataset by as many processes as you can start."""
+"""``ase-nnp screen``: relax or predict a whole dataset with many processes."""
 
 from __future__ import annotations
 
@@ -7,16 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from ase_nnp.cli.commands.output import JsonOption, print_json, print_table, read_structures
 from ase_nnp.errors import ConfigError
-
-if TYPE_CHECKING:
-    from ase_nnp.workflows.tasks import ModelTask
 
 __all__ = ["add_to"]
 
@@ -27,7 +24,7 @@ class _Group(TyperGroup):
     """``screen INPUT OUTPUT`` means ``screen run INPUT OUTPUT``."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Put the command in, where the first word is none."""
+        """Put the command in, where the first word is no command."""
         if args and args[0] not in self.commands and args[0] != "--help":
             args = ["run", *args]
         return super().parse_args(ctx, args)
@@ -36,7 +33,7 @@ class _Group(TyperGroup):
 screen = typer.Typer(
     cls=_Group,
     no_args_is_help=True,
-    help="Relax or predict a whole dataset with many processes: `screen INPUT OUTPUT --model M`.",
+    help="Relax or predict a whole dataset with many processes: `screen INPUT FOLDER`.",
 )
 
 
@@ -49,23 +46,27 @@ def add_to(app: typer.Typer) -> None:
 def run(
     structures: Annotated[Path, typer.Argument(help="Any dataset, or file that ASE reads.")],
     folder: FolderArgument,
-    model: Annotated[str, typer.Option(help="A model file, or the name of a family.")],
-    task: Annotated[str, typer.Option(help="relax or predict.")] = "relax",
-    shard: Annotated[
-        str, typer.Option(help="i/n: begin with the i-th of n parts (0 first), then help.")
-    ] = "0/1",
-    block: Annotated[
-        int | None, typer.Option(help="Structures claimed together; a kill costs at most these.")
+    model: Annotated[
+        str | None,
+        typer.Option(help="A model file, family or pretrained model; the default model without."),
     ] = None,
-    lease: Annotated[
-        float, typer.Option(help="Seconds of silence after which another worker is dead.")
-    ] = 120.0,
-    wait: Annotated[
-        bool, typer.Option("--wait", help="Stay until the other workers have finished.")
-    ] = False,
+    task: Annotated[str, typer.Option(help="relax or predict.")] = "relax",
+    workers: Annotated[
+        int | None, typer.Option(help="Processes of this machine; one for each core.")
+    ] = None,
+    chunk: Annotated[
+        int | None, typer.Option(help="Structures that a process takes at a time.")
+    ] = None,
+    shard: Annotated[
+        str, typer.Option(help="i/n: only the i-th of n parts (0 first), as in a job array.")
+    ] = "0/1",
+    executor: Annotated[
+        Path | None,
+        typer.Option(help="A Python file whose function executor() returns one (Dask, Ray, ...)."),
+    ] = None,
     fmax: Annotated[float, typer.Option(help="Largest force at the end, eV/Å.")] = 0.05,
     steps: Annotated[int, typer.Option(help="At most so many steps each.")] = 300,
-    optimizer: Annotated[str, typer.Option(help="FIRE, BFGS, LBFGS, ...")] = "FIRE",
+    optimizer: Annotated[str, typer.Option(help="FIRE, BFGS or LBFGS.")] = "FIRE",
     cell: Annotated[bool, typer.Option("--cell", help="Relax the cell too.")] = False,
     checkpoint: Annotated[
         Path | None, typer.Option(help="With a family's name: its checkpoint file.")
@@ -74,8 +75,9 @@ def run(
     dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
     as_json: JsonOption = False,
 ) -> None:
-    """Be one worker of a run: start it as often as you like, again after a kill too."""
-    from ase_nnp.workflows.screening import screen as work
+    """Compute what has no result yet: the same command goes on after a kill."""
+    from ase_nnp.workflows.screening import screen as compute
+    from ase_nnp.workflows.screening import status as state_of
     from ase_nnp.workflows.tasks import ModelTask
 
     part = _shard(shard)
@@ -90,58 +92,51 @@ def run(
         optimizer=optimizer,
         cell=cell,
     )
-    data = read_structures(structures)
-    job.load()  # what is wrong with the model is said before anything is claimed
-    if block is None and task == "predict":
-        block = max(256, -(-len(data) // 100_000))
+    made = None if executor is None else _executor(executor)
+    data = read_structures(structures.resolve())  # processes may work in another folder
+
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (
         TextColumn("{task.description}"),
         MofNCompleteColumn(),
-        TextColumn("here, {task.fields[failed]} failed"),
+        TextColumn("{task.fields[failed]} failed"),
         TimeElapsedColumn(),
     )
     with _notice(), Progress(*columns, console=Console(stderr=True), disable=as_json) as bar:
         shown = bar.add_task(f"{task}, shard {shard}:", total=len(data), failed=0)
-        counts = work(
+        counts = compute(
             job,
             data,
             folder,
+            executor=made,
+            workers=workers,
+            chunk=chunk,
             shard=part,
-            block=block,
-            about=_about(job),
-            lease=lease,
-            wait=wait,
             progress=lambda done, failed: bar.update(shown, completed=done, failed=failed),
         )
-    from ase_nnp.workflows.ledger import Ledger
 
-    state = Ledger(folder).status(lease)
+    state = state_of(folder)
     if as_json:
         print_json({**counts, "status": state})
         return
     print(
-        f"{counts['done']} structures here, {counts['failed']} of them failed; "
-        f"{state['finished']} of {state['total']} finished in {folder}"
+        f"{counts['computed']} structures computed; {state['finished']} of {state['total']} are "
+        f"finished in {folder}, {state['failed']} of them failed"
     )
 
 
 @screen.command()
-def status(
-    folder: FolderArgument,
-    lease: Annotated[float, typer.Option(help="As the workers have it.")] = 120.0,
-    as_json: JsonOption = False,
-) -> None:
-    """Say how far a run is, and who is at work."""
-    from ase_nnp.workflows.ledger import Ledger
+def status(folder: FolderArgument, as_json: JsonOption = False) -> None:
+    """Say how far a run is."""
+    from ase_nnp.workflows.screening import status as state_of
 
-    found = Ledger(folder).status(lease)
+    state = state_of(folder)
     if as_json:
-        print_json(found)
+        print_json(state)
         return
-    print_table(str(folder), ("", ""), [(k.replace("_", " "), v) for k, v in found.items()])
+    print_table(str(folder), ("", ""), [(k.replace("_", " "), v) for k, v in state.items()])
 
 
 @screen.command()
@@ -157,15 +152,17 @@ def merge(
     """Write the results to one file, in the order of the input; list what failed."""
     from ase_nnp.workflows.screening import merge as join
 
-    found = join(folder, output, partial=partial, overwrite=overwrite)
+    merged = join(folder, output, partial=partial, overwrite=overwrite)
     if as_json:
-        print_json(asdict(found))
+        print_json(asdict(merged))
         return
-    print(f"{found.written} of {found.total} structures in {output}; {len(found.failures)} failed")
-    for failure in found.failures[:20]:
+    print(
+        f"{merged.written} of {merged.total} structures in {output}; {len(merged.failures)} failed"
+    )
+    for failure in merged.failures[:20]:
         print(f"  {failure['name']}: {failure['error']}")
-    if len(found.failures) > 20:
-        print(f"  ... {len(found.failures) - 20} more; --json lists all")
+    if len(merged.failures) > 20:
+        print(f"  ... {len(merged.failures) - 20} more; --json lists all")
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -175,19 +172,24 @@ def _shard(text: str) -> tuple[int, int]:
     return int(part), int(parts)
 
 
-def _about(job: ModelTask) -> dict[str, Any]:
-    """Return what all workers must agree on: the task, and the model by its content."""
-    from ase_nnp.models.files import model_hash
+def _executor(path: Path) -> Any:
+    """Return the function ``executor`` of a user's Python file."""
+    import runpy
 
-    settings = asdict(job)
-    for name in ("device", "checkpoint", "model"):
-        settings.pop(name)
-    return {**settings, "model_hash": model_hash(job.load())}
+    if not path.is_file():
+        raise ConfigError(f"--executor {path}: there is no such file.")
+    make = runpy.run_path(str(path)).get("executor")
+    if not callable(make):
+        raise ConfigError(
+            f"--executor {path}: it has no function executor() that returns a "
+            "concurrent.futures.Executor."
+        )
+    return make
 
 
 @contextmanager
 def _notice() -> Iterator[None]:
-    """Let a scheduler's notice (SIGTERM) end the work as Ctrl-C does: claims are given back."""
+    """Let a scheduler's notice (SIGTERM) end the work as Ctrl-C does: with checkpoints."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt

@@ -66,6 +66,13 @@ class Structures:
         except StructureError:
             return Atoms()
 
+    def part(self, first: int, last: int) -> Sequence[Any]:
+        """Return structures ``first`` to ``last`` (excluded), not read, to send elsewhere."""
+        try:
+            return self.items[first:last]
+        except Exception:  # of a sequence that knows single places only
+            return _Part(self.items, first, last)
+
     def digests(self) -> list[str]:
         """Return the digest of the content of every structure."""
         return [self._digest(index) for index in range(len(self))]
@@ -75,3 +82,16 @@ class Structures:
             return structure_digest(self.read(index))
         except StructureError:
             return UNREADABLE
+
+
+class _Part(Sequence[Any]):
+    """A view of a sequence that cannot be sliced."""
+
+    def __init__(self, items: Sequence[Any], first: int, last: int) -> None:
+        self.items, self.first, self.last = items, first, last
+
+    def __len__(self) -> int:
+        return self.last - self.first
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.items[self.first + index]
