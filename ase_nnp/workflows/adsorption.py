@@ -244,19 +244,19 @@ def _gas_molecule(name: str, model: Potential, relax: bool, fmax: float) -> Atom
 
     atoms: Atoms = molecule(name)
     atoms.center(vacuum=8.0)  # and not periodic: a box only for models that want a cell
-    if relax:
-        from ase.optimize import BFGS
+    if not relax:
+        return atoms
 
-        from ase_nnp.calculator.calculator import NNPCalculator
+    from ase_nnp.workflows.batched import relax_many
 
-        atoms.calc = NNPCalculator(model)
-        with BFGS(atoms, logfile=None) as optimizer:
-            if not optimizer.run(fmax=fmax, steps=200):
-                raise StructureError(
-                    f"Gas-phase {name} did not relax to {fmax} eV/Å with '{model.family}'. Does "
-                    "the model know molecules? relax_gas=False takes ASE's geometry."
-                )
-        atoms.calc = None
+    outcome = relax_many(model, atoms, optimizer="BFGS", fmax=fmax, steps=200)[0]
+    if not outcome.converged:
+        raise StructureError(
+            f"Gas-phase {name} did not relax to {fmax} eV/Å with '{model.family}'"
+            f"{': ' + outcome.reason if outcome.reason else ''}. Does the model know molecules? "
+            "relax_gas=False takes ASE's geometry."
+        )
+    atoms.positions = outcome.atoms.positions
     return atoms
 
 

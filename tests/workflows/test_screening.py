@@ -1,264 +1,276 @@
-"""Screening by many processes: nothing is lost, nothing counts twice, whoever dies and when."""
+"""Screening: chunks in order, failures by name, nothing computed twice, no other input goes on."""
 
 from __future__ import annotations
 
 import json
-import os
-import random
-import sys
-import time
-from multiprocessing import get_context
-from pathlib import Path
+from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk
-from scale_workers import count, screen_slowly
+from scale_workers import SETTINGS, slabs, slow_model
 
 from ase_nnp import build_model, open_dataset, save_model, write_dataset
 from ase_nnp.cli import main
-from ase_nnp.errors import ConfigError, DatasetError
-from ase_nnp.workflows.ledger import Ledger, Worker
-from ase_nnp.workflows.screening import merge, screen
+from ase_nnp.errors import ConfigError, DatasetError, StructureError, TaskError
+from ase_nnp.workflows.batched import relax_many
+from ase_nnp.workflows.screening import merge, screen, status
 from ase_nnp.workflows.tasks import ModelTask
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+
+@pytest.fixture
+def pool():
+    with ThreadPoolExecutor(1) as executor:
+        yield executor
 
 
-def numbered(n):
-    structures = []
-    for k in range(n):
-        atoms = bulk("Cu", cubic=True)
-        atoms.rattle(0.05, seed=k)
-        atoms.info["number"] = k
-        structures.append(atoms)
-    return structures
+def relaxed(structures):
+    return relax_many(slow_model(), structures, fmax=SETTINGS["fmax"], steps=SETTINGS["steps"])
 
 
-def halved(atoms):
-    return {"half": atoms.info["number"] / 2, "positions": atoms.positions}
+def same(merged, outcomes):
+    assert [a.info["screen_index"] for a in merged] == [o.index for o in outcomes]
+    for atoms, outcome in zip(merged, outcomes, strict=True):
+        assert atoms.get_potential_energy() == pytest.approx(outcome.energy, abs=1e-8)
+        np.testing.assert_allclose(atoms.positions, outcome.atoms.positions, rtol=0, atol=1e-8)
+        assert atoms.info["steps"] == outcome.steps
+        assert atoms.info["converged"] == outcome.converged
+        assert atoms.info["number"] == outcome.atoms.info["number"]
 
 
-def test_results_are_merged_in_the_order_of_the_dataset(tmp_path):
-    data = numbered(11)
-    assert screen(halved, data, tmp_path / "run", block=3) == {
-        "done": 11,
-        "failed": 0,
-        "repeated": 0,
-    }
-    found = merge(tmp_path / "run", tmp_path / "out.jsonl")
-    assert (found.written, found.missing, found.failures) == (11, 0, [])
-    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-    assert [r["index"] for r in rows] == list(range(11))
-    assert [r["half"] for r in rows] == [k / 2 for k in range(11)]
-    assert np.array_equal(rows[4]["positions"], data[4].positions)
+def test_a_screening_is_the_batched_relaxation_in_the_order_of_the_input(tmp_path, pool):
+    given = slabs(6)
+    counts = screen(slow_model(), given, tmp_path / "run", executor=pool, **SETTINGS)
+    assert counts == {"finished": 6, "failed": 0, "computed": 6}
+    merged = merge(tmp_path / "run", tmp_path / "out.lmdb")
+    assert (merged.written, merged.missing, merged.failures) == (6, 0, [])
+    same(open_dataset(tmp_path / "out.lmdb"), relaxed(given))
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [
+        "lock", "results", "run.json", "work",
+    ]  # fmt: skip
+    assert list((tmp_path / "run" / "work").iterdir()) == []
 
 
-def test_finished_work_is_never_done_again(tmp_path):
-    data, calls = numbered(6), []
-
-    def remembered(atoms):
-        calls.append(atoms.info["number"])
-        return {}
-
-    screen(remembered, data[:6], tmp_path / "run")
-    assert screen(remembered, data[:6], tmp_path / "run")["done"] == 0
-    assert sorted(calls) == list(range(6))
+def test_finished_work_is_never_done_again(tmp_path, pool):
+    log = tmp_path / "log"
+    screen(slow_model(), slabs(5), tmp_path / "run", executor=pool, **SETTINGS)
+    again = screen(slow_model(log=log), slabs(5), tmp_path / "run", executor=pool, **SETTINGS)
+    assert again == {"finished": 5, "failed": 0, "computed": 0}
+    assert not log.exists()
 
 
-def test_a_worker_begins_with_its_own_part(tmp_path):
-    order = []
-    screen(lambda a: order.append(a.info["number"]) or {}, numbered(9), tmp_path, shard=(2, 3))
-    assert order[:3] == [2, 5, 8]
-    assert sorted(order) == list(range(9))
-
-
-def test_a_failure_is_stored_by_name_and_the_run_goes_on(tmp_path):
-    data = [bulk("Cu"), Atoms("He", info={"sid": 5}), bulk("Ni")]
-
-    def counted(atoms):
-        return {"atoms": count(atoms)}
-
-    assert screen(counted, data, tmp_path / "run", block=2)["failed"] == 1
-    found = merge(tmp_path / "run", tmp_path / "out.jsonl")
-    assert found.written == 2
-    assert found.failures == [
-        {"index": 1, "name": "Structure 1 (He, id 5)", "error": "ValueError: no helium here"}
-    ]
-    assert Ledger(tmp_path / "run").status()["failed"] == 1
-
-
-def test_a_result_that_no_file_can_hold_is_a_failure(tmp_path):
-    screen(lambda atoms: 3, [bulk("Cu")], tmp_path)
-    assert Ledger(tmp_path).status()["failed"] == 1
-
-
-def test_another_run_in_the_same_folder_is_refused(tmp_path):
-    screen(halved, numbered(4), tmp_path, about={"fmax": 0.05})
-    with pytest.raises(ConfigError, match=r"fmax: 0\.05 there, 0\.1 here"):
-        screen(halved, numbered(4), tmp_path, about={"fmax": 0.1})
-    with pytest.raises(ConfigError, match="total: 4 there, 5 here"):
-        screen(halved, numbered(5), tmp_path, about={"fmax": 0.05})
-    with pytest.raises(ConfigError, match="shards count from 0 to 1"):
-        screen(halved, numbered(4), tmp_path, about={"fmax": 0.05}, shard=(2, 2))
-
-
-def test_merging_an_unfinished_run_needs_to_be_asked_for(tmp_path):
-    ledger = Ledger.create(tmp_path, 4, 1, {})
-    with Worker(ledger) as worker:
-        for block in worker.blocks():
-            if block.number < 3:
-                worker.commit(block, [b'J{"n":1}'])
-    with pytest.raises(DatasetError, match="1 of 4 structures are not done"):
-        merge(tmp_path, tmp_path / "out.jsonl")
-    assert merge(tmp_path, tmp_path / "out.jsonl", partial=True).written == 3
+def test_shards_together_are_the_whole(tmp_path, pool):
+    given = slabs(9)
+    for part in (2, 0):
+        screen(slow_model(), given, tmp_path / "run", executor=pool, shard=(part, 3), **SETTINGS)
+    state = status(tmp_path / "run")
+    assert (state["total"], state["finished"], state["complete"]) == (9, 5, False)
+    with pytest.raises(DatasetError, match="4 of 9 structures are not done"):
+        merge(tmp_path / "run", tmp_path / "out.lmdb")
+    assert merge(tmp_path / "run", tmp_path / "part.lmdb", partial=True).written == 5
+    screen(slow_model(), given, tmp_path / "run", executor=pool, shard=(1, 3), **SETTINGS)
+    assert status(tmp_path / "run")["complete"]
+    merge(tmp_path / "run", tmp_path / "out.lmdb")
+    same(open_dataset(tmp_path / "out.lmdb"), relaxed(given))
     with pytest.raises(DatasetError, match="exists already"):
-        merge(tmp_path, tmp_path / "out.jsonl", partial=True)
+        merge(tmp_path / "run", tmp_path / "out.lmdb")
+
+
+class Torn(list):
+    """A list with a record that cannot be read."""
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            raise TypeError("single places only")
+        if index == 5:
+            raise DatasetError("torn", path="slabs.lmdb")
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("task", ["relax", "predict"])
+def test_one_bad_structure_is_one_failed_record(tmp_path, pool, task):
+    given = Torn(slabs(7))
+    given[1] = Atoms("Cu2", positions=[[0, 0, 0], [0, 0, np.nan]], info={"sid": 5})
+    counts = screen(slow_model(), given, tmp_path / "run", task=task, executor=pool, **SETTINGS)
+    assert counts == {"finished": 7, "failed": 2, "computed": 7}
+    merged = merge(tmp_path / "run", tmp_path / "out.lmdb")
+    assert [f["index"] for f in merged.failures] == [1, 5]
+    assert merged.failures[0]["name"] == "Structure 1 (Cu2, id 5)"
+    assert "finite" in merged.failures[0]["error"].lower() or "nan" in str(merged.failures).lower()
+    assert "torn" in merged.failures[1]["error"]
+    indices = [a.info["screen_index"] for a in open_dataset(tmp_path / "out.lmdb")]
+    assert indices == [0, 2, 3, 4, 6]
+    assert status(tmp_path / "run")["failed"] == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda given, options: given[6].positions.__setitem__((0, 0), 9.0), "number 6 of 7"),
+        (lambda given, options: given[0].numbers.__setitem__(0, 28), "number 0 of 7"),
+        (lambda given, options: given[2].set_constraint(), "number 2 of 7"),
+        (lambda given, options: given.pop(), "structures: 7 there, 6 here"),
+        (lambda given, options: given.reverse(), "number 0 and 5 more of 7"),
+        (lambda given, options: options.update(fmax=0.1), "fmax: 0.001 there, 0.1 here"),
+        (lambda given, options: options.update(task="predict"), "task: 'relax' there"),
+        (lambda given, options: options.update(chunk=3), "chunk: 4 there, 3 here"),
+    ],
+)
+def test_another_input_does_not_go_on(tmp_path, pool, change, said):
+    screen(slow_model(), slabs(7), tmp_path / "run", executor=pool, shard=(0, 2), **SETTINGS)
+    given, options = slabs(7), dict(SETTINGS)
+    change(given, options)
+    with pytest.raises(ConfigError, match=f"holds another run.*{said}"):
+        screen(slow_model(), given, tmp_path / "run", executor=pool, **options)
+    assert status(tmp_path / "run")["finished"] == 4
+
+
+def test_another_model_does_not_go_on(tmp_path, pool):
+    screen(slow_model(), slabs(2), tmp_path / "run", executor=pool, **SETTINGS)
+    other = slow_model()
+    other.config = {"epsilon": 0.5}
+    with pytest.raises(ConfigError, match=r"holds another run \(model"):
+        screen(other, slabs(2), tmp_path / "run", executor=pool, **SETTINGS)
+
+
+def test_the_size_of_a_chunk_is_kept_with_the_run(tmp_path, pool):
+    options = {"fmax": 0.1, "steps": 1, "executor": pool}
+    screen(slow_model(), slabs(9), tmp_path / "run", workers=1, **options)
+    assert status(tmp_path / "run")["chunks"] == 3
+    counts = screen(slow_model(), slabs(9), tmp_path / "run", workers=8, **options)
+    assert counts["computed"] == 0
+
+
+class Breaking(Executor):
+    """Threads of which each answer is lost a number of times: how an engine tells of a death."""
+
+    def __init__(self, losses, deadly=(), calls=None) -> None:
+        self.losses, self.deadly = losses, deadly
+        self.calls: list[tuple[int, int]] = [] if calls is None else calls
+
+    def submit(self, function, piece):
+        future: Future = Future()
+        self.calls.append((piece.first, piece.last))
+        kills = any(piece.first <= k < piece.last for k in self.deadly)
+        if kills or self.calls.count((piece.first, piece.last)) <= self.losses:
+            future.set_exception(BrokenExecutor("a process died") if self.losses else OSError("x"))
+        else:
+            future.set_result(function(piece))
+        return future
+
+    def shutdown(self, wait=True, *, cancel_futures=False) -> None:
+        pass
+
+
+def test_the_structure_that_kills_its_process_is_found_and_no_other_is_blamed(tmp_path):
+    def executor():
+        return Breaking(0, deadly=(5,))
+
+    given = slabs(9)
+    counts = screen(slow_model(), given, tmp_path / "run", executor=executor, **SETTINGS)
+    assert counts == {"finished": 9, "failed": 1, "computed": 9}
+    merged = merge(tmp_path / "run", tmp_path / "out.lmdb")
+    assert [(f["index"], f["name"]) for f in merged.failures] == [(5, "Structure 5 (Cu8O)")]
+    assert "process died" in merged.failures[0]["error"]
+    outcomes = relaxed(given)
+    same(open_dataset(tmp_path / "out.lmdb"), outcomes[:5] + outcomes[6:])
+    again = screen(slow_model(), given, tmp_path / "run", executor=executor, **SETTINGS)
+    assert again["computed"] == 0
+
+
+def test_a_process_that_dies_is_no_structures_fault(tmp_path):
+    calls: list[tuple[int, int]] = []
+    counts = screen(
+        slow_model(), slabs(6), tmp_path / "run", executor=lambda: Breaking(1, calls=calls),
+        **SETTINGS,
+    )  # fmt: skip
+    assert calls.count((0, 4)) == calls.count((4, 6)) == 2
+    assert counts == {"finished": 6, "failed": 0, "computed": 6}
+
+
+def test_an_executor_that_loses_everything_blames_no_structure(tmp_path):
+    with pytest.raises(TaskError, match="every process died"):
+        screen(
+            slow_model(), slabs(3), tmp_path / "run",
+            executor=Breaking(0, deadly=range(3)), **SETTINGS,
+        )  # fmt: skip
+    assert status(tmp_path / "run")["finished"] == 0
+
+
+def test_what_goes_wrong_beside_the_structures_ends_the_run_with_the_reason(tmp_path, pool):
+    folder = tmp_path / "run"
+    screen(slow_model(), slabs(6), folder, executor=pool, shard=(0, 2), **SETTINGS)
+    (folder / "work" / "000000004-000000006").write_text("in the way")
+    with pytest.raises(TaskError, match=r"Structures 4 to 5: DatasetError.*cannot be written"):
+        screen(slow_model(), slabs(6), folder, executor=pool, **SETTINGS)
+    assert status(folder)["finished"] == 4
+
+
+@pytest.mark.parametrize("name", ["run.json", "results/000000000-000000004"])
+def test_damage_is_our_error_and_never_another_result(tmp_path, pool, name):
+    folder = tmp_path / "run"
+    screen(slow_model(), slabs(4), folder, executor=pool, **{**SETTINGS, "steps": 2})
+    merge(folder, tmp_path / "good.lmdb")
+    expected = list(open_dataset(tmp_path / "good.lmdb"))
+    path, rng = folder / name, np.random.default_rng(0)
+    whole, refused = path.read_bytes(), 0
+    for number in range(60):
+        content = bytearray(whole)
+        spot = int(rng.integers(len(content)))
+        if number % 3 == 0:
+            del content[spot:]
+        else:
+            content[spot] ^= 1 << int(rng.integers(8))
+        path.write_bytes(content)
+        try:
+            merge(folder, tmp_path / "out.lmdb", overwrite=True)
+            screen(slow_model(), slabs(4), folder, executor=pool, **{**SETTINGS, "steps": 2})
+        except (DatasetError, ConfigError):
+            refused += 1
+        else:
+            found = list(open_dataset(tmp_path / "out.lmdb"))
+            assert [len(a) for a in found] == [len(a) for a in expected]
+            for one, two in zip(found, expected, strict=True):
+                assert one.get_potential_energy() == two.get_potential_energy()
+    assert refused > 50
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
-    with pytest.raises(DatasetError, match="no run"):
-        Ledger(tmp_path)
+    with pytest.raises(DatasetError, match="no screening run"):
+        status(tmp_path)
+    with pytest.raises(DatasetError, match="no screening run"):
+        merge(tmp_path, tmp_path / "out.lmdb")
 
 
-def test_a_damaged_result_is_seen(tmp_path):
-    ledger = Ledger.create(tmp_path, 1, 1, {})
-    with Worker(ledger) as worker:
-        for block in worker.blocks():
-            worker.commit(block, [b"something"])
-    path = next((tmp_path / "results").iterdir())
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(DatasetError, match=r"record 0: is damaged"):
-        ledger.read(0)
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"shard": (2, 2)}, "shards count from 0 to 1"),
+        ({"chunk": 0}, "at least 1"),
+        ({"workers": 0}, "at least 1"),
+        ({"task": "dance"}, "No task 'dance'"),
+        ({"optimizer": "Magic"}, "No batched optimizer 'Magic'"),
+        ({"fmaxx": 1}, "No option fmaxx"),
+    ],
+)
+def test_a_setting_that_cannot_be_meant_is_refused_before_anything_is_made(tmp_path, options, said):
+    with pytest.raises(ConfigError, match=said):
+        screen(slow_model(), slabs(2), tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
 
 
-def test_what_a_living_worker_has_claimed_is_left_to_it(tmp_path):
-    ledger = Ledger.create(tmp_path, 3, 1, {})
-    with Worker(ledger) as one, Worker(ledger) as two:
-        claims = one.blocks()
-        mine = next(claims)
-        theirs = {block.number for block in two.blocks()}
-        assert theirs == {0, 1, 2} - {mine.number}
-        claims.close()
+def test_a_task_is_callable_and_raises_what_a_structure_has_wrong():
+    task = ModelTask(slow_model(), fmax=1e-3, steps=60)
+    one = slabs(1)
+    assert task(one[0]).get_potential_energy() == pytest.approx(relaxed(one)[0].energy, abs=1e-10)
+    with pytest.raises(TaskError, match="no atoms"):
+        task(Atoms())
+    with pytest.raises((StructureError, TaskError)):
+        ModelTask(slow_model(), task="predict")(Atoms("Cu", positions=[[np.nan, 0, 0]]))
 
 
-def abandon(folder, host, monkeypatch):
-    """Leave a claim on block 0 behind, as a process that was killed on ``host`` would."""
-    from ase_nnp.workflows import ledger as module
-
-    with monkeypatch.context() as patched:
-        patched.setattr(module.socket, "gethostname", lambda: host)
-        worker = Worker(Ledger(folder), lease=1.0)
-        worker._life.write_text(json.dumps(module._whereabouts()))
-    assert worker._take(0, 1) is not None
-    return worker
-
-
-def test_a_silent_worker_of_another_machine_keeps_its_claim_until_the_lease_ends(
-    tmp_path, monkeypatch
-):
-    ledger = Ledger.create(tmp_path, 1, 1, {})
-    lost = abandon(tmp_path, "elsewhere", monkeypatch)
-    with Worker(ledger, lease=1.0) as worker:
-        assert list(worker.blocks()) == []
-    old = time.time() - 2.0
-    os.utime(lost._life, (old, old))
-    assert ledger.status(lease=1.0)["blocks_abandoned"] == 1
-    with Worker(ledger, lease=1.0) as worker:
-        assert [b.attempt for b in worker.blocks()] == [2]
-
-
-def test_a_worker_that_was_thought_dead_cannot_count_its_result_twice(tmp_path, monkeypatch):
-    ledger = Ledger.create(tmp_path, 1, 1, {})
-    slow = abandon(tmp_path, "elsewhere", monkeypatch)
-    old = time.time() - 2.0
-    os.utime(slow._life, (old, old))
-    with Worker(ledger, lease=1.0) as worker:
-        for block in worker.blocks():
-            assert worker.commit(block, [b"second"])
-    assert slow.commit(ledger.block(0), [b"first"]) is False
-    slow._release(0)
-    slow._results.close()
-    assert ledger.read(0) == [b"second"]
-    assert ledger.finished() == {0}
-
-
-def test_a_block_that_kills_its_workers_is_given_up(tmp_path):
-    ledger = Ledger.create(tmp_path, 1, 1, {"files": []})
-    (tmp_path / "claims" / "0").write_text(json.dumps({"id": "nobody", "attempt": 5}))
-    assert screen(halved, numbered(1), tmp_path, attempts=5)["failed"] == 1
-    assert b"its worker died 5 times" in ledger.read(0)[0]
-
-
-def test_a_claim_is_given_back_when_the_work_is_interrupted(tmp_path):
-    def interrupted(atoms):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        screen(interrupted, numbered(2), tmp_path)
-    ledger = Ledger(tmp_path)
-    assert ledger.claimed() == ledger.finished() == set()
-    assert list((tmp_path / "workers").iterdir()) == []
-
-
-def simulate(*arguments, **options):
-    import importlib.util
-
-    spec = importlib.util.spec_from_file_location("sim", BENCHMARKS / "scale_simulation.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.simulate(*arguments, **options)
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="simulates jobs by fork")
-@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
-def test_hundreds_of_tasks_survive_workers_that_the_kernel_kills(tmp_path):
-    found = simulate(tmp_path, 600, 0.02, 2)
-    assert found["workers_killed"] > 2
-    assert (found["lost"], found["doubled"], found["strange"]) == (0, 0, 0)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGKILL")
-def test_ten_kills_at_random_moments_lose_and_double_nothing(tmp_path):
-    data, pause, kills = numbered(60), 0.05, 0
-    folder, log = tmp_path / "run", tmp_path / "log"
-    chance, context = random.Random(1), get_context("spawn")
-
-    def start(part):
-        process = context.Process(
-            target=screen_slowly, args=(data, folder, log, pause, (part, 2), 2.0)
-        )
-        process.start()
-        return process
-
-    running = [start(0), start(1)]
-    while kills < 10:
-        victim = chance.randrange(2)
-        time.sleep(chance.uniform(0.0, 0.4))
-        if not log.exists():  # still importing: not at work yet
-            continue
-        running[victim].kill()
-        running[victim].join()
-        kills += 1
-        running[victim] = start(victim)
-        while len(Path(log).read_text().split()) < 3 * kills and running[victim].is_alive():
-            time.sleep(0.02)
-    for process in running:
-        process.join()
-    assert [p.exitcode for p in running] == [0, 0]
-    if not Ledger(folder).status()["complete"]:  # the last worker left while another held a claim
-        screen_slowly(data, folder, log, 0.0, (0, 1), 2.0)
-    assert merge(folder, tmp_path / "out.lmdb").written == 60
-    found = open_dataset(tmp_path / "out.lmdb")
-    assert [a.info["screen_index"] for a in found] == list(range(60))
-    assert [a.info["square"] for a in found] == [k**2 for k in range(60)]
-    evaluated = [int(n) for n in log.read_text().split()]
-    assert set(evaluated) == set(range(60))
-    assert len(evaluated) <= 60 + 2 * kills  # a kill costs one block of two at most
+# ---- the command
 
 
 @pytest.fixture
@@ -274,44 +286,44 @@ def run(capsys):
         with pytest.raises(SystemExit) as stop:
             main([str(a) for a in arguments])
         out = capsys.readouterr()
-        return stop.value.code, out.out, out.err
+        return stop.value.code or 0, out.out, out.err
 
     return call
 
 
+def numbered(n):
+    structures = []
+    for k in range(n):
+        atoms = bulk("Cu", cubic=True)
+        atoms.rattle(0.05, seed=k)
+        structures.append(atoms)
+    return structures
+
+
 def test_the_command_screens_says_how_far_it_is_and_merges(run, tmp_path, model_file):
     write_dataset(tmp_path / "in.extxyz", numbered(7))
-    common = ("screen", tmp_path / "in.extxyz", tmp_path / "run", "--model", model_file)
-    code, out, err = run(*common, "--task", "predict", "--shard", "1/2", "--block", "2", "--json")
+    (tmp_path / "threads.py").write_text(
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "def executor():\n    return ThreadPoolExecutor(1)\n"
+    )
+    common = ("screen", tmp_path / "in.extxyz", tmp_path / "run", "--model", model_file,
+              "--executor", tmp_path / "threads.py", "--chunk", 2)  # fmt: skip
+    code, out, err = run(*common, "--task", "predict", "--shard", "1/2", "--json")
     assert (code, err) == (0, "")
-    assert json.loads(out)["done"] == 7
+    assert json.loads(out)["finished"] == 3
+    code, out, _ = run(*common, "--task", "predict", "--json")
+    assert json.loads(out)["computed"] == 4
     code, out, _ = run("screen", "status", tmp_path / "run", "--json")
     assert json.loads(out)["complete"]
     code, out, _ = run("screen", "merge", tmp_path / "run", tmp_path / "out.extxyz")
     assert code == 0
     assert "7 of 7 structures" in out
-    found = open_dataset(tmp_path / "out.extxyz")
-    wanted = ModelTask(model_file, task="predict", device="cpu").many(numbered(7))
-    for one, two in zip(found, wanted, strict=True):
+    expected = ModelTask(model_file, task="predict", device="cpu").many(numbered(7))
+    for one, two in zip(open_dataset(tmp_path / "out.extxyz"), expected, strict=True):
         assert one.get_potential_energy() == pytest.approx(two.get_potential_energy(), abs=1e-6)
     code, _, err = run(*common, "--task", "relax")
     assert code == 2
-    assert "Another run lies in" in err
-
-
-def test_a_relaxation_is_the_one_of_the_relax_workflow(tmp_path, model_file):
-    from ase_nnp import NNPCalculator
-    from ase_nnp.workflows.relax import relax
-
-    data = numbered(2)
-    job = ModelTask(model_file, steps=3, device="cpu", dtype="float64")
-    screen(job, data, tmp_path / "run")
-    merge(tmp_path / "run", tmp_path / "out.lmdb")
-    for atoms, found in zip(data, open_dataset(tmp_path / "out.lmdb"), strict=True):
-        wanted = relax(atoms, NNPCalculator(model_file, dtype="float64", device="cpu"), steps=3)
-        assert np.array_equal(found.positions, wanted.atoms.positions)
-        assert found.get_potential_energy() == wanted.energy
-        assert found.info["steps"] == wanted.steps
+    assert "holds another run" in err
 
 
 @pytest.mark.parametrize(
@@ -319,10 +331,11 @@ def test_a_relaxation_is_the_one_of_the_relax_workflow(tmp_path, model_file):
     [
         (("--shard", "2/2"), "write i/n"),
         (("--task", "dance"), "No task 'dance'"),
-        (("--optimizer", "Magic"), "No optimizer 'Magic'"),
+        (("--optimizer", "Magic"), "No batched optimizer 'Magic'"),
+        (("--executor", "nowhere.py"), "no such file"),
     ],
 )
-def test_a_bad_setting_ends_in_one_line(run, tmp_path, model_file, arguments, said):
+def test_a_bad_option_ends_in_one_line(run, tmp_path, model_file, arguments, said):
     write_dataset(tmp_path / "in.extxyz", numbered(1))
     code, out, err = run(
         "screen", tmp_path / "in.extxyz", tmp_path / "run", "--model", model_file, *arguments

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ase_nnp.errors import ConfigError, PredictionError
+from ase_nnp.errors import PredictionError
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -20,8 +20,6 @@ __all__ = [
     "ThresholdOption",
     "TrajectoryOption",
     "UncertaintyOption",
-    "check_output",
-    "exit_if_failed",
     "number",
     "run_batched",
     "with_uncertainty",
@@ -41,14 +39,6 @@ ThresholdOption = Annotated[
     float | None,
     typer.Option("--stop-above", help="Stop a structure whose forces_std_norm exceeds this, eV/Å."),
 ]
-
-
-def check_output(output: Path, folder: Path | None) -> None:
-    """Refuse an output that exists before work is spent on it; a run in a folder may rewrite it."""
-    if output.exists() and folder is None:
-        raise ConfigError(f"{output} exists already. Name another --output, or remove it.")
-    if not output.resolve().parent.is_dir():
-        raise ConfigError(f"{output}: there is no folder {output.parent}.")
 
 
 def with_uncertainty(potential: Potential, path: Path | None) -> Potential:
@@ -79,6 +69,7 @@ def run_batched(
     from rich.console import Console
     from rich.progress import Progress
 
+    stop = {"key": "forces_std_norm", "threshold": threshold, "mode": "stop"}
     with Progress(console=Console(stderr=True), disable=as_json) as bar:
         task = bar.add_task("", total=total)
 
@@ -91,14 +82,13 @@ def run_batched(
             start(
                 folder=folder,
                 trajectory=None if trajectory == "none" else trajectory,
-                monitor=None
-                if threshold is None
-                else {"key": "forces_std_norm", "threshold": threshold, "mode": "stop"},
+                monitor=None if threshold is None else stop,
                 progress=show,
                 **options,
             ),
             key=lambda outcome: int(outcome.index),
         )
+
     alive = [o for o in outcomes if o.status != "failed"]
     if outcomes and not alive:
         first = outcomes[0]
@@ -123,9 +113,3 @@ def run_batched(
 def number(value: float | None) -> str:
     """Return a number for a table, or nothing."""
     return "" if value is None else f"{value:.4f}"
-
-
-def exit_if_failed(rows: list[dict[str, Any]]) -> None:
-    """End with exit code 1 if some structures failed."""
-    if any(row.get("status") == "failed" for row in rows):
-        raise typer.Exit(1)

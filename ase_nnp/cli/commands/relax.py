@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -77,7 +76,7 @@ def relax(
     index: Annotated[int | None, typer.Option(help="Relax only this structure (0 first).")] = None,
     fmax: Annotated[float, typer.Option(help="Largest force at the end, eV/Å.")] = 0.05,
     steps: Annotated[int, typer.Option(help="At most so many steps each.")] = 300,
-    optimizer: Annotated[str, typer.Option(help="FIRE, BFGS, LBFGS, ...")] = "FIRE",
+    optimizer: Annotated[str, typer.Option(help="FIRE, BFGS or LBFGS.")] = "FIRE",
     cell: Annotated[bool, typer.Option("--cell", help="Relax the cell too.")] = False,
     plot: Annotated[
         Path | None,
@@ -92,21 +91,17 @@ def relax(
     dtype: DtypeOption = "float32",
     as_json: JsonOption = False,
 ) -> None:
-    """Relax structures: FIRE, BFGS and LBFGS many at a time in ASE's steps, others one by one.
+    """Relax structures, many at a time, in the steps of ASE's own optimizers.
 
     What does not converge is written all the same, and the exit code is 3.
     """
-    from ase_nnp.workflows.batched.optimizers import METHODS
+    from ase_nnp.workflows.batched import iter_relax
+    from ase_nnp.workflows.batched.relaxation import Relaxation
     from ase_nnp.workflows.picture import check_picture
-    from ase_nnp.workflows.relax import check_optimizer
 
-    check_optimizer(optimizer)
-    if not fmax > 0 or steps < 0:
-        raise ConfigError(f"--fmax {fmax} --steps {steps}: a positive force, and 0 steps or more.")
-    if optimizer not in METHODS and (folder is not None or threshold is not None):
-        raise ConfigError(
-            f"--folder and --stop-above go with {', '.join(METHODS)}, not with {optimizer}."
-        )
+    Relaxation(optimizer, fmax, cell)  # refuses what cannot be meant before anything is read
+    if steps < 0:
+        raise ConfigError(f"--steps {steps}: 0 steps or more.")
     if plot is not None:
         check_picture(plot)
     model, files = model_and_structures(inputs or [], "relax")
@@ -121,29 +116,23 @@ def relax(
 
     settings: dict[str, Any] = {"fmax": fmax, "steps": steps, "optimizer": optimizer, "cell": cell}
     # A picture shows the energy's course, which a batched run has in its trajectory alone.
-    borrowed = plot is not None and folder is None and optimizer in METHODS
+    borrowed = plot is not None and folder is None
     with TemporaryDirectory() if borrowed else nullcontext(folder) as place:
-        if optimizer in METHODS:
-            from ase_nnp.workflows.batched import iter_relax
-
-            rows, relaxed = run_batched(
-                lambda **options: iter_relax(potential, data, **settings, **options),
-                len(data),
-                as_json,
-                None if place is None else Path(place),
-                trajectory,
-                threshold,
-            )
-            courses: list[list[float]] = []
-        else:
-            rows, relaxed, courses = _one_by_one(potential, data, settings, as_json)
+        rows, relaxed = run_batched(
+            lambda **options: iter_relax(potential, data, **settings, **options),
+            len(data),
+            as_json,
+            None if place is None else Path(place),
+            trajectory,
+            threshold,
+        )
         written = target.write(relaxed)
         alive = [row for row in rows if row.get("status") != "failed"]
         for row, said in zip(alive, _error_bars(potential, relaxed), strict=True):
             row.update(said)
         if plot is not None:
             start = data[alive[0].get("index", 0)]
-            draw_first(plot, potential, start, relaxed[0], alive[0], place, courses, cautions)
+            draw_first(plot, potential, start, relaxed[0], alive[0], place, cautions)
 
     report = {"output": str(written), "model": potential.unwrapped.family, "warnings": cautions}
     if as_json:
@@ -206,56 +195,3 @@ def _show(rows: Sequence[dict[str, Any]], title: str) -> None:
 
 def _domain(row: dict[str, Any]) -> str:
     return "" if "out_of_domain" not in row else "NO" if row["out_of_domain"] else "yes"
-
-
-def _one_by_one(
-    potential: Potential, data: Sequence[Atoms], settings: dict[str, Any], as_json: bool
-) -> tuple[list[dict[str, Any]], list[Atoms], list[list[float]]]:
-    """Relax with ASE's own optimizer; a bar shows how far the forces have come down."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    from ase_nnp.calculator.calculator import NNPCalculator
-    from ase_nnp.workflows.relax import relax as run
-
-    rows: list[dict[str, Any]] = []
-    relaxed, courses = [], []
-    fmax = settings["fmax"]
-    with Progress(console=Console(stderr=True), disable=as_json) as bar:
-        for place, atoms in enumerate(data):
-            formula = atoms.get_chemical_formula()
-            task = bar.add_task(f"{place} {formula}", total=1.0)
-            forces: list[float] = []
-            energies: list[float] = []
-
-            def show(
-                step: int,
-                energy: float,
-                force: float,
-                task: Any = task,
-                forces: list[float] = forces,
-                energies: list[float] = energies,
-                formula: str = formula,
-            ) -> None:
-                forces.append(force)
-                energies.append(energy)
-                span = math.log(max(forces[0], fmax * 1.001) / fmax)
-                done = 1 - math.log(max(force, fmax) / fmax) / span
-                text = f"{formula} step {step}  {energy:.3f} eV  {force:.3f} eV/Å"
-                bar.update(task, completed=max(0.0, min(1.0, done)), description=text)
-
-            result = run(atoms, NNPCalculator(potential), callback=show, **settings)
-            relaxed.append(result.atoms)
-            courses.append(energies)
-            rows.append(
-                {
-                    "index": place,
-                    "formula": formula,
-                    "converged": result.converged,
-                    "steps": result.steps,
-                    "energy_before": result.energy_before,
-                    "energy": result.energy,
-                    "fmax": result.fmax,
-                }
-            )
-    return rows, relaxed, courses

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +23,6 @@ def draw_first(
     end: Atoms,
     row: dict[str, Any],
     folder: Path | str | None,
-    courses: Sequence[list[float]],
     warnings: list[str],
 ) -> None:
     """Draw a relaxation; ``row`` gains the site and the adsorption energy that the title says.
@@ -40,16 +38,14 @@ def draw_first(
     row
         The report of this structure.
     folder
-        Of a batched run, with its trajectories.
-    courses
-        Energies of each step where no folder has them.
+        Of the run, with its trajectories.
     warnings
         A picture that fails is no reason to lose a relaxation: it becomes a warning, added here.
     """
     from ase_nnp.workflows.picture import draw_relaxation
 
     try:
-        energies = courses[0] if courses else _energies(folder, row)
+        energies = _energies(folder, row)
         row.update(_adsorption(potential, end, row))
         draw_relaxation(
             start,
@@ -83,12 +79,11 @@ def _adsorption(potential: Potential, end: Atoms, row: dict[str, Any]) -> dict[s
     said: dict[str, Any] = {"adsorption_site": site.name}
     if not row["converged"]:
         return said
-    from ase_nnp.calculator.calculator import NNPCalculator
     from ase_nnp.workflows.adsorption import adsorption_energy
-    from ase_nnp.workflows.relax import relax
+    from ase_nnp.workflows.batched import relax_many
 
     try:
-        slab = relax(parts[0], NNPCalculator(potential), fmax=0.05, steps=100)
+        slab = relax_many(potential, parts[0], fmax=0.05, steps=100)[0]
         if slab.converged:
             result = adsorption_energy(end, slab.atoms, "oc20", potential)
             said |= {"adsorption_energy": result.energy, "reaction": result.reaction}
