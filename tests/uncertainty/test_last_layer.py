@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from ase.build import bulk
+from bayesian_regression import bayesian_linear_regression
 from lj_model import LennardJones
 from toy_models import Pair, label, molecules
 
@@ -13,7 +14,6 @@ from ase_nnp.uncertainty.fitting import fit, wrap
 from ase_nnp.uncertainty.methods import jacobian
 from ase_nnp.uncertainty.methods.features import find_last_layer
 from ase_nnp.uncertainty.statistics import metrics as met
-from ase_nnp.uncertainty.statistics.linear import bayesian_linear_regression
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from bayesian_regression import bayesian_linear_regression
 from toy_models import Pair, label, molecules
 
 from ase_nnp.errors import CheckpointError, UncertaintyError
@@ -15,13 +16,11 @@ from ase_nnp.uncertainty.sampling.optimizers import BAOA, SGHMC, SGLD, pSGLD
 from ase_nnp.uncertainty.sampling.posterior import Posterior
 from ase_nnp.uncertainty.sampling.schedules import (
     constant_step,
-    cyclical_step,
     kept_steps,
     polynomial_step,
 )
 from ase_nnp.uncertainty.sampling.store import load_samples, members_from_samples, save_samples
-from ase_nnp.uncertainty.statistics.diagnostics import chain_share, diagnose, ess, r_hat
-from ase_nnp.uncertainty.statistics.linear import bayesian_linear_regression
+from ase_nnp.uncertainty.statistics.diagnostics import ess
 
 
 def sample_gaussian(precision, mean, make, steps, burn_in, every, replicas=4000):
@@ -152,9 +151,6 @@ def test_schedules_and_thinning():
     assert step(499) == pytest.approx(1e-7)
     sizes = [step(t) for t in range(500)]
     assert all(a > b for a, b in itertools.pairwise(sizes))
-    cycle = cyclical_step(1.0, 100, 4)
-    assert cycle(0) == cycle(25) == 1.0
-    assert cycle(24) < 0.01
     kept = kept_steps(step, 500, 100, 20, seed=1)
     assert len(set(kept)) == 20
     assert min(kept) >= 100
@@ -162,34 +158,6 @@ def test_schedules_and_thinning():
     early, late = (many < 100).sum(), (many >= 400).sum()
     assert early / late == pytest.approx(sum(sizes[:100]) / sum(sizes[400:]), rel=0.1)
     assert constant_step(0.3)(7) == 0.3
-
-
-def test_r_hat_ess_and_chain_share_of_known_chains():
-    rng = np.random.default_rng(5)
-    mixed = rng.standard_normal((4, 1000, 3))
-    np.testing.assert_allclose(r_hat(mixed), 1, atol=0.01)
-    np.testing.assert_allclose(r_hat(mixed, split=True), 1, atol=0.01)
-    many = ess(rng.standard_normal((4, 1000, 64)))  # each known to about 4 %
-    np.testing.assert_allclose(many, 4000, rtol=0.2)
-    assert many.mean() == pytest.approx(4000, rel=0.03)
-    assert (chain_share(mixed) < 0.01).all()
-    apart = mixed + 5 * np.arange(4)[:, None, None]
-    # between-chain variance of 0, 5, 10, 15 is 125 / 3
-    np.testing.assert_allclose(r_hat(apart), np.sqrt(1 + 125 / 3), rtol=0.05)
-    assert (chain_share(apart) > 0.95).all()
-    assert not diagnose(apart)["mixed"]
-    assert "NOT mixed" in diagnose(apart)["verdict"]
-    assert diagnose(mixed)["mixed"]
-    drift = np.linspace(0, 10, 1000)[:, None] + rng.standard_normal((1, 1000, 1))
-    assert r_hat(drift, split=True)[0] > 1.5
-
-
-def test_ess_of_a_correlated_chain_is_its_autocorrelation_time():
-    rng = np.random.default_rng(6)
-    noise, chain = rng.standard_normal((3, 20000)), np.zeros((3, 20000))
-    for t in range(1, 20000):
-        chain[:, t] = 0.9 * chain[:, t - 1] + noise[:, t]
-    assert ess(chain) == pytest.approx(60000 * 0.1 / 1.9, rel=0.15)
 
 
 SETTINGS = ChainSettings(

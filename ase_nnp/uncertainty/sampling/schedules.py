@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import numpy as np
 
 from ase_nnp.errors import UncertaintyError
 
-__all__ = ["Schedule", "constant_step", "cyclical_step", "kept_steps", "polynomial_step"]
+__all__ = ["Schedule", "constant_step", "kept_steps", "polynomial_step"]
 
 #: Step number (from 0) to step size.
 Schedule = Callable[[int], float]
@@ -31,12 +30,6 @@ def polynomial_step(first: float, last: float, steps: int, gamma: float = 0.33) 
     b = (steps - 1) / (ratio - 1)
     a = first * b**gamma
     return lambda step: float(a * (b + step) ** -gamma)
-
-
-def cyclical_step(first: float, steps: int, cycles: int = 4) -> Schedule:
-    """Cosine cycles that start at ``first`` (Zhang et al. 2020, arXiv:1902.03932)."""
-    length = math.ceil(steps / cycles)
-    return lambda step: first / 2 * (math.cos(math.pi * (step % length) / length) + 1)
 
 
 def kept_steps(

@@ -3,29 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from ase_nnp.errors import UncertaintyError
-from ase_nnp.uncertainty.statistics.arrays import Array, as_finite, as_probability
+from ase_nnp.uncertainty.statistics.arrays import as_finite, as_probability
 from ase_nnp.uncertainty.statistics.conformal import conformal_rank
 
-__all__ = ["AdaptiveConformal", "AdaptiveTrace", "adaptive_bound", "adaptive_conformal"]
-
-
-class AdaptiveTrace(NamedTuple):
-    """What an adaptive run did at each step."""
-
-    alphas: Array
-    quantiles: Array
-    errors: Array
-
-    @property
-    def coverage(self) -> float:
-        """Fraction of steps whose interval held the truth."""
-        return float(1 - self.errors.mean())
+__all__ = ["AdaptiveConformal"]
 
 
 class AdaptiveConformal:
@@ -86,27 +72,3 @@ class AdaptiveConformal:
         if self.window is not None:
             self.scores = self.scores[-self.window :]
         return not missed
-
-
-def adaptive_conformal(
-    calibration_scores: ArrayLike,
-    scores: ArrayLike,
-    alpha: float = 0.1,
-    gamma: float = 0.02,
-    *,
-    extend: bool = False,
-    window: int | None = None,
-) -> AdaptiveTrace:
-    """Run adaptive conformal inference over a sequence of scores, each labelled in turn."""
-    state = AdaptiveConformal(calibration_scores, alpha, gamma, extend=extend, window=window)
-    rows = []
-    for score in as_finite("scores", scores).ravel():
-        before = (state.alpha, state.quantile())
-        rows.append((*before, not state.update(float(score))))
-    table = np.array(rows, dtype=np.float64)
-    return AdaptiveTrace(table[:, 0], table[:, 1], table[:, 2])
-
-
-def adaptive_bound(steps: int, alpha: float = 0.1, gamma: float = 0.02) -> float:
-    """Largest difference possible between miss rate and alpha after ``steps`` labels."""
-    return (max(alpha, 1 - alpha) + gamma) / (gamma * steps)

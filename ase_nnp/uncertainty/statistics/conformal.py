@@ -32,7 +32,6 @@ __all__ = [
     "conformal_quantile",
     "conformal_rank",
     "coverage_law",
-    "cqr_interval",
     "cqr_offset",
     "cqr_scores",
     "expected_coverage",
@@ -182,11 +181,6 @@ def conformal_interval(
 def cqr_offset(y_true: ArrayLike, lower: ArrayLike, upper: ArrayLike, alpha: float = 0.1) -> float:
     """Width to add at both ends of given intervals (Romano et al. 2019); may be negative."""
     return conformal_quantile(cqr_scores(y_true, lower, upper), alpha)
-
-
-def cqr_interval(lower: ArrayLike, upper: ArrayLike, offset: float) -> tuple[Array, Array]:
-    """Intervals widened by the offset at both ends."""
-    return as_finite("lower", lower) - offset, as_finite("upper", upper) + offset
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,6 @@ from __future__ import annotations
 
 from ase_nnp.uncertainty.statistics.diagnostics import *  # noqa: F403
 from ase_nnp.uncertainty.statistics.diagnostics import __all__ as _diagnostics
-from ase_nnp.uncertainty.statistics.laplace import *  # noqa: F403
-from ase_nnp.uncertainty.statistics.laplace import __all__ as _laplace
-from ase_nnp.uncertainty.statistics.linear import (
-    BayesianLinearRegression as BayesianLinearRegression,
-)
-from ase_nnp.uncertainty.statistics.linear import (
-    bayesian_linear_regression as bayesian_linear_regression,
-)
 from ase_nnp.uncertainty.statistics.mixtures import *  # noqa: F403
 from ase_nnp.uncertainty.statistics.mixtures import __all__ as _mixtures
 from ase_nnp.uncertainty.statistics.moments import *  # noqa: F403
@@ -30,7 +22,6 @@ from ase_nnp.uncertainty.statistics.scores import *  # noqa: F403
 from ase_nnp.uncertainty.statistics.scores import __all__ as _scores
 
 __all__ = [
-    *_laplace,
     *_mixtures,
     *_moments,
     *_pool,
@@ -39,4 +30,3 @@ __all__ = [
     *_scores,
     *_diagnostics,
 ]
-__all__ += ["BayesianLinearRegression", "bayesian_linear_regression"]

@@ -19,7 +19,6 @@ __all__ = [
     "mixture_nll",
     "nig_aleatoric_variance",
     "nig_epistemic_variance",
-    "nig_loss",
     "nig_mean",
     "nig_nll",
     "nig_student_t_nll",
@@ -115,20 +114,6 @@ def nig_nll(
 
 
 nig_student_t_nll = nig_nll
-
-
-def nig_loss(
-    y_true: ArrayLike,
-    gamma: ArrayLike,
-    nu: ArrayLike,
-    alpha: ArrayLike,
-    beta: ArrayLike,
-    weight: float = 0.01,
-) -> Array:
-    """Training loss of evidential regression, ``nll + weight |y - gamma| (2 nu + alpha)``."""
-    error = np.abs(as_finite("y_true", y_true) - as_finite("gamma", gamma))
-    evidence = 2 * as_std("nu", nu) + as_std("alpha", alpha)
-    return np.asarray(nig_nll(y_true, gamma, nu, alpha, beta) + weight * error * evidence)
 
 
 def _alpha(alpha: ArrayLike) -> Array:

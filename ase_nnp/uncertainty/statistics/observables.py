@@ -17,19 +17,15 @@ from ase_nnp.errors import UncertaintyError
 from ase_nnp.uncertainty.statistics.arrays import Array, as_finite
 
 __all__ = [
-    "MinimumSpread",
     "ObservableSpread",
     "blocking_error",
     "cumulant_expansion",
     "effective_sample_size",
     "ensemble_observable",
     "free_energy_difference",
-    "harmonic_ess_fraction",
     "kish_ess_fraction",
-    "minimum_over_configurations",
     "reweight",
     "reweighted_average",
-    "total_observable_variance",
 ]
 
 
@@ -75,15 +71,6 @@ def kish_ess_fraction(weights: ArrayLike) -> Array:
     return np.asarray(effective_sample_size(weights) / np.shape(weights)[-1])
 
 
-def harmonic_ess_fraction(ratio: ArrayLike) -> Array:
-    """Exact effective fraction ``sqrt(2 r - 1) / r`` of a harmonic well reweighted to ``r k``.
-
-    0 for r <= 1/2, where the weights have no finite variance.
-    """
-    r = as_finite("ratio", ratio)
-    return np.asarray(np.sqrt(np.maximum(2 * r - 1, 0)) / r)
-
-
 def cumulant_expansion(
     observable: ArrayLike, energy_members: ArrayLike, energy_reference: ArrayLike, beta: float
 ) -> Array:
@@ -123,48 +110,6 @@ def ensemble_observable(values: ArrayLike, ddof: int = 1) -> ObservableSpread:
     if members.ndim != 1 or len(members) <= ddof:
         raise UncertaintyError(f"Needs one number for each of two or more members: {members.shape}")
     return ObservableSpread(float(members.mean()), float(members.std(ddof=ddof)), members)
-
-
-class MinimumSpread(NamedTuple):
-    """The least energy over configurations, and which configuration it may be."""
-
-    mean: float
-    std: float
-    members: Array
-    probabilities: Array
-
-
-def minimum_over_configurations(energies: ArrayLike, ddof: int = 1) -> MinimumSpread:
-    """Propagate through a minimum, as for adsorption energies over many placements.
-
-    Each member picks its own minimum: its distribution is not Gaussian, and its mean lies below
-    the minimum of the mean.
-
-    Parameters
-    ----------
-    energies
-        (M, C) of the members for each configuration, eV.
-
-    Returns
-    -------
-    MinimumSpread
-        Mean and sample std of the members' minima, these, and for each configuration the fraction
-        of members that call it the minimum.
-    """
-    table = as_finite("energies", energies)
-    if table.ndim != 2 or len(table) <= ddof:
-        raise UncertaintyError(f"Needs (members, configurations), two or more: {table.shape}.")
-    least = table.min(axis=1)
-    votes = np.bincount(table.argmin(axis=1), minlength=table.shape[1]) / len(table)
-    return MinimumSpread(float(least.mean()), float(least.std(ddof=ddof)), least, votes)
-
-
-def total_observable_variance(
-    member_values: ArrayLike, statistical_variances: ArrayLike, ddof: int = 1
-) -> float:
-    """Variance between members plus the mean statistical variance of their averages."""
-    between = as_finite("member_values", member_values).var(ddof=ddof)
-    return float(between + as_finite("statistical_variances", statistical_variances).mean())
 
 
 def blocking_error(series: ArrayLike) -> float:

@@ -22,7 +22,6 @@ __all__ = [
     "KNNDistance",
     "LatentDistance",
     "Mahalanobis",
-    "knn_distance",
     "mahalanobis",
     "ood_threshold",
     "rank_average",
@@ -48,13 +47,6 @@ def mahalanobis(features: ArrayLike, mean: ArrayLike, covariance: ArrayLike) -> 
 def _whitened_norm(rows: Array, mean: Array, factor: Array) -> Array:
     white = linalg.solve_triangular(factor, (rows - mean).T, lower=True)
     return np.asarray(np.sqrt((white**2).sum(axis=0)))
-
-
-def knn_distance(features: ArrayLike, training: ArrayLike, k: int = 10) -> Array:
-    """Mean Euclidean distance of each row to its k nearest training rows, (N,)."""
-    rows = np.atleast_2d(as_finite("features", features))
-    known = np.atleast_2d(as_finite("training", training))
-    return _knn(spatial.cKDTree(known), rows, k)
 
 
 def _knn(tree: spatial.cKDTree, rows: Array, k: int) -> Array:

@@ -23,7 +23,6 @@ __all__ = [
     "fit_isotonic",
     "fit_isotonic_per_group",
     "fit_student_t",
-    "naive_inflation",
     "scale_abs",
     "scale_crps",
     "scale_nll",
@@ -69,18 +68,6 @@ def scale_crps(y_true: ArrayLike, y_pred: ArrayLike, y_std: ArrayLike) -> float:
             raise UncertaintyError("Most errors are exactly zero; the CRPS has no best scale.")
     root = optimize.brentq(slope, low, high, xtol=1e-14, rtol=1e-14) if low < high else low
     return float(np.exp(root))
-
-
-def naive_inflation(n_members: int, components: int = 1) -> float:
-    r"""Expected mean of z^2 for a perfect committee of M, whose ideal value is 1.
-
-    .. math:: (1 + 1/M)\,\nu / (\nu - 2), \qquad \nu = c\,(M - 1)
-
-    for a std of ddof 1 that pools c components; infinite for :math:`\nu \le 2`. Scaling a small
-    committee by ``scale_nll`` widens its error bars by the root of this.
-    """
-    freedom = _freedom(n_members, components)
-    return float((1 + 1 / n_members) * freedom / (freedom - 2)) if freedom > 2 else float("inf")
 
 
 def scale_small_committee(

@@ -15,7 +15,6 @@ __all__ = [
     "crps_gaussian",
     "interval_score",
     "nll_gaussian",
-    "nll_student_t",
     "pinball_loss",
     "sharpness",
     "sharpness_mean",
@@ -34,15 +33,6 @@ def nll_gaussian(y_true: ArrayLike, y_pred: ArrayLike, y_std: ArrayLike) -> floa
     """Mean negative log likelihood under Gaussians."""
     true, pred, std = as_predictions(y_true, y_pred, y_std)
     return float(-stats.norm.logpdf(true, pred, std).mean())
-
-
-def nll_student_t(y_true: ArrayLike, y_pred: ArrayLike, y_std: ArrayLike, nu: float) -> float:
-    """Mean negative log likelihood under Student t with ``nu`` degrees of freedom.
-
-    ``y_std`` is the scale of the t, not its std.
-    """
-    true, pred, std = as_predictions(y_true, y_pred, y_std)
-    return float(-stats.t.logpdf(true, nu, pred, std).mean())
 
 
 def crps_gaussian(y_true: ArrayLike, y_pred: ArrayLike, y_std: ArrayLike) -> float:
