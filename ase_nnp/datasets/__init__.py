@@ -36,17 +36,24 @@ def register_datasets(register: Callable[[DatasetFormat], None]) -> None:
         asedb,
         asefiles,
         aselmdb,
+        deepmd,
         extxyz,
         flatlmdb,
         hdf5,
+        lammps_dump,
+        molecules_npz,
+        mtp,
+        n2p2,
         oc20_lmdb,
         pymatgen_json,
+        qm9,
         vasp,
     )
 
-    # Sniffed in this order; what ASE knows by a mark or an ending comes last.
-    for module in (oc20_lmdb, aselmdb, flatlmdb, hdf5, extxyz, asedb, pymatgen_json):
+    # Sniffed in this order: QM9's own form before extended XYZ, ASE's marks and endings last.
+    for module in (oc20_lmdb, aselmdb, flatlmdb, hdf5, qm9, extxyz, asedb, pymatgen_json):
         register(module.FORMAT)
-    for format in vasp.FORMATS:
+    for module in (lammps_dump, n2p2, mtp, molecules_npz, deepmd):
+        register(module.FORMAT)
+    for format in (*vasp.FORMATS, asefiles.FORMAT):
         register(format)
-    register(asefiles.FORMAT)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -267,3 +268,11 @@ def test_labels_of_an_ase_format_are_kept(tmp_path):
     (read,) = open_dataset(tmp_path / "a.xsf")
     np.testing.assert_allclose(read.get_forces(), forces, atol=1e-6)
     assert "energy" not in read.calc.results
+
+
+def test_every_format_stands_in_the_table_of_formats():
+    from ase_nnp.registry.installed import installed
+
+    page = Path(__file__).parents[2] / "docs" / "datasets.md"
+    missing = [name for name in installed().datasets if f"`{name}`" not in page.read_text()]
+    assert not missing
