@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import urllib.error
 import urllib.request
@@ -20,6 +21,7 @@ from urllib.parse import unquote, urlsplit
 
 from ase_nnp.errors import ConfigError, DownloadError
 from ase_nnp.files.atomic import file_hash, locked
+from ase_nnp.files.regular import check_regular
 from ase_nnp.registry.family import Pretrained
 
 __all__ = [
@@ -55,8 +57,9 @@ def is_remote(source: str) -> bool:
 def fetch(offered: Pretrained, progress: Progress | None = None) -> Path:
     """Return the local file of pretrained weights that live at an address, fetched if need be.
 
-    A download that breaks off is continued by the next call, where the server can do that; the
-    file appears under its name only when its hash is right; several processes may ask at once.
+    A file in the cache is used if its hash is still right, and fetched again if not. A download
+    that breaks off is continued by the next call, where the server can do that; the file appears
+    under its name only when its hash is right; several processes may ask at once.
 
     Parameters
     ----------
@@ -70,26 +73,26 @@ def fetch(offered: Pretrained, progress: Progress | None = None) -> Path:
     DownloadError
         Offline, an address that is not allowed or does not answer, or other content than announced.
     """
-    if not offered.sha256 or len(offered.sha256) != 64:
+    if re.fullmatch("[0-9a-fA-F]{64}", offered.sha256 or "") is None:
         raise DownloadError(
             f"'{offered.name}' comes from {offered.source} without a SHA-256, so what arrives "
             "could not be checked. Its plugin must state one."
         )
     digest = offered.sha256.lower()
-    name = unquote(Path(urlsplit(offered.source).path).name) or "weights"
-    target = cache_folder() / digest[:16] / name
-    if target.is_file():
+    target = cache_folder() / digest[:16] / _file_name(offered.source)
+    if _is_intact(target, digest):
         return target
     check_address(offered.source, offered.name)
     if os.environ.get("ASE_NNP_OFFLINE", "") not in ("", "0"):
         raise DownloadError(
-            f"'{offered.name}' is not in the cache ({target}) and ASE_NNP_OFFLINE is set. Fetch it "
-            f"where there is a network from {offered.source}, and give its path, or put it there."
+            f"'{offered.name}' is not in the cache, or not whole ({target}), and ASE_NNP_OFFLINE "
+            f"is set. Fetch it where there is a network from {offered.source}, and give its path, "
+            "or put it there."
         )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with locked(target.parent / ".lock"):
-            if not target.is_file():  # another process may have been quicker
+            if not _is_intact(target, digest):  # another process may have been quicker
                 download(offered, target, digest, progress)
     except OSError as error:
         if isinstance(error, urllib.error.URLError):
@@ -100,12 +103,28 @@ def fetch(offered: Pretrained, progress: Progress | None = None) -> Path:
     return target
 
 
+def _file_name(source: str) -> str:
+    """Return the last part of an address as a file name; an encoded ``/`` makes no folder."""
+    last = unquote(urlsplit(source).path).rstrip("/").rpartition("/")[2]
+    return re.sub(r"[^\w.+-]", "_", last).lstrip(".")[-100:] or "weights"
+
+
+def _is_intact(path: Path, digest: str) -> bool:
+    """Whether a file of the cache is there and still what was announced."""
+    return path.is_file() and file_hash(path) == digest
+
+
 def check_address(source: str, name: str) -> None:
     """Refuse addresses that could be read or changed on the way."""
     parts = urlsplit(source)
     local = parts.scheme == "http" and parts.hostname in LOOPBACK
     if not (parts.scheme in ("https", "file") or local):
         raise DownloadError(f"'{name}': {source} is neither https nor a file; it is not fetched.")
+    if parts.scheme == "file":
+        try:
+            check_regular(urllib.request.url2pathname(parts.path))
+        except OSError as error:
+            raise DownloadError(f"'{name}': {source}: {error.strerror}.") from error
 
 
 def download(

@@ -6,7 +6,9 @@ import hashlib
 import http.server
 import json
 import multiprocessing
+import os
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -257,3 +259,42 @@ def test_a_family_loads_its_weights_from_an_address(server, tmp_path, monkeypatc
     assert ase_nnp.load_model("lj", checkpoint=tmp_path / "lj.nnp").config["sigma"] == 2.2
     with pytest.raises(DownloadError):
         ase_nnp.load_model("lj")
+
+
+def test_a_cached_file_that_changed_is_fetched_again(server):
+    offered = weights(f"{server.base}/good/small.nnp")
+    path = fetch(offered)
+    path.write_bytes(CONTENT[:-1] + b"x")
+    assert fetch(offered).read_bytes() == CONTENT
+    assert len(server.asked) == 2
+
+
+def test_a_cached_file_that_changed_is_not_used_offline(server, monkeypatch):
+    offered = weights(f"{server.base}/good/small.nnp")
+    fetch(offered).write_bytes(b"something else")
+    monkeypatch.setenv("ASE_NNP_OFFLINE", "1")
+    with pytest.raises(DownloadError, match="not whole"):
+        fetch(offered)
+
+
+@pytest.mark.parametrize(
+    "last",
+    ["..%2F..%2Fout.nnp", "..%5C..%5Cout.nnp", "%2Fetc%2Fpasswd", "..", "%2E%2E", "%00x", ""],
+)
+def test_no_address_leads_out_of_the_cache(server, cache, last):
+    path = fetch(weights(f"{server.base}/good/{last}"))
+    assert path.resolve().parent == (cache / DIGEST[:16]).resolve()
+    assert path.read_bytes() == CONTENT
+
+
+def test_a_hash_that_is_none_is_refused(server):
+    for digest in ("../" * 21 + "x", "g" * 64, "a" * 63):
+        with pytest.raises(DownloadError, match="SHA-256"):
+            fetch(weights(f"{server.base}/good/small.nnp", sha256=digest))
+
+
+def test_pipes_and_devices_are_no_weights(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path / "fifo", Path("/dev/zero")):
+        with pytest.raises(DownloadError, match="pipe, socket or device"):
+            fetch(weights(path.as_uri()))
