@@ -115,13 +115,20 @@ def _files(
         return [(path, _format_of_file(path, formats, format))]
 
     if any(sign in str(path) for sign in "*?["):
-        matches = sorted(map(Path, globbing.glob(str(path), recursive=True)))
+        matches = sorted(_matches(path))
         files = _of_format([file for file in matches if _may_be_data(file)], formats, format)
         if not files:
             raise DatasetError("no dataset matches this pattern", path=path)
         _refuse_mixture(path, files)
         return files
     raise DatasetError("no such file or folder", path=path)
+
+
+def _matches(pattern: Path) -> Iterable[Path]:
+    if "**" not in pattern.parts:
+        return map(Path, globbing.glob(str(pattern)))
+    # glob.glob enters linked folders, a folder that links to itself some 40 times.
+    return Path(pattern.anchor).glob(str(pattern.relative_to(pattern.anchor)))
 
 
 def _files_of_folder(

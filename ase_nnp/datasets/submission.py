@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import os
 import re
-import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ import numpy as np
 
 from ase_nnp.errors import ConfigError, DatasetError, PredictionError
 from ase_nnp.files.atomic import whole_file
+from ase_nnp.files.regular import NPZ_DAMAGE, check_regular
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -237,9 +237,9 @@ def check_submission(
     """
     kind = _task(task)
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with np.load(check_regular(path), allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except NPZ_DAMAGE as error:
         raise DatasetError(f"no readable .npz file ({error})", path=path) from error
     report = {split: _check_split(split, arrays, kind) for split in SPLITS}
     for split, dataset in (datasets or {}).items():

@@ -52,6 +52,7 @@ from ase_nnp.files.pickle_values import (
     stand_in,
     width,
 )
+from ase_nnp.files.regular import check_regular
 
 __all__ = [
     "CHECKPOINT_STAND_INS",
@@ -285,7 +286,7 @@ def load_torch(
 
 def _naming(path: str | Path, read: Callable[[bytes], Any]) -> Any:
     try:
-        return read(Path(path).read_bytes())
+        return read(check_regular(path).read_bytes())
     except OSError as error:
         raise UnpickleError(f"cannot be read: {error.strerror}", path=path) from None
     except UnsafeFileError as error:

@@ -73,12 +73,12 @@ def fetch(offered: Pretrained, progress: Progress | None = None) -> Path:
     DownloadError
         Offline, an address that is not allowed or does not answer, or other content than announced.
     """
-    if re.fullmatch("[0-9a-fA-F]{64}", offered.sha256 or "") is None:
+    digest = (offered.sha256 or "").lower()
+    if re.fullmatch("[0-9a-f]{64}", digest) is None:
         raise DownloadError(
             f"'{offered.name}' comes from {offered.source} without a SHA-256, so what arrives "
             "could not be checked. Its plugin must state one."
         )
-    digest = offered.sha256.lower()
     target = cache_folder() / digest[:16] / _file_name(offered.source)
     if _is_intact(target, digest):
         return target

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from ase_nnp.errors import CheckpointError
 from ase_nnp.files.atomic import whole_file
-from ase_nnp.files.regular import open_regular
+from ase_nnp.files.regular import NPZ_DAMAGE, open_regular
 
 __all__ = [
     "as_tensors",
@@ -74,7 +73,7 @@ def _is_npz(file: IO[bytes]) -> bool:
 
     try:
         names = zipfile.ZipFile(file).namelist()
-    except (zipfile.BadZipFile, *_DAMAGE):
+    except NPZ_DAMAGE:
         return False
     return bool(names) and all(name.endswith(".npy") for name in names)
 
@@ -91,7 +90,7 @@ def _read_npz(file: IO[bytes], path: Path) -> dict[str, Tensor]:
     try:
         with np.load(file, allow_pickle=False) as stored:
             return {k: torch.from_numpy(np.array(stored[k])) for k in stored.files}
-    except (zipfile.BadZipFile, zlib.error, *_DAMAGE) as error:
+    except NPZ_DAMAGE as error:
         raise CheckpointError(f"{path} is a damaged npz file: {error}.") from error
 
 
@@ -201,11 +200,15 @@ def write_tensors(
     path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]
 ) -> None:
     """Write a safetensors file that appears whole or not at all."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     flat = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-    with whole_file(path) as beside:
-        save_file(flat, str(beside), metadata=dict(header))
+    try:
+        with whole_file(path) as beside:
+            save_file(flat, str(beside), metadata=dict(header))
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be written: {error}.") from error
 
 
 def tensor_hash(tensors: Mapping[str, Tensor]) -> str:

@@ -15,10 +15,12 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ase_nnp.errors import ConfigError
+from ase_nnp.files.regular import read_regular
 from ase_nnp.training.settings import Settings
 
 __all__ = ["RunFile", "parse_options", "read_run_file", "write_run_file"]
 
+MAX_BYTES, MAX_DOTS = 1 << 18, 500  # of a run file, and of a line in it
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 
 
@@ -101,13 +103,16 @@ def read_run_file(path: str | Path, options: Mapping[str, Any] | None = None) ->
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_regular(path, MAX_BYTES).decode()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"Cannot read the run file {path}: {error}.") from error
     content = _toml(text, path) if path.suffix == ".toml" else _yaml(text, path)
     if not isinstance(content, dict):
         raise ConfigError(f"{path} holds a {type(content).__name__}; keys with values were wanted.")
-    content = _numbers(content)
+    try:
+        content = _numbers(content)
+    except RecursionError:
+        raise ConfigError(f"{path}: nested too deeply.") from None
     for name, value in (options or {}).items():
         _put(content, name, _numbers(_yaml(str(value), f"--{name}")))
     return check_run_file(content, path)
@@ -210,13 +215,19 @@ def _yaml(text: str, path: object) -> Any:
     except ImportError as error:
         raise ConfigError("A YAML file needs PyYAML: pip install ase_nnp[train]") from error
     try:
+        # Thirty anchors, each twice in the next, are a billion values; no run file needs one.
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+            raise ConfigError(f"{path} uses an anchor (*name). Write the values out.")
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ConfigError(f"{path} is no YAML: {error}") from error
 
 
 def _toml(text: str, path: Path) -> Any:
+    # The standard library takes hours for a name of 20,000 parts.
+    if any(line.count(".") > MAX_DOTS for line in text.splitlines()):
+        raise ConfigError(f"{path}: a line of more than {MAX_DOTS} dots.")
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
         raise ConfigError(f"{path} is no TOML: {error}.") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,9 @@ MAX_ATOMS = 1_000_000
 """Atoms of one structure; a larger claim is a damaged or hostile file."""
 MAX_TEXT = 1_000_000
 """Bytes of one string field."""
+
+MAX_CHUNK = 1 << 28
+"""Bytes of one chunk, unpacked."""
 
 #: What h5py raises on damaged files.
 H5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, UnicodeDecodeError)
@@ -76,7 +80,16 @@ def dataset(group: h5py.Group, name: str) -> h5py.Dataset | None:
             path=group.file.filename,
             key=f"{group.name.rstrip('/')}/{name}",
         )
-    return item if isinstance(item, h5py.Dataset) else None
+    if not isinstance(item, h5py.Dataset):
+        return None
+    # Reading one number of a packed chunk unpacks all of it.
+    if item.chunks is not None and math.prod(item.chunks) * item.dtype.itemsize > MAX_CHUNK:
+        raise DatasetError(
+            f"{name} is packed in chunks of more than {MAX_CHUNK >> 20} MB",
+            path=group.file.filename,
+            key=group.name,
+        )
+    return item
 
 
 def shape(group: h5py.Group, name: str) -> tuple[int, ...] | None:

@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from ase_nnp.errors import DatasetError
+from ase_nnp.files.regular import read_regular
 from ase_nnp.files.unpickle import load
 
 __all__ = ["load_mapping", "load_references"]
+
+_MAX_LINES = 1 << 30  # bytes
 
 
 def load_mapping(path: str | Path) -> dict[Any, Any]:
@@ -41,7 +44,11 @@ def load_references(path: str | Path) -> dict[Any, float]:
         except (TypeError, ValueError):
             raise DatasetError("its values are no energies", path=path) from None
     table = {}
-    for number, line in enumerate(Path(path).read_text().splitlines(), 1):
+    try:
+        lines = read_regular(path, _MAX_LINES).decode(errors="replace").splitlines()
+    except OSError as error:
+        raise DatasetError(f"cannot be read: {error.strerror}", path=path) from None
+    for number, line in enumerate(lines, 1):
         fields = line.split(",")
         try:
             table[fields[0].strip()] = float(fields[-1])

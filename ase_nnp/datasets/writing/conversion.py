@@ -175,6 +175,8 @@ def _one_file(
             sink.finish(target)
         else:
             sink.remove()
+    except OSError as error:
+        raise DatasetError(f"cannot be written: {error.strerror or error}", path=target) from error
     finally:
         sink.close()
     result.written, result.skipped = state["written"], state["skipped"]

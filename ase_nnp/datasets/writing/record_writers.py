@@ -7,6 +7,7 @@ chunk and the note that it is there both survive a kill, or neither does.
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import shutil
 import zlib
@@ -89,8 +90,12 @@ class _LMDBSink(Sink):
             import lmdb
 
             try:
+                # LMDB begins with two pages; a disk that was full leaves less, which it then takes
+                # for a damaged file, at every later call.
+                if self.part.is_file() and self.part.stat().st_size < 2 * mmap.PAGESIZE:
+                    self.part.unlink()
                 self._env = lmdb.open(str(self.part), subdir=False, map_size=_MAP, lock=False)
-            except lmdb.Error as error:
+            except (lmdb.Error, OSError) as error:
                 raise DatasetError(f"cannot be written ({error})", path=self.part) from error
         return self._env
 

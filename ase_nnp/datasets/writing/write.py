@@ -85,6 +85,8 @@ def write_dataset(
         if not written:
             raise DatasetError("there is no structure to write", path=target)
         sink.finish(target)
+    except OSError as error:
+        raise DatasetError(f"cannot be written: {error.strerror or error}", path=target) from error
     finally:
         sink.remove()
     return written
