@@ -15,7 +15,7 @@ from ase.calculators.calculator import PropertyNotImplementedError
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ase_nnp.models.modes import evaluating
+from ase_nnp.models.modes import evaluating, usual_default_dtype
 from ase_nnp.models.potential import Conservative, Potential
 from ase_nnp.models.sums import SumPotential
 from ase_nnp.uncertainty.methods.descriptors import atom_features
@@ -24,6 +24,7 @@ from ase_nnp.uncertainty.methods.latent import FeatureReader
 __all__ = ["descriptors", "hessian"]
 
 
+@usual_default_dtype()
 def hessian(model: Potential, atoms: Atoms) -> NDArray[np.float64]:
     r"""Return the second derivatives of the energy in the positions, by automatic differentiation.
 
@@ -92,6 +93,7 @@ def _row(force: Tensor, positions: Tensor) -> Tensor:
     return torch.zeros_like(positions) if gradient is None else -gradient
 
 
+@usual_default_dtype()
 def descriptors(
     model: Potential, atoms: Atoms, invariants_only: bool = True, num_layers: int = -1
 ) -> NDArray[np.float64]:

@@ -22,6 +22,7 @@ from ase_nnp.models.checkpoints import (
 )
 from ase_nnp.models.default import default_pretrained
 from ase_nnp.models.devices import pick_device, pick_dtype
+from ase_nnp.models.modes import usual_default_dtype
 from ase_nnp.models.potential import Potential
 from ase_nnp.models.sums import add_corrections, stored_corrections
 from ase_nnp.models.tensors import read_tensors, tensor_hash, write_sealed
@@ -32,6 +33,7 @@ from ase_nnp.registry.installed import installed
 __all__ = ["build_model", "is_fresh", "load_model", "model_hash", "save_model"]
 
 
+@usual_default_dtype()
 def build_model(
     family: str,
     config: Mapping[str, Any] | str | Path | None = None,
@@ -71,6 +73,7 @@ def build_model(
     return model.to(pick_dtype(dtype)).to(pick_device(device)).eval()
 
 
+@usual_default_dtype()
 def load_model(
     model: Any = None,
     *,
@@ -243,6 +246,7 @@ def _weights_hash(model: Potential) -> str:
     return tensor_hash({name: p.detach().float() for name, p in model.named_parameters()})
 
 
+@usual_default_dtype()
 def save_model(model: Potential, path: str | Path, **provenance: Any) -> None:
     """Write one file that :func:`load_model` reads back: safetensors with a JSON header.
 

@@ -4,13 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from threading import Lock
 from typing import Any
 
 import torch
 
 from ase_nnp.models.potential import Potential
 
-__all__ = ["compiled", "evaluating", "lowered", "progress_bar"]
+__all__ = ["compiled", "evaluating", "lowered", "progress_bar", "usual_default_dtype"]
+
+_pins = 0  # callers inside `usual_default_dtype` that found another default
+_lock = Lock()
+_before = torch.float32
+
+
+@contextmanager
+def usual_default_dtype() -> Iterator[None]:
+    """Build, load and compute under torch's own default precision, float32.
+
+    Other packages call :func:`torch.set_default_dtype` for the whole process, and tensors that a
+    library makes without a dtype would take theirs. The default is of the process, not of the
+    thread: the first who comes changes it and the last who leaves puts it back.
+    """
+    global _pins, _before
+    if _pins == 0 and torch.get_default_dtype() == torch.float32:
+        yield
+        return
+
+    with _lock:
+        if _pins == 0:
+            _before = torch.get_default_dtype()
+            torch.set_default_dtype(torch.float32)
+        _pins += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _pins -= 1
+            if _pins == 0:
+                torch.set_default_dtype(_before)
 
 
 @contextmanager

@@ -16,7 +16,14 @@ from ase_nnp.errors import ConfigError, PredictionError, StructureError
 from ase_nnp.models.batch_size import CudaMemory, LoopOrBatch, Memory, MemoryLimit
 from ase_nnp.models.files import load_model
 from ase_nnp.models.graph import AtomGraph
-from ase_nnp.models.modes import compile_model, compiled, evaluating, lowered, progress_bar
+from ase_nnp.models.modes import (
+    compile_model,
+    compiled,
+    evaluating,
+    lowered,
+    progress_bar,
+    usual_default_dtype,
+)
 from ase_nnp.models.potential import Potential
 from ase_nnp.models.structures import as_atoms, has_volume, name_of
 
@@ -112,6 +119,7 @@ class Predictor:
             )
         return tuple(wanted)
 
+    @usual_default_dtype()
     def single(self, atoms: Atoms, properties: Collection[str]) -> dict[str, Any]:
         """Return the results of one structure; the path of the calculator."""
         try:
@@ -126,6 +134,7 @@ class Predictor:
             f"memory of {self.model.device}. Use a device with more, or the CPU."
         )
 
+    @usual_default_dtype()
     def __call__(
         self,
         structures: Iterable[Any],

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ase_nnp.errors import ConfigError
+from ase_nnp.models.modes import usual_default_dtype
 from ase_nnp.models.potential import Potential
 
 __all__ = ["TorchSimModel", "as_model"]
@@ -82,6 +83,7 @@ class TorchSimModel(nn.Module):
         """Precision of the potential."""
         return self.potential.dtype
 
+    @usual_default_dtype()
     def forward(self, state: Any, **_: Any) -> dict[str, Tensor]:
         """Return ``energy`` (B,) eV, ``forces`` (N, 3) eV/Angstrom and ``stress`` (B, 3, 3).
 

@@ -11,6 +11,7 @@ import torch
 from ase_nnp import __version__
 from ase_nnp.errors import AseNnpError, CheckpointError
 from ase_nnp.models.files import model_hash
+from ase_nnp.models.modes import usual_default_dtype
 from ase_nnp.models.potential import Potential
 from ase_nnp.models.tensors import read_sealed, tensor_hash, write_sealed
 from ase_nnp.uncertainty.methods.base import NOT_COVERED, UncertainPotential
@@ -117,6 +118,7 @@ def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     return content
 
 
+@usual_default_dtype()
 def load_uncertainty(path: str | Path, model: Potential) -> UncertainPotential:
     """Put a fitted uncertainty on the model that it was fitted for.
 

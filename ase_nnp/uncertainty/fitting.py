@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ase_nnp.errors import ConfigError, UncertaintyError
+from ase_nnp.models.modes import usual_default_dtype
 from ase_nnp.models.potential import Potential
 from ase_nnp.models.predictor import Predictor
 from ase_nnp.registry.family import UncertaintyMethod
@@ -30,6 +31,7 @@ def list_methods() -> dict[str, UncertaintyMethod]:
     return {m.name: m for m in METHODS} | dict(installed().uncertainties)
 
 
+@usual_default_dtype()
 def wrap(
     method: str, potentials: Potential | Sequence[Potential], **options: Any
 ) -> UncertainPotential:
@@ -86,6 +88,7 @@ def data_hash(structures: Sequence[Atoms]) -> str:
     return digest.hexdigest()
 
 
+@usual_default_dtype()
 def calibrate(
     model: UncertainPotential,
     structures: Sequence[Atoms],
@@ -120,6 +123,7 @@ def calibrate(
     )
 
 
+@usual_default_dtype()
 def fit(
     method: str,
     potentials: Potential | Sequence[Potential],
@@ -158,6 +162,7 @@ def fit(
     return model
 
 
+@usual_default_dtype()
 def attach(
     model: Potential, uncertainty: UncertainPotential | str | Path | Mapping[str, Any]
 ) -> UncertainPotential:

@@ -68,6 +68,8 @@ class ModelTask:
     cell: bool = False
 
     def __post_init__(self) -> None:
+        # Torch takes seconds to import: forked workers inherit it from here.
+
         if self.task not in TASKS:
             raise ConfigError(f"No task '{self.task}'. There are: {', '.join(TASKS)}.")
         if self.task == "relax":

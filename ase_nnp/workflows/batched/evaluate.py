@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from ase_nnp.errors import ConfigError, PredictionError, StructureError
+from ase_nnp.models.modes import usual_default_dtype
 from ase_nnp.models.potential import Potential
 from ase_nnp.workflows.batched.micro_batch import BatchSizeTuner, MicroBatch
 from ase_nnp.workflows.batched.neighbor_lists import NeighborLists
@@ -113,6 +114,7 @@ class Evaluator:
         if "stress" in self.properties and not (atoms.cell.rank == 3 and atoms.pbc.any()):
             raise StructureError("A cell that moves must have a volume and be periodic.")
 
+    @usual_default_dtype()
     def __call__(self, batch: Batch) -> BatchResults:
         """Return what the model says of the batch as it is now."""
         atoms, count = batch.segments.rows, len(batch)
