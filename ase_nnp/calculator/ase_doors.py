@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from ase.calculators import calculator as _ase
@@ -53,18 +54,24 @@ def _calculator_class() -> Any:
     return NNPCalculator
 
 
+@lru_cache(maxsize=1)
+def _plugins() -> tuple[Any, ...]:
+    """Return what ASE 4 will ask for; the same objects each time, which ASE compares."""
+    from ase._4.plugins.plugin import CalculatorPlugin
+
+    return (
+        CalculatorPlugin(
+            "nnp",
+            citation="ase_nnp: neural-network potentials as ASE calculators",
+            module=sys.modules["ase_nnp"],
+            implementation=_calculator_class,
+        ),
+    )
+
+
 def __getattr__(name: str) -> Any:
     if name == "__ase_plugins__":
-        from ase._4.plugins.plugin import CalculatorPlugin
-
-        return [
-            CalculatorPlugin(
-                "nnp",
-                citation="ase_nnp: neural-network potentials as ASE calculators",
-                module=sys.modules["ase_nnp"],
-                implementation=_calculator_class,
-            )
-        ]
+        return list(_plugins())
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -55,6 +55,13 @@ class _Exchange:
         self.busy = False
         self.batches: list[int] = []  # structures of each model call
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What travels to another process; questions, threads and locks stay here."""
+        return {"predictor": self.predictor, "wait": self.wait}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
     def ask(self, question: _Question) -> dict[str, Any]:
         """Return the answer to a question; blocks until it is there."""
         asker = question.asker
@@ -138,6 +145,13 @@ class _Asker:
         self.thread: threading.Thread | None = None
         self.calls = 0
         exchange.expected.add(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"exchange": self.exchange, "calls": self.calls}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["exchange"])  # type: ignore[misc]
+        self.calls = state["calls"]
 
     @property
     def model(self) -> Potential:

@@ -19,6 +19,7 @@ from ase.constraints import FixAtoms
 from ase.stress import full_3x3_to_voigt_6_stress
 from numpy.typing import NDArray
 
+from ase_nnp.calculator.results import Results
 from ase_nnp.errors import ConfigError, PredictionError, StructureError, UnsupportedElementError
 from ase_nnp.models.files import load_model, model_hash
 from ase_nnp.models.potential import Potential
@@ -270,7 +271,7 @@ class NNPCalculator(Calculator):  # type: ignore[misc]
         system_changes: Sequence[str] = all_changes,
     ) -> None:
         """Evaluate the model once, for ``properties`` or everything but the stress."""
-        self.results = {}
+        self.results = Results()
         atoms = atoms if atoms is not None else self.atoms
         if atoms is None:
             raise CalculatorSetupError("There are no atoms to calculate.")
@@ -296,7 +297,7 @@ class NNPCalculator(Calculator):  # type: ignore[misc]
             raise _BadStructure(str(error)) from error
         except PredictionError as error:
             raise _NoAnswer(str(error)) from error
-        results: dict[str, Any] = {}
+        results = Results()
         for name, value in found.items():
             if name.startswith("stress") and np.shape(value)[-2:] == (3, 3):
                 value = full_3x3_to_voigt_6_stress(value)

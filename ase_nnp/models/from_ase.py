@@ -53,7 +53,7 @@ def from_ase(
         What the calculator cannot say of itself; see :class:`~ase_nnp.Potential`.
     outputs
         Of energy, forces, stress, energies, magmoms and charges; by default those of the first
-        three that the calculator declares.
+        three that the calculator declares, and of ASE's own calculators the atomic energies too.
     reads
         What it reads beside geometry: ``charge`` and ``spin`` (from ``atoms.info``), ``tags``,
         ``initial_charges``, ``initial_magmoms``. Nothing else is passed on.
@@ -79,7 +79,7 @@ def from_ase(
         raise ConfigError(f"reads holds {', '.join(strange)}; it may hold {', '.join(READS)}.")
     model = CalculatorPotential(calculator, name)
     declared = list(model.calculator.implemented_properties)
-    wanted = USUAL if outputs is None else tuple(outputs)
+    wanted = _usual(model.calculator) if outputs is None else tuple(outputs)
     model.outputs = tuple(k for k in KNOWN if k in wanted and k in declared)
     missing = sorted(set(outputs or ()) - set(model.outputs))
     if missing or "energy" not in model.outputs:
@@ -92,6 +92,13 @@ def from_ase(
     model.elements = None if elements is None else frozenset(int(z) for z in elements)
     model.reads = tuple(reads)
     return model
+
+
+def _usual(calculator: Any) -> tuple[str, ...]:
+    """Return what is passed on by default: ASE's own calculators give what they declare."""
+    home = type(calculator).__module__
+    own = home.startswith("ase.calculators.") and home != "ase.calculators.mixing"
+    return (*USUAL, "energies") if own else USUAL
 
 
 class CalculatorPotential(Potential):

@@ -178,6 +178,19 @@ def check_energy_is_extensive(subject: Subject) -> float:
 
 
 @check(1e-9)
+def check_atomic_energies_add_up(subject: Subject) -> float:
+    """Where there are energies of atoms, their sum is the energy, in a batch too."""
+    if "energies" not in subject.model.outputs:
+        raise NotApplicable("no energies of atoms")
+    structures = [subject.crystal(), single(subject), subject.slab()]
+    results = subject.predict(*structures)
+    for one, atoms in zip(results, structures, strict=True):
+        if one["energies"].shape != (len(atoms),):
+            raise AssertionError(f"{len(atoms)} atoms have energies {one['energies'].shape}")
+    return max(relative(one["energies"].sum(), one["energy"]) for one in results)
+
+
+@check(1e-9)
 def check_energy_is_invariant_under_rotation(subject: Subject) -> float:
     """Turning the whole structure changes no energy."""
     figures = []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -218,3 +220,16 @@ def test_it_is_a_calculator_like_any_other(model):
     lost.calc = calculator.clone()
     with pytest.raises((CalculatorSetupError, CalculationFailed)):
         lost.get_forces()
+
+
+def test_a_used_calculator_and_its_clones_travel_to_other_processes(model):
+    calc = ase_nnp.BatchingCalculator(model, wait=0.01)
+    atoms = bulk("Cu", cubic=True)
+    energy = calc.get_property("energy", atoms)
+    one, two = pickle.loads(pickle.dumps([calc, calc.clone()]))
+    assert one._exchange is two._exchange is not calc._exchange
+    moved = atoms.copy()
+    moved.rattle(0.05, seed=1)
+    for twin in (one, two, copy.deepcopy(one)):
+        assert twin.get_property("energy", atoms) == pytest.approx(energy, abs=1e-12)
+        assert twin.get_property("energy", moved) != pytest.approx(energy, abs=1e-6)

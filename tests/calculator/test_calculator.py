@@ -20,6 +20,7 @@ from ase.calculators.calculator import (
 from ase.calculators.emt import EMT
 from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_stress
 from ase.calculators.mixing import SumCalculator
+from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 from ase.filters import FrechetCellFilter
 from ase.io import Trajectory, read, write
@@ -417,3 +418,26 @@ def test_one_atom_has_forces_of_shape_one_by_three(lj):
 def test_options_beside_a_model_object_are_refused(lj):
     with pytest.raises(ConfigError, match="complete"):
         NNPCalculator(lj, epsilon=1.0)
+
+
+def test_results_with_error_bars_make_a_single_point_calculator():
+    atoms = bulk("Cu", cubic=True)
+    atoms.rattle(0.05, seed=1)
+    atoms.calc = NNPCalculator(device="cpu")
+    forces = atoms.get_forces()
+    results = atoms.calc.results
+    frozen = SinglePointCalculator(atoms, **results)
+    assert set(frozen.results) == {"energy", "free_energy", "forces", "energies"} & set(results)
+    assert np.array_equal(frozen.results["forces"], forces)
+    seen = [name for name, _ in results.items()]
+    assert {"energy_std", "forces_std", "uq"} <= set(seen) == set(results)
+    for twin in (results.copy(), copy.deepcopy(results), pickle.loads(pickle.dumps(results))):
+        assert set(twin) == set(results)
+        assert twin["energy_std"] == results["energy_std"]
+    NEB.freeze_results_on_image(atoms, **results)
+    assert atoms.get_potential_energy() == results["energy"]
+
+
+def test_ase_is_given_the_same_plugin_objects_each_time():
+    plugins = pytest.importorskip("ase._4.plugins")
+    assert plugins.PluginCollection.from_entry_points() == plugins.plugins

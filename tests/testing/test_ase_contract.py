@@ -8,6 +8,7 @@ import os
 import numpy as np
 import pytest
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
+from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
 
 import ase_nnp
@@ -338,3 +339,22 @@ def test_the_command_line_checks_any_ase_calculator(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["plugin", "check"])
     assert stop.value.code == 2
+
+
+def added():
+    from ase.calculators.lj import LennardJones
+    from ase.calculators.mixing import SumCalculator
+    from ase.calculators.morse import MorsePotential
+
+    return SumCalculator([MorsePotential(), LennardJones()])
+
+
+def morse():
+    from ase.calculators.morse import MorsePotential
+
+    return MorsePotential()
+
+
+@pytest.mark.parametrize("factory", [added, morse, EMT])
+def test_a_change_in_info_is_asked_of_calculators_without_reset_too(factory):
+    assert outcome_of("a_change_in_info_is_noticed", factory).status == "not applicable"

@@ -65,7 +65,7 @@ def same(got, results, keys=(*KEYS, *MORE)):
 
 
 def test_attached_uncertainties_come_back(atoms):
-    results = dict(atoms.calc.results)
+    results = atoms.calc.results.copy()
     attach_uncertainty(atoms)
     assert atoms.arrays["nnp_forces_std"].shape == (8, 3)
     same(read_uncertainty(atoms), results)
@@ -76,7 +76,7 @@ def test_attached_uncertainties_come_back(atoms):
 
 
 def test_freeze_keeps_the_extra_keys_and_lets_go_of_the_model(atoms):
-    before = dict(atoms.calc.results)
+    before = atoms.calc.results.copy()
     still = freeze(atoms)
     atoms.rattle(0.2, seed=3)
     atoms.get_forces()
@@ -87,7 +87,7 @@ def test_freeze_keeps_the_extra_keys_and_lets_go_of_the_model(atoms):
 
 
 def test_extxyz_keeps_everything(atoms, tmp_path):
-    results = dict(atoms.calc.results)
+    results = atoms.calc.results.copy()
     write_extxyz(tmp_path / "a.extxyz", [atoms, freeze(atoms)])
     for frame in read(tmp_path / "a.extxyz", ":"):
         same(read_uncertainty(frame), results)
@@ -95,7 +95,7 @@ def test_extxyz_keeps_everything(atoms, tmp_path):
 
 
 def test_trajectory_keeps_everything(atoms, tmp_path):
-    results = dict(atoms.calc.results)
+    results = atoms.calc.results.copy()
     with UncertaintyTrajectory(tmp_path / "a.traj", atoms) as trajectory:
         trajectory()
         trajectory.write(freeze(atoms))
@@ -105,7 +105,7 @@ def test_trajectory_keeps_everything(atoms, tmp_path):
 
 
 def test_database_keeps_everything_and_selects(atoms, tmp_path):
-    results = dict(atoms.calc.results)
+    results = atoms.calc.results.copy()
     database = connect(tmp_path / "a.db")
     number = write_db(database, atoms, round=3)
     (row,) = database.select(f"nnp_energy_std>{results['energy_std'] / 2},round=3")

@@ -62,23 +62,23 @@ class EnergyScale(nn.Module):
                 self.global_scale.fill_(math.log(math.expm1(scale)) - math.log(math.e - 1.0))
 
     def forward(self, e: Tensor, species: Tensor, batch: Tensor, count: int) -> Tensor:
-        """Return energies (count,) in eV from ``e`` (N,).
+        """Return energies of the atoms (N,) in eV from ``e`` (N,), in float64.
 
-        The sum over atoms is in float64, so that a model in float32 loses no digits to shifts of
-        thousands of eV.
+        So that a model in float32 loses no digits to shifts of thousands of eV. ``count`` is the
+        number of structures.
         """
+        scale, shift = self.scale[species], self.shift[species]
+        if self.kind == "sevennet":
+            return (e * scale).double() + shift.double()
+        shift = shift.double() + self.global_shift.double()
+        if not self.reference:
+            unit = _positive(scale) * _positive(self.global_scale)
+            return (e * unit).double() + shift
 
         def total(values: Tensor) -> Tensor:
             return values.new_zeros(count).index_add(0, batch, values)
 
-        scale, shift = self.scale[species], self.shift[species]
-        if self.kind == "sevennet":
-            return total((e * scale).double() + shift.double())
-        if not self.reference:
-            unit = _positive(scale) * _positive(self.global_scale)
-            return total((e * unit).double() + shift.double() + self.global_shift.double())
-        e, scale, shift = e.double(), scale.double(), shift.double()
+        e, scale = e.double(), scale.double()
         n = total(torch.ones_like(e))
         unit = _positive(total(scale)) / n * _positive(self.global_scale.double())
-        mean = total(e) / (n + 1e-6) * unit + total(shift) / n + self.global_shift.double()
-        return n * mean
+        return e * (unit * n / (n + 1e-6))[batch] + shift

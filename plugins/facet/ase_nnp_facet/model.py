@@ -122,6 +122,7 @@ class Layer(nn.Module):
 class Facet(Conservative):
     """The Facet potential; ``config`` as in :data:`ase_nnp_facet.settings.DEFAULTS`."""
 
+    outputs = ("energy", "forces", "stress", "energies")
     rmax: Tensor
     species_index: Tensor
     table_r: Tensor
@@ -199,9 +200,11 @@ class Facet(Conservative):
         rotations = f"up to a grid of {max(points)} points" if points else "exact"
         return {**super().describe(), "symmetry": self.symmetry, "rotations": rotations}
 
-    def energies(self, graph: AtomGraph) -> Tensor:
-        """Return energies (B,) in eV."""
-        return self._run(graph, None)
+    def energies(self, graph: AtomGraph) -> dict[str, Tensor]:
+        """Return ``energy`` (B,) and ``energies`` (N,), eV."""
+        shares = self._run(graph, None)
+        total = shares.new_zeros(graph.num_structures)
+        return {"energy": total.index_add(0, graph.batch, shares), "energies": shares}
 
     def intermediates(self, graph: AtomGraph) -> dict[str, Tensor]:
         """Return what the network computes on its way, under the published names."""
@@ -227,8 +230,8 @@ class Facet(Conservative):
         e = self.head(x)
         if record is not None:
             record["head"] = e
-        total: Tensor = self.energy_scale(e[:, 0], species, graph.batch, graph.num_structures)
-        return total
+        shares: Tensor = self.energy_scale(e[:, 0], species, graph.batch, graph.num_structures)
+        return shares
 
     def _edges(self, graph: AtomGraph, record: dict[str, Tensor] | None) -> Edges:
         source, target = graph.edge_index

@@ -69,6 +69,15 @@ class MatglPotential(Conservative):
                 from matgl.layers._zbl import NuclearRepulsion
 
                 self.repulsion = NuclearRepulsion(self.cutoff, trainable=config["zbl_trainable"])
+        elif self._sums_over_atoms():  # the repulsion is known by structure only
+            self.outputs = (*self.outputs, "energies")
+
+    def _sums_over_atoms(self) -> bool:
+        """Whether the energy is the sum of what the last layer gives for each atom."""
+        network: Any = self.network
+        if self.kind == "CHGNet":
+            return bool(network.readout_operation == "sum" and network.readout_field == "atom_feat")
+        return not getattr(network, "is_intensive", False)
 
     def energies(self, graph: AtomGraph) -> dict[str, Tensor]:
         """Return ``energy`` (B,) in eV, and ``magmoms`` or ``charges`` (N,) where there are any."""
@@ -97,6 +106,10 @@ class MatglPotential(Conservative):
         if self.repulsion is not None and graph.num_edges:
             total = total + self._repulsion_energy(g)
         result = {"energy": total}
+        if "energies" in self.outputs:
+            shares = (self.data_std * g.shares).double() + refs  # type: ignore[operator]
+            mean = self.data_mean.double() / graph.atoms_per_structure()  # type: ignore[operator]
+            result["energies"] = shares + mean[graph.batch]
         for name, field in (("magmoms", "magmom"), ("charges", "charge")):
             if name in self.outputs:
                 result[name] = getattr(g, field).reshape(graph.num_atoms)
@@ -133,10 +146,14 @@ class MatglPotential(Conservative):
             arguments["total_charge"] = (
                 g.pos.new_zeros(g.num_graphs) if charge is None else charge.to(self.dtype)
             )
+        rows: list[Tensor] = []
+        hook = network.final_layer.register_forward_hook(lambda *call: rows.append(call[2]))
         try:
             energy: Tensor = network(**arguments)
+            g.shares = network.feature_dict.get("atomic_energies", rows[-1]).reshape(-1)
             return energy
         finally:
+            hook.remove()
             network.feature_dict = {}  # or the whole autograd graph would live on in the model
 
     def _triples(self, g: SimpleNamespace) -> dict[str, Tensor]:

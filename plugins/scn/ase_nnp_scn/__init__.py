@@ -118,11 +118,10 @@ FAMILY = ModelFamily(
         "energy_is_invariant_under_rotation": 5e-5,
         "forces_rotate_with_the_atoms": 0.8,
         "supercell_equals_primitive": 0.1,
-        "isolated_atom": 5e-3,
         "cutoff_is_smooth": 1e-3,
     },
     notes="Nonlinear layers act on values at points of a sphere and a grid, so rotations hold only "
-    "approximately, and a lone atom may feel a force; there is no envelope at the cutoff. Edge "
+    "approximately; there is no envelope at the cutoff. Edge "
     "frames are fixed to the cell, so other lattice vectors of the same crystal give another "
     "energy within the noise of the frames. Direct forces are not the gradient of the energy "
     "(forces='gradient' gives that).",

@@ -227,7 +227,10 @@ class SCN(Potential):
         result = _over_frames("energy", total)
         if force is not None:
             mean, std = self.scale["forces"]
-            result |= _over_frames("forces", force.view(copies, -1, 3) * std + mean)
+            # The head averages over points of a sphere, which leaves a rest where nothing pulls.
+            alone = torch.bincount(graph.edge_index[1], minlength=atoms) == 0
+            force = (force.view(copies, -1, 3) * std + mean).masked_fill(alone[:, None], 0.0)
+            result |= _over_frames("forces", force)
         return result
 
     def _neighbors(self, graph: AtomGraph) -> list[Neighbors]:
