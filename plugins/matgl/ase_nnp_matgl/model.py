@@ -107,8 +107,8 @@ class MatglPotential(Conservative):
             total = total + self._repulsion_energy(g)
         result = {"energy": total}
         if "energies" in self.outputs:
-            shares = (self.data_std * g.shares).double() + refs  # type: ignore[operator]
-            mean = self.data_mean.double() / graph.atoms_per_structure()  # type: ignore[operator]
+            scale, mean = self.get_buffer("data_std"), self.get_buffer("data_mean")
+            shares, mean = (scale * g.shares).double() + refs, mean / graph.atoms_per_structure()
             result["energies"] = shares + mean[graph.batch]
         for name, field in (("magmoms", "magmom"), ("charges", "charge")):
             if name in self.outputs:
