@@ -51,7 +51,16 @@ def test_sizes_below_one_are_refused():
 
 
 def test_the_command_prints_draws_and_names_who_was_left_out(capsys, tmp_path):
-    arguments = ["bench", "lj", "--beside", "no-such-family", "--sizes", "8", "--batches", "2"]
+    arguments = [
+        "bench",
+        "lj",
+        "--compare-with",
+        "no-such-family",
+        "--sizes",
+        "8",
+        "--batches",
+        "2",
+    ]
     arguments += ["--seconds", "0.02", "--precision", "bf16", "--plot", str(tmp_path / "b.png")]
     with pytest.raises(SystemExit) as stop:
         main([*arguments, "--device", "cpu", "--json"])

@@ -31,7 +31,7 @@ def add_to(app: typer.Typer) -> None:
 
 def bench(
     model: ModelArgument,
-    beside: Annotated[
+    compare_with: Annotated[
         str, typer.Option(help="Others, comma-separated, or `installed` for every family.")
     ] = "",
     structures: Annotated[
@@ -64,9 +64,13 @@ def bench(
     """
     from rich.console import Console
 
+    if plot is not None:
+        from ase_nnp.workflows.picture import check_picture
+
+        check_picture(plot)
     numbers = _numbers("sizes", sizes), _numbers("batches", batches)
     given = None if structures is None else list(read_structures(structures))
-    names = [model, *_others(model, beside)]
+    names = [model, *_others(model, compare_with)]
     from ase_nnp.workflows.bench import bench as measure
 
     results: list[Bench] = []
@@ -77,8 +81,9 @@ def bench(
             try:
                 given_file = checkpoint if name == model else None
                 potential = _model(name, given_file, device, dtype, random_weights)
+                label = f"{name}, random weights" if random_weights else name
                 made = measure(
-                    f"{name}, random weights" if random_weights else name,
+                    f"{label}, with error bars" if "energy_std" in potential.outputs else label,
                     potential,
                     sizes=numbers[0],
                     batches=numbers[1],
@@ -97,16 +102,19 @@ def bench(
             results.append(made)
     if plot is not None:
         from ase_nnp.workflows.bench import draw
+        from ase_nnp.workflows.picture import save_figure
 
-        draw(results).savefig(plot, dpi=110)
+        save_figure(draw(results), plot)
     if as_json:
         report: dict[str, Any] = {"models": [r.as_dict() for r in results], "refused": refused}
         print_json({**report, "precision_errors": errors} if precision else report)
         return
     for result in results:
         _print(result)
-    for name, found in errors.items():
-        rows = [(k, *(f"{v[c]:.3g}" for c in ("rms", "max", "spread"))) for k, v in found.items()]
+    for name, deviations in errors.items():
+        rows = [
+            (k, *(f"{v[c]:.3g}" for c in ("rms", "max", "spread"))) for k, v in deviations.items()
+        ]
         print_table(f"{name}: {precision} against full", ("", "rms", "largest", "spread"), rows)
     for name, why in refused.items():
         say(f"{name} left out: {' '.join(why.split())}")
@@ -119,12 +127,12 @@ def _numbers(name: str, text: str) -> list[int]:
         raise ConfigError(f"--{name} {text}: whole numbers with commas, such as 8,32.") from None
 
 
-def _others(model: str, beside: str) -> list[str]:
-    if beside == "installed":
+def _others(model: str, compare_with: str) -> list[str]:
+    if compare_with == "installed":
         from ase_nnp.registry.installed import installed
 
         return [name for name in sorted(installed().families) if name != model]
-    return [part.strip() for part in beside.split(",") if part.strip()]
+    return [part.strip() for part in compare_with.split(",") if part.strip()]
 
 
 def _model(

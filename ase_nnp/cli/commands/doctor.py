@@ -47,9 +47,9 @@ def doctor(as_json: JsonOption = False) -> None:
     state = {name: "ok" for name in plugins}
     for family in registry.families.values():
         owner = registry.owners.get(f"ModelFamily:{family.name}", family.name)
-        found = family_state(family, plugins.get(owner, "").partition(" ")[0])
-        if found.kind != "ok":
-            state[owner] = str(found)
+        condition = family_state(family, plugins.get(owner, "").partition(" ")[0])
+        if condition.kind != "ok":
+            state[owner] = str(condition)
     for name, error in registry.broken.items():
         kind, reason, fix = broken_state(error)
         state[name] = f"{kind}: {reason}{f' ({fix})' if fix else ''}"
@@ -97,30 +97,30 @@ def version(package: str) -> str | None:
 
 def devices(torch: Any) -> list[str]:
     """Return the devices torch can use."""
-    found = ["cpu"]
+    names = ["cpu"]
     if torch.cuda.is_available():
-        found += [
+        names += [
             f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())
         ]
-    return found
+    return names
 
 
 def warnings(torch: Any) -> list[str]:
     """Return settings known to slow models down or to weaken safety."""
-    found = []
+    lines = []
     cores = os.cpu_count() or 1
     if torch.get_num_threads() > cores:
-        found.append(
+        lines.append(
             f"torch uses {torch.get_num_threads()} threads on {cores} cores; "
             f"set OMP_NUM_THREADS={cores} or less."
         )
     if os.environ.get("PYTHONDONTWRITEBYTECODE"):
-        found.append("PYTHONDONTWRITEBYTECODE is set: every start compiles all modules again.")
+        lines.append("PYTHONDONTWRITEBYTECODE is set: every start compiles all modules again.")
     if os.environ.get("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"):
-        found.append(
+        lines.append(
             "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD is set: torch.load may run code from files. "
             "(ase_nnp's own loaders do not use it.)"
         )
     if torch.get_default_dtype() != torch.float32:
-        found.append(f"torch's default dtype is {torch.get_default_dtype()}.")
-    return found
+        lines.append(f"torch's default dtype is {torch.get_default_dtype()}.")
+    return lines

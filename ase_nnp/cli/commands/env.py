@@ -71,14 +71,14 @@ def listing(as_json: JsonOption = False) -> None:
     """List the environments."""
     from ase_nnp.models.remote.environments import environment_folder, list_environments
 
-    found = [_row(e) for e in list_environments()]
+    rows = [_row(e) for e in list_environments()]
     if as_json:
-        print_json(found)
+        print_json(rows)
         return
     print_table(
         f"Environments in {environment_folder()}",
         ("name", "packages", "calculator"),
-        [(r["name"], ", ".join(r["packages"]), r["calculator"]) for r in found],
+        [(r["name"], ", ".join(r["packages"]), r["calculator"]) for r in rows],
     )
 
 

@@ -44,33 +44,35 @@ def evaluate(
         raise ConfigError(f"{report} is a file; name a folder for the report.")
     *models, data = paths
     progress = False if as_json else None
-    found = measure(models, data, group=group, device=device, dtype=dtype, progress=progress)
+    evaluation = measure(models, data, group=group, device=device, dtype=dtype, progress=progress)
     page = None
     if report is not None:
         from ase_nnp.training.evaluation_report import write_report
 
-        page = write_report(found, report)
+        page = write_report(evaluation, report)
     if as_json:
-        print_json({**found.as_dict(), "report": None if page is None else str(page)})
+        print_json({**evaluation.as_dict(), "report": None if page is None else str(page)})
         return
-    show(found)
+    show(evaluation)
     if page is not None:
         say(page)
 
 
-def show(found: Evaluation) -> None:
+def show(evaluation: Evaluation) -> None:
     """Print measures of all models, then errors by element and group."""
     from ase_nnp.training.evaluation_report import units_of
 
     def cell(value: object) -> str:
         return f"{value:.4g}" if isinstance(value, float) else str(value)
 
-    names = list(dict.fromkeys(k for m in found.models for k in m.metrics))
-    rows = [[n, units_of(n), *(cell(m.metrics.get(n, "")) for m in found.models)] for n in names]
-    heads = [m.name for m in found.models]
-    print_table(f"{found.structures} structures", ("", "unit", *heads), rows)
+    names = list(dict.fromkeys(k for m in evaluation.models for k in m.metrics))
+    rows = [
+        [n, units_of(n), *(cell(m.metrics.get(n, "")) for m in evaluation.models)] for n in names
+    ]
+    heads = [m.name for m in evaluation.models]
+    print_table(f"{evaluation.structures} structures", ("", "unit", *heads), rows)
     for attribute, what in (("by_element", "element"), ("by_group", "group")):
-        for model in found.models:
+        for model in evaluation.models:
             table = getattr(model, attribute)
             if table:
                 columns = list(dict.fromkeys(c for row in table.values() for c in row))

@@ -156,8 +156,8 @@ def cite_command(
     """Print BibTeX entries."""
     from ase_nnp.registry.citation import cite
 
-    found = {name: cite(name) for name in names}
-    print_json(found) if as_json else say("\n\n".join(dict.fromkeys(found.values())))
+    entries = {name: cite(name) for name in names}
+    print_json(entries) if as_json else say("\n\n".join(dict.fromkeys(entries.values())))
 
 
 @cache.command("list")

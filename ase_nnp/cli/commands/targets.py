@@ -20,7 +20,7 @@ from ase_nnp.errors import ConfigError, DatasetError
 if TYPE_CHECKING:
     from ase import Atoms
 
-__all__ = ["OverwriteOption", "Target", "free_name", "open_target"]
+__all__ = ["OverwriteOption", "Target", "check_place", "free_name", "open_target"]
 
 OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Replace the output file if it exists.")
@@ -98,21 +98,31 @@ def open_target(
         hold the structures.
     """
     target = free_name(Path(default)) if path is None else path
-    if target.is_dir():
-        raise ConfigError(f"{target} is a folder; name a file, such as {target / default}.")
+    check_place(target, default)
     if target.exists() and not overwrite:
         raise ConfigError(
             f"{target} exists already. Name another --output, or say --overwrite to replace it."
         )
-    folder = target.absolute().parent
-    if not folder.is_dir():
-        raise ConfigError(f"{target}: there is no folder {target.parent}.")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise ConfigError(f"{target}: nothing can be written in the folder {target.parent}.")
-
     format = _format_of(target)
     _rehearse(target, format, structures)
     return Target(target, format, overwrite)
+
+
+def check_place(file: Path, example: str) -> None:
+    """Refuse a file whose folder is missing or closed, and a folder in a file's place.
+
+    Raises
+    ------
+    ConfigError
+        With a name such as ``example`` to take instead of a folder.
+    """
+    if file.is_dir():
+        raise ConfigError(f"{file} is a folder; name a file, such as {file / example}.")
+    folder = file.absolute().parent
+    if not folder.is_dir():
+        raise ConfigError(f"{file}: there is no folder {file.parent}.")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(f"{file}: nothing can be written in the folder {file.parent}.")
 
 
 def _format_of(path: Path) -> str:

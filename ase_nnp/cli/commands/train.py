@@ -46,7 +46,7 @@ def train(
     if as_json:
         run_file = run_file.model_copy(update={"progress": False})
     result = run(run_file)
-    found = {
+    report = {
         "model": str(result.folder / "model.nnp"),
         "epochs": len(result.history),
         "best_epoch": result.best_epoch,
@@ -55,19 +55,19 @@ def train(
         "without_gradient": result.without_gradient,
     }
     if run_file.data.test is not None:
-        found["test"] = _test(result.folder, run_file.data.test, as_json)
+        report["test"] = _test(result.folder, run_file.data.test, as_json)
     if as_json:
-        print_json({**found, "data": result.report.as_dict()})
+        print_json({**report, "data": result.report.as_dict()})
         return
     ending = f" ({result.stopped})" if result.stopped else ""
-    say(f"{found['model']}: epoch {result.best_epoch} of {len(result.history)}{ending}")
+    say(f"{report['model']}: epoch {result.best_epoch} of {len(result.history)}{ending}")
 
 
 def _test(folder: Path, data: str, as_json: bool) -> dict[str, float]:
     from ase_nnp.cli.commands.evaluate import show
     from ase_nnp.training.evaluation import evaluate
 
-    found = evaluate([folder / "model.nnp"], data, progress=False if as_json else None)
+    evaluation = evaluate([folder / "model.nnp"], data, progress=False if as_json else None)
     if not as_json:
-        show(found)
-    return dict(found.models[0].metrics)
+        show(evaluation)
+    return dict(evaluation.models[0].metrics)

@@ -9,6 +9,7 @@ import typer
 
 from ase_nnp.cli.commands.model_argument import model_from
 from ase_nnp.cli.commands.output import JsonOption, print_json, print_table, read_structures, say
+from ase_nnp.cli.commands.targets import check_place
 from ase_nnp.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -51,16 +52,16 @@ def _options(pairs: list[str]) -> dict[str, Any]:
     """``heads=16 kind=knn noise={"energy":0.1}`` as keyword arguments."""
     import json
 
-    found: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals:
             raise ConfigError(f"An option is NAME=VALUE, such as heads=16; found '{pair}'.")
         try:
-            found[name.strip()] = json.loads(text)
+            options[name.strip()] = json.loads(text)
         except ValueError:
-            found[name.strip()] = text
-    return found
+            options[name.strip()] = text
+    return options
 
 
 @app.command("methods")
@@ -99,6 +100,7 @@ def fit(
     from ase_nnp.uncertainty.files import save_uncertainty
     from ase_nnp.uncertainty.fitting import fit as fit_method
 
+    check_place(output, "fitted.uq")
     options = _options(option or [])
     if seed is not None:
         options["seed"] = seed
@@ -134,6 +136,7 @@ def calibrate(
     from ase_nnp.uncertainty.files import load_uncertainty, save_uncertainty, uncertainty_info
     from ase_nnp.uncertainty.fitting import calibrate as calibrate_method
 
+    check_place(output, "calibrated.uq")
     fitted = load_uncertainty(uncertainty, _load(model, device, dtype))
     structures = list(read_structures(data))
     progress = False if as_json else None
@@ -145,13 +148,13 @@ def calibrate(
 
 
 def _tell(fitted: Any, output: Path, as_json: bool) -> None:
-    found = {"file": str(output), **fitted.uq}
+    facts = {"file": str(output), **fitted.uq}
     for name, p in fitted.calibration.properties.items():
-        found[f"{name}: {p.kind}"] = ", ".join(f"{v:.4g}" for v in p.numbers[:2])
+        facts[f"{name}: {p.kind}"] = ", ".join(f"{v:.4g}" for v in p.numbers[:2])
     if as_json:
         print_json({**fitted.uq, "file": str(output), "calibration": fitted.calibration.to_json()})
         return
-    print_table("Fitted uncertainty", ("", ""), found.items())
+    print_table("Fitted uncertainty", ("", ""), facts.items())
 
 
 def _evaluate(
@@ -178,16 +181,16 @@ def evaluate(
 ) -> None:
     """Measure how good the error bars are."""
     progress = False if as_json else None
-    found = _evaluate(model, uncertainty, data, shifted, device, dtype, progress)
+    evaluation = _evaluate(model, uncertainty, data, shifted, device, dtype, progress)
     if as_json:
-        print_json(found.to_json())
+        print_json(evaluation.to_json())
         return
-    names = sorted({k for m in found.measures.values() for k in m})
-    rows = [[n, *(_cell(m.get(n, "")) for m in found.measures.values())] for n in names]
-    if found.ood_auroc is not None:
-        rows.append([f"OOD AUROC ({found.score_name})", f"{found.ood_auroc:.4f}"])
-    print_table(f"{found.structures} structures", ("", *found.measures), rows)
-    say("\n".join(found.notes))
+    names = sorted({k for m in evaluation.measures.values() for k in m})
+    rows = [[n, *(_cell(m.get(n, "")) for m in evaluation.measures.values())] for n in names]
+    if evaluation.ood_auroc is not None:
+        rows.append([f"OOD AUROC ({evaluation.score_name})", f"{evaluation.ood_auroc:.4f}"])
+    print_table(f"{evaluation.structures} structures", ("", *evaluation.measures), rows)
+    say("\n".join(evaluation.notes))
 
 
 def _cell(value: Any) -> str:
@@ -214,9 +217,9 @@ def report(
     if output.exists() and not output.is_dir():
         raise ConfigError(f"{output} is a file; name a folder for the report.")
     progress = False if as_json else None
-    found = _evaluate(model, uncertainty, data, shifted, device, dtype, progress)
-    page = write_report(found, output, title)
+    evaluation = _evaluate(model, uncertainty, data, shifted, device, dtype, progress)
+    page = write_report(evaluation, output, title)
     if as_json:
-        print_json({"page": str(page), **found.to_json()})
+        print_json({"page": str(page), **evaluation.to_json()})
         return
     say(page)
