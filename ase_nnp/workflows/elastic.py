@@ -42,6 +42,9 @@ class ElasticConstants:
     asymmetry
         Largest difference of C_ij and C_ji as computed, GPa: large where forces are no gradient or
         the strain is too small for the precision.
+    nonlinearity
+        Largest change of a constant when the strain is doubled, GPa. The curvature of a smooth
+        energy hardly changes; where a model normalizes what vanishes at symmetric sites, it does.
     stress
         (6,) GPa, of the cell without strain. Constants are defined at zero stress.
     strain
@@ -50,6 +53,7 @@ class ElasticConstants:
 
     tensor: NDArray[np.float64]
     asymmetry: float
+    nonlinearity: float
     stress: NDArray[np.float64]
     strain: float
 
@@ -57,6 +61,11 @@ class ElasticConstants:
     def stable(self) -> bool:
         """Whether every small strain costs energy: all eigenvalues are positive (Born)."""
         return bool(np.linalg.eigvalsh(self.tensor).min() > 0)
+
+    @property
+    def smooth(self) -> bool:
+        """Whether twice the strain gives the same constants, to a tenth of the largest."""
+        return self.nonlinearity < 0.1 * float(np.abs(self.tensor).max())
 
     @property
     def cubic(self) -> dict[str, float] | None:
@@ -109,6 +118,8 @@ class ElasticConstants:
             "moduli": self.moduli,
             "stable": self.stable,
             "asymmetry": self.asymmetry,
+            "nonlinearity": self.nonlinearity,
+            "smooth": self.smooth,
             "stress": self.stress.tolist(),
             "strain": self.strain,
         }
@@ -122,7 +133,7 @@ def elastic_constants(
     relax: bool = True,
     fmax: float = 0.001,
 ) -> ElasticConstants:
-    """Return the elastic tensor from twelve strained cells.
+    """Return the elastic tensor from twelve strained cells, and from twelve strained twice as far.
 
     Parameters
     ----------
@@ -156,12 +167,17 @@ def elastic_constants(
         return np.asarray(cell.get_stress() / GPa)
 
     rest = stress_at(0, 0.0)
-    columns = [(stress_at(j, strain) - stress_at(j, -strain)) / (2 * strain) for j in range(6)]
-    raw = np.array(columns).T
+
+    def tensor_at(size: float) -> NDArray[np.float64]:
+        columns = [(stress_at(j, size) - stress_at(j, -size)) / (2 * size) for j in range(6)]
+        return np.array(columns).T
+
+    raw, doubled = tensor_at(strain), tensor_at(2 * strain)
     if not np.isfinite(raw).all():
         raise StructureError("A stress of a strained cell is not finite.")
     asymmetry = float(np.abs(raw - raw.T).max())
-    return ElasticConstants((raw + raw.T) / 2, asymmetry, rest, strain)
+    nonlinearity = float(np.abs(doubled - raw).max())
+    return ElasticConstants((raw + raw.T) / 2, asymmetry, nonlinearity, rest, strain)
 
 
 def strained(atoms: Atoms, component: int, amount: float) -> Atoms:

@@ -42,6 +42,10 @@ class Phonons:
         (Q, 3 N) THz along it, ascending; imaginary ones are negative.
     mesh
         (M, 3 N) THz on an even mesh that contains Gamma.
+    nonlinearity
+        Largest change of a band's frequency when the displacement is doubled, THz. That of a
+        smooth energy hardly changes; where a model normalizes what vanishes at symmetric sites,
+        it does.
     """
 
     engine: str
@@ -51,6 +55,7 @@ class Phonons:
     labels: list[str]
     bands: NDArray[np.float64]
     mesh: NDArray[np.float64]
+    nonlinearity: float = 0.0
 
     @property
     def lowest(self) -> float:
@@ -61,6 +66,11 @@ class Phonons:
     def stable(self) -> bool:
         """Whether no frequency is imaginary, but for the noise of the acoustic ones at Gamma."""
         return self.lowest > -0.1
+
+    @property
+    def smooth(self) -> bool:
+        """Whether twice the displacement gives the same bands, to a tenth of the highest."""
+        return self.nonlinearity < 0.1 * float(np.abs(self.bands).max())
 
     @property
     def numbers(self) -> NDArray[np.float64]:
@@ -97,6 +107,8 @@ class Phonons:
             "lowest": self.lowest,
             "highest": float(max(self.bands.max(), self.mesh.max())),
             "stable": self.stable,
+            "nonlinearity": self.nonlinearity,
+            "smooth": self.smooth,
             "thermal_300K": self.thermal(300.0),
             "path": self.path.tolist(),
             "distances": self.distances.tolist(),
@@ -128,7 +140,7 @@ def phonons(
     supercell
         Repetitions; each side should be about twice the range of the forces.
     displacement
-        Angstrom.
+        Angstrom; a second run with twice as much tells whether the energy is smooth.
     engine
         One of :data:`ENGINES`: phonopy displaces what symmetry leaves, ASE every atom six times.
     points
@@ -161,20 +173,23 @@ def phonons(
     chosen = engine if engine != "auto" else "phonopy" if there else "ase"
     compute = _with_phonopy if chosen == "phonopy" else _with_ase
     frequencies = compute(still, calculator, supercell, displacement)
+    doubled = compute(still, calculator, supercell, 2 * displacement)
 
     path = atoms.cell.bandpath(npoints=points, pbc=atoms.pbc)
     distances, ticks, labels = path.get_linear_kpoint_axis()
     if mesh is None:
         mesh = tuple(10 if periodic else 1 for periodic in atoms.pbc)  # type: ignore[assignment]
     grid = np.stack(np.meshgrid(*(np.arange(n) / n for n in mesh or ()), indexing="ij"), -1)
+    bands = np.sort(frequencies(path.kpts), axis=1)
     return Phonons(
         chosen,
         path.kpts,
         distances,
         ticks,
         list(labels),
-        np.sort(frequencies(path.kpts), axis=1),
+        bands,
         np.sort(frequencies(grid.reshape(-1, 3)), axis=1),
+        float(np.abs(np.sort(doubled(path.kpts), axis=1) - bands).max()),
     )
 
 

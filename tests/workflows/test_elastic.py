@@ -87,13 +87,14 @@ def test_the_bulk_modulus_is_that_of_the_equation_of_state():
     fitted = equation_of_state(atoms, EMT(), span=0.03).bulk_modulus
     assert result.moduli["bulk"] == pytest.approx(fitted, rel=0.01)
     assert result.stable
+    assert result.smooth
 
 
 def cubic_tensor(c11, c12, c44):
     tensor = np.zeros((6, 6))
     tensor[:3, :3] = c12
     np.fill_diagonal(tensor, [c11] * 3 + [c44] * 3)
-    return ElasticConstants(tensor, 0.0, np.zeros(6), 0.003)
+    return ElasticConstants(tensor, 0.0, 0.0, np.zeros(6), 0.003)
 
 
 def test_moduli_of_a_cubic_crystal_are_the_closed_forms():
@@ -124,11 +125,26 @@ def test_relaxed_atoms_soften_a_crystal_with_a_free_coordinate():
     assert excess.max() > 0.02
 
 
+def test_a_cusp_at_the_symmetric_site_is_seen_in_what_doubling_the_strain_does():
+    """A term of the size of the shear itself: its curvature grows as the strain gets smaller."""
+    from ase.calculators.calculator import all_changes
+
+    class Cusp(EMT):
+        def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
+            super().calculate(atoms, properties, system_changes)
+            shear = atoms.cell[1, 2] / atoms.cell[1, 1]
+            stress = self.results["stress"].copy()
+            stress[3] -= 0.1 * np.sign(shear) * abs(shear) ** 0.5
+            self.results["stress"] = stress
+
+    assert not elastic_constants(bulk("Cu", a=3.59, cubic=True), Cusp(), relax=False).smooth
+
+
 def test_an_unstable_tensor_and_one_that_is_not_cubic_are_seen():
     assert not cubic_tensor(100.0, 120.0, 50.0).stable
     tensor = cubic_tensor(168.4, 121.4, 75.4).tensor
     tensor[2, 2] += 20
-    assert ElasticConstants(tensor, 0.0, np.zeros(6), 0.003).cubic is None
+    assert ElasticConstants(tensor, 0.0, 0.0, np.zeros(6), 0.003).cubic is None
 
 
 @pytest.mark.parametrize(

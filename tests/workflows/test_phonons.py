@@ -46,6 +46,20 @@ def test_a_chain_of_springs_has_its_sine():
         np.testing.assert_allclose(branches, top * abs(np.sin(np.pi * q)), atol=2e-3 * top)
     assert result.mesh.max() == pytest.approx(top, rel=1e-3)
     assert result.stable
+    assert result.nonlinearity < 1e-3 * top
+    assert result.smooth
+
+
+def test_a_cusp_at_the_symmetric_site_is_seen_in_what_doubling_the_displacement_does():
+    """Forces that grow with the root of the displacement have no curvature at rest."""
+
+    class Cusp(Chain):
+        def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
+            super().calculate(atoms, properties, system_changes)
+            forces = self.results["forces"]
+            forces[:] = np.sign(forces) * np.abs(forces) ** 0.5
+
+    assert not phonons(chain(), Cusp(), supercell=(4, 1, 1), engine="ase", points=9).smooth
 
 
 def test_ases_own_phonons_are_the_same(tmp_path):

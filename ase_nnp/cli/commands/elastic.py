@@ -78,6 +78,13 @@ def elastic(
             "ase-nnp relax --cell --fmax 0.001",
             cautions,
         )
+    if not result.smooth:
+        warn(
+            f"constants change by {result.nonlinearity:.1f} GPa when the strain is doubled: this "
+            "model's energy has no clean curvature here (symmetric sites that its normalization "
+            "blows up, float32, or too large a strain); do not trust them",
+            cautions,
+        )
     if plot is not None:
         draw_elastic(result, plot)
 
@@ -95,7 +102,9 @@ def elastic(
     print_table(f"{title_of('Elastic constants (GPa)', atoms, potential)}", ("", *axes), rows)
     say()
     _show_moduli(result, tensor_std, moduli_std)
-    say(f"asymmetry {result.asymmetry:.2f} GPa; {'stable' if result.stable else 'NOT STABLE'}")
+    stable = "stable" if result.stable else "NOT STABLE"
+    changes = f"changes by {result.nonlinearity:.2f} GPa at twice the strain"
+    say(f"asymmetry {result.asymmetry:.2f} GPa; {changes}; {stable}")
     say(covers)
 
 

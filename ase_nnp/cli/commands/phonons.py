@@ -23,7 +23,7 @@ from ase_nnp.cli.commands.model_argument import (
     DtypeOption,
     model_from,
 )
-from ase_nnp.cli.commands.output import JsonOption, print_json, print_table, say
+from ase_nnp.cli.commands.output import JsonOption, print_json, print_table, say, warn
 from ase_nnp.errors import ConfigError
 
 __all__ = ["add_to"]
@@ -81,15 +81,26 @@ def phonons(
         draw_phonons(result, plot, std)
 
     thermal = result.thermal(temperature)
+    cautions: list[str] = []
+    if not result.smooth:
+        warn(
+            f"frequencies change by {result.nonlinearity:.2f} THz when the displacement is "
+            "doubled: this model's energy has no clean curvature here (symmetric sites that its "
+            "normalization blows up, or float32); do not trust them",
+            cautions,
+        )
     if as_json:
         report = {**result.as_dict(), "thermal": {"temperature": temperature, **thermal}}
-        print_json({**report, "bands_std": std, "error_bar": covers, "plot": plot})
+        print_json(
+            {**report, "bands_std": std, "error_bar": covers, "warnings": cautions, "plot": plot}
+        )
         return
     facts = result.as_dict()
     rows = [
         ("computed by", result.engine, ""),
         ("highest frequency", f"{facts['highest']:.4f}", "THz"),
         ("lowest frequency", f"{result.lowest:.4f}", "THz"),
+        ("change at twice the displacement", f"{result.nonlinearity:.4f}", "THz"),
         ("stable", "yes" if result.stable else "NO: imaginary frequencies", ""),
         (f"free energy at {temperature:g} K", f"{thermal['free_energy']:.5f}", "eV/cell"),
         ("entropy", f"{1000 * thermal['entropy']:.5f}", "meV/K/cell"),
