@@ -70,9 +70,9 @@ class Explorer:
         chosen: list[Atoms] = []
         visited: list[Atoms] = []
         for number, start in enumerate(starts):
-            found = self._walk(model, start, np.random.default_rng([seed, number]), visited)
-            if found is not None:
-                chosen.append(found)
+            uncertain = self._walk(model, start, np.random.default_rng([seed, number]), visited)
+            if uncertain is not None:
+                chosen.append(uncertain)
         return chosen, visited
 
     def _walk(self, model: Potential, start: Atoms, rng: Any, visited: list[Atoms]) -> Any:
@@ -91,6 +91,7 @@ class Explorer:
             mode="stop",
             callback=lambda at, event: kept.append(_bare(at)),
         )
+
         dynamics.attach(lambda: visited.append(_bare(atoms)))
         limits = {"steps": self.steps} | ({"fmax": 0.02} if self.kind == "relax" else {})
         with warnings.catch_warnings():
@@ -227,6 +228,7 @@ def active_learning(
         result.rounds.append(row)
         if number == rounds:
             break
+
         rng = np.random.default_rng([seed, number])
         order = rng.permutation(len(starts))
         begin = [starts[int(k)] for k in order]
@@ -238,6 +240,7 @@ def active_learning(
         row |= {"chosen": len(chosen), "visited": len(visited)}
         if not chosen:
             break
+
         known = [*known, *label(chosen, oracle)]
         calls += len(chosen)
         model = train(known)

@@ -47,7 +47,7 @@ class AdsorptionEnergy:
     Attributes
     ----------
     energy
-        eV; negative where adsorption is favourable.
+        eV; negative where adsorption is favorable.
     reaction
         Such as ``"* + H2O(g) - 1/2 H2(g) -> OH*"``.
     reference
@@ -154,6 +154,7 @@ def _by_scheme(
             f"No reference scheme is named '{scheme}'. There is: {', '.join(REFERENCES)}; or give "
             "the gas-phase molecule as Atoms."
         )
+
     elements = REFERENCES[scheme]
     strange = [s for s in added if s not in elements]
     if strange:
@@ -161,16 +162,20 @@ def _by_scheme(
             f"'{scheme}' has no reference for {', '.join(strange)}; it has {', '.join(elements)}. "
             "Give the gas-phase molecule as Atoms instead."
         )
+
     amounts: dict[str, float] = {}
     for symbol, count in added.items():
         for molecule, amount in elements[symbol].items():
             amounts[molecule] = amounts.get(molecule, 0.0) + count * amount
     amounts = {name: value for name, value in amounts.items() if abs(value) > 1e-12}
     reaction = _reaction(amounts, added)
+
+    # A model of adsorption energies has subtracted slab and gas already.
     if model.energy_kind == "adsorption":
         _check_own_reference(model, scheme, elements)
         energy = float(predict(model, [adslab], ("energy",))[0]["energy"])
         return AdsorptionEnergy(energy, reaction, model.energy_reference, {"adslab": energy})
+
     _check_total(model)
     gas = {name: _gas_molecule(name, model, relax_gas, fmax) for name in amounts}
     return _difference(adslab, slab, gas, amounts, model, reaction, scheme)
@@ -212,8 +217,8 @@ def _difference(
     reaction: str,
     reference: str,
 ) -> AdsorptionEnergy:
-    found = predict(model, [adslab, slab, *gas.values()], ("energy",))
-    values = [float(row["energy"]) for row in found]
+    results = predict(model, [adslab, slab, *gas.values()], ("energy",))
+    values = [float(row["energy"]) for row in results]
     parts = dict(zip(["adslab", "slab", *(f"{n}(g)" for n in gas)], values, strict=True))
     energy = values[0] - values[1]
     energy -= math.fsum(amounts[n] * parts[f"{n}(g)"] for n in gas)

@@ -1,4 +1,4 @@
-"""How fast a model is here: against size and batch, with what goes into neighbours and copies."""
+"""How fast a model is here: against size and batch, with what goes into neighbors and copies."""
 
 from __future__ import annotations
 
@@ -127,6 +127,7 @@ def bench(
     """
     if min([*sizes, *batches, 1]) < 1:
         raise ConfigError(f"Sizes {list(sizes)} and batches {list(batches)}; all must be above 0.")
+
     device = model.device
     about = {
         "clock": "CPU" if device.type == "cpu" else "wall",
@@ -139,6 +140,7 @@ def bench(
         "torch": torch.__version__,
     }
     result = Bench(name, about)
+
     singles = [slab(model, n) for n in sizes] if structures is None else list(structures)
     for one in singles:
         if progress is not None:
@@ -146,6 +148,7 @@ def bench(
         result.sizes.append(_point(model, [one], seconds, precision))
         if result.sizes[-1].wall_ms > 1e3 * PATIENCE:
             break
+
     member = slab(model, BATCH_ATOMS)
     groups = [[member] * n for n in batches] if structures is None else [list(structures)]
     for group in groups:
@@ -163,6 +166,7 @@ def _point(
     predictor = Predictor(model, max_edges=_HUGE, max_atoms=_HUGE, precision=precision)
     graph = model.make_graph(group)
     predictor(group, progress=False)  # warm
+
     watch = _Watch(model.device)
     ms, wall = _median(lambda: predictor(group, progress=False), seconds, model.device)
     memory = watch.peak_mb()
@@ -223,8 +227,8 @@ class _Watch:
             lines = Path("/proc/self/status").read_text().splitlines()
         except OSError:
             return 0.0
-        found = [line.split()[1] for line in lines if line.startswith("VmHWM")]
-        return int(found[0]) * 1024 / 1e6 if found else 0.0
+        peaks = [line.split()[1] for line in lines if line.startswith("VmHWM")]
+        return int(peaks[0]) * 1024 / 1e6 if peaks else 0.0
 
 
 def draw(results: Sequence[Bench]) -> Figure:
@@ -239,33 +243,38 @@ def draw(results: Sequence[Bench]) -> Figure:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ConfigError("plots need matplotlib; pip install ase_nnp[plot]") from error
+
     figure = Figure(figsize=(11, 7.5), layout="constrained")
     axes: Any = figure.subplots(2, 2)
     (time_of_size, speed), (shares, memory) = axes
+
     for result in results:
         atoms = [p.atoms for p in result.sizes]
         line = time_of_size.plot(atoms, [p.ms for p in result.sizes], "o-", label=result.name)
-        colour = line[0].get_color()
+        color = line[0].get_color()
         speed.plot(
             [p.structures for p in result.batches],
             [p.structures_per_second for p in result.batches],
             "o-",
-            color=colour,
+            color=color,
         )
-        memory.plot(atoms, [p.memory_mb for p in result.sizes], "o-", color=colour)
+        memory.plot(atoms, [p.memory_mb for p in result.sizes], "o-", color=color)
+
         for kind, part in (("-", "graph_ms"), (":", "transfer_ms")):
             percent = [100 * getattr(p, part) / p.ms for p in result.sizes]
             if any(percent):
-                shares.plot(atoms, percent, "o" + kind, color=colour)
+                shares.plot(atoms, percent, "o" + kind, color=color)
+
     where, clock = (results[0].about[k] for k in ("device", "clock")) if results else ("", "")
     for axis, title, across, up in (
         (time_of_size, f"One structure, {where}", "atoms", f"ms a call, {clock} time"),
         (speed, "Batches", "structures in a batch", "structures a second"),
-        (shares, "Share of neighbour list (line) and copies (dots)", "atoms", "% of a call"),
+        (shares, "Share of neighbor list (line) and copies (dots)", "atoms", "% of a call"),
         (memory, "Memory of the process or device", "atoms", "peak, MB"),
     ):
         axis.set(title=title, xlabel=across, ylabel=up, xscale="log")
         axis.grid(visible=True, which="major", color="#dddddd", linewidth=0.8)
+
     for axis in (time_of_size, speed):
         axis.set_yscale("log")
     _ticks(speed, [p for r in results for p in r.batches], batches=True)

@@ -86,6 +86,7 @@ class Comparison:
     def as_dict(self) -> dict[str, Any]:
         """Return everything but the forces themselves, as plain values."""
         forces = self.force_mae()
+
         return {
             "models": list(self.names),
             "structures": [
@@ -145,17 +146,20 @@ def compare(
     mute = [name for name, m in models.items() if "energy" not in m.outputs]
     if mute:
         raise ConfigError(f"{', '.join(mute)} gives no energy, so it cannot be compared.")
+
     with_forces = all("forces" in m.outputs for m in models.values())
     wanted = ("energy", "forces") if with_forces else ("energy",)
-    found = [Predictor(m)(atoms, wanted, progress=progress) for m in models.values()]
-    energy = np.array([[r["energy"] for r in rows] for rows in found], dtype=np.float64)
+    results = [Predictor(m)(atoms, wanted, progress=progress) for m in models.values()]
+
+    energy = np.array([[r["energy"] for r in rows] for rows in results], dtype=np.float64)
     counts, elements = composition_matrix([a.numbers for a in atoms])
     shifts = np.zeros((len(models), len(elements)))
     if align:
         shifts = fit_element_shifts(energy, energy[0], counts)
+
     forces = None
     if with_forces:
-        forces = [np.stack([rows[k]["forces"] for rows in found]) for k in range(len(atoms))]
+        forces = [np.stack([rows[k]["forces"] for rows in results]) for k in range(len(atoms))]
     return Comparison(
         names=tuple(models),
         formulas=tuple(a.get_chemical_formula() for a in atoms),
@@ -188,14 +192,17 @@ def plot_comparison(result: Comparison) -> Figure:
         raise ConfigError(
             "Plots need matplotlib; install it with: pip install ase_nnp[plot]"
         ) from error
+
     panels = 1 if result.forces is None else 2
     figure = Figure(figsize=(5.2 * panels, 4.6), layout="constrained")
     axes = figure.subplots(1, panels, squeeze=False)[0]
+
     values = [result.aligned / result.atoms]
     labels = [("energy per atom", "eV")]
     if result.forces is not None:
         values.append(np.concatenate([f.reshape(len(f), -1) for f in result.forces], axis=1))
         labels.append(("force component", "eV/Å"))
+
     for axis, value, (label, unit) in zip(axes, values, labels, strict=True):
         mean = value.mean(axis=0)
         for name, row in zip(result.names, value, strict=True):

@@ -107,14 +107,17 @@ def _mapped(
     done = 0
     try:
         while True:
+            # After a break, those that were in flight run one at a time: one of them kills.
             suspects = any(item.breaks for item in waiting)
             for item in islice(source, 0 if suspects else most - len(waiting)):
                 waiting.append(item)
             if not waiting:
                 return
+
             for item in list(waiting)[: 1 if suspects else None]:
                 if item.future is None:
                     item.future = pool.submit(function, item.atoms)
+
             first = waiting[0]
             assert first.future is not None
             try:
@@ -130,6 +133,7 @@ def _mapped(
                     continue
             except Exception as error:
                 result = _failed(first, error, raises)
+
             waiting.popleft()
             done += 1
             yield result

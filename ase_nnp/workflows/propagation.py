@@ -129,7 +129,8 @@ def propagate(
     calculators = list(_calculators(members))
     if len(calculators) < 2:
         raise UncertaintyError("A spread needs two or more members.")
-    found: list[Any] = []
+
+    values: list[Any] = []
     failed: dict[int, str] = {}
     running: Iterable[Callable[[], Any]]
     if executor is None:
@@ -138,25 +139,26 @@ def propagate(
         running = [executor.submit(fn, c).result for c in calculators]
     for number, get in enumerate(running):
         try:
-            found.append(np.asarray(get(), dtype=np.float64))
+            values.append(np.asarray(get(), dtype=np.float64))
         except Exception as error:
             if not allow_failures:
                 raise
             failed[number] = f"{type(error).__name__}: {error}"
     noise: Any = 0.0
     if series:
-        noise = np.sqrt(np.mean([blocking_error(s) ** 2 for s in found]))
-        found = [s.mean() for s in found]
-    shapes = {np.shape(v) for v in found}
-    if len(found) < 2 or len(shapes) > 1:
+        noise = np.sqrt(np.mean([blocking_error(s) ** 2 for s in values]))
+        values = [s.mean() for s in values]
+
+    shapes = {np.shape(v) for v in values}
+    if len(values) < 2 or len(shapes) > 1:
         raise UncertaintyError(
-            f"{len(found)} members gave values of shapes {sorted(shapes)}; needs two or more of "
+            f"{len(values)} members gave values of shapes {sorted(shapes)}; needs two or more of "
             f"one shape. Failed: {failed or 'none'}."
         )
-    values = np.stack(found)
-    if not np.isfinite(values).all():
+    stacked = np.stack(values)
+    if not np.isfinite(stacked).all():
         raise UncertaintyError("The observable of a member is not finite.")
-    return summarize_members(values, coverage, noise, failed)
+    return summarize_members(stacked, coverage, noise, failed)
 
 
 def _calculators(members: Any) -> Iterable[Any]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ase_nnp.errors import DatasetError
 from ase_nnp.files.identity import STRUCTURES
-from ase_nnp.workflows.pieces import read_piece, read_summary
+from ase_nnp.workflows.chunk_results import read_chunk, read_summary
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -163,7 +163,7 @@ def merge(
 
     def successes() -> Iterator[Atoms]:
         for path in paths:
-            for record in read_piece(path):
+            for record in read_chunk(path):
                 if record[:1] == b"E":
                     result.failures.append(json.loads(record[1:]))
                 else:

@@ -13,28 +13,23 @@ and then structure by structure: the one to blame becomes a failed record.
 from __future__ import annotations
 
 import os
-import shutil
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ase_nnp.errors import AseNnpError, ConfigError, DatasetError, TaskError
+from ase_nnp.errors import ConfigError, DatasetError, TaskError
 from ase_nnp.files.atomic import locked
 from ase_nnp.files.identity import STRUCTURES
 from ase_nnp.workflows.batched.inputs import Structures
 from ase_nnp.workflows.batched.store import agree
-from ase_nnp.workflows.local_processes import available_cores, interruptible, local_processes
+from ase_nnp.workflows.chunk_results import failure, write_chunk
+from ase_nnp.workflows.chunks import Chunk, compute_chunk
+from ase_nnp.workflows.local_processes import available_cores, local_processes
 from ase_nnp.workflows.mapping import unordered
-from ase_nnp.workflows.pieces import failure, read_summary, success, write_piece
 from ase_nnp.workflows.screened import Run, merge, status
 from ase_nnp.workflows.tasks import ModelTask, name_of
-
-if TYPE_CHECKING:
-    from ase import Atoms
 
 __all__ = ["merge", "screen", "status"]
 
@@ -42,45 +37,6 @@ __all__ = ["merge", "screen", "status"]
 LARGEST = {"relax": 64, "predict": 1024}
 #: Chunks of a run at most, unless told otherwise: each is a file.
 MOST_CHUNKS = 100_000
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Structures ``first`` to ``last`` (excluded) of a run, as they travel to a process."""
-
-    task: ModelTask
-    folder: str
-    first: int
-    last: int
-    structures: Sequence[Atoms]
-
-    @property
-    def name(self) -> str:
-        """Of its folder and its results."""
-        return f"{self.first:09d}-{self.last:09d}"
-
-    @property
-    def results(self) -> Path:
-        """The file of its results."""
-        return Path(self.folder) / "results" / self.name
-
-    @property
-    def work(self) -> Path:
-        """The folder of its checkpoints."""
-        return Path(self.folder) / "work" / self.name
-
-    def split(self) -> list[Piece]:
-        """Return a piece for each structure."""
-        given = Structures(self.structures)
-        return [
-            Piece(self.task, self.folder, self.first + k, self.first + k + 1, given.part(k, k + 1))
-            for k in range(len(given))
-        ]
-
-    def clear(self) -> None:
-        """Remove the folder of checkpoints."""
-        shutil.rmtree(self.work, ignore_errors=True)
-        self.work.with_suffix(".lock").unlink(missing_ok=True)
 
 
 def screen(
@@ -157,12 +113,12 @@ def screen(
     device = job.load().device.type
     count = workers or (available_cores() if device == "cpu" else 1)
     run = _begin(job, given, Path(folder).resolve(), chunk, count * parts)
-    pieces = [
-        Piece(job, str(run.folder), first, last, given.part(first, last))
+    chunks = [
+        Chunk(job, str(run.folder), first, last, given.part(first, last))
         for first, last in run.chunks()[part::parts]
     ]
     screening = _Screening(run, progress)
-    todo = screening.remaining(pieces)
+    todo = screening.remaining(chunks)
 
     # An engine of others knows best how many it can take at a time.
     capacity = count if executor is None else max(1, len(todo))
@@ -209,38 +165,6 @@ def _begin(job: ModelTask, given: Structures, folder: Path, chunk: int | None, w
     return Run(folder)
 
 
-def compute_piece(piece: Piece) -> dict[str, Any] | str:
-    """Compute a chunk and write its results, unless that has been done; what went wrong as text."""
-    try:
-        # A second process on the same chunk, which an engine thought dead, must wait its turn.
-        with interruptible(), locked(piece.work.with_suffix(".lock")):
-            if not piece.results.exists():
-                began = time.monotonic()
-                write_piece(piece.results, _records(piece), time.monotonic() - began)
-            piece.clear()
-        return read_summary(piece.results)
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-
-
-def _records(piece: Piece) -> list[bytes]:
-    given = Structures(piece.structures)
-    answers = piece.task.many(piece.structures, piece.work)
-
-    records = []
-    for place, answer in enumerate(answers):
-        index = piece.first + place
-        name = name_of(index, given.readable(place))
-        if isinstance(answer, AseNnpError):
-            records.append(failure(index, name, str(answer)))
-            continue
-        try:
-            records.append(success(index, answer))
-        except (DatasetError, TypeError, ValueError) as error:
-            records.append(failure(index, name, f"a result that cannot be stored: {error}"))
-    return records
-
-
 class _Screening:
     """One call of :func:`screen`: what is done, and how the rest is computed."""
 
@@ -248,67 +172,67 @@ class _Screening:
         self.run, self.progress = run, progress
         self.finished = self.failed = self.computed = 0
 
-    def remaining(self, pieces: Sequence[Piece]) -> list[Piece]:
+    def remaining(self, chunks: Sequence[Chunk]) -> list[Chunk]:
         """Return the chunks without results; clear up after those that have them."""
         todo = []
-        for piece in pieces:
-            summaries = self.run.summaries(piece.first, piece.last)
-            if sum(one["count"] for one in summaries) < piece.last - piece.first:
-                todo.append(piece)
+        for chunk in chunks:
+            summaries = self.run.summaries(chunk.first, chunk.last)
+            if sum(one["count"] for one in summaries) < chunk.last - chunk.first:
+                todo.append(chunk)
                 continue
-            piece.clear()
+            chunk.clear()
             for summary in summaries:
                 self._count(summary)
         return todo
 
     def compute(
         self,
-        pieces: Sequence[Piece],
+        chunks: Sequence[Chunk],
         executor: Executor | Callable[[], Executor],
         capacity: int,
         retries: int,
     ) -> None:
         """Compute chunks together, those that kill their process alone, then their structures."""
-        lost = [p for p, _ in self._lost(pieces, executor, capacity, retries)]
+        lost = [p for p, _ in self._lost(chunks, executor, capacity, retries)]
         lost = [p for p, _ in self._lost(lost, executor, 1, retries)]
-        for piece in lost:
-            singles = piece.split()
+        for chunk in lost:
+            singles = chunk.split()
             deaths = list(self._lost(singles, executor, 1, retries))
             if len(deaths) == len(singles) > 1:
                 raise TaskError(
-                    f"Structures {piece.first} to {piece.last - 1}: every process died, also with "
+                    f"Structures {chunk.first} to {chunk.last - 1}: every process died, also with "
                     f"one structure each ({deaths[0][1]!r}). Is there enough memory? In a script, "
                     'call screen below `if __name__ == "__main__":`.'
                 )
             for single, error in deaths:
                 self._blame(single, error)
-            piece.clear()
+            chunk.clear()
 
     def _lost(
         self,
-        pieces: Sequence[Piece],
+        chunks: Sequence[Chunk],
         executor: Executor | Callable[[], Executor],
         capacity: int,
         retries: int,
-    ) -> Iterator[tuple[Piece, BaseException]]:
-        """Compute pieces; yield those of which the executor says only that they were lost."""
-        if not pieces:
+    ) -> Iterator[tuple[Chunk, BaseException]]:
+        """Compute chunks; yield those of which the executor says only that they were lost."""
+        if not chunks:
             return
-        for piece, answer in unordered(
-            compute_piece, pieces, executor, in_flight=capacity, retries=retries
+        for chunk, answer in unordered(
+            compute_chunk, chunks, executor, in_flight=capacity, retries=retries
         ):
             if isinstance(answer, BaseException):
-                yield piece, answer
+                yield chunk, answer
             elif isinstance(answer, str):
-                raise TaskError(f"Structures {piece.first} to {piece.last - 1}: {answer}")
+                raise TaskError(f"Structures {chunk.first} to {chunk.last - 1}: {answer}")
             else:
                 self.computed += answer["count"]
                 self._count(answer)
 
-    def _blame(self, single: Piece, error: BaseException) -> None:
+    def _blame(self, single: Chunk, error: BaseException) -> None:
         name = name_of(single.first, Structures(single.structures).readable(0))
         said = f"its process died, also alone ({type(error).__name__})"
-        self._count(write_piece(single.results, [failure(single.first, name, said)], 0.0))
+        self._count(write_chunk(single.results, [failure(single.first, name, said)], 0.0))
         self.computed += 1
         single.clear()
 

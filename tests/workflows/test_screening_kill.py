@@ -93,6 +93,18 @@ def parsl(tmp_path):
         yield executor
 
 
+OTHER_INPUTS = (
+    lambda given: given[-1].positions.__setitem__((0, 0), given[-1].positions[0, 0] + 1e-9),
+    lambda given: given[0].numbers.__setitem__(0, 28),
+    lambda given: given[9].cell.__setitem__((2, 2), 20.0),
+    lambda given: given[3].set_pbc(True),
+    lambda given: given[8].set_constraint(),
+    lambda given: given[5].info.update(charge=1),
+    lambda given: given.pop(),
+    lambda given: given.append(given[0].copy()),
+    lambda given: given.reverse(),
+    lambda given: given.sort(key=lambda atoms: -atoms.info["number"] % 7),
+)
 EXECUTORS = {"local processes": local, "Dask": dask, "Ray": ray, "Parsl": parsl}
 
 
@@ -114,18 +126,27 @@ def test_ten_kills_lose_and_double_nothing_and_no_other_input_goes_on(
         killer = threading.Thread(target=kill)
         killer.start()
         try:
-            counts = screen_slabs(
-                folder, NUMBER, PAUSE, log, executor=executor, workers=2, retries=100
+            screen_slabs(
+                folder, NUMBER, PAUSE, log, (0, 2), executor=executor, workers=2, retries=100
             )
         finally:
             finished.set()
             killer.join()
-        other = slabs(NUMBER)
-        other[-1].positions[0] += 1e-6
-        with pytest.raises(ConfigError, match=f"structures: number {NUMBER - 1} of {NUMBER}"):
-            screen(slow_model(), other, folder, executor=executor, **SETTINGS)
 
-    print(f"{engine}: {len(killed)} of {KILLS} killed, {counts}; another input refused")
+        assert status(folder)["finished"] == NUMBER // 2
+        refused = 0
+        for change in OTHER_INPUTS:
+            other = slabs(NUMBER)
+            change(other)
+            with pytest.raises(ConfigError, match=r"holds another run \(structures"):
+                screen(slow_model(), other, folder, executor=executor, **SETTINGS)
+            refused += 1
+        counts = screen_slabs(folder, NUMBER, 0.0, log, executor=executor, workers=2)
+
+    print(
+        f"{engine}: {len(killed)} of {KILLS} killed, {counts}; "
+        f"{refused} of {len(OTHER_INPUTS)} other inputs refused"
+    )
     assert len(killed) == KILLS
     assert counts["finished"] == NUMBER
     assert counts["failed"] == 0

@@ -119,7 +119,7 @@ def md(
 
 def _check(ensemble: str, settings: dict[str, Any], steps: int, interval: int) -> None:
     """Refuse settings before a model is loaded, in the words of the options."""
-    from ase_nnp.workflows.batched.running import ENSEMBLES, integrator
+    from ase_nnp.workflows.batched.ensembles import ENSEMBLES, integrator
 
     if ensemble in ENSEMBLES and ensemble != "nve" and settings["temperature_K"] is None:
         raise ConfigError(

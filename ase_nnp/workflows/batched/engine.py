@@ -9,16 +9,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from ase_nnp.errors import AseNnpError, ConfigError, StructureError
-from ase_nnp.files.identity import STRUCTURES
-from ase_nnp.models.files import load_model, model_hash
-from ase_nnp.models.potential import Potential
+from ase_nnp.errors import AseNnpError, StructureError
 from ase_nnp.workflows.batched.checkpoint import restore_state, run_state
 from ase_nnp.workflows.batched.evaluate import BatchResults, Evaluator
 from ase_nnp.workflows.batched.explosion import exploded
@@ -35,67 +30,7 @@ from ase_nnp.workflows.batched.store import Store
 if TYPE_CHECKING:
     from ase import Atoms
 
-__all__ = ["Loop", "run"]
-
-
-def run(
-    model: Any, structures: Any, method: Method, steps: int, settings: RunSettings
-) -> Iterator[Outcome]:
-    """Move structures and yield each as it is done.
-
-    Parameters
-    ----------
-    model
-        What :func:`~ase_nnp.load_model` takes.
-    structures
-        What :class:`~ase_nnp.workflows.batched.inputs.Structures` takes.
-    method
-        Moves the structures.
-    steps
-        At most so many for each.
-    settings
-        How the run is carried out.
-
-    Raises
-    ------
-    ConfigError
-        For arguments that cannot be meant, or a folder that holds another run.
-    """
-    if not (isinstance(steps, int) and steps >= 0):
-        raise ConfigError(f"steps = {steps!r}: a number of steps, at least 0.")
-    potential = load_model(model)
-    given = Structures(structures)
-    wanted = ["stress"] if method.stress else []
-    wanted += MonitorPool.properties(settings.monitor, potential)
-    evaluator = Evaluator(potential, wanted, settings)
-    return _carried_out(potential, Loop(given, method, evaluator, steps, settings))
-
-
-def _carried_out(model: Potential, loop: Loop) -> Iterator[Outcome]:
-    """Run a loop with its folder open and its model in evaluation mode."""
-    settings, training = loop.settings, model.training
-    if settings.folder is not None:
-        identity = {
-            "method": loop.method.name,
-            "steps": loop.steps,
-            "interval": settings.interval,
-            "trajectory": settings.trajectory,
-            "model": model_hash(model),
-            "monitor": loop.monitors.settings(),
-            **loop.method.settings(),
-            STRUCTURES: loop.structures.digests(),
-        }
-        loop.store = Store(Path(settings.folder), identity, settings.trajectory)
-
-    model.eval()
-    try:
-        yield from loop.outcomes()
-    finally:
-        loop.monitors.close()
-        if loop.store is not None:
-            loop.store.close()
-        if training:
-            torch.nn.Module.train(model, True)
+__all__ = ["Loop"]
 
 
 class Loop:
@@ -253,9 +188,11 @@ class Loop:
         store, batch = self.store, self.batch
         if store is None or store.trajectory is None:
             return
+
         due = (batch.step % self.settings.interval == 0) | done
         for k in np.flatnonzero(due).tolist():
             rows = batch.segments.slice(k)
+
             record = pack(
                 int(batch.step[k]),
                 float(results.energy[k]),

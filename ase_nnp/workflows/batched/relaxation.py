@@ -8,32 +8,35 @@ from typing import Any
 import numpy as np
 
 from ase_nnp.errors import ConfigError
-from ase_nnp.workflows.batched.engine import run
 from ase_nnp.workflows.batched.evaluate import BatchResults
 from ase_nnp.workflows.batched.method import Method
-from ase_nnp.workflows.batched.optimizers import METHODS
+from ase_nnp.workflows.batched.optimizers import FIRE, Optimizer
 from ase_nnp.workflows.batched.outcome import Outcome
+from ase_nnp.workflows.batched.quasi_newton import BFGS, LBFGS
 from ase_nnp.workflows.batched.rows import AtomRows, CellRows
+from ase_nnp.workflows.batched.run import run
 from ase_nnp.workflows.batched.settings import RunSettings
 from ase_nnp.workflows.batched.state import Array, Batch
 
-__all__ = ["Relaxation", "iter_relax", "relax_many"]
+__all__ = ["OPTIMIZERS", "Relaxation", "iter_relax", "relax_many"]
+
+OPTIMIZERS: dict[str, type[Optimizer]] = {"FIRE": FIRE, "BFGS": BFGS, "LBFGS": LBFGS}
 
 
 class Relaxation(Method):
     """An optimizer on rows, with ASE's test of convergence."""
 
     def __init__(self, optimizer: str, fmax: float, cell: bool) -> None:
-        if optimizer not in METHODS:
+        if optimizer not in OPTIMIZERS:
             raise ConfigError(
-                f"No batched optimizer '{optimizer}'. There are: {', '.join(METHODS)}."
+                f"No batched optimizer '{optimizer}'. There are: {', '.join(OPTIMIZERS)}."
             )
         if not fmax > 0:
             raise ConfigError(f"fmax = {fmax}: a positive force in eV/Angstrom.")
 
         self.name, self.threshold, self.stress = optimizer, float(fmax), cell
         self.rows = CellRows() if cell else AtomRows()
-        self.optimizer = METHODS[optimizer]()
+        self.optimizer = OPTIMIZERS[optimizer]()
         self._forces = np.zeros((0, 3))
 
     def settings(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from ase_nnp.files.atomic import whole_file
 if TYPE_CHECKING:
     from ase import Atoms
 
-__all__ = ["failure", "read_piece", "read_summary", "success", "write_piece"]
+__all__ = ["failure", "read_chunk", "read_summary", "success", "write_chunk"]
 
 
 def success(index: int, atoms: Atoms) -> bytes:
@@ -36,7 +36,7 @@ def failure(index: int, name: str, error: str) -> bytes:
     return b"E" + json.dumps({"index": index, "name": name, "error": error}).encode()
 
 
-def write_piece(path: Path, records: Sequence[bytes], seconds: float) -> dict[str, Any]:
+def write_chunk(path: Path, records: Sequence[bytes], seconds: float) -> dict[str, Any]:
     """Write the records of a chunk, whole or not at all; return what the first line says.
 
     Raises
@@ -72,7 +72,7 @@ def read_summary(path: Path) -> dict[str, Any]:
         return _summary(path, file.readline())
 
 
-def read_piece(path: Path) -> list[bytes]:
+def read_chunk(path: Path) -> list[bytes]:
     """Return the records of a chunk.
 
     Raises

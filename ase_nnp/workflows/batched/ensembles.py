@@ -10,9 +10,9 @@ import numpy as np
 
 from ase_nnp.errors import ConfigError
 from ase_nnp.workflows.batched.dynamics import NVE, Dynamics, Langevin
-from ase_nnp.workflows.batched.engine import run
 from ase_nnp.workflows.batched.nose_hoover import NPT, NVT
 from ase_nnp.workflows.batched.outcome import Outcome
+from ase_nnp.workflows.batched.run import run
 from ase_nnp.workflows.batched.settings import RunSettings
 
 __all__ = ["ENSEMBLES", "integrator", "iter_dynamics", "run_dynamics"]
