@@ -165,3 +165,20 @@ def test_a_shell_completes_commands(tmp_path):
         capture_output=True, text=True, env={**os.environ, **asked}, check=False,
     )  # fmt: skip
     assert done.stdout.split() == ["relax"]
+
+
+def test_an_interruption_keeps_what_is_done(run, monkeypatch):
+    import ase_nnp.workflows.batched as batched
+
+    original = batched.iter_relax
+
+    def interrupted(*args, **options):
+        yield next(original(*args, **options))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(batched, "iter_relax", interrupted)
+    code, out, err = run("relax", "lj", "two.xyz", "-o", "q.traj", "--json")
+    assert code == 130
+    assert "1 of 2 structures are done" in err
+    assert len(json.loads(out)["structures"]) == 1
+    assert len(read("q.traj", ":")) == 1

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ase_nnp.cli.commands.output import note
 from ase_nnp.errors import PredictionError
 
 if TYPE_CHECKING:
@@ -78,17 +79,24 @@ def run_batched(
             text += f"; {now.text}" if now.text else ""
             bar.update(task, completed=now.finished, description=text)
 
-        outcomes = sorted(
-            start(
-                folder=folder,
-                trajectory=None if trajectory == "none" else trajectory,
-                monitor=None if threshold is None else stop,
-                progress=show,
-                **options,
-            ),
-            key=lambda outcome: int(outcome.index),
+        running = start(
+            folder=folder,
+            trajectory=None if trajectory == "none" else trajectory,
+            monitor=None if threshold is None else stop,
+            progress=show,
+            **options,
         )
+        outcomes: list[Any] = []
+        try:
+            outcomes.extend(running)
+        except KeyboardInterrupt:
+            # What is done is written; the caller sees that rows are missing.
+            if not outcomes:
+                raise
+    if len(outcomes) < total:
+        note(f"ase-nnp: interrupted; {len(outcomes)} of {total} structures are done and kept")
 
+    outcomes.sort(key=lambda outcome: int(outcome.index))
     alive = [o for o in outcomes if o.status != "failed"]
     if outcomes and not alive:
         first = outcomes[0]

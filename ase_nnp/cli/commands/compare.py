@@ -12,7 +12,6 @@ from ase_nnp.cli.commands.output import JsonOption, print_json, print_table, rea
 from ase_nnp.errors import ConfigError
 
 if TYPE_CHECKING:
-    from ase_nnp.models.potential import Potential
     from ase_nnp.workflows.compare import Comparison
 
 __all__ = ["add_to"]
@@ -53,7 +52,7 @@ def compare(
         raise ConfigError(f"{', '.join(repeated)} is there twice.")
     kind = "" if plot is None else _kind_of(plot)
     data = read_structures(Path(last))
-    models = {spec: model_of(spec, device, dtype) for spec in specs}
+    models = {spec: model_from(spec, None, device, dtype) for spec in specs}
     from ase_nnp.workflows.compare import compare as run
     from ase_nnp.workflows.compare import plot_comparison
 
@@ -78,29 +77,6 @@ def _kind_of(plot: Path) -> str:
     if not plot.absolute().parent.is_dir():
         raise ConfigError(f"There is no folder {plot.parent} for the picture.")
     return kind
-
-
-def model_of(spec: str, device: str, dtype: str) -> Potential:
-    """Return the model that a word of the command line names."""
-    if spec.startswith("ase:"):
-        return _calculator(spec.removeprefix("ase:"))
-    return model_from(spec, None, device, dtype)
-
-
-def _calculator(place: str) -> Potential:
-    from importlib import import_module
-
-    from ase_nnp.models.from_ase import from_ase
-
-    module, _, name = place.partition(":")
-    try:
-        made = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(
-            f"ase:{place} names no calculator ({error}). Say ase:MODULE:NAME, such as "
-            "ase:ase.calculators.emt:EMT."
-        ) from error
-    return from_ase(made, name=name)
 
 
 def show(result: Comparison) -> None:

@@ -17,7 +17,7 @@ from ase_nnp.cli.commands.batched import (
     with_uncertainty,
 )
 from ase_nnp.cli.commands.cautions import warn_of_vacuum
-from ase_nnp.cli.commands.exit_codes import EPILOG, leave
+from ase_nnp.cli.commands.exit_codes import EPILOG, INTERRUPTED, leave
 from ase_nnp.cli.commands.model_argument import (
     CheckpointOption,
     DeviceOption,
@@ -114,6 +114,8 @@ def md(
         print_json({**report, "structures": rows})
     else:
         _show(rows, f"{ensemble} with {potential.unwrapped.family}, last structures in {written}")
+    if len(rows) < len(data):
+        raise typer.Exit(INTERRUPTED)
     leave(rows)
 
 

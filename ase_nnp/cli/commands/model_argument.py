@@ -26,7 +26,10 @@ __all__ = [
 
 ModelArgument = Annotated[
     str,
-    typer.Argument(help="A model file, a family, FAMILY:CHECKPOINT, or a pretrained model's name."),
+    typer.Argument(
+        help="A model file, a family, FAMILY:CHECKPOINT, a pretrained model's name, or "
+        "ase:MODULE:NAME for an ASE calculator."
+    ),
 ]
 CheckpointOption = Annotated[
     Path | None, typer.Option(help="With a family's name: its checkpoint file.")
@@ -52,6 +55,8 @@ def model_from(
     if model is None and checkpoint is not None:
         raise ConfigError("--checkpoint goes with a family's name: give MODEL too.")
     _check_environment(text)
+    if text.startswith("ase:"):
+        return _ase_calculator(text.removeprefix("ase:"))
     try:
         return load_model(model, checkpoint=checkpoint, device=device, dtype=dtype)
     except UnsafeFileError:
@@ -93,9 +98,27 @@ def is_model(text: str) -> bool:
     from ase_nnp.registry.installed import installed
 
     families = installed().families
+    if text.startswith("ase:"):
+        return True
     if text in families or text.partition(":")[0] in families:
         return True
     return any(text == offered.name for f in families.values() for offered in f.pretrained)
+
+
+def _ase_calculator(place: str) -> Potential:
+    from importlib import import_module
+
+    from ase_nnp.models.from_ase import from_ase
+
+    module, _, name = place.partition(":")
+    try:
+        made = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"ase:{place} names no calculator ({error}). Say ase:MODULE:NAME, such as "
+            "ase:ase.calculators.emt:EMT."
+        ) from error
+    return from_ase(made, name=name)
 
 
 def _check_environment(text: str) -> None:

@@ -21,7 +21,7 @@ from ase_nnp.cli.commands.batched import (
 )
 from ase_nnp.cli.commands.cautions import warn_of_vacuum
 from ase_nnp.cli.commands.example import example
-from ase_nnp.cli.commands.exit_codes import EPILOG, leave
+from ase_nnp.cli.commands.exit_codes import EPILOG, INTERRUPTED, leave
 from ase_nnp.cli.commands.model_argument import (
     CheckpointOption,
     DeviceOption,
@@ -144,6 +144,8 @@ def relax(
             if "adsorption_energy" in row:
                 energy = f"{row['reaction']}: {row['adsorption_energy']:.3f} eV"
                 say(f"{row['formula']}, adsorbate at: {row['adsorption_site']}; {energy}")
+    if len(rows) < len(data):
+        raise typer.Exit(INTERRUPTED)
     leave(rows, "Give more --steps, or a larger --fmax; what was reached is written.")
 
 
