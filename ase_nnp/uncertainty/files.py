@@ -84,7 +84,11 @@ def save_uncertainty(model: UncertainPotential, path: str | Path, **notes: Any) 
         "format": FORMAT,
         "written_by": f"ase_nnp {__version__}",
         "layers": layers,
-        "model": {"family": layer.family, "hash": _hash(layer)},
+        "model": {
+            "family": layer.family,
+            "hash": _hash(layer),
+            "provenance": model.provenance,
+        },
         "units": UNITS,
         "data_hash": model.calibration.data_hash,
         "not_covered": NOT_COVERED,
@@ -142,7 +146,8 @@ def _on_model(
     if header["model"]["hash"] != _hash(model):
         raise CheckpointError(
             f"{path} was fitted for another model: family '{header['model']['family']}', hash "
-            f"{header['model']['hash'][:12]}, not {_hash(model)[:12]}. Fit it for this one."
+            f"{header['model']['hash'][:12]}, not {_hash(model)[:12]}. Error bars belong to the "
+            "weights that they were fitted for, also after fine-tuning: fit them for this one."
         )
     current = model
     for number in reversed(range(len(header["layers"]))):

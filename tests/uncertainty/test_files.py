@@ -74,6 +74,21 @@ def test_nested_methods_are_one_file_too(members, train, tmp_path):
         np.testing.assert_allclose(a[key], b[key], rtol=1e-12)
 
 
+def test_every_member_and_file_says_where_its_weights_are_from(members, tmp_path):
+    for number, member in enumerate(members):
+        member.provenance = {"source": f"run {number}"}
+    ensemble = wrap("ensemble", members, mode="sequential")
+    assert ensemble.provenance["source"] == "run 0"
+    both = fit("latent", ensemble, train=label(molecules(5), members[0]))
+    assert [m["source"] for m in both.provenance["members"]] == ["run 0", "run 1", "run 2"]
+    save_uncertainty(both, tmp_path / "my.uq")
+    assert uncertainty_info(tmp_path / "my.uq")["model"]["provenance"] == both.provenance
+    back = load_uncertainty(tmp_path / "my.uq", members[0])
+    assert back.provenance == both.provenance
+    members[0].provenance = {"source": "trained"}  # such as by a fit of the model inside
+    assert back.provenance["source"] == "trained"
+
+
 def test_damaged_and_foreign_files_are_refused(members, tmp_path):
     path = tmp_path / "my.uq"
     save_uncertainty(wrap("rotation", members[0]), path)

@@ -13,6 +13,7 @@ from ase_nnp.models.predictor import predict
 from ase_nnp.uncertainty.fitting import fit, wrap
 from ase_nnp.uncertainty.methods import jacobian
 from ase_nnp.uncertainty.methods.features import find_last_layer
+from ase_nnp.uncertainty.methods.last_layer import LastLayerLaplace, with_force_rows
 from ase_nnp.uncertainty.statistics import metrics as met
 
 
@@ -261,3 +262,22 @@ def test_energies_of_free_atoms_do_not_hide_that_a_scale_is_no_last_layer():
 
     graph = Offset().make_graph([*molecules(2), *molecules(1, size=4)])
     assert find_last_layer(Offset(), graph).name == "head.kernel"
+
+
+def test_force_rows_of_some_structures_stand_for_those_of_all():
+    train = label(molecules(200), Pair(seed=3).double())
+    model = Pair(seed=3).double()
+    some, every = (
+        LastLayerLaplace([model], train=train, force_structures=count) for count in (64, None)
+    )
+    rows = [predict(method, train[:20], ("energy_std", "forces_std")) for method in (some, every)]
+    for name in ("energy_std", "forces_std"):
+        ratio = np.concatenate([np.ravel(a[name] / b[name]) for a, b in zip(*rows, strict=True)])
+        np.testing.assert_allclose(ratio, 1, atol=0.25)
+        assert np.median(ratio) == pytest.approx(1, abs=0.1)
+    chosen = with_force_rows(train, 64, seed=0)
+    assert len(chosen) == 64
+    assert max(np.diff(sorted(chosen))) <= 2 * 200 / 64 + 1  # spread over the whole set
+    assert with_force_rows(train[:5], 64) == set(range(5))
+    with pytest.raises(UncertaintyError, match="at least 1"):
+        with_force_rows(train, 0)

@@ -71,7 +71,7 @@ class UncertainPotential(Potential):
         self.conservative, self.energy_kind = base.conservative, base.energy_kind
         self.energy_reference, self.units = base.energy_reference, base.units
         self.reads, self.graph_options = base.reads, base.graph_options
-        self.provenance, self.corrections = base.provenance, base.corrections
+        self.corrections = base.corrections
         known = [m.elements for m in members if m.elements is not None]
         self.elements = frozenset.intersection(*known) if known else None
         spreads = {f"{name}_std" for name in base.per_atom if not name.endswith("_std")}
@@ -90,6 +90,14 @@ class UncertainPotential(Potential):
     def unwrapped(self) -> Potential:
         """The innermost first member, which knows its family and where its weights are from."""
         return self.base.unwrapped
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:  # type: ignore[override]
+        """Where the weights are from: that of the first member, beside it those of the others."""
+        origin = dict(self.base.provenance)
+        if len(self.members) > 1:
+            origin["members"] = [dict(member.provenance) for member in self.potentials]
+        return origin
 
     @property
     def potentials(self) -> list[Potential]:

@@ -80,7 +80,8 @@ class DeepEnsemble(UncertainPotential):
         tensors: dict[str, Tensor] = {}
         table = []
         for i, member in enumerate(self.potentials[1:], start=1):
-            table.append({"family": member.family, "config": dict(member.config)})
+            row = {"family": member.family, "config": dict(member.config)}
+            table.append({**row, "provenance": dict(member.provenance)})
             tensors |= {f"members.{i}.{k}": v for k, v in member.state_dict().items()}
         values = {"mode": self.runner.mode, "details": self.details, "others": table}
         return tensors, {**super().state()[1], **values}
@@ -157,6 +158,8 @@ def _rebuild(
         if torch.float64 in kinds or base.dtype == torch.float64:
             member = member.to(torch.float64)
         Potential.load_weights(member, own)
+        # Neither those of the model it was copied from, nor fresh.
+        member.provenance = dict(spec.get("provenance", {"source": "uncertainty file"}))
         members.append(member.to(base.device).freeze())
     return members
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Self
 
+import numpy as np
 import torch
 from ase import Atoms
 from torch import Tensor
@@ -49,6 +50,11 @@ class LastLayerLaplace(UncertainPotential):
     covariance
         ``"laplace"``, or ``"pops"`` (Swinburne and Perez 2025, arXiv:2502.07104), which spans the
         weights that would fit each training row exactly.
+    force_structures
+        Structures whose force rows are taken, drawn evenly over ``train``; they stand for the
+        others, so their rows count more. A force row of every feature needs a backward pass, and
+        64 structures give many more rows than there are features. None takes the rows of all, with
+        a progress bar.
     ridge
         lambda over ``trace(H) / d``.
     force_std
@@ -65,6 +71,7 @@ class LastLayerLaplace(UncertainPotential):
         train: Sequence[Atoms] | None = None,
         noise: Mapping[str, float] | None = None,
         covariance: str = "laplace",
+        force_structures: int | None = 64,
         ridge: float = 1e-8,
         force_std: str = "exact",
         samples: int = 16,
@@ -79,6 +86,7 @@ class LastLayerLaplace(UncertainPotential):
             raise UncertaintyError(f"force_std: 'exact', 'sampled' or 'none', not {force_std!r}.")
         self.noise = dict({"energy": 0.02, "forces": 0.06} if noise is None else noise)
         self.covariance, self.ridge = covariance, ridge
+        self.force_structures = force_structures
         self.force_std, self.samples, self.seed = force_std, samples, seed
         if fitted is not None:
             self.layer, self.factor = fitted
@@ -96,18 +104,21 @@ class LastLayerLaplace(UncertainPotential):
 
     def _fit(self, train: Sequence[Atoms]) -> Tensor:
         """Return a square root S of the covariance, (d, d) with ``Sigma = S S^T``, float64."""
-        precision = accumulate(self.base, self.layer, train, self.noise)
+        chosen = with_force_rows(train, self.force_structures, self.seed)
+        precision = accumulate(self.base, self.layer, train, self.noise, chosen)
         width = len(precision)
         scale = float(torch.trace(precision)) / width
         if scale == 0:
             raise UncertaintyError("All features of the training structures are zero.")
+
         precision += self.ridge * scale * torch.eye(width, dtype=torch.float64)
         lower: Tensor = torch.linalg.cholesky(precision)
         if self.covariance == "laplace":
             eye = torch.eye(width, dtype=torch.float64)
             inverse: Tensor = torch.linalg.solve_triangular(lower, eye, upper=False)
             return inverse.T.contiguous()
-        corrections = pops_corrections(self.base, self.layer, train, self.noise, lower)
+
+        corrections = pops_corrections(self.base, self.layer, train, self.noise, lower, chosen)
         values, vectors = torch.linalg.eigh(corrections)
         root: Tensor = vectors * values.clamp(min=0).sqrt()
         return root
@@ -120,17 +131,19 @@ class LastLayerLaplace(UncertainPotential):
         if not slopes or self.force_std == "none":
             result, atoms, total = plain_features(self.base, self.layer, graph, plain)
             return result | self._energy_parts(atoms, total, root)
+
         directions = root
         if self.force_std == "sampled":
             generator = torch.Generator().manual_seed(self.seed)
             draws = torch.randn(root.shape[1], self.samples, generator=generator, dtype=root.dtype)
             directions = root @ draws.to(root.device) / self.samples**0.5
+
         stress = any(p.startswith("stress") for p in properties)
-        found = feature_jacobian(self.base, self.layer, graph, plain, directions, stress=stress)
-        result = dict(found.result) | self._energy_parts(found.atoms, found.total, root)
-        result["forces_std"] = found.forces.square().sum(dim=0).sqrt()
-        if found.stress is not None:
-            voigt = found.stress[:, :, [0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
+        slope = feature_jacobian(self.base, self.layer, graph, plain, directions, stress=stress)
+        result = dict(slope.result) | self._energy_parts(slope.atoms, slope.total, root)
+        result["forces_std"] = slope.forces.square().sum(dim=0).sqrt()
+        if slope.stress is not None:
+            voigt = slope.stress[:, :, [0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
             result["stress_std"] = voigt.square().sum(dim=0).sqrt()
         return result
 
@@ -146,8 +159,8 @@ class LastLayerLaplace(UncertainPotential):
         generator = torch.Generator().manual_seed(seed)
         noise = torch.randn(count, self.factor.shape[1], generator=generator, dtype=torch.float64)
         weight = self.layer.weight(self.base)
-        centre: Tensor = weight.detach().double().cpu().reshape(1, -1)
-        return centre + noise @ self.factor.T
+        center: Tensor = weight.detach().double().cpu().reshape(1, -1)
+        return center + noise @ self.factor.T
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The root of the covariance; no structures."""
@@ -157,6 +170,7 @@ class LastLayerLaplace(UncertainPotential):
             "layer": layer.state(),
             "noise": self.noise,
             "covariance": self.covariance,
+            "force_structures": self.force_structures,
             "ridge": self.ridge,
             "force_std": self.force_std,
             "samples": self.samples,
@@ -187,16 +201,27 @@ def _locate(model: Potential, train: Sequence[Atoms]) -> LastLayer | ParameterLa
     return find_last_layer(model, model.make_graph([*probe, second]))
 
 
+def with_force_rows(train: Sequence[Atoms], count: int | None, seed: int = 0) -> set[int]:
+    """Return the structures whose force rows are taken: one from each of ``count`` equal parts."""
+    if count is None or count >= len(train):
+        return set(range(len(train)))
+    if count < 1:
+        raise UncertaintyError(f"force_structures is {count}; at least 1, or None for all.")
+    # One of each part, not any: a training set is often ordered by temperature or composition.
+    random = np.random.default_rng(seed)
+    return {int(random.choice(part)) for part in np.array_split(np.arange(len(train)), count)}
+
+
 def _rows(
-    model: Potential, layer: LastLayer | ParameterLayer, atoms: Atoms, noise: Mapping[str, float]
+    model: Potential, layer: LastLayer | ParameterLayer, atoms: Atoms, forces: bool
 ) -> dict[str, Tensor]:
     """Rows (n, d) of the linear problem of one structure, not yet over their noise."""
     graph = model.make_graph(atoms)
-    if "forces" not in noise:
+    if not forces:
         return {"energy": plain_features(model, layer, graph, ("energy",))[2].double()}
-    found = feature_jacobian(model, layer, graph, ("energy",), None, stress=False)
-    jacobian = found.forces.reshape(len(found.forces), -1).T
-    return {"energy": found.total.detach().double(), "forces": jacobian.double()}
+    features = feature_jacobian(model, layer, graph, ("energy",), None, stress=False)
+    jacobian = features.forces.reshape(len(features.forces), -1).T
+    return {"energy": features.total.detach().double(), "forces": jacobian.double()}
 
 
 def accumulate(
@@ -204,13 +229,22 @@ def accumulate(
     layer: LastLayer | ParameterLayer,
     train: Sequence[Atoms],
     noise: Mapping[str, float],
+    chosen: Collection[int],
 ) -> Tensor:
-    """Sum of the outer products of all rows over their noise variance, (d, d) float64."""
+    """Sum of the outer products of all rows over their noise variance, (d, d) float64.
+
+    Parameters
+    ----------
+    chosen
+        Structures whose force rows are taken; they are weighted to stand for all.
+    """
     total: Tensor | None = None
-    for atoms in tracked(train, "rows"):
-        for kind, rows in _rows(model, layer, atoms, noise).items():
+    weight = {"energy": 1.0, "forces": len(train) / max(1, len(chosen))}
+    for number, atoms in enumerate(tracked(train, "rows of the last layer")):
+        rows_by_kind = _rows(model, layer, atoms, "forces" in noise and number in chosen)
+        for kind, rows in rows_by_kind.items():
             if kind in noise:
-                part = (rows.T @ rows / noise[kind] ** 2).cpu()
+                part = (rows.T @ rows * (weight[kind] / noise[kind] ** 2)).cpu()
                 total = part if total is None else total + part
     if total is None:
         raise UncertaintyError("noise must give 'energy', 'forces' or both.")
@@ -222,23 +256,31 @@ def linear_problem(
     layer: LastLayer | ParameterLayer,
     train: Sequence[Atoms],
     noise: Mapping[str, float],
+    chosen: Collection[int] | None = None,
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """Rows (n, d) of each kind and what the model misses of the labels, (n,), in float64."""
+    """Rows (n, d) of each kind and what the model misses of the labels, (n,), in float64.
+
+    Force rows are those of the structures ``chosen``, default all.
+    """
     from ase_nnp.models.predictor import Predictor
 
     tables: dict[str, tuple[list[Tensor], list[Tensor]]] = {k: ([], []) for k in noise}
     predictions = Predictor(model)(train, tuple(noise), progress=False)
-    for atoms, found in zip(train, predictions, strict=True):
-        rows = _rows(model, layer, atoms, noise)
+    for number, (atoms, predicted) in enumerate(zip(train, predictions, strict=True)):
+        slopes = "forces" in noise and (chosen is None or number in chosen)
+        rows = _rows(model, layer, atoms, slopes)
         for kind in noise:
+            if kind not in rows:
+                continue
             try:
                 if kind == "energy":
                     true = torch.tensor([atoms.get_potential_energy()], dtype=torch.float64)
                 else:
                     true = torch.as_tensor(atoms.get_forces(apply_constraint=False)).reshape(-1)
-            except Exception as error:
+            except Exception as error:  # a calculator may raise anything
                 raise UncertaintyError(f"This needs labelled structures: {error}") from error
-            missed = true.double() - torch.as_tensor(found[kind]).double().reshape(-1)
+
+            missed = true.double() - torch.as_tensor(predicted[kind]).double().reshape(-1)
             tables[kind][0].append(rows[kind].cpu())
             tables[kind][1].append(missed)
     return {k: (torch.cat(rows), torch.cat(missed)) for k, (rows, missed) in tables.items()}
@@ -250,13 +292,17 @@ def pops_corrections(
     train: Sequence[Atoms],
     noise: Mapping[str, float],
     lower: Tensor,
+    chosen: Collection[int],
 ) -> Tensor:
     """Mean outer product of ``dw_n = H^-1 J_n e_n / (J_n^T H^-1 J_n)`` over all rows."""
-    total, count = torch.zeros_like(lower), 0
-    for rows, missed in linear_problem(model, layer, train, noise).values():
+    total, count = torch.zeros_like(lower), 0.0
+    problem = linear_problem(model, layer, train, noise, chosen)
+    for kind, (rows, missed) in problem.items():
         solved = torch.cholesky_solve(rows.T, lower).T
         leverage = (rows * solved).sum(dim=1)
         seen = leverage > 1e-12 * float(leverage.max())
         step = solved[seen] * (missed[seen] / leverage[seen])[:, None]
-        total, count = total + step.T @ step, count + int(seen.sum())
-    return total / max(count, 1)
+
+        weight = len(train) / max(1, len(chosen)) if kind == "forces" else 1.0
+        total, count = total + weight * (step.T @ step), count + weight * int(seen.sum())
+    return total / max(count, 1.0)
