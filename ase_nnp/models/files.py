@@ -237,8 +237,9 @@ def _looks_like_path(text: str) -> bool:
 
 def is_fresh(model: Potential) -> bool:
     """Whether the weights are still those that :func:`build_model` drew, whatever their dtype."""
-    drawn = model.provenance.get("drawn")
-    return model.provenance.get("source") == "fresh weights" and drawn == _weights_hash(model)
+    inner = model.unwrapped
+    origin = inner.provenance
+    return origin.get("source") == "fresh weights" and origin.get("drawn") == _weights_hash(inner)
 
 
 def _weights_hash(model: Potential) -> str:
