@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 
 from ase_nnp.errors import DatasetError
 from ase_nnp.files.atomic import whole_file
+from ase_nnp.files.npz import read_npz
 
 if TYPE_CHECKING:
     from ase_nnp.datasets.base import Shard
@@ -272,9 +272,9 @@ def _read_cache(file: Path | None, n: int) -> Columns | None:
     if file is None or not file.is_file():
         return None
     try:
-        with np.load(file, allow_pickle=False) as stored:
-            found = Columns(**{field.name: stored[field.name] for field in fields(Columns)})
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        stored = read_npz(file, DatasetError)
+        found = Columns(**{field.name: stored[field.name] for field in fields(Columns)})
+    except (DatasetError, KeyError):
         return None  # a damaged cache is rebuilt
     return found if len(found) == n and len(found.first) == n + 1 else None
 

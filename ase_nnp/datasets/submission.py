@@ -26,7 +26,7 @@ import numpy as np
 
 from ase_nnp.errors import ConfigError, DatasetError, PredictionError
 from ase_nnp.files.atomic import whole_file
-from ase_nnp.files.regular import NPZ_DAMAGE, check_regular
+from ase_nnp.files.npz import read_npz
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -236,11 +236,7 @@ def check_submission(
         The file cannot be read.
     """
     kind = _task(task)
-    try:
-        with np.load(check_regular(path), allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
-    except NPZ_DAMAGE as error:
-        raise DatasetError(f"no readable .npz file ({error})", path=path) from error
+    arrays = read_npz(path, DatasetError)
     report = {split: _check_split(split, arrays, kind) for split in SPLITS}
     for split, dataset in (datasets or {}).items():
         if split not in SPLITS:

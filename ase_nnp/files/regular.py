@@ -5,19 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import struct
-import zipfile
-import zlib
 from pathlib import Path
 from typing import IO
 
-__all__ = ["NPZ_DAMAGE", "check_regular", "open_regular", "read_regular"]
+__all__ = ["check_regular", "open_regular", "read_regular"]
 
-#: What reading a damaged archive of numpy arrays raises.
-NPZ_DAMAGE = (
-    *(OSError, ValueError, TypeError, KeyError, RuntimeError, EOFError, MemoryError, SyntaxError),
-    *(NotImplementedError, OverflowError, zipfile.BadZipFile, zlib.error, struct.error),
-)
 #: A text of settings that is longer is something else.
 MAX_TEXT = 1 << 26
 

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from ase_nnp.errors import CheckpointError
 from ase_nnp.files.atomic import whole_file
-from ase_nnp.files.regular import NPZ_DAMAGE, open_regular
+from ase_nnp.files.npz import is_npz, read_npz
+from ase_nnp.files.regular import open_regular
 
 __all__ = [
     "as_tensors",
@@ -50,9 +51,10 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         if start[:4] != b"PK\x03\x04" and start[8:9] == b"{":
             file.seek(0)
             return _safetensors(file.read(), path)
-        if start[:4] == b"PK\x03\x04" and _is_npz(file):
-            return _read_npz(file, path)
+        packed = start[:4] == b"PK\x03\x04" and is_npz(file)
 
+    if packed:
+        return as_tensors(read_npz(path, CheckpointError), path)
     from ase_nnp.files.unpickle import load_torch
 
     content = load_torch(path)
@@ -66,32 +68,6 @@ def _opened(path: Path) -> IO[bytes]:
         return open_regular(path)
     except OSError as error:
         raise CheckpointError(f"Cannot read {path}: {error.strerror}.") from error
-
-
-def _is_npz(file: IO[bytes]) -> bool:
-    import zipfile
-
-    try:
-        names = zipfile.ZipFile(file).namelist()
-    except NPZ_DAMAGE:
-        return False
-    return bool(names) and all(name.endswith(".npy") for name in names)
-
-
-def _read_npz(file: IO[bytes], path: Path) -> dict[str, Tensor]:
-    import zipfile
-
-    size = file.seek(0, 2)
-    file.seek(0)
-    # A megabyte of packed zeros is a gigabyte of weights, and no weights are zeros.
-    if sum(entry.file_size for entry in zipfile.ZipFile(file).infolist()) > 64 * size + (1 << 20):
-        raise CheckpointError(f"{path} inflates to many times its size.")
-    file.seek(0)
-    try:
-        with np.load(file, allow_pickle=False) as stored:
-            return {k: torch.from_numpy(np.array(stored[k])) for k in stored.files}
-    except NPZ_DAMAGE as error:
-        raise CheckpointError(f"{path} is a damaged npz file: {error}.") from error
 
 
 def _safetensors(data: bytes, path: Path) -> dict[str, Tensor]:
