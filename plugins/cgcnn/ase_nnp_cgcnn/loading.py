@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ase_nnp.errors import CheckpointError
+from ase_nnp.files.fairchem import TrainerCheckpoint, read_fairchem
 from ase_nnp.files.unpickle import load_torch
 from ase_nnp.models.tensors import as_tensors
 from ase_nnp.registry.config import resolve_config
@@ -113,27 +114,23 @@ def load_oc20(path: str | Path, *, ema: bool = True, **options: Any) -> oc20.Ads
     CheckpointError
         For a file of another kind or of another model.
     """
-    content = _content(path)
-    trained = content.get("config")
-    if not isinstance(trained, Mapping) or "model" not in trained:
-        raise CheckpointError(f"{path} is no OC20 checkpoint: it has no 'config' with a 'model'.")
-    name: Any = trained["model"]
-    given: Mapping[str, Any] = trained.get("model_attributes") or {}
-    if isinstance(name, Mapping):
-        name, given = name.get("name"), {"pbc": [True, True, True], **name}
-    if name != "cgcnn":
-        raise CheckpointError(f"{path} holds a '{name}', not a 'cgcnn'.")
-    if content.get("elementrefs"):
+    content = read_fairchem(path)
+    if not isinstance(content, TrainerCheckpoint) or content.model != "cgcnn":
+        raise CheckpointError(f"{path} holds a model called {content.model!r}, not a 'cgcnn'.")
+    if content.element_references is not None:
         raise CheckpointError(f"{path} has element references, which cgcnn_oc20 does not read.")
-    state = _unwrapped(content.get("state_dict"), path)
-    average = content.get("ema")
-    if ema and isinstance(average, Mapping):
-        state = _averaged(state, average.get("shadow_params") or (), path)
+
+    state = content.weights
+    if ema and content.averages is not None:
+        state = state | content.averaged(lambda name: not name.endswith(BUFFERS))
+    given = content.attributes
+    if isinstance(content.config["model"], Mapping):
+        given = {"pbc": [True, True, True], **given}
     config: dict[str, Any] = {
-        "regress_forces": trained.get("trainer") != "energy",
+        "regress_forces": content.config.get("trainer") != "energy",
         **{k: v for k, v in given.items() if k in OC20.defaults},
         **_oc20_sizes(state, path),
-        "normalizer": _oc20_normalizer(content.get("normalizers"), trained.get("dataset")),
+        "normalizer": oc20_scales(content.normalizers) or None,
     }
     full = resolve_config(OC20, config, **options)
     model = oc20.from_config(full)
@@ -150,18 +147,6 @@ def _oc20_sizes(state: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
         "num_graph_conv_layers": sum(k.endswith(".lin1.weight") for k in state),
         "num_fc_layers": 1 + sum(k.startswith("fcs.") and k.endswith(".weight") for k in state),
     }
-
-
-def _oc20_normalizer(normalizers: Any, dataset: Any) -> dict[str, Any] | None:
-    """Normalizers, which old files may keep with the data set instead."""
-    found: dict[str, Any] = oc20_scales(normalizers)
-    first = dataset[0] if isinstance(dataset, (list, tuple)) and dataset else dataset
-    if not found and isinstance(first, Mapping) and first.get("normalize_labels"):
-        for name in ("target", "grad_target"):
-            if f"{name}_std" in first:
-                mean = first.get(f"{name}_mean", 0.0)
-                found[name] = read_scale({"mean": mean, "std": first[f"{name}_std"]})
-    return found or None
 
 
 def _content(path: str | Path) -> Mapping[str, Any]:
@@ -190,15 +175,3 @@ def _matrix(state: Mapping[str, Any], name: str, path: str | Path) -> tuple[int,
         found = f"has shape {shape}" if name in state else "is missing"
         raise CheckpointError(f"{path}: the matrix '{name}' {found}.")
     return shape
-
-
-def _averaged(state: dict[str, np.ndarray], shadow: Any, path: str | Path) -> dict[str, np.ndarray]:
-    """The state with its parameters replaced, in file order, by the nameless averages."""
-    names = [k for k in state if not k.endswith(BUFFERS)]
-    shapes = [np.shape(average) for average in shadow]
-    if shapes != [state[k].shape for k in names]:
-        raise CheckpointError(
-            f"{path}: the averaged weights ({len(shapes)} tensors) do not match the "
-            f"{len(names)} parameters. ema=False takes the last weights instead."
-        )
-    return {**state, **dict(zip(names, shadow, strict=True))}

@@ -160,10 +160,10 @@ def test_other_files_are_refused_with_the_reason(tmp_path, shared):
         torch.save(content, tmp_path / "x.pt")
         with pytest.raises(CheckpointError, match=says):
             load_model("cgcnn", checkpoint=tmp_path / "x.pt")
-    with pytest.raises(CheckpointError, match="no 'config'"):
+    with pytest.raises(CheckpointError, match="neither a checkpoint of fairchem 1"):
         load_model("cgcnn_oc20", checkpoint=shared / FILE)
     scn = shared / "reference/checkpoints/scn_v1_training_format.pt"
-    with pytest.raises(CheckpointError, match="holds a 'scn', not a 'cgcnn'"):
+    with pytest.raises(CheckpointError, match="holds a model called 'scn', not a 'cgcnn'"):
         load_model("cgcnn_oc20", checkpoint=scn)
 
 
