@@ -1,0 +1,83 @@
+"""Files, copies, precision, devices, and input that must be refused."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from ase_nnp.errors import StructureError, UnsupportedElementError
+from ase_nnp.testing.outcomes import NotApplicable
+from ase_nnp.testing.subject import Subject, check, compare
+
+__all__: list[str] = []
+
+
+@check(1e-12)
+def check_save_and_load(subject: Subject) -> float:
+    """A saved model comes back with the same answers."""
+    from ase_nnp.models.files import load_model, save_model
+
+    before = subject.predict(subject.crystal())[0]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.nnp"
+        save_model(subject.model, path)
+        again = load_model(path, device="cpu", dtype="float64")
+    return compare(Subject(subject.family, again).predict(subject.crystal())[0], before)
+
+
+@check(1e-12)
+def check_pickling_and_copying(subject: Subject) -> float:
+    """Pickled and deep-copied models, also used ones, give the same answers."""
+    before = subject.predict(subject.crystal())[0]
+    twins = (pickle.loads(pickle.dumps(subject.model)), copy.deepcopy(subject.model))
+    return max(
+        compare(Subject(subject.family, twin).predict(subject.crystal())[0], before)
+        for twin in twins
+    )
+
+
+@check(2e-3)
+def check_dtype_and_device_moves(subject: Subject) -> float:
+    """Single precision agrees with double; so does the GPU where there is one."""
+    import torch
+
+    before = subject.predict(subject.crystal())[0]
+    twin = Subject(subject.family, copy.deepcopy(subject.model).to(torch.float32))
+    figures = [compare(twin.predict(subject.crystal())[0], before)]
+    if torch.cuda.is_available():
+        moved = Subject(subject.family, copy.deepcopy(subject.model).to("cuda"))
+        figures.append(compare(moved.predict(subject.crystal())[0], before) * 1e3)
+    return max(figures)
+
+
+@check(0.0)
+def check_unsupported_elements_are_refused(subject: Subject) -> float:
+    """An element outside the model's list raises, naming it."""
+    if subject.model.elements is None:
+        raise NotApplicable("the model takes any element")
+    strange = next(z for z in range(1, 120) if z not in subject.model.elements)
+    atoms = subject.crystal()
+    atoms.numbers[2] = strange
+    try:
+        subject.predict(atoms)
+    except UnsupportedElementError:
+        return 0.0
+    raise AssertionError(f"element {strange} was answered for")
+
+
+@check(0.0)
+def check_positions_that_are_not_finite_are_refused(subject: Subject) -> float:
+    """NaN in, error out; and the next call works."""
+    atoms = subject.crystal()
+    before = subject.predict(atoms)[0]
+    bad = atoms.copy()
+    bad.positions[1, 1] = np.nan
+    try:
+        subject.predict(bad)
+    except StructureError:
+        return compare(subject.predict(atoms)[0], before)
+    raise AssertionError("positions with NaN were answered")
