@@ -32,6 +32,9 @@ import warnings
 import zlib
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from fuzz_seeds import OPTIONS, foreign_seeds
+
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT.parent / "shared" / "datasets"
 BATCH = 2000
@@ -81,7 +84,7 @@ def seeds(folder: Path) -> dict[str, list[Path]]:
     if REFERENCE.is_dir():
         found["aselmdb"].append(REFERENCE / "aselmdb_misc" / "misc.aselmdb")
         found["mapping"].append(REFERENCE / "oc20_mapping" / "oc20_data_mapping.pkl")
-    return dict(found)
+    return dict(found) | foreign_seeds(folder, [_pymatgen(atoms) for atoms in plain])
 
 
 def _legacy(source: Path, target: Path) -> Path:
@@ -195,7 +198,7 @@ def examine(kind: str, path: Path) -> str:
         if kind == "mapping":
             load_mapping(path)
             return "read"
-        dataset = open_dataset(path)
+        dataset = open_dataset(path, **OPTIONS.get(kind, {}))
         length = len(dataset)
     except DatasetError as error:
         _no_memory_error(kind, error)
@@ -234,9 +237,9 @@ def batch(
     warnings.simplefilter("ignore")
     from ase_nnp.datasets import open_dataset
 
-    for paths in files.values():  # import everything before memory is bounded
+    for kind, paths in files.items():  # import everything before memory is bounded
         if not paths[0].endswith(".pkl"):
-            open_dataset(paths[0])[0]
+            open_dataset(paths[0], **OPTIONS.get(kind, {}))[0]
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 30),) * 2)
     counts: collections.Counter[str] = collections.Counter()

@@ -22,7 +22,8 @@ fuzz = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(fuzz)
 
 KINDS = ["lmdb", "aselmdb", "flat", "extxyz", "extxyz.xz", "raw", "ase-json", "ase-db", "traj"]
-KINDS += ["pymatgen"]
+KINDS += ["pymatgen", "json-shapes", "vasp", "vasp-xdatcar", "vasp-out", "lammps-dump", "n2p2"]
+KINDS += ["mtp-cfg", "qm9", "md17"]
 
 
 @pytest.fixture(scope="module")

@@ -17,12 +17,13 @@ from ase_nnp.registry.family import DatasetFormat
 
 __all__ = ["FORMATS"]
 
-_NUMBER = rb"[ \t]*[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+# Each repetition ends where the next begins, so that no text makes the match try twice.
+_NUMBER = rb"[ \t]*[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"
 _ROW = _NUMBER + rb"[ \t]+" + _NUMBER + rb"[ \t]+" + _NUMBER
 #: Comment, scale (one number or three), three vectors, elements (not in VASP 4), counts.
 _HEADER = re.compile(
     rb"[^\n]*\n(?:%b|%b)[ \t]*(?:[!#][^\n]*)?\r?\n(?:%b[^\n]*\n){3}"
-    rb"(?:[ \t]*[A-Za-z][^\n]*\n)?(?:[ \t]*\d+)+[^\n]*\n" % (_ROW, _NUMBER, _ROW)
+    rb"(?:[ \t]*[A-Za-z][^\n]*\n)?[ \t]*\d[^\n]*\n" % (_ROW, _NUMBER, _ROW)
 )
 _COORDINATES = re.compile(rb"[ \t]*(?:[sS][^\n]*\n[ \t]*)?[cCkKdD]")
 #: Grids of numbers that begin like a POSCAR.
