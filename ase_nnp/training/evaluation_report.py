@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import html
 import io
 import json
 from pathlib import Path
@@ -13,6 +11,7 @@ import numpy as np
 
 from ase_nnp.errors import ConfigError
 from ase_nnp.files.atomic import whole_file
+from ase_nnp.files.report_page import figure, heading, page, paragraph, table
 from ase_nnp.training.evaluation import Evaluation
 
 __all__ = ["units_of", "write_report"]
@@ -98,16 +97,6 @@ def _parity(true: Any, pred: Any, name: str, model: str) -> bytes:
     return memory.getvalue()
 
 
-def _cell(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else html.escape(str(value))
-
-
-def _table(columns: list[str], rows: list[list[Any]]) -> str:
-    head = "".join(f"<th>{html.escape(c)}</th>" for c in columns)
-    body = "".join("<tr>" + "".join(f"<td>{_cell(v)}</td>" for v in row) + "</tr>" for row in rows)
-    return f"<table><tr>{head}</tr>{body}</table>"
-
-
 def _nested(evaluation: Evaluation, attribute: str, what: str) -> str:
     """One table for all models: a row for each element or group."""
     tables = [getattr(m, attribute) for m in evaluation.models]
@@ -128,33 +117,31 @@ def _nested(evaluation: Evaluation, attribute: str, what: str) -> str:
                 *(t.get(key, {}).get(c, "") for t in tables for c in own),
             ]
         )
-    return f"<h2>By {what}</h2>" + _table(head, rows)
+    return heading(f"By {what}") + table(head, rows)
 
 
 def _page(evaluation: Evaluation, images: list[tuple[str, bytes]], title: str) -> str:
     models = evaluation.models
-    about = _table(
-        ["model", "family", "parameters", "energy", "SHA-256"],
-        [[m.name, m.family, m.parameters, m.energy_kind, m.sha256[:16]] for m in models],
-    )
     names = list(dict.fromkeys(k for m in models for k in m.metrics))
-    rows = [[n, units_of(n), *(m.metrics.get(n, "") for m in models)] for n in names]
-    measures = _table(["measure", "unit", *(m.name for m in models)], rows)
-    figures = "".join(
-        f'<figure><img src="data:image/png;base64,{base64.b64encode(image).decode()}" '
-        f'alt="{html.escape(caption)}"><figcaption>{html.escape(caption)}</figcaption></figure>'
-        for caption, image in images
-    )
     labels = ", ".join(f"{k} {n}" for k, n in evaluation.labels.items())
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}'
-        "</title><style>body{font-family:sans-serif;max-width:70em;margin:2em auto}"
-        "table{border-collapse:collapse}td,th{border:1px solid #ccc;padding:.2em .6em}"
-        "figure{display:inline-block;margin:.5em}img{width:29em}</style></head><body>"
-        f"<h1>{html.escape(title)}</h1><p>{evaluation.structures} structures of "
-        f"{html.escape(evaluation.data)}; labels: {html.escape(labels)}. Energies are compared as "
-        "they are, forces on free atoms.</p>"
-        f"<h2>Models</h2>{about}<h2>Measures</h2>{measures}"
-        f"{_nested(evaluation, 'by_element', 'element')}{_nested(evaluation, 'by_group', 'group')}"
-        f"<h2>Parity</h2>{figures}</body></html>\n"
+    return page(
+        title,
+        paragraph(
+            f"{evaluation.structures} structures of {evaluation.data}; labels: {labels}. Energies "
+            "are compared as they are, forces on free atoms."
+        ),
+        heading("Models"),
+        table(
+            ["model", "family", "parameters", "energy", "SHA-256"],
+            [[m.name, m.family, m.parameters, m.energy_kind, m.sha256[:16]] for m in models],
+        ),
+        heading("Measures"),
+        table(
+            ["measure", "unit", *(m.name for m in models)],
+            [[n, units_of(n), *(m.metrics.get(n, "") for m in models)] for n in names],
+        ),
+        _nested(evaluation, "by_element", "element"),
+        _nested(evaluation, "by_group", "group"),
+        heading("Parity"),
+        *(figure(caption, image) for caption, image in images),
     )

@@ -1,8 +1,7 @@
-"""An evaluation as one HTML page with its figures as PNG files beside it."""
+"""An evaluation as one HTML page that needs no other file, its figures as PNG, and JSON."""
 
 from __future__ import annotations
 
-import html
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from ase_nnp.errors import ConfigError
+from ase_nnp.files.atomic import whole_file
+from ase_nnp.files.report_page import figure, heading, page, paragraph, table
 from ase_nnp.uncertainty.evaluation import Evaluation, PropertyTable
 from ase_nnp.uncertainty.statistics import metrics as met
 
@@ -40,26 +41,29 @@ def write_report(
         raise ConfigError("The report draws with matplotlib: pip install ase_nnp[plot]") from error
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    figures: list[tuple[str, str]] = []
+    images: list[tuple[str, bytes]] = []
 
     def draw(name: str, caption: str, plot: Callable[..., None], *given: Any) -> None:
-        figure = Figure(figsize=(4.6, 3.8), layout="constrained")
-        plot(figure.add_subplot(), *given)
-        figure.savefig(folder / f"{name}.png", dpi=120, metadata={"Software": None})
-        figures.append((name, caption))
+        canvas = Figure(figsize=(4.6, 3.8), layout="constrained")
+        plot(canvas.add_subplot(), *given)
+        with whole_file(folder / f"{name}.png") as beside:
+            canvas.savefig(beside, dpi=120, metadata={"Software": None})
+        images.append((caption, (folder / f"{name}.png").read_bytes()))
 
-    for key, table in evaluation.tables.items():
+    for key, values in evaluation.tables.items():
         for what, (caption, plot) in _PLOTS.items():
-            draw(f"{key}_{what}", f"{key}: {caption}", plot, table)
-        if table.inside is not None and table.numbers is not None:
+            draw(f"{key}_{what}", f"{key}: {caption}", plot, values)
+        if values.inside is not None and values.numbers is not None:
             caption = f"{key}: interval coverage per element"
-            draw(f"{key}_coverage", caption, _coverage, table, evaluation)
+            draw(f"{key}_coverage", caption, _coverage, values, evaluation)
     draw("ood", f"structures: {evaluation.score_name}", _ood, evaluation)
-    page = folder / "report.html"
-    page.write_text(_page(evaluation, figures, title), encoding="utf-8")
+
     text = json.dumps(evaluation.to_json(), indent=1, default=str)
-    (folder / "report.json").write_text(text + "\n", encoding="utf-8")
-    return page
+    contents = {"report.json": f"{text}\n", "report.html": _page(evaluation, images, title)}
+    for name, content in contents.items():
+        with whole_file(folder / name) as beside:
+            beside.write_text(content, encoding="utf-8")
+    return folder / "report.html"
 
 
 def _reliability(axes: Any, t: PropertyTable) -> None:
@@ -127,36 +131,19 @@ def _ood(axes: Any, e: Evaluation) -> None:
     axes.legend()
 
 
-def _page(e: Evaluation, figures: list[tuple[str, str]], title: str) -> str:
-    def cell(value: Any) -> str:
-        if isinstance(value, dict):
-            return html.escape(", ".join(f"{k} {v:.3f}" for k, v in value.items()))
-        return f"{value:.4g}" if isinstance(value, float) else html.escape(str(value))
-
+def _page(e: Evaluation, images: list[tuple[str, bytes]], title: str) -> str:
     names = sorted({k for m in e.measures.values() for k in m})
-    head = "".join(f"<th>{html.escape(k)}</th>" for k in e.measures)
-    body = "".join(
-        f"<tr><td>{html.escape(name)}</td>"
-        + "".join(f"<td>{cell(m.get(name, ''))}</td>" for m in e.measures.values())
-        + "</tr>"
-        for name in names
-    )
-    about = "".join(
-        f"<tr><td>{html.escape(k)}</td><td>{cell(v)}</td></tr>" for k, v in e.uq.items()
-    )
-    images = "".join(
-        f'<figure><img src="{n}.png" alt="{html.escape(c)}"><figcaption>{html.escape(c)}'
-        "</figcaption></figure>"
-        for n, c in figures
-    )
-    notes = "".join(f"<p><b>{html.escape(n)}</b></p>" for n in e.notes)
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}'
-        "</title><style>body{font-family:sans-serif;max-width:62em;margin:2em auto}"
-        "table{border-collapse:collapse}td,th{border:1px solid #ccc;padding:.2em .6em}"
-        "figure{display:inline-block;margin:.5em}img{width:29em}</style></head><body>"
-        f"<h1>{html.escape(title)}</h1><p>{e.structures} structures.</p>{notes}"
-        f"<h2>Method</h2><table>{about}</table>"
-        f"<h2>Measures</h2><table><tr><th></th>{head}</tr>{body}</table>"
-        f"<h2>Figures</h2>{images}</body></html>\n"
+    return page(
+        title,
+        paragraph(f"{e.structures} structures."),
+        *(paragraph(note, strong=True) for note in e.notes),
+        heading("Method"),
+        table([], list(e.uq.items())),
+        heading("Measures"),
+        table(
+            ["", *e.measures],
+            [[n, *(m.get(n, "") for m in e.measures.values())] for n in names],
+        ),
+        heading("Figures"),
+        *(figure(caption, image) for caption, image in images),
     )

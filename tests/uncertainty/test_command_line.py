@@ -1,5 +1,6 @@
 """``ase-nnp uncertainty``: from a model file to a report."""
 
+import base64
 import json
 
 import numpy as np
@@ -68,7 +69,7 @@ def test_fit_evaluate_report(capsys, folder):
     assert pages[0] == pages[1]
     text = pages[0]["report.html"].decode()
     for png in (n for n in pages[0] if n.endswith(".png")):
-        assert png in text
+        assert base64.b64encode(pages[0][png]).decode() in text
     figures = {"forces_reliability.png", "forces_error_std.png", "forces_confidence.png"}
     assert figures | {"forces_coverage.png", "ood.png", "report.json"} <= set(pages[0])
     assert "not covered" in text

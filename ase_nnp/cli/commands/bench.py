@@ -57,7 +57,7 @@ def bench(
     dtype: DtypeOption = "float32",
     as_json: JsonOption = False,
 ) -> None:
-    """Measure speed against size and batch, neighbour list, copies and memory.
+    """Measure speed against size and batch, neighbor list, copies and memory.
 
     A family's name means its first pretrained model, as everywhere; --random-weights measures a
     family that ships none, at the size of its defaults.
@@ -168,8 +168,10 @@ def _print(result: Bench) -> None:
         f"{result.name}: {about['parameters']:,} parameters, {about['dtype']}, {about['device']}, "
         f"{about['threads']} threads"
     )
+
+    # CUDA events or the processor's clock: wall time alone depends on what else runs.
     clock = f"{about['clock']} ms"
-    heads = ("atoms", "edges", clock, "wall ms", "neighbours", "copies", "a second", "MB")
+    heads = ("atoms", "edges", clock, "wall ms", "neighbors", "copies", "a second", "MB")
     rows = [
         (
             f"{p.structures} x {p.atoms // p.structures}" if p.structures > 1 else str(p.atoms),
@@ -183,4 +185,5 @@ def _print(result: Bench) -> None:
         )
         for p in [*result.sizes, *result.batches]
     ]
+
     print_table(title, heads, rows)

@@ -89,6 +89,7 @@ def show(result: Comparison) -> None:
         row.append(f"{1000 * result.energy_std[k]:.2f}")
         row += [] if forces is None else [f"{forces[k]:.4f}"]
         rows.append(row)
+
     left = len(result.formulas) - len(rows)
     title = "Energies (eV) with one shift per element removed" if result.shifts.any() else (
         "Energies (eV) as they are"
@@ -97,6 +98,7 @@ def show(result: Comparison) -> None:
     print_table(title, ("", "formula", *result.names, *spread), rows)
     if left:
         say(f"... and {left} more; --json prints all.")
+
     matrix, pairs = result.energy_mae(), result.force_mae()
     table = []
     for i, name in enumerate(result.names):
@@ -104,6 +106,7 @@ def show(result: Comparison) -> None:
         if pairs is not None:
             cells = [f"{c} | {pairs[i, j]:.4f}" for j, c in enumerate(cells)]
         table.append([name, *cells])
+
     unit = "meV/atom" if pairs is None else "meV/atom | eV/Å"
     print_table(f"Mean absolute difference ({unit})", ("", *result.names), table)
     if result.spare < 1:

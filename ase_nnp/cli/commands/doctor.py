@@ -109,11 +109,13 @@ def warnings(torch: Any) -> list[str]:
     """Return settings known to slow models down or to weaken safety."""
     lines = []
     cores = os.cpu_count() or 1
+    # More threads than cores make small models several times slower.
     if torch.get_num_threads() > cores:
         lines.append(
             f"torch uses {torch.get_num_threads()} threads on {cores} cores; "
             f"set OMP_NUM_THREADS={cores} or less."
         )
+
     if os.environ.get("PYTHONDONTWRITEBYTECODE"):
         lines.append("PYTHONDONTWRITEBYTECODE is set: every start compiles all modules again.")
     if os.environ.get("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"):
@@ -123,4 +125,5 @@ def warnings(torch: Any) -> list[str]:
         )
     if torch.get_default_dtype() != torch.float32:
         lines.append(f"torch's default dtype is {torch.get_default_dtype()}.")
+
     return lines

@@ -1,4 +1,4 @@
-"""``ase-nnp evaluate``: errors of models on a labelled dataset."""
+"""``ase-nnp evaluate``: errors of models on a labeled dataset."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def predict(
 
     results = Predictor(potential)(data, wanted, progress=None if not as_json else False)
     if target is not None:
-        target.write([_labelled(a, r) for a, r in zip(data, results, strict=True)])
+        target.write([_labeled(a, r) for a, r in zip(data, results, strict=True)])
     if as_json:
         rows = zip(data, results, strict=True)
         print_json([{"formula": a.get_chemical_formula(), **r} for a, r in rows])
@@ -145,7 +145,7 @@ def _voigt_gpa(stress: Any) -> list[str]:
     return [f"{value / GPa:.4f}" for value in full_3x3_to_voigt_6_stress(stress)]
 
 
-def _labelled(atoms: Atoms, results: dict[str, Any]) -> Atoms:
+def _labeled(atoms: Atoms, results: dict[str, Any]) -> Atoms:
     """Return a structure that carries its predictions: labels, arrays of atoms, the rest in info.
 
     ASE's calculators hold the standard properties alone; what else was asked for must not get

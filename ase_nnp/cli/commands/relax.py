@@ -179,6 +179,7 @@ def _show(rows: Sequence[dict[str, Any]], title: str) -> None:
     std = any("energy_std" in r for r in rows)
     flag = any("out_of_domain" in r for r in rows)
     columns = ("formula", "converged", "steps", "start (eV)", "end (eV)", "fmax (eV/Å)")
+
     table = []
     for r in rows:
         row = [

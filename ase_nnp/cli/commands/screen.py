@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from ase_nnp.cli.commands.output import JsonOption, print_json, print_table, read_structures
+from ase_nnp.cli.commands.output import JsonOption, print_json, print_table, read_structures, say
 from ase_nnp.errors import ConfigError
 
 __all__ = ["add_to"]
@@ -121,7 +121,7 @@ def run(
     if as_json:
         print_json({**counts, "status": state})
         return
-    print(
+    say(
         f"{counts['computed']} structures computed; {state['finished']} of {state['total']} are "
         f"finished in {folder}, {state['failed']} of them failed"
     )
@@ -156,13 +156,11 @@ def merge(
     if as_json:
         print_json(asdict(merged))
         return
-    print(
-        f"{merged.written} of {merged.total} structures in {output}; {len(merged.failures)} failed"
-    )
+    say(f"{merged.written} of {merged.total} structures in {output}; {len(merged.failures)} failed")
     for failure in merged.failures[:20]:
-        print(f"  {failure['name']}: {failure['error']}")
+        say(f"  {failure['name']}: {failure['error']}")
     if len(merged.failures) > 20:
-        print(f"  ... {len(merged.failures) - 20} more; --json lists all")
+        say(f"  ... {len(merged.failures) - 20} more; --json lists all")
 
 
 def _shard(text: str) -> tuple[int, int]:

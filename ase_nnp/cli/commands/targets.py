@@ -152,7 +152,8 @@ def _rehearse(path: Path, format: str, structures: Sequence[Atoms]) -> None:
     """Write one or two structures with made-up results where nobody looks."""
     if not len(structures):
         raise ConfigError("The input holds no structures.")
-    twins = [_labelled(structures[k]) for k in range(min(2, len(structures)))]
+
+    twins = [_labeled(structures[k]) for k in range(min(2, len(structures)))]
     with tempfile.TemporaryDirectory() as folder:
         try:
             trial = Path(folder) / path.name
@@ -167,7 +168,7 @@ def _rehearse(path: Path, format: str, structures: Sequence[Atoms]) -> None:
             ) from error
 
 
-def _labelled(atoms: Atoms) -> Atoms:
+def _labeled(atoms: Atoms) -> Atoms:
     import numpy as np
     from ase.calculators.singlepoint import SinglePointCalculator
 

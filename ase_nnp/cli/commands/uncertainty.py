@@ -23,7 +23,7 @@ app = typer.Typer(
 
 ModelArgument = Annotated[Path, typer.Argument(help="The model file.")]
 FileArgument = Annotated[Path, typer.Argument(help="The fitted uncertainty, *.uq.")]
-DataArgument = Annotated[Path, typer.Argument(help="Labelled structures not used before.")]
+DataArgument = Annotated[Path, typer.Argument(help="Labeled structures not used before.")]
 OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Where to write.")]
 CalibratorOption = Annotated[
     str, typer.Option(help="nll, abs, crps, corrected, affine or isotonic.")
@@ -83,7 +83,7 @@ def fit(
     output: OutputOption,
     train: Annotated[Path | None, typer.Option(help="Training structures.")] = None,
     calibration: Annotated[
-        Path | None, typer.Option(help="Labelled structures held back from training.")
+        Path | None, typer.Option(help="Labeled structures held back from training.")
     ] = None,
     option: Annotated[
         list[str] | None, typer.Option("--option", help="NAME=VALUE of the method; repeatable.")
