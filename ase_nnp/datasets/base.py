@@ -8,12 +8,15 @@ metadata and error messages from here.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
+from ase_nnp.datasets.labels import relabel
 from ase_nnp.datasets.sample import Sample, check_sample, to_atoms
 from ase_nnp.errors import AseNnpError, DatasetError
 
@@ -46,9 +49,12 @@ class Shard:
     options
         What changes the content read (part of the key of cached metadata).
     energy_kind
-        ``"total"`` or ``"adsorption"``: what ``energy`` is in this file; None without energies.
+        ``"total"``, ``"adsorption"`` or ``"formation"``: what ``energy`` is in this file; None
+        without energies.
     energy_reference
         To what an adsorption energy is referred.
+    keys
+        Names of labels in the file by our names, as ``open_dataset(keys=...)`` was told.
     """
 
     path: Path
@@ -56,7 +62,10 @@ class Shard:
     options: tuple[Any, ...] = ()
     energy_kind: str | None = "total"
     energy_reference: str | None = None
+    keys: Mapping[str, str] = MappingProxyType({})
     side_natoms: tuple[Any, int] | None = None  # counts of a side file, and our place in them
+
+    _told: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -86,7 +95,12 @@ class Shard:
     def arrays(self, index: int) -> Sample:
         """Read and check one record; errors name file and record."""
         try:
-            sample = check_sample(self.read(index))
+            sample = self.read(index)
+            if self.keys:
+                relabel(sample, self.keys)
+            if "dropped" in sample:
+                self._warn_of(sample.pop("dropped"))
+            check_sample(sample)
             if self.side_natoms is not None:
                 said = self.side_natoms[0].values()[self.side_natoms[1] + index]
                 if said != len(sample["atomic_numbers"]):
@@ -107,10 +121,32 @@ class Shard:
             ) from error
 
 
+    def use_keys(self, keys: Mapping[str, str]) -> None:
+        """Take labels from these names of the file; cached metadata are kept apart by them."""
+        self.keys = dict(keys)
+        self.options = (*self.options, tuple(sorted(self.keys.items())))
+
+    def _warn_of(self, dropped: dict[str, str]) -> None:
+        """Say once a file which fields of free information are left out."""
+        new = {name: why for name, why in dropped.items() if name not in self._told}
+        self._told = self._told | set(new)
+        for name, why in new.items():
+            warnings.warn(
+                f"{self.path}: the field {name!r} is left out ({why})", DatasetWarning, stacklevel=5
+            )
+
+
+#: Total energies, or energies to which ``info["reference_energy"]`` has to be added for a total:
+#: of clean slab and molecules (adsorption) or of single atoms (formation).
+KINDS = ("total", "adsorption", "formation")
+
+
 def check_kind(kind: str | None) -> str | None:
     """Return a kind of energy, or say which there are."""
-    if kind not in (None, "total", "adsorption"):
-        raise DatasetError(f"an energy kind {kind!r}; there are 'total' and 'adsorption'")
+    if kind is not None and kind not in KINDS:
+        raise DatasetError(
+            f"an energy kind {kind!r}; there are 'total', 'adsorption' and 'formation'"
+        )
     return kind
 
 
@@ -127,7 +163,7 @@ class SpeakingShard(Shard):
                 said = self.read(0)["info"].get("energy_kind")
             except Exception:  # the record itself raises when it is asked for
                 said = None
-            self._kind = said if said in ("total", "adsorption") else "total"
+            self._kind = said if isinstance(said, str) and said in KINDS else "total"
         return self._kind
 
 
@@ -253,7 +289,7 @@ class AtomsDataset(Sequence["Atoms"]):
     @property
     def energy_reference(self) -> str | None:
         """What adsorption energies are referred to; None for total energies."""
-        if self.energy_kind not in ("adsorption", "mixed"):
+        if self.energy_kind not in ("adsorption", "formation", "mixed"):
             return None
         named = {shard.energy_reference for shard in self._used_shards()} - {None}
         return "; ".join(sorted(map(str, named))) or "info['reference_energy'] of each structure"
@@ -355,6 +391,12 @@ def to_atoms_named(shard: Shard, number: int, sample: Sample) -> Atoms:
 def _convert(sample: Sample, wanted: str, shard: Shard, number: int) -> None:
     info = sample["info"]
     reference = info.get("reference_energy")
+    if "total" not in (wanted, info.get("energy_kind")):
+        raise DatasetError(
+            f"{info.get('energy_kind')} energies have no way to {wanted} ones; total energies have",
+            path=shard.path,
+            key=shard.key(number),
+        )
     if reference is None:
         raise DatasetError(
             f"no reference energy to make {wanted} of {info.get('energy_kind')} energies; "
@@ -362,7 +404,12 @@ def _convert(sample: Sample, wanted: str, shard: Shard, number: int) -> None:
             path=shard.path,
             key=shard.key(number),
         )
-    sample["energy"] += reference if wanted == "total" else -reference
+    shift = reference if wanted == "total" else -reference
+    sample["energy"] += shift
+    # The free energy is one of the same structure: it must not stay on the other scale.
+    results = sample.get("results", {})
+    if "free_energy" in results:
+        sample["results"] = {**results, "free_energy": results["free_energy"] + shift}
     info["energy_kind"] = wanted
 
 

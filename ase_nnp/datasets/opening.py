@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ase_nnp.datasets.base import AtomsDataset
+from ase_nnp.datasets.labels import check_keys
 from ase_nnp.datasets.formats.ase_structures import ase_format, guess_ase_name, our_name
 from ase_nnp.errors import AseNnpError, DatasetError, UnknownModelError
 from ase_nnp.registry.family import DatasetFormat
@@ -23,6 +24,8 @@ _COMPRESSED = (".xz", ".gz", ".bz2")
 def open_dataset(
     path: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     format: str | None = None,
+    *,
+    keys: Mapping[str, str] | None = None,
     **options: Any,
 ) -> AtomsDataset:
     """Open files of structures as one lazy sequence of ``ase.Atoms``.
@@ -37,6 +40,10 @@ def open_dataset(
         Name of a format where the content does not tell (``ase-nnp doctor`` lists them), or the
         name of any format that ASE reads (``"vasp-xdatcar"``, ``"castep-md"``). In a folder only
         files of that format are taken.
+    keys
+        Names of labels in these files, where they are unusual: ``{"energy": "dft_energy",
+        "forces": "dft_forces"}``. They are looked up in ``info`` and in the arrays of the atoms;
+        ``virials`` become stress. ``ase-nnp data info`` lists what looks like a label.
     options
         For the reader of that format. All readers of this package know ``energy_kind=``
         (``"total"`` or ``"adsorption"``: convert energies by the stored reference).
@@ -49,8 +56,10 @@ def open_dataset(
     Raises
     ------
     DatasetError
-        Nothing is there, it is no dataset, is damaged, or kinds of dataset are mixed.
+        Nothing is there, it is no dataset, is damaged, or kinds of dataset are mixed; or
+        ``keys`` names no label.
     """
+    names = check_keys(keys)
     formats = dict(_formats())
     if format is not None and format not in formats:
         format = our_name(format)
@@ -63,8 +72,12 @@ def open_dataset(
 
     # One call of the reader for all files of a kind: it may know what lies beside them.
     if len({kind.name for files in groups for _, kind in files}) == 1:
-        return _open([entry for files in groups for entry in files], options)
-    return AtomsDataset.concat(_open(files, options) for files in groups)
+        dataset = _open([entry for files in groups for entry in files], options)
+    else:
+        dataset = AtomsDataset.concat(_open(files, options) for files in groups)
+    for shard in dataset.shards if names else ():
+        shard.use_keys(names)
+    return dataset
 
 
 def _formats() -> Mapping[str, DatasetFormat]:

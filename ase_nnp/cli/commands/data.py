@@ -241,7 +241,7 @@ def convert(
     as_json: JsonOption = False,
 ) -> None:
     """Convert a dataset; run the same command again to continue after an interruption."""
-    from ase_nnp.datasets.writing.conversion import convert as run
+    from ase_nnp.datasets.convert import convert as run
 
     options: dict[str, Any] = {"energy_kind": energy_kind} if energy_kind else {}
     if format:

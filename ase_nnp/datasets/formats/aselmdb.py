@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ase_nnp.datasets.base import AtomsDataset, SpeakingShard, check_kind
+from ase_nnp.datasets.base import KINDS, AtomsDataset, SpeakingShard, check_kind
 from ase_nnp.datasets.formats.oc20_lmdb import lmdb_kind
 from ase_nnp.datasets.formats.rows import parse_json, row_to_sample
 from ase_nnp.datasets.metadata_npz import attach_natoms
@@ -142,7 +142,7 @@ class AseLmdbShard(SpeakingShard):
         """What the energies are: as the file's metadata say, else its first row, else total."""
         if self._kind is None:
             kind = self._said("energy_kind")
-            self._kind = kind if kind in ("total", "adsorption", "mixed") else super().energy_kind
+            self._kind = kind if kind in (*KINDS, "mixed") else super().energy_kind
         return self._kind
 
     @property

@@ -5,9 +5,9 @@ gives ``info["sid"]``, ``["system_id"]``, ``["fid"]`` and ``["reference_energy"]
 ``random<sid>.extxyz(.xz)`` a ``system.txt`` does. Energies are total energies. Atoms whose
 ``move_mask`` is F become ``fixed``.
 
-Labels under MACE's names (``REF_energy``, ``REF_forces``, ``REF_stress``) are found; other names
-are given with ``keys={"energy": "my_energy"}``. What is not symmetric in a stress tensor is
-dropped from the label and kept in ``info``.
+Labels under MACE's names (``REF_energy``, ``REF_forces``, ``REF_stress``) are taken, and then all
+of them from there: ``energy`` beside ``REF_energy`` stays in ``info``. Without a stress, ``virial``
+or ``virials`` become one, -W / V. Other names are given with ``keys={"energy": "my_energy"}``.
 """
 
 from __future__ import annotations
@@ -105,8 +105,6 @@ class ExtxyzShard(SpeakingShard):
     ----------
     path
         The file; ``.xz``, ``.gz`` and ``.bz2`` are inflated.
-    keys
-        Names of labels in the file by our names.
     strict
         False shows the whole frames of a damaged file, with a warning, and leaves out a ``.txt``
         with another number of lines than frames.
@@ -120,15 +118,13 @@ class ExtxyzShard(SpeakingShard):
         self,
         path: str | Path,
         *,
-        keys: Mapping[str, str] | None = None,
         strict: bool = True,
         systems: Mapping[str, float] | None = None,
         stored_energy_kind: str | None = None,
     ) -> None:
         self.path = Path(path)
-        self.keys = dict(keys or {})
         self._kind = check_kind(stored_energy_kind)
-        self.options = (tuple(sorted(self.keys.items())), strict, stored_energy_kind)
+        self.options = (strict, stored_energy_kind)
         self._strict = strict
         self._file = FrameFile(self.path)
         self._name = _stem(self.path)
@@ -183,7 +179,7 @@ class ExtxyzShard(SpeakingShard):
                 f"{self._file.problem or 'no such frame'} (strict=False shows the {frames} whole "
                 "frames)"
             )
-        sample = parse_frame(self._file.frame(index), self.keys)
+        sample = parse_frame(self._file.frame(index))
         info = sample["info"]
         if self._lines is not None:
             self._lines.apply(index, info)
@@ -220,7 +216,6 @@ def sniff(path: Path) -> bool:
 def open_extxyz(
     files: Sequence[Path],
     *,
-    keys: Mapping[str, str] | None = None,
     strict: bool = True,
     stored_energy_kind: str | None = None,
     energy_kind: str | None = None,
@@ -231,8 +226,6 @@ def open_extxyz(
     ----------
     files
         The files; numbered ones (``0.extxyz``, ``10.extxyz``) come in the order of their numbers.
-    keys
-        Names of ``energy``, ``forces``, ``stress`` in these files, where they are unusual.
     strict
         True: a damaged frame, and all frames of a file that does not fit its ``.txt``, raise when
         they are read. False: the whole frames are shown and a warning names the file.
@@ -252,7 +245,6 @@ def open_extxyz(
         shards.append(
             ExtxyzShard(
                 path,
-                keys=keys,
                 strict=strict,
                 systems=systems[folder],
                 stored_energy_kind=stored_energy_kind,

@@ -15,7 +15,8 @@ import numpy as np
 
 from ase_nnp.datasets.base import AtomsDataset, Shard
 from ase_nnp.datasets.sample import Sample
-from ase_nnp.datasets.writing.encode import NESTED
+from ase_nnp.datasets.formats.rows import plain
+from ase_nnp.datasets.writing.encode import NESTED, REST, put_back
 from ase_nnp.datasets.writing.record_writers import FLAT_KEY, FLAT_MAGIC
 from ase_nnp.errors import DatasetError
 from ase_nnp.files.lmdb import LmdbFile, looks_like_lmdb
@@ -60,8 +61,11 @@ def decode_record(record: bytes) -> Sample:
     sample: Sample = {"info": {}}
     for name, entry in header.items():
         _put(sample, name, _view(record, 8 + size, name, entry))
+    odd = rest.pop(REST, None)
     for name, value in rest.items():
         _put(sample, name, value)
+    if odd is not None:
+        put_back(sample, odd)
     for name in ("atomic_numbers", "positions", "cell", "pbc"):
         if not isinstance(sample.get(name), np.ndarray):
             raise DatasetError(f"no {name} in the record")
@@ -74,20 +78,14 @@ def _json(text: str) -> dict[str, Any]:
     import orjson
 
     try:
-        plain = orjson.loads(text)
+        values = orjson.loads(text)
     except orjson.JSONDecodeError:
         import json
 
-        plain = json.loads(text)  # NaN and infinity are no strict JSON
-    if '{"__' in text:
-        from ase.io.jsonio import object_hook
-
-        from ase_nnp.datasets.writing.extxyz_text import decoded
-
-        plain = decoded(plain, object_hook)
-    if not isinstance(plain, dict):
+        values = json.loads(text)  # NaN and infinity are no strict JSON
+    if not isinstance(values, dict):
         raise ValueError("no JSON object")
-    return plain
+    return {name: plain(v, name) for name, v in values.items()} if '{"__' in text else values
 
 
 def _view(record: bytes, start: int, name: str, entry: Any) -> Any:

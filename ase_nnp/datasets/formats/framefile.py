@@ -184,8 +184,9 @@ class FrameFile:
 
     def _frames(self, data: bytes, base: int, offsets: list[int], at_end: bool) -> int:
         """Append the ends of the whole frames in ``data``; return how much they take."""
+        size = len(data)
         if at_end and data and not data.endswith(b"\n"):
-            data += b"\n"
+            data += b"\n"  # counts for the scan alone: the file does not have it
         newlines = np.flatnonzero(np.frombuffer(data, np.uint8) == 10)
         line, start, total = 0, 0, len(newlines)
         while line < total:
@@ -202,7 +203,7 @@ class FrameFile:
                 if at_end and self._problem is None:
                     self._problem = f"frame {len(offsets) - 1} is cut off"
                 return start
-            start, line = int(newlines[last]) + 1, last + 1
+            start, line = min(int(newlines[last]) + 1, size), last + 1
             offsets.append(base + start)
         if len(data) - start > _LONGEST_LINE and total == 0:
             self._problem = "no line ends; this is no text of frames"

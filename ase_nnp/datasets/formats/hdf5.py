@@ -117,7 +117,9 @@ class HDF5Shard(Shard):
                 frame = self.layout.read(self._root(), self.blocks[0], 0, self._choices)
             except (DatasetError, *H5_ERRORS):
                 return  # reported when the record is read
-            kind = ((frame.row or {}).get("info") or {}).get("energy_kind")
+            pairs = (frame.row or {}).get("info") or {}
+            pairs = pairs.items() if isinstance(pairs, dict) else pairs
+            kind = next((value for key, value in pairs if key == "energy_kind"), None)
             self.energy_kind = kind if isinstance(kind, str) else "total"
 
     def _root(self) -> h5py.File:
@@ -242,15 +244,14 @@ def _stress(value: Any) -> Any:
 
 def _with_rest(sample: Sample, rest: dict[str, Any]) -> Sample:
     """Add what our own writer keeps beside MACE's fields."""
-    from ase.io.jsonio import object_hook
+    from ase_nnp.datasets.formats.rows import plain
+    from ase_nnp.datasets.writing.encode import ARRAYS, add_row_fields, put_back
 
-    from ase_nnp.datasets.writing.encode import ARRAYS, add_row_fields
-    from ase_nnp.datasets.writing.extxyz_text import decoded
-
-    kept = decoded(rest, object_hook)
+    kept = plain(rest, "the rest of the structure")
     if not isinstance(kept, dict):
         raise DatasetError("the rest of the structure is no JSON object")
-    sample["info"] = dict(kept.pop("info", {}))
+    sample["info"] = {}
+    put_back(sample, kept)
     arrays = kept.pop(ARRAYS, {})
     return add_row_fields(sample, kept, arrays)
 

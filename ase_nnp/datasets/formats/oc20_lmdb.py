@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from ase_nnp.datasets.base import AtomsDataset, DatasetWarning, Shard, check_kind
+from ase_nnp.datasets.labels import full_stress
 from ase_nnp.datasets.metadata_npz import attach_natoms
 from ase_nnp.datasets.sample import Sample
 from ase_nnp.errors import DatasetError, UnsafeFileError
@@ -107,6 +108,10 @@ def decode(data: bytes) -> Sample:
             sample["tags"] = value.astype(np.int64, copy=False)
         elif name == "fixed":
             sample["fixed"] = value != 0
+        elif name == "stress" and isinstance(value, np.ndarray) and value.size in (6, 9):
+            sample["stress"] = full_stress(value)  # (1, 3, 3) in ASE's sign, as fairchem 1 writes
+        elif _is_opaque(value):
+            sample.setdefault("dropped", {})[name] = f"a {type(value).__name__}"
         else:
             info[name] = _identifier(value)
     if "y_init" in info:

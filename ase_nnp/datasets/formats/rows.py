@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from ase_nnp.datasets.labels import RESULTS, full_stress
 from ase_nnp.datasets.sample import Sample
+from ase_nnp.datasets.writing.encode import ARRAYS, PAIRS, REST, put_back
 from ase_nnp.errors import DatasetError
 
 __all__ = ["parse_json", "row_to_sample"]
@@ -22,20 +24,13 @@ Array = np.ndarray[Any, Any]
 _DTYPES = frozenset(
     ["bool", "str"]
     + [f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)]
-    + ["float16", "float32", "float64"]
+    + ["float16", "float32", "float64", "complex128"]
 )
 _SCALARS = frozenset(["energy", "free_energy", "magmom"])
-#: ASE's all_properties, but for energy, forces and stress.
-_RESULTS = (
-    *("free_energy", "dipole", "magmom", "magmoms", "charges", "stresses", "energies"),
-    *("dielectric_tensor", "born_effective_charges", "polarization"),
-)
 _ARRAYS = ("momenta", "masses", "initial_magmoms", "initial_charges")
 _ALL_PERIODIC = {"__ndarray__": [[3], "bool", [True, True, True]]}
 _PERIODIC = np.ones(3, bool)
 _PERIODIC.flags.writeable = False
-#: Where writers of this package keep further per-atom arrays.
-_MORE_ARRAYS = "atoms_arrays"
 
 
 def parse_json(text: bytes) -> Any:
@@ -63,6 +58,8 @@ def to_array(value: Any, name: str) -> Array:
                 return to_array(value["array"], name)
             raise DatasetError(f"{name} is no array")
         shape, kind, values = tagged
+        if type(kind) is str and kind[:3] == "str":  # ASE writes the length too: str96
+            kind = "str"
         if type(kind) is not str or kind not in _DTYPES:
             raise DatasetError(f"{name} is an array of {kind!r}; numbers are wanted")
         count = 1
@@ -70,9 +67,10 @@ def to_array(value: Any, name: str) -> Array:
             if type(size) is not int or size < 0 or len(shape) > 8:
                 raise DatasetError(f"{name} has the shape {shape}")
             count *= size
-        if type(values) is not list or len(values) != count:
+        parts = 2 if kind == "complex128" else 1
+        if type(values) is not list or len(values) != count * parts:
             raise DatasetError(f"{name} of shape {shape} with {len(values)} values")
-        array = np.array(values, kind)
+        array = np.array(values, float).view(kind) if parts == 2 else np.array(values, kind)
         return array if array.shape == (*shape,) else array.reshape(shape)
     if type(value) is list:
         array = np.array(value)
@@ -88,10 +86,16 @@ def plain(value: Any, name: str) -> Any:
             return to_array(value, name)
         if "__complex__" in value:
             return complex(*value["__complex__"])
+        if PAIRS in value:
+            return {_key(k): plain(entry, name) for k, entry in value[PAIRS]}
         return {key: plain(entry, key) for key, entry in value.items()}
     if type(value) is list:
         return [plain(entry, name) for entry in value]
     return value
+
+
+def _key(value: Any) -> Any:
+    return tuple(map(_key, value)) if type(value) is list else value
 
 
 def row_to_sample(row: Any) -> Sample:
@@ -121,16 +125,17 @@ def row_to_sample(row: Any) -> Sample:
         sample["tags"] = to_array(row["tags"], "tags").astype(np.int64, copy=False)
     if "constraints" in row:
         _constraints(row["constraints"], n, sample)
-    _free_data(row, sample)
-    energy = info.get("energy", row.get("energy"))  # data wins, as for the reference reader
-    if energy is not None:
-        sample["energy"] = scalar(energy, "energy")
+    further = _free_data(row, sample)
+    # Labels are those of the row's calculator, as for ASE; ``data`` is free information.
+    if row.get("energy") is not None:
+        sample["energy"] = scalar(row["energy"], "energy")
     for name in ("forces", "stress"):
-        value = info[name] if name in info else row.get(name)
-        if value is not None:
-            array = value if isinstance(value, np.ndarray) else to_array(value, name)
+        if row.get(name) is not None:
+            array = to_array(row[name], name)
             sample[name] = array if name == "forces" else full_stress(array)
     _rest(row, n, sample)
+    if further is not None:
+        put_back(sample, further)
     return sample
 
 
@@ -143,7 +148,8 @@ def _periodicity(value: Any) -> Array:
     return pbc.astype(bool, copy=False)
 
 
-def _free_data(row: dict[str, Any], sample: Sample) -> None:
+def _free_data(row: dict[str, Any], sample: Sample) -> Any:
+    """Take ``key_value_pairs`` and ``data``; return what our writer put aside."""
     info: dict[str, Any] = sample["info"]
     pairs = row.get("key_value_pairs")
     if pairs:
@@ -157,21 +163,28 @@ def _free_data(row: dict[str, Any], sample: Sample) -> None:
             raise DatasetError("data is no dict")
         for name, value in data.items():
             simple = type(value) is not dict and type(value) is not list
-            info[name] = value if simple else plain(value, name)
-        arrays = info.pop(_MORE_ARRAYS, None)
+            try:
+                info[name] = value if simple else plain(value, name)
+            except (DatasetError, TypeError, ValueError) as error:
+                if name in (ARRAYS, REST):
+                    raise
+                sample.setdefault("dropped", {})[name] = str(error)
+        arrays = info.pop(ARRAYS, None)
         if arrays:
             sample["arrays"] = {name: np.asarray(value) for name, value in arrays.items()}
     if "ref_energy" in info:
         info.setdefault("reference_energy", info["ref_energy"])
+    return info.pop(REST, None)
 
 
 def _rest(row: dict[str, Any], n: int, sample: Sample) -> None:
     """Collect what few rows have."""
     results = {}
-    for name in _RESULTS:
+    for name in RESULTS:
         if row.get(name) is not None:
             value = row[name]
-            results[name] = scalar(value, name) if name in _SCALARS else to_array(value, name)
+            number = name in _SCALARS and not isinstance(value, (dict, list))
+            results[name] = scalar(value, name) if number else to_array(value, name)
     if results:
         sample["results"] = results
     for name in _ARRAYS:
@@ -191,15 +204,6 @@ def scalar(value: Any, name: str) -> float:
     if type(value) in (dict, list):
         return scalar(to_array(value, name), name)
     raise DatasetError(f"{name} is {type(value).__name__}, not a number")
-
-
-def full_stress(array: Array) -> Array:
-    """Return Voigt 6 (xx, yy, zz, yz, xz, xy), 9 or (3, 3) as (3, 3)."""
-    if array.size == 6:
-        return array.ravel()[[0, 5, 4, 5, 1, 3, 4, 3, 2]].reshape(3, 3)
-    if array.size == 9:
-        return array.reshape(3, 3)
-    raise DatasetError(f"stress of shape {array.shape}")
 
 
 def _constraints(described: Any, n: int, sample: Sample) -> None:

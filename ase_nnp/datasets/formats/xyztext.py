@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from ase_nnp.datasets.formats.rows import full_stress, parse_json, plain, scalar
+from ase_nnp.datasets.formats.rows import parse_json, plain, scalar
+from ase_nnp.datasets.labels import full_stress, stress_of_virial
 from ase_nnp.datasets.sample import Sample
+from ase_nnp.datasets.writing.encode import ARRAYS, REST, put_back
 from ase_nnp.errors import DatasetError
 
 __all__ = ["parse_frame"]
@@ -18,47 +19,67 @@ Array = np.ndarray[Any, Any]
 
 _TOKEN = re.compile(
     r"""\s*(?:"((?:[^"\\]|\\.)*)"|([^\s="]+))\s*(?:=\s*
-    (?:"((?:[^"\\]|\\.)*)"|'((?:[^'\\]|\\.)*)'|\{([^{}]*)\}|(\[[^\]]*\])|([^\s"]+)))?""",
+    (?:"((?:[^"\\]|\\.)*)"|'((?:[^'\\]|\\.)*)'|\{([^{}]*)\}
+    |(\[(?:[^\[\]]|\[(?:[^\[\]]|\[[^\[\]]*\])*\])*\])|([^\s"]+)))?""",
     re.VERBOSE | re.DOTALL,
 )
+_WORDS = re.compile(r"[^\s,]+")  # ASE parts values at commas too
 _INT = re.compile(r"[-+]?\d{1,18}$")
 _TRUE, _FALSE = {"T", "True", "true", "TRUE"}, {"F", "False", "false", "FALSE"}
-#: Where writers of this package keep what has no words in extended XYZ.
-_REST = "ase_nnp_rest"
-_ATOM_RESULTS = ("charges", "magmoms", "energies", "stresses")
-_RESULTS = ("free_energy", "dipole", "magmom")
+_PBC = {"t": True, "true": True, "1": True, "f": False, "false": False, "0": False}
+#: Nine numbers under these names are a matrix, for ASE as well; any other nine stay as they are.
+_MATRICES = {"Lattice", "lattice", "virial", "stress"}
+_ATOM_RESULTS = ("charges", "magmoms", "energies", "stresses", "born_effective_charges")
+_RESULTS = ("free_energy", "dipole", "magmom", "polarization", "dielectric_tensor")
+#: ASE writes the results ``charges`` under this name of a column.
+_COLUMN_NAMES = {"charge": "charges", "magmom": "magmoms"}
 _DEFAULT = "species:S:1:pos:R:3"
+_REF = "REF_"
 
 
 def parse_comment(text: str) -> dict[str, Any]:
     """Return the key=value pairs of a comment line; a key alone is True."""
-    found: dict[str, Any] = {}
-    position = 0
-    while position < len(text.rstrip()):
+    pairs: dict[str, Any] = {}
+    position, end = 0, len(text.rstrip())
+
+    while position < end:
         match = _TOKEN.match(text, position)
         if match is None or match.end() == position:
             raise DatasetError(f"the comment line is damaged at {text[position : position + 30]!r}")
         position = match.end()
         key = match[1] if match[1] is not None else match[2]
+
         quoted = next((group for group in match.groups()[2:5] if group is not None), None)
         if quoted is not None:
-            found[key] = _value(re.sub(r"\\(.)", r"\1", quoted))
+            pairs[key] = _value(key, re.sub(r"\\(.)", r"\1", quoted))
         elif match[6] is not None:
-            found[key] = _value(match[6].strip("[]").replace(",", " "))
+            pairs[key] = _bracketed(key, match[6])
         elif match[7] is not None:
-            found[key] = _value(match[7])
+            pairs[key] = _value(key, match[7])
         else:
-            found[key] = True
-    return found
+            pairs[key] = True
+    return pairs
 
 
-def _value(text: str) -> Any:
+def _bracketed(key: str, text: str) -> Any:
+    """Return ``[1, 2]`` as :func:`_value` does, and ``[[1, 2], [3, 4]]`` as the matrix it is."""
+    if "[" not in text[1:]:
+        return _value(key, text[1:-1])
+    try:
+        array = np.array(parse_json(text.encode()))
+    except (DatasetError, ValueError):  # words without quotes, or rows of unequal length
+        return text
+    return array if array.dtype.kind in "biuf" else text
+
+
+def _value(key: str, text: str) -> Any:
     """Return a bool, number, array or string, as ASE reads them."""
     if text.startswith("_JSON"):
         return plain(parse_json(text[5:].strip().encode()), "JSON value")
-    words = text.split()
-    if not words:
+    words = _WORDS.findall(text)
+    if not words or key.lower() == "uid":
         return text
+
     values: list[Any]
     if all(word in _TRUE or word in _FALSE for word in words):
         values = [word in _TRUE for word in words]
@@ -69,27 +90,22 @@ def _value(text: str) -> Any:
             values = [float(word) for word in words]
         except ValueError:
             return text
+
     if len(values) == 1:
         return values[0]
     array = np.array(values)
-    return array.reshape(3, 3).T if len(values) == 9 else array
+    return array.reshape(3, 3).T if len(values) == 9 and key in _MATRICES else array
 
 
-def parse_frame(data: bytes, keys: Mapping[str, str]) -> Sample:
-    """Parse one frame.
-
-    Parameters
-    ----------
-    data
-        Its text: number of atoms, comment, one line an atom.
-    keys
-        Names of labels in the file by our names (``{"energy": "REF_energy"}``).
-    """
+def parse_frame(data: bytes) -> Sample:
+    """Parse the text of one frame: number of atoms, comment, one line an atom."""
     first, _, rest = data.partition(b"\n")
     comment, _, body = rest.partition(b"\n")
     n = int(first)
-    pairs = parse_comment(comment.decode())
-    columns = _columns(str(pairs.pop("Properties", _DEFAULT)), body.split(), n)
+    pairs = _pairs(comment.decode())
+    properties = _take(pairs, "Properties", "properties", default=_DEFAULT)
+    columns = _columns(str(properties), body, n)
+
     sample: Sample = {"info": {}}
     sample["atomic_numbers"] = _numbers(columns)
     for name in ("pos", "positions"):
@@ -97,9 +113,10 @@ def parse_frame(data: bytes, keys: Mapping[str, str]) -> Sample:
             sample["positions"] = columns.pop(name)
     if "positions" not in sample:
         raise DatasetError("no column of positions")
+
     _box(pairs, sample)
-    kept = pairs.pop(_REST, None)
-    _labels(pairs, columns, keys, sample)
+    kept = pairs.pop(REST, None)
+    _labels(pairs, columns, sample)
     _atoms(columns, sample)
     sample["info"] |= pairs
     if kept is not None:
@@ -107,15 +124,31 @@ def parse_frame(data: bytes, keys: Mapping[str, str]) -> Sample:
     return sample
 
 
-def _columns(properties: str, words: list[bytes], n: int) -> dict[str, Array]:
+def _pairs(comment: str) -> dict[str, Any]:
+    try:
+        return parse_comment(comment)
+    except DatasetError:
+        if re.search(r"(properties|lattice)\s*=", comment, re.IGNORECASE):
+            raise
+        return {"comment": comment.strip()}  # plain XYZ: any sentence may stand here
+
+
+def _take(pairs: dict[str, Any], *names: str, default: Any = None) -> Any:
+    """Take the first of these names that is there (GPUMD writes them in lower case)."""
+    for name in names:
+        if name in pairs:
+            return pairs.pop(name)
+    return default
+
+
+def _columns(properties: str, body: bytes, n: int) -> dict[str, Array]:
     parts = properties.split(":")
     if len(parts) % 3 or not all(width.isdigit() for width in parts[2::3]):
         raise DatasetError(f"Properties={properties!r} is damaged")
     width = sum(int(w) for w in parts[2::3])
+    words = body.split()
     if len(words) != n * width:
-        raise DatasetError(
-            f"{len(words)} words for {n} atoms with {width} columns; the frame is damaged"
-        )
+        words = _leading_words(body, n, width)
     table = np.array(words).reshape(n, width)
     columns: dict[str, Array] = {}
     start = 0
@@ -128,6 +161,17 @@ def _columns(properties: str, words: list[bytes], n: int) -> dict[str, Array]:
         except ValueError as error:
             raise DatasetError(f"column {name}: {error}") from None
     return columns
+
+
+def _leading_words(body: bytes, n: int, width: int) -> list[bytes]:
+    """Return the declared columns of lines that hold more, as CP2K writes them."""
+    lines = [line.split() for line in body.split(b"\n")[:n]]
+    for number, line in enumerate(lines):
+        if len(line) < width:
+            raise DatasetError(
+                f"{len(line)} words for atom {number} with {width} columns; the frame is damaged"
+            )
+    return [word for line in lines for word in line[:width]]
 
 
 def _column(kind: str, block: Array) -> Array:
@@ -160,63 +204,85 @@ def _numbers(columns: dict[str, Array]) -> Array:
         raise DatasetError("species are no column of symbols")
     try:
         return np.array([atomic_numbers[symbol] for symbol in species.tolist()], np.int64)
+    except KeyError:
+        pass
+    try:  # CREST and CP2K write CU
+        return np.array([atomic_numbers[s.capitalize()] for s in species.tolist()], np.int64)
     except KeyError as error:
         raise DatasetError(f"{error.args[0]!r} is no chemical symbol") from None
 
 
 def _box(pairs: dict[str, Any], sample: Sample) -> None:
-    lattice, pbc = pairs.pop("Lattice", None), pairs.pop("pbc", None)
+    lattice = _take(pairs, "Lattice", "lattice")
+    pbc = _take(pairs, "pbc", "PBC", "Pbc")
+
     if lattice is None:
         sample["cell"] = np.zeros((3, 3))
     elif isinstance(lattice, np.ndarray) and lattice.shape == (3, 3):
         sample["cell"] = lattice.T.astype(np.float64)  # undo ASE's column order
     else:
         raise DatasetError("Lattice is not nine numbers")
-    if pbc is None:
-        pbc = np.full(3, lattice is not None)
-    sample["pbc"] = np.atleast_1d(np.asarray(pbc)).astype(bool)
-    if sample["pbc"].shape == (1,):
-        sample["pbc"] = np.repeat(sample["pbc"], 3)
-    if sample["pbc"].shape != (3,):
-        raise DatasetError(f"pbc has {sample['pbc'].size} values, not 3")
+    sample["pbc"] = np.full(3, lattice is not None) if pbc is None else _periodicity(pbc)
 
 
-def _labels(
-    pairs: dict[str, Any], columns: dict[str, Array], keys: Mapping[str, str], sample: Sample
-) -> None:
-    def find(name: str, place: dict[str, Any]) -> Any:
-        """Take the usual name; copy one that the user or MACE chose."""
-        if name in keys:
-            if keys[name] not in place:
-                raise DatasetError(f"no {keys[name]!r}, which keys= names for {name}")
-            return place[keys[name]]
-        return place.pop(name) if name in place else place.get("REF_" + name)
+def _periodicity(value: Any) -> Array:
+    """Return pbc of ``T T F``, ``t t f``, ``TTF``, ``1 1 0``, ``[ True True False]``, ..."""
+    words = _WORDS.findall(value.strip("[](){} \t")) if isinstance(value, str) else None
+    if words is None:
+        words = [str(item) for item in np.ravel(value).tolist()]
+    if len(words) == 1 and len(words[0]) == 3:
+        words = list(words[0])
+    try:
+        flags = [_PBC[word.lower().strip("'\"").removesuffix(".0")] for word in words]
+    except KeyError as error:
+        raise DatasetError(f"pbc={value!r}: {error.args[0]!r} is neither T nor F") from None
+    if len(flags) not in (1, 3):
+        raise DatasetError(f"pbc has {len(flags)} values, not 3")
+    return np.array(flags if len(flags) == 3 else flags * 3)
 
-    energy = find("energy", pairs)
-    if energy is not None:
+
+def _labels(pairs: dict[str, Any], columns: dict[str, Array], sample: Sample) -> None:
+    """Take all labels from one source: the names of MACE if they are there, else ASE's."""
+    for theirs, ours in _COLUMN_NAMES.items():
+        if theirs in columns and ours not in columns:
+            columns[ours] = columns.pop(theirs)
+    # Both stand there where a model's energy was written over DFT labels: those are REF_.
+    named = ("energy", "stress", "virial", "virials")
+    ref = any(_REF + name in pairs for name in named) or _REF + "forces" in columns
+
+    def find(place: dict[str, Any], *names: str) -> Any:
+        if ref:
+            return next((place[_REF + name] for name in names if _REF + name in place), None)
+        return _take(place, *names)
+
+    if (energy := find(pairs, "energy")) is not None:
         sample["energy"] = scalar(energy, "energy")
-    forces = find("forces", columns)
-    if forces is None:
-        forces = columns.pop("force", None)
-    if forces is not None:
+    if (forces := find(columns, "forces", "force")) is not None:
         sample["forces"] = forces
-    stress = find("stress", pairs)
-    if stress is None and isinstance(pairs.get("virial"), np.ndarray):
-        volume = abs(np.linalg.det(sample["cell"]))
-        stress = -full_stress(pairs["virial"]) / volume if volume > 0 else None
-    if stress is not None:
+    if (stress := find(pairs, "stress")) is not None:
         full = full_stress(np.asarray(stress, float))
         sample["stress"] = (full + full.T) / 2
-    results = {}
+    elif (stress := _virial(pairs, _REF if ref else "", sample["cell"])) is not None:
+        sample["stress"] = stress
+
+    results: dict[str, Any] = {}
     for name in _RESULTS:
-        if name in pairs:
-            value = pairs.pop(name)
-            results[name] = np.asarray(value, float) if name == "dipole" else scalar(value, name)
+        if (value := find(pairs, name)) is not None:
+            number = name in ("free_energy", "magmom")
+            results[name] = scalar(value, name) if number else np.asarray(value, float)
     for name in _ATOM_RESULTS:
-        if name in columns:
-            results[name] = columns.pop(name)
+        if (value := find(columns, name)) is not None:
+            results[name] = value
     if results:
         sample["results"] = results
+
+
+def _virial(pairs: dict[str, Any], prefix: str, cell: Array) -> Array | None:
+    for name in ("virial", "virials"):
+        value = pairs.get(prefix + name)
+        if isinstance(value, np.ndarray) and value.size in (6, 9):
+            return stress_of_virial(value, cell)
+    return None
 
 
 def _atoms(columns: dict[str, Array], sample: Sample) -> None:
@@ -241,13 +307,9 @@ def _atoms(columns: dict[str, Array], sample: Sample) -> None:
 
 
 def _restore(kept: Any, sample: Sample) -> None:
-    if not isinstance(kept, dict):
-        raise DatasetError(f"{_REST} is no JSON object")
-    sample["info"] |= kept.get("info", {})
-    if kept.get("atoms_arrays"):
-        arrays = {name: np.asarray(value) for name, value in kept["atoms_arrays"].items()}
+    put_back(sample, kept)
+    if kept.get(ARRAYS):
+        arrays = {name: np.asarray(value) for name, value in kept[ARRAYS].items()}
         sample["arrays"] = sample.get("arrays", {}) | arrays
     if kept.get("constraints"):
         sample["constraints"] = [*sample.get("constraints", []), *kept["constraints"]]
-    if kept.get("results"):
-        sample["results"] = sample.get("results", {}) | kept["results"]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ase_nnp.datasets.labels import RESULTS, is_label_name
 from ase_nnp.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
 
 #: Key under ``data`` (and in JSON headers) for per-atom arrays that ASE rows have no place for.
 ARRAYS = "atoms_arrays"
+#: Key under ``data`` (and in JSON headers) for what a reader would take for something else:
+#: ``{"info": [[key, value], ...], "results": {...}}``.
+REST = "ase_nnp_rest"
+#: A dictionary that JSON has no words for, as a list of keys and values.
+PAIRS = "__ase_nnp_pairs__"
 #: Arrays with a place of their own in a row.
 _ROW_ARRAYS = ("momenta", "masses", "initial_magmoms", "initial_charges")
 
@@ -37,40 +43,77 @@ def row_of(sample: Sample) -> dict[str, Any]:
     }
     if "tags" in sample:
         row["tags"] = sample["tags"]
-    data = dict(sample["info"])
-    rest: dict[str, Any] = {}
+    data, aside = split_info(sample["info"])
+    further: dict[str, Any] = {"info": aside} if aside else {}
+    more_arrays: dict[str, Any] = {}
     for name, value in sample.get("arrays", {}).items():
-        (row if name in _ROW_ARRAYS else rest)[name] = value
-    if rest:
-        data[ARRAYS] = rest
+        (row if name in _ROW_ARRAYS else more_arrays)[name] = value
+    if more_arrays:
+        data[ARRAYS] = more_arrays
     constraints = list(sample.get("constraints", ()))
     if "fixed" in sample and sample["fixed"].any():
         indices = np.flatnonzero(sample["fixed"]).tolist()
         constraints.insert(0, {"name": "FixAtoms", "kwargs": {"indices": indices}})
     if constraints:
         row["constraints"] = constraints
-    results = _results(sample)
+    results, unknown = _results(sample)
+    if unknown:
+        further["results"] = unknown
     if results:
         row |= {"calculator": "unknown", "calculator_parameters": {}, **results}
-    row["data"] = data
+    row["data"] = {**data, REST: further} if further else data
     return row
+
+
+def split_info(info: dict[Any, Any]) -> tuple[dict[str, Any], list[list[Any]]]:
+    """Part ``info`` into what any reader gives back, and pairs that one would misread.
+
+    Aside goes a name that some reader takes for a label, and a key that is no text.
+    """
+    plain: dict[str, Any] = {}
+    aside: list[list[Any]] = []
+    for key, value in info.items():
+        if type(key) is str and key and not is_label_name(key) and key not in (ARRAYS, REST):
+            plain[key] = value
+        else:
+            aside.append([key, value])
+    return plain, aside
+
+
+def put_back(sample: Sample, further: Any) -> None:
+    """Return to a sample what :func:`row_of` put aside under :data:`REST`."""
+    if not isinstance(further, dict):
+        raise DatasetError(f"{REST} is no JSON object")
+    pairs = further.get("info") or []
+    for key, value in pairs.items() if isinstance(pairs, dict) else pairs:
+        sample["info"][_hashable(key)] = value
+    if further.get("results"):
+        sample["results"] = {**sample.get("results", {}), **further["results"]}
+
+
+def _hashable(key: Any) -> Any:
+    return tuple(map(_hashable, key)) if isinstance(key, list) else key
 
 
 def _double(values: Any) -> Any:
     return np.asarray(values, dtype=np.float64)
 
 
-def _results(sample: Sample) -> dict[str, Any]:
+def _results(sample: Sample) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the results that ASE has names for, and the others."""
     from ase.calculators.calculator import all_properties
 
-    results = {k: v for k, v in sample.get("results", {}).items() if k in all_properties}
+    results: dict[str, Any] = {}
+    unknown: dict[str, Any] = {}
+    for name, value in sample.get("results", {}).items():
+        (results if name in all_properties else unknown)[name] = value
     if "energy" in sample:
         results["energy"] = float(sample["energy"])
     if "forces" in sample:
         results["forces"] = _double(sample["forces"])
     if "stress" in sample:
         results["stress"] = _double(sample["stress"]).ravel()[[0, 4, 8, 5, 2, 1]]
-    return results
+    return results, unknown
 
 
 def add_row_fields(sample: Sample, row: dict[str, Any], arrays: dict[str, Any]) -> Sample:
@@ -91,7 +134,7 @@ def add_row_fields(sample: Sample, row: dict[str, Any], arrays: dict[str, Any]) 
     own |= {name: np.asarray(value) for name, value in arrays.items()}
     if own:
         sample["arrays"] = {**sample.get("arrays", {}), **own}
-    for name in ("free_energy", "magmoms", "magmom", "charges", "dipole"):
+    for name in RESULTS:
         if name in row:
             sample.setdefault("results", {})[name] = row[name]
     return sample
@@ -100,10 +143,13 @@ def add_row_fields(sample: Sample, row: dict[str, Any], arrays: dict[str, Any]) 
 def _plain(value: Any, where: str) -> Any:
     """Return ``value`` as what ASE's JSON reader turns back into it."""
     if isinstance(value, np.ndarray):
-        if value.dtype.kind not in "biufUS":
+        if value.dtype.kind not in "biufcUS":
             raise DatasetError(f"{where} is an array of {value.dtype}, which cannot be stored")
         if value.dtype.kind in "US":
             return value.astype(str).tolist()
+        if value.dtype.kind == "c":  # as ASE: real and imaginary parts in turns
+            halves = np.ascontiguousarray(value.ravel(), np.complex128).view(np.float64)
+            return {"__ndarray__": [list(value.shape), "complex128", halves]}
         # orjson has no float16 and wants contiguous memory; the name in the tag keeps the type.
         flat = value.ravel() if value.dtype != np.float16 else value.ravel().astype(float)
         return {"__ndarray__": [list(value.shape), value.dtype.name, np.ascontiguousarray(flat)]}
@@ -112,7 +158,11 @@ def _plain(value: Any, where: str) -> Any:
     if isinstance(value, complex):
         return {"__complex__": [value.real, value.imag]}
     if isinstance(value, dict):
-        return {str(k): _plain(v, f"{where}[{k!r}]") for k, v in value.items()}
+        entries = [(k, _plain(v, f"{where}[{k!r}]")) for k, v in value.items()]
+        # A key like "__ndarray__" would be taken for ASE's tag, whatever it holds.
+        if all(type(k) is str and not k.startswith("__") for k, _ in entries):
+            return dict(entries)
+        return {PAIRS: [[_plain(k, where), v] for k, v in entries]}
     if isinstance(value, (list, tuple)):
         return [_plain(v, where) for v in value]
     if value is None or isinstance(value, (bool, int, float, str)):
@@ -167,12 +217,18 @@ def flat_record(sample: Sample) -> bytes:
 
     arrays: dict[str, Any] = {}
     rest: dict[str, Any] = {}
+    odd: list[list[Any]] = []
     for name, value in sample.items():
-        entries = value.items() if name in NESTED else [(None, value)]
+        entries: Any = value.items() if name in NESTED else [(None, value)]
         for key, entry in entries:
+            if name == "info" and not (type(key) is str and key):
+                odd.append([key, entry])
+                continue
             full = name if key is None else f"{name}.{key}"
             if isinstance(entry, np.ndarray) and entry.dtype.kind in "biuf":
                 arrays[full] = np.ascontiguousarray(entry)
             else:
                 rest[full] = _plain(entry, full)
+    if odd:
+        rest[REST] = _plain({"info": odd}, "info")
     return save(arrays, metadata={"rest": to_json(rest).decode()})

@@ -7,21 +7,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ase_nnp.datasets.writing.encode import ARRAYS, _plain, row_of, to_json
-from ase_nnp.errors import DatasetError
+from ase_nnp.datasets.labels import is_label_name
+from ase_nnp.datasets.writing.encode import ARRAYS, REST, _plain, row_of, to_json
 
 if TYPE_CHECKING:
-    from ase import Atoms
-
     from ase_nnp.datasets.sample import Sample
-
-#: Comment key with what plain extended XYZ has no words for, as ASE-flavoured JSON.
-REST = "ase_nnp_rest"
 
 _WORD = re.compile(r"[A-Za-z][A-Za-z0-9_./:*+-]*")
 _RESERVED = {"t", "f", "true", "false", "nan", "inf", "infinity", "none"}
 _COLUMN = {"f": "R", "i": "I", "u": "I", "b": "L"}
 _PER_ATOM = ("forces", "charges", "magmoms")
+#: Columns and comment keys that readers take for something of their own, in any case.
+_STRUCTURE = frozenset(
+    [
+        *("lattice", "properties", "pbc", "uid", REST),
+        *("species", "symbols", "numbers", "z", "pos", "positions", "move_mask", "tags"),
+    ]
+)
 
 
 def _is_plain(key: str, value: Any) -> bool:
@@ -75,7 +77,7 @@ def extxyz_frame(sample: Sample) -> bytes:
     row = row_of(sample)
     natoms = len(row["numbers"])
     data = row.pop("data")
-    rest: dict[str, Any] = {}
+    rest: dict[str, Any] = data.pop(REST, {})
     comment: list[str] = []
     if np.any(row["cell"]):
         comment.append(f'Lattice="{_numbers(row["cell"])}"')
@@ -97,9 +99,10 @@ def extxyz_frame(sample: Sample) -> bytes:
         if name in row:
             per_atom[name] = row.pop(name)
     per_atom |= {name: row.pop(name) for name in _PER_ATOM if name in row}
-    taken = {*per_atom, "species", "numbers", "Z"}
     for name, value in data.pop(ARRAYS, {}).items():
-        if name in taken:
+        # ASE and MACE read the columns charge and magmom as results.
+        odd = is_label_name(name) or name in ("charge", "magmom") or name.lower() in _STRUCTURE
+        if odd or name in per_atom:
             rest.setdefault(ARRAYS, {})[name] = value
         else:
             per_atom[name] = value
@@ -111,22 +114,21 @@ def extxyz_frame(sample: Sample) -> bytes:
             comment.append(f"{name}={float(row.pop(name))!r}")
     if "stress" in row:
         comment.append(f'stress="{_numbers(_full_stress(row.pop("stress")))}"')
-    if "dipole" in row:
+    if "dipole" in row and np.size(row["dipole"]) == 3:
         comment.append(f'dipole="{_numbers(row.pop("dipole"))}"')
     comment.append('pbc="' + " ".join("T" if p else "F" for p in row["pbc"]) + '"')
     done = {"numbers", "cell", "pbc", "calculator", "calculator_parameters"}
     results = {name: value for name, value in row.items() if name not in done}
     if results:
-        rest["results"] = results
+        rest["results"] = {**results, **rest.get("results", {})}
 
-    used = {part.partition("=")[0] for part in comment} | {"charges", "magmoms", "forces", "virial"}
-    info = {}
+    info: list[list[Any]] = rest.pop("info", [])
     for key, value in data.items():
         plain = value.item() if isinstance(value, np.generic) else value
-        if _is_plain(key, plain) and key not in used:
+        if _is_plain(key, plain) and key.lower() not in _STRUCTURE:
             comment.append(f"{key}={_word(plain)}")
         else:
-            info[key] = value
+            info.append([key, value])
     if info:
         rest["info"] = info
     if rest:
@@ -144,38 +146,3 @@ def _full_stress(stress: Any) -> Any:
         return s.reshape(3, 3)
     xx, yy, zz, yz, xz, xy = s
     return np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
-
-
-def restore(atoms: Atoms) -> Atoms:
-    """Put back, in place, what :func:`extxyz_frame` kept under :data:`REST`."""
-    from ase.constraints import dict2constraint
-    from ase.io.jsonio import object_hook
-
-    kept = atoms.info.pop(REST, None)
-    if kept is None:
-        return atoms
-    rest = decoded(kept, object_hook)
-    if not isinstance(rest, dict):
-        raise DatasetError(f"{REST} is no JSON object")
-    atoms.info.update(rest.get("info", {}))
-    for name, value in rest.get(ARRAYS, {}).items():
-        atoms.set_array(name, np.asarray(value))
-    others = [dict2constraint(entry) for entry in rest.get("constraints", [])]
-    if others:
-        atoms.set_constraint([*atoms.constraints, *others])
-    if "results" in rest:
-        if atoms.calc is None:
-            from ase.calculators.singlepoint import SinglePointCalculator
-
-            atoms.calc = SinglePointCalculator(atoms)
-        atoms.calc.results.update(rest["results"])
-    return atoms
-
-
-def decoded(value: Any, hook: Any) -> Any:
-    """Apply ASE's JSON hook to plain parsed JSON, from the inside out."""
-    if isinstance(value, dict):
-        return hook({k: decoded(v, hook) for k, v in value.items()})
-    if isinstance(value, list):
-        return [decoded(v, hook) for v in value]
-    return value

@@ -10,6 +10,7 @@ import numpy as np
 
 from ase_nnp.datasets.formats.hdf5_frames import REST
 from ase_nnp.datasets.writing.encode import ARRAYS, _plain, row_of, to_json
+from ase_nnp.datasets.writing.encode import REST as FURTHER
 
 if TYPE_CHECKING:
     from ase_nnp.datasets.sample import Sample
@@ -60,7 +61,9 @@ def _write_config(group: Any, sample: Sample) -> None:
         value = data.get(key)
         if isinstance(value, (int, float, np.integer, np.floating)):
             properties[name] = value
-    rest = {**row, "info": {k: v for k, v in data.items() if k != ARRAYS}}
-    if ARRAYS in data:
-        rest[ARRAYS] = data[ARRAYS]
+    further = data.pop(FURTHER, {})
+    arrays = data.pop(ARRAYS, None)
+    rest = {**row, "info": [*map(list, data.items()), *further.pop("info", [])], **further}
+    if arrays is not None:
+        rest[ARRAYS] = arrays
     group[REST] = to_json(_plain(rest, "sample")).decode()
