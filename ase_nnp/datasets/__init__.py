@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ase_nnp.datasets.base import AtomsDataset, DatasetWarning, Shard
+from ase_nnp.datasets.convert import Conversion, convert
 from ase_nnp.datasets.formats.oc20_mapping import load_mapping, load_references
 from ase_nnp.datasets.opening import open_dataset
-from ase_nnp.datasets.convert import Conversion, convert
 from ase_nnp.datasets.writing.write import write_dataset
 from ase_nnp.registry.family import DatasetFormat
 from ase_nnp.registry.hookspecs import hookimpl

@@ -120,7 +120,6 @@ class Shard:
                 key=self.key(index),
             ) from error
 
-
     def use_keys(self, keys: Mapping[str, str]) -> None:
         """Take labels from these names of the file; cached metadata are kept apart by them."""
         self.keys = dict(keys)

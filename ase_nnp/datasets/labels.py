@@ -18,7 +18,15 @@ import numpy as np
 
 from ase_nnp.errors import DatasetError
 
-__all__ = ["RESULTS", "check_keys", "is_label_name", "relabel", "stress_of_virial"]
+__all__ = [
+    "RESULTS",
+    "candidates",
+    "check_keys",
+    "is_label_name",
+    "keys_lines",
+    "relabel",
+    "stress_of_virial",
+]
 
 Array = np.ndarray[Any, Any]
 Sample = dict[str, Any]  # as in ase_nnp.datasets.sample
@@ -143,7 +151,8 @@ def stress_of_virial(virial: Array, cell: Array) -> Array | None:
     if not volume > 0:
         return None
     full = full_stress(np.asarray(virial, float))
-    return -(full + full.T) / (2 * volume)
+    stress: Array = -(full + full.T) / (2 * volume)
+    return stress
 
 
 # ---- names that look like labels, for those who wonder why a file has none

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ase_nnp.datasets.base import AtomsDataset
-from ase_nnp.datasets.labels import check_keys
 from ase_nnp.datasets.formats.ase_structures import ase_format, guess_ase_name, our_name
+from ase_nnp.datasets.labels import check_keys
 from ase_nnp.errors import AseNnpError, DatasetError, UnknownModelError
 from ase_nnp.registry.family import DatasetFormat
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ase_nnp.datasets.labels import candidates, keys_lines
 from ase_nnp.datasets.sample import Sample, from_atoms
 from ase_nnp.datasets.streaming_statistics import ElementFit, Histogram, Moments
 from ase_nnp.errors import DatasetError
@@ -269,9 +270,28 @@ def dataset_info(
 ) -> dict[str, Any]:
     """Return files, format, and all statistics of a dataset as plain values."""
     shards = getattr(dataset, "shards", ())
+    names = label_names(dataset)
     return {
         "files": [{"path": str(shard.path), "structures": len(shard)} for shard in shards],
         "format": "/".join(sorted({shard.format for shard in shards})),
         "energy_reference": getattr(dataset, "energy_reference", None),
+        "label_names": names,
+        "keys": keys_lines(names),
         **dataset_stats(dataset, progress=progress, workers=workers).as_dict(),
     }
+
+
+def label_names(dataset: Any, count: int = 64) -> dict[str, str]:
+    """Return names that look like labels and are none yet, with the label they could be.
+
+    At most ``count`` structures are looked at, evenly spread.
+    """
+    arrays = getattr(dataset, "arrays", None)
+    names: dict[str, str] = {}
+    for number in np.unique(np.linspace(0, len(dataset) - 1, count, dtype=np.int64)).tolist():
+        try:
+            sample = from_atoms(dataset[number]) if arrays is None else arrays(number)
+        except DatasetError:
+            continue  # the statistics raise it
+        names |= candidates(sample)
+    return names

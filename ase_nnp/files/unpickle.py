@@ -136,18 +136,21 @@ class _Unpickler(pickle.Unpickler):
         self.untidy = False
 
     dry = False
+    without_numpy = False
 
     def find_class(self, module: str, name: str) -> Any:
         if self.dry and module == "torch._utils":
             return NOTHING
         found = GLOBALS.get((module, name))
+        if self.without_numpy and module.split(".")[0] == "numpy":
+            found = None
         if found is None:
             found = self.stand_ins.get(f"{module}.{name}")
             if found is None:
                 raise UnsafeFileError(
                     f"refused: it asks for {module}.{name}, which is not a plain data type"
                 )
-        if name == "_reconstruct" or module.startswith("omegaconf"):
+        if (name == "_reconstruct" and not self.without_numpy) or module.startswith("omegaconf"):
             self.untidy = True
         return found.within(self.budget) if type(found) is Counted else found
 
@@ -223,7 +226,12 @@ def _tidy_stand_in(value: StandIn, seen: dict[int, tuple[Any, Any]], depth: int)
 # ---------------------------------------------------------------- public functions
 
 
-def loads(data: bytes, *, stand_ins: Mapping[str, type[StandIn]] | None = None) -> Any:
+def loads(
+    data: bytes,
+    *,
+    stand_ins: Mapping[str, type[StandIn]] | None = None,
+    without_numpy: bool = False,
+) -> Any:
     """Read one pickle.
 
     Parameters
@@ -232,6 +240,8 @@ def loads(data: bytes, *, stand_ins: Mapping[str, type[StandIn]] | None = None) 
         The bytes of the pickle.
     stand_ins
         Dotted names that may occur besides plain data, and the holder class of each.
+    without_numpy
+        Take ``stand_ins`` for numpy's own names too: arrays of objects then pass, unread.
 
     Raises
     ------
@@ -242,7 +252,9 @@ def loads(data: bytes, *, stand_ins: Mapping[str, type[StandIn]] | None = None) 
     """
     end_of_pickle(data)
     names = PYG_STAND_INS if stand_ins is None else stand_ins
-    return _run(_Unpickler(data, names, Budget(len(data))))
+    unpickler = _Unpickler(data, names, Budget(len(data)))
+    unpickler.without_numpy = without_numpy
+    return _run(unpickler)
 
 
 def load(path: str | Path, *, stand_ins: Mapping[str, type[StandIn]] | None = None) -> Any:

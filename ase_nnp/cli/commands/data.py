@@ -23,10 +23,13 @@ FormatOption = Annotated[
     str | None, typer.Option("--format", help="Name of the format, where content does not tell.")
 ]
 KindOption = Annotated[
-    str | None, typer.Option("--energy-kind", help="Convert energies: total or adsorption.")
+    str | None,
+    typer.Option("--energy-kind", help="Convert energies: total, adsorption or formation."),
 ]
-
-
+KeyOption = Annotated[
+    list[str] | None,
+    typer.Option("--key", help="A label's name in the file: energy=REF_energy. Repeatable."),
+]
 WorkersOption = Annotated[int, typer.Option(help="Processes that read.", min=1)]
 
 
@@ -78,10 +81,26 @@ def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
         yield update
 
 
-def _open(path: Path, format: str | None, energy_kind: str | None) -> Any:
+def _keys(pairs: list[str]) -> dict[str, str]:
+    """Return ``--key energy=REF_energy`` as ``keys=`` of ``open_dataset``."""
+    from ase_nnp.datasets.labels import check_keys
+
+    keys = {}
+    for pair in pairs:
+        label, sign, name = pair.partition("=")
+        if not (label and sign and name):
+            raise DatasetError(f"--key {pair!r}; it is LABEL=NAME, such as energy=REF_energy")
+        keys[label] = name
+    return check_keys(keys)
+
+
+def _open(
+    path: Path, format: str | None, energy_kind: str | None, keys: list[str] | None = None
+) -> Any:
     from ase_nnp.datasets import open_dataset
 
-    return open_dataset(path, format, **({"energy_kind": energy_kind} if energy_kind else {}))
+    options: dict[str, Any] = {"energy_kind": energy_kind} if energy_kind else {}
+    return open_dataset(path, format, keys=_keys(keys or []), **options)
 
 
 def _number(value: Any) -> str:
@@ -111,6 +130,7 @@ def info(
     source: Source,
     format: FormatOption = None,
     energy_kind: KindOption = None,
+    key: KeyOption = None,
     workers: WorkersOption = 1,
     as_json: JsonOption = False,
 ) -> None:
@@ -118,7 +138,9 @@ def info(
     from ase_nnp.datasets.stats import dataset_info
 
     with progress_bar("reading") as progress:
-        found = dataset_info(_open(source, format, energy_kind), progress=progress, workers=workers)
+        found = dataset_info(
+            _open(source, format, energy_kind, key), progress=progress, workers=workers
+        )
     if as_json:
         print_json(found)
         return
@@ -137,6 +159,16 @@ def info(
     ]
     print_table(str(source), ("", ""), [row for row in rows if row[1]])
     _moments("Labels", found, _ENERGIES | _FORCES)
+    _say_label_names(found)
+
+
+def _say_label_names(found: dict[str, Any]) -> None:
+    """List what looks like a label, with the option that would use it."""
+    if found["label_names"]:
+        print(f"names that look like labels and are none: {', '.join(found['label_names'])}")
+    for keys in found["keys"]:
+        options = " ".join(f"--key {label}={name}" for label, name in keys.items())
+        print(f"to use them: {options}   (keys={keys!r} in open_dataset)")
 
 
 def _range(size: dict[str, Any]) -> str:
@@ -161,6 +193,7 @@ def stats(
     ] = False,
     format: FormatOption = None,
     energy_kind: KindOption = None,
+    key: KeyOption = None,
     workers: WorkersOption = 1,
     as_json: JsonOption = False,
 ) -> None:
@@ -168,7 +201,7 @@ def stats(
     from ase_nnp.datasets.stats import dataset_stats
 
     with progress_bar("reading") as progress:
-        dataset = _open(source, format, energy_kind)
+        dataset = _open(source, format, energy_kind, key)
         found = dataset_stats(
             dataset, fit_references=fit_references, progress=progress, workers=workers
         ).as_dict()
@@ -227,6 +260,7 @@ def convert(
         str | None, typer.Option("--to", help="Format to write, where the ending does not tell.")
     ] = None,
     energy_kind: KindOption = None,
+    key: KeyOption = None,
     workers: Annotated[int, typer.Option(help="Processes that read and encode.", min=1)] = 1,
     skip_broken: Annotated[
         bool, typer.Option("--skip-broken", help="Leave broken records out and list them.")
@@ -244,6 +278,8 @@ def convert(
     from ase_nnp.datasets.convert import convert as run
 
     options: dict[str, Any] = {"energy_kind": energy_kind} if energy_kind else {}
+    if key:
+        options["keys"] = _keys(key)
     if format:
         options["source_format"] = format
     if not source.exists() and not any(sign in str(source) for sign in "*?["):
@@ -279,6 +315,7 @@ def plot(
     ] = Path("dataset.png"),
     format: FormatOption = None,
     energy_kind: KindOption = None,
+    key: KeyOption = None,
     workers: WorkersOption = 1,
     as_json: JsonOption = False,
 ) -> None:
@@ -286,7 +323,7 @@ def plot(
     from ase_nnp.datasets.plot import plot_dataset
 
     with progress_bar("reading") as progress:
-        dataset = _open(source, format, energy_kind)
+        dataset = _open(source, format, energy_kind, key)
         found = plot_dataset(dataset, output, title=source.name, progress=progress, workers=workers)
     if as_json:
         print_json({"picture": str(output), "structures": found.count})

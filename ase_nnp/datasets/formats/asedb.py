@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ase_nnp.datasets.base import AtomsDataset, Shard, SpeakingShard
 from ase_nnp.datasets.formats.rows import parse_json, row_to_sample
+from ase_nnp.datasets.formats.schnetpack import SchNetPackUnits
 from ase_nnp.datasets.sample import Sample, from_atoms
 from ase_nnp.errors import DatasetError
 from ase_nnp.registry.family import DatasetFormat
 
 __all__ = ["FORMAT", "JsonShard", "SqliteShard", "open_asedb"]
 
+ATOMREFS = "energies of single atoms, atomrefs in the metadata of the database"
 _SQLITE = b"SQLite format 3\0"
 _FIRST_ROW = re.compile(rb'\s*\{\s*"\d+"\s*:\s*\{')
 
@@ -25,14 +27,17 @@ class SqliteShard(SpeakingShard):
 
     format = "ase-db"
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, units: Mapping[str, str] | None = None) -> None:
         self.path = Path(path)
+        self.options = tuple(sorted((units or {}).items()))
         self._database: Any = None
+        metadata: Any = {}
         uri = self.path.resolve().as_uri() + "?mode=ro"
         try:
             connection = sqlite3.connect(uri, uri=True)
             try:
                 rows = connection.execute("select id from systems order by id").fetchall()
+                metadata = _metadata(connection)
             finally:
                 connection.close()
             self._ids = [int(row[0]) for row in rows]
@@ -40,6 +45,7 @@ class SqliteShard(SpeakingShard):
             raise DatasetError(f"not a readable ASE database: {error}", path=self.path) from None
         if not self._ids:
             raise DatasetError("an ASE database without rows", path=self.path)
+        self._units = SchNetPackUnits(metadata, units)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_database": None}
@@ -65,8 +71,14 @@ class SqliteShard(SpeakingShard):
         if pairs:
             info["key_value_pairs"] = pairs
         info.update(row.data)
+        self._units.apply(sample)
         info.setdefault("sid", index)
         return sample
+
+    @property
+    def energy_reference(self) -> str | None:  # type: ignore[override]
+        """To what formation energies are referred."""
+        return ATOMREFS if self.energy_kind == "formation" else None
 
     def close(self) -> None:
         """Drop the connection."""
@@ -78,11 +90,12 @@ class JsonShard(SpeakingShard):
 
     format = "ase-db"
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, units: Mapping[str, str] | None = None) -> None:
         self.path = Path(path)
+        self.options = tuple(sorted((units or {}).items()))
         self._rows: dict[str, Any] | None = None
         self._ids: list[int] = []
-        self._load()
+        self._units = SchNetPackUnits(self._load().get("metadata"), units)
 
     def _load(self) -> dict[str, Any]:
         try:
@@ -116,8 +129,14 @@ class JsonShard(SpeakingShard):
         if row is None:
             raise DatasetError("no such row, although 'ids' lists it")
         sample = row_to_sample(row)
+        self._units.apply(sample)
         sample["info"].setdefault("sid", index)
         return sample
+
+    @property
+    def energy_reference(self) -> str | None:  # type: ignore[override]
+        """To what formation energies are referred."""
+        return ATOMREFS if self.energy_kind == "formation" else None
 
     def close(self) -> None:
         """Drop what is held of the file; it is parsed anew when needed."""
@@ -139,15 +158,34 @@ def sniff(path: Path) -> bool:
         return False
 
 
-def open_asedb(files: Sequence[Path], *, energy_kind: str | None = None) -> AtomsDataset:
+def _metadata(connection: sqlite3.Connection) -> Any:
+    try:
+        query = "select value from information where name = 'metadata'"
+        row = connection.execute(query).fetchone()
+    except sqlite3.Error:  # versions of ASE before 3.12 have no such table
+        return {}
+    return parse_json(str(row[0]).encode()) if row is not None else {}
+
+
+def open_asedb(
+    files: Sequence[Path],
+    *,
+    units: Mapping[str, str] | None = None,
+    energy_kind: str | None = None,
+) -> AtomsDataset:
     """Open ASE databases as one dataset.
 
-    ``key_value_pairs`` and ``data`` of a row go to ``info``.
+    Labels are those of a row's calculator; ``key_value_pairs`` and ``data`` go to ``info``.
+    Databases of SchNetPack have labels in ``data``, see
+    :mod:`ase_nnp.datasets.formats.schnetpack`.
 
     Parameters
     ----------
     files
         SQLite or JSON files.
+    units
+        Units of labels in ``data`` where the database does not say them:
+        ``{"energy": "Hartree", "forces": "Hartree/Ang"}``.
     energy_kind
         Convert to this kind on reading.
     """
@@ -158,7 +196,7 @@ def open_asedb(files: Sequence[Path], *, energy_kind: str | None = None) -> Atom
                 head = stream.read(16)
         except OSError as error:
             raise DatasetError(f"cannot be read: {error.strerror}", path=path) from None
-        shards.append(SqliteShard(path) if head == _SQLITE else JsonShard(path))
+        shards.append((SqliteShard if head == _SQLITE else JsonShard)(path, units))
     return AtomsDataset(shards, energy_kind=energy_kind)
 
 

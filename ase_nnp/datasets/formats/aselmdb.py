@@ -18,6 +18,7 @@ import numpy as np
 from ase_nnp.datasets.base import KINDS, AtomsDataset, SpeakingShard, check_kind
 from ase_nnp.datasets.formats.oc20_lmdb import lmdb_kind
 from ase_nnp.datasets.formats.rows import parse_json, row_to_sample
+from ase_nnp.datasets.formats.schnetpack import SchNetPackUnits
 from ase_nnp.datasets.metadata_npz import attach_natoms
 from ase_nnp.datasets.sample import Sample
 from ase_nnp.errors import DatasetError
@@ -93,6 +94,7 @@ class AseLmdbShard(SpeakingShard):
             raise DatasetError("an LMDB file without records", path=self.path)
         following = self._value(b"nextid")
         self._ids: np.ndarray[Any, Any] | None = None
+        self._units: SchNetPackUnits | None = None
         if following is None:  # a writer that was stopped: the ids are in the keys
             keys = self._lmdb.keys()
             numbers = (int(key) for key in keys if key.isdigit() and len(key) < 19)
@@ -129,13 +131,16 @@ class AseLmdbShard(SpeakingShard):
         """What the file says of itself, a dict as a rule; None if nothing."""
         return self._value(b"metadata")
 
-    def _said(self, name: str) -> Any:
-        """Return an entry of the file's own metadata."""
+    def _said_all(self) -> dict[str, Any]:
         try:
             said = self.metadata
         except DatasetError:
-            return None
-        return said.get(name) if isinstance(said, dict) else None
+            return {}
+        return said if isinstance(said, dict) else {}
+
+    def _said(self, name: str) -> Any:
+        """Return an entry of the file's own metadata."""
+        return self._said_all().get(name)
 
     @property
     def energy_kind(self) -> str | None:  # type: ignore[override]
@@ -168,6 +173,9 @@ class AseLmdbShard(SpeakingShard):
         if data is None:
             raise DatasetError("no such row in the file, although nextid counts it")
         sample = row_to_sample(parse_json(inflate(data)))
+        if self._units is None:
+            self._units = SchNetPackUnits(self._said_all())
+        self._units.apply(sample)
         info = sample["info"]
         sid = info.setdefault("sid", self.first + index)
         if self.references is not None:

@@ -27,7 +27,8 @@ from ase_nnp.datasets.metadata_npz import attach_natoms
 from ase_nnp.datasets.sample import Sample
 from ase_nnp.errors import DatasetError, UnsafeFileError
 from ase_nnp.files.lmdb import LmdbFile, looks_like_lmdb
-from ase_nnp.files.unpickle import StandIn, UnpickleError, loads
+from ase_nnp.files.pickle_values import Sealed
+from ase_nnp.files.unpickle import PYG_STAND_INS, StandIn, UnpickleError, loads
 from ase_nnp.registry.family import DatasetFormat
 
 __all__ = ["FORMAT", "OC20_REFERENCE", "LegacyShard", "open_legacy"]
@@ -41,9 +42,53 @@ _DROPPED = frozenset(
 )
 
 
+def _inert(dotted_name: str) -> type[StandIn]:
+    """Make a class that takes whatever a pickle gives it, and keeps nothing."""
+
+    def ignore(self: StandIn, *_: object) -> None:
+        pass
+
+    module, _, name = dotted_name.rpartition(".")
+    about = {"__doc__": f"In place of {dotted_name}.", "origin": module}
+    return Sealed(name, (StandIn,), {**about, "__init__": ignore, "__setstate__": ignore})  # type: ignore[return-value]
+
+
+#: Fields that some writers added to records; they are left out, and the record is kept.
+_HOLDERS = {
+    **PYG_STAND_INS,
+    **{
+        name: _inert(name)
+        for name in (
+            *("torch_sparse.tensor.SparseTensor", "torch_sparse.storage.SparseStorage"),
+            *("datetime.datetime", "datetime.date", "datetime.time", "datetime.timedelta"),
+            *("datetime.timezone", "pathlib.PosixPath", "pathlib.PurePosixPath", "uuid.UUID"),
+        )
+    },
+}
+_NUMPY = {
+    name: _inert(name)
+    for name in (
+        "numpy.dtype",
+        "numpy.ndarray",
+        *(
+            f"numpy.{core}.multiarray.{name}"
+            for core in ("core", "_core")
+            for name in ("_reconstruct", "scalar")
+        ),
+        *(f"numpy.{core}.numeric._frombuffer" for core in ("core", "_core")),
+    )
+}
+
+
 def _record(data: bytes) -> dict[str, Any]:
     """Return the fields of one pickled record, without the empty ones."""
-    record = loads(data)
+    try:
+        record = loads(data, stand_ins=_HOLDERS)
+    except UnsafeFileError as error:
+        # Arrays of Python objects: once more, with every numpy array of the record left alone.
+        if "numpy dtype" not in str(error):
+            raise
+        record = loads(data, stand_ins={**_HOLDERS, **_NUMPY}, without_numpy=True)
     if not isinstance(record, StandIn):
         raise DatasetError(f"holds {type(record).__name__}, not a structure")
     fields: Any = record.__dict__
@@ -109,9 +154,11 @@ def decode(data: bytes) -> Sample:
         elif name == "fixed":
             sample["fixed"] = value != 0
         elif name == "stress" and isinstance(value, np.ndarray) and value.size in (6, 9):
-            sample["stress"] = full_stress(value)  # (1, 3, 3) in ASE's sign, as fairchem 1 writes
-        elif _is_opaque(value):
-            sample.setdefault("dropped", {})[name] = f"a {type(value).__name__}"
+            # (1, 3, 3) in ASE's sign, as fairchem 1 writes it with r_stress=True.
+            sample["stress"], info[name] = full_stress(value), value
+        elif isinstance(value, StandIn):
+            why = f"{type(value).__name__} is no plain data"
+            sample.setdefault("dropped", {})[name] = why
         else:
             info[name] = _identifier(value)
     if "y_init" in info:
