@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ase_nnp.datasets.base import AtomsDataset, DatasetWarning, Shard
+from ase_nnp.datasets.base import AtomsDataset
 from ase_nnp.datasets.convert import Conversion, convert
 from ase_nnp.datasets.formats.oc20_mapping import load_mapping, load_references
 from ase_nnp.datasets.opening import open_dataset
+from ase_nnp.datasets.shard import DatasetWarning, Shard
 from ase_nnp.datasets.writing.write import write_dataset
 from ase_nnp.registry.family import DatasetFormat
 from ase_nnp.registry.hookspecs import hookimpl

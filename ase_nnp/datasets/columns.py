@@ -21,8 +21,8 @@ from ase_nnp.files.atomic import whole_file
 from ase_nnp.files.npz import read_npz
 
 if TYPE_CHECKING:
-    from ase_nnp.datasets.base import Shard
     from ase_nnp.datasets.sample import Sample
+    from ase_nnp.datasets.shard import Shard
 
 __all__ = ["Columns", "cache_folder", "columns"]
 

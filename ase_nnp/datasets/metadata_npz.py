@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ase_nnp.datasets.base import Shard
+from ase_nnp.datasets.shard import Shard
 from ase_nnp.errors import DatasetError, UnsafeFileError
 
 __all__ = ["attach_natoms"]

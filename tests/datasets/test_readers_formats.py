@@ -210,7 +210,7 @@ def test_a_row_may_hold_nan_where_it_does_no_harm(tmp_path):
         dataset[1]
 
 
-def test_free_data_are_decoded_and_data_win_over_columns(tmp_path):
+def test_free_data_are_decoded_and_labels_are_those_of_the_calculator(tmp_path):
     data = {
         "array": {"__ndarray__": [[2], "float32", [1, 2]]},
         "z": {"__complex__": [1, 2]},
@@ -222,8 +222,9 @@ def test_free_data_are_decoded_and_data_win_over_columns(tmp_path):
     pairs = {"config": "x", "charge": 5}
     path = aselmdb_of(tmp_path / "a.aselmdb", [row(energy=1.0, data=data, key_value_pairs=pairs)])
     (atoms,) = open_dataset(path)
-    assert atoms.get_potential_energy() == -2.0
-    assert atoms.calc.results["stress"].tolist() == [1, 2, 3, 4, 5, 6]
+    assert atoms.calc.results == {"energy": 1.0}  # as ASE reads the same row
+    assert atoms.info["energy"] == -2.0
+    assert atoms.info["stress"] == [1, 2, 3, 4, 5, 6]
     assert atoms.info["array"].dtype == np.float32
     assert atoms.info["z"] == 1 + 2j
     assert atoms.info["deep"]["list"][1].tolist() == [3]
@@ -384,7 +385,7 @@ def test_a_virial_becomes_the_stress(tmp_path):
 @pytest.mark.parametrize(
     ("comment", "rows", "message"),
     [
-        ("Properties=species:S:1:pos:R:3", "7", "10 words"),
+        ("Properties=species:S:1:pos:R:3:x:R:2", "7", "5 words for atom 0 with 6 columns"),
         ("Properties=species:S:1:pos:R", "", "damaged"),
         ("Properties=species:S:1:pos:R:3:x:L:1", "maybe", "neither T nor F"),
         ("Properties=species:S:1:pos:R:3:x:I:1", "1.5", "column x"),

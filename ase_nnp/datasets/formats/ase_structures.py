@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ase_nnp.datasets.base import AtomsDataset, Shard
+from ase_nnp.datasets.base import AtomsDataset
 from ase_nnp.datasets.formats.byteranges import compressed_size
 from ase_nnp.datasets.formats.framefile import first_bytes
 from ase_nnp.datasets.sample import Sample, from_atoms
+from ase_nnp.datasets.shard import Shard
 from ase_nnp.errors import DatasetError, UnsafeFileError
 from ase_nnp.registry.family import DatasetFormat
 

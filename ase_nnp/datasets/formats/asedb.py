@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ase_nnp.datasets.base import AtomsDataset, Shard, SpeakingShard
+from ase_nnp.datasets.base import AtomsDataset
 from ase_nnp.datasets.formats.rows import parse_json, row_to_sample
 from ase_nnp.datasets.formats.schnetpack import SchNetPackUnits
 from ase_nnp.datasets.sample import Sample, from_atoms
+from ase_nnp.datasets.shard import Shard, SpeakingShard
 from ase_nnp.errors import DatasetError
 from ase_nnp.registry.family import DatasetFormat
 

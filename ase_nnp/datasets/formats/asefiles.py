@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ase_nnp.datasets.base import AtomsDataset, Shard, SpeakingShard
+from ase_nnp.datasets.base import AtomsDataset
 from ase_nnp.datasets.formats.ase_structures import (
     StructureShard,
     guess_ase_name,
@@ -20,6 +20,7 @@ from ase_nnp.datasets.formats.ase_structures import (
 from ase_nnp.datasets.formats.byteranges import without_compression
 from ase_nnp.datasets.formats.framefile import first_bytes
 from ase_nnp.datasets.sample import Sample, from_atoms
+from ase_nnp.datasets.shard import Shard, SpeakingShard
 from ase_nnp.errors import DatasetError
 from ase_nnp.registry.family import DatasetFormat
 

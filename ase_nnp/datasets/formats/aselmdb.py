@@ -15,12 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from ase_nnp.datasets.base import KINDS, AtomsDataset, SpeakingShard, check_kind
+from ase_nnp.datasets.base import AtomsDataset
 from ase_nnp.datasets.formats.oc20_lmdb import lmdb_kind
 from ase_nnp.datasets.formats.rows import parse_json, row_to_sample
 from ase_nnp.datasets.formats.schnetpack import SchNetPackUnits
 from ase_nnp.datasets.metadata_npz import attach_natoms
 from ase_nnp.datasets.sample import Sample
+from ase_nnp.datasets.shard import KINDS, SpeakingShard, check_kind
 from ase_nnp.errors import DatasetError
 from ase_nnp.files.lmdb import LmdbFile
 from ase_nnp.registry.family import DatasetFormat

@@ -20,11 +20,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ase_nnp.datasets.base import AtomsDataset, DatasetWarning, SpeakingShard, check_kind
+from ase_nnp.datasets.base import AtomsDataset
 from ase_nnp.datasets.formats.framefile import FrameFile, first_bytes, read_text
 from ase_nnp.datasets.formats.oc20_lmdb import OC20_REFERENCE
 from ase_nnp.datasets.formats.xyztext import parse_frame
 from ase_nnp.datasets.sample import Sample
+from ase_nnp.datasets.shard import DatasetWarning, SpeakingShard, check_kind
 from ase_nnp.errors import DatasetError
 from ase_nnp.registry.family import DatasetFormat
 

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from ase_nnp.datasets.base import AtomsDataset, Shard
+from ase_nnp.datasets.base import AtomsDataset
 from ase_nnp.datasets.formats.rows import plain
 from ase_nnp.datasets.sample import Sample
+from ase_nnp.datasets.shard import Shard
 from ase_nnp.datasets.writing.encode import NESTED, REST, put_back
 from ase_nnp.datasets.writing.record_writers import FLAT_KEY, FLAT_MAGIC
 from ase_nnp.errors import DatasetError

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ase_nnp.datasets.base import AtomsDataset, Shard
+from ase_nnp.datasets.base import AtomsDataset
 from ase_nnp.datasets.formats.hdf5_ani import ANI1, AIMNet2, ANI1x, Transition1x
 from ase_nnp.datasets.formats.hdf5_frames import MACE, TorchSim
 from ase_nnp.datasets.formats.hdf5_h5md import H5MD
@@ -30,6 +30,7 @@ from ase_nnp.datasets.formats.hdf5_layouts import (
 )
 from ase_nnp.datasets.formats.hdf5_safe import H5_ERRORS, children
 from ase_nnp.datasets.sample import Sample
+from ase_nnp.datasets.shard import Shard
 from ase_nnp.errors import DatasetError
 from ase_nnp.registry.family import DatasetFormat
 

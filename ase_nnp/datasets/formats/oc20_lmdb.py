@@ -21,10 +21,11 @@ from typing import Any
 
 import numpy as np
 
-from ase_nnp.datasets.base import AtomsDataset, DatasetWarning, Shard, check_kind
+from ase_nnp.datasets.base import AtomsDataset
 from ase_nnp.datasets.labels import full_stress
 from ase_nnp.datasets.metadata_npz import attach_natoms
 from ase_nnp.datasets.sample import Sample
+from ase_nnp.datasets.shard import DatasetWarning, Shard, check_kind
 from ase_nnp.errors import DatasetError, UnsafeFileError
 from ase_nnp.files.lmdb import LmdbFile, looks_like_lmdb
 from ase_nnp.files.pickle_values import Sealed

@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from ase_nnp.datasets.base import AtomsDataset, DatasetWarning, Shard
+from ase_nnp.datasets.base import AtomsDataset
 from ase_nnp.datasets.formats.framefile import first_bytes
 from ase_nnp.datasets.formats.json_pieces import JsonPieces
 from ase_nnp.datasets.formats.pymatgen_entries import entries, entry_to_sample, is_structure
 from ase_nnp.datasets.sample import Sample
+from ase_nnp.datasets.shard import DatasetWarning, Shard
 from ase_nnp.errors import DatasetError
 from ase_nnp.registry.family import DatasetFormat
 

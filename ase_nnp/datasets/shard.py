@@ -1,0 +1,155 @@
+"""``Shard``: one file of a dataset; a reader of a new format writes one subclass."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from ase_nnp.datasets.labels import relabel
+from ase_nnp.datasets.sample import Sample, check_sample
+from ase_nnp.errors import AseNnpError, DatasetError
+
+__all__ = ["KINDS", "DatasetWarning", "Shard", "SpeakingShard", "check_kind"]
+
+Array = np.ndarray[Any, Any]
+
+
+class DatasetWarning(UserWarning):
+    """Something in a dataset that is odd but has one sensible reading."""
+
+
+class Shard:
+    """One file of a dataset, opened on first use in each process.
+
+    A subclass gives ``__len__`` and :meth:`read`, and :meth:`key` where records have names. It
+    must pickle without its open handle.
+
+    Attributes
+    ----------
+    path
+        The file.
+    format
+        Name of the format.
+    options
+        What changes the content read (part of the key of cached metadata).
+    energy_kind
+        ``"total"``, ``"adsorption"`` or ``"formation"``: what ``energy`` is in this file; None
+        without energies.
+    energy_reference
+        To what an adsorption energy is referred.
+    keys
+        Names of labels in the file by our names, as ``open_dataset(keys=...)`` was told.
+    """
+
+    path: Path
+    format: str = ""
+    options: tuple[Any, ...] = ()
+    energy_kind: str | None = "total"
+    energy_reference: str | None = None
+    keys: Mapping[str, str] = MappingProxyType({})
+    side_natoms: tuple[Any, int] | None = None  # counts of a side file, and our place in them
+
+    _told: frozenset[str] = frozenset()
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def read(self, index: int) -> Sample:
+        """Decode record ``index`` (0 to len - 1) into a sample; need not check its values.
+
+        Any exception counts as damage of that record and becomes a DatasetError.
+        """
+        raise NotImplementedError
+
+    def key(self, index: int) -> object:
+        """Name of a record inside the file, for messages."""
+        return index
+
+    def natoms(self) -> Array | None:
+        """Atom counts, if the file or a checked side file knows them without decoding."""
+        if self.side_natoms is None:
+            return None
+        column, start = self.side_natoms
+        counts: Array = column.values()[start : start + len(self)]
+        return counts
+
+    def close(self) -> None:
+        """Release open handles; the next read opens them again."""
+
+    def arrays(self, index: int) -> Sample:
+        """Read and check one record; errors name file and record."""
+        try:
+            sample = self.read(index)
+            if self.keys:
+                relabel(sample, self.keys)
+            if "dropped" in sample:
+                self._warn_of(sample.pop("dropped"))
+            check_sample(sample)
+            if self.side_natoms is not None:
+                said = self.side_natoms[0].values()[self.side_natoms[1] + index]
+                if said != len(sample["atomic_numbers"]):
+                    raise DatasetError(f"natoms is {said} in the metadata.npz beside the file")
+            return sample
+        except AseNnpError as error:
+            if getattr(error, "path", None) is not None:
+                raise
+            kind = type(error) if isinstance(error, DatasetError) else DatasetError
+            raise kind(str(error), path=self.path, key=self.key(index)) from None
+        except OSError as error:
+            raise DatasetError(str(error), path=self.path, key=self.key(index)) from error
+        except Exception as error:
+            raise DatasetError(
+                f"cannot be decoded: {type(error).__name__}: {error}",
+                path=self.path,
+                key=self.key(index),
+            ) from error
+
+    def use_keys(self, keys: Mapping[str, str]) -> None:
+        """Take labels from these names of the file; cached metadata are kept apart by them."""
+        self.keys = dict(keys)
+        self.options = (*self.options, tuple(sorted(self.keys.items())))
+
+    def _warn_of(self, dropped: dict[str, str]) -> None:
+        """Say once a file which fields of free information are left out."""
+        new = {name: why for name, why in dropped.items() if name not in self._told}
+        self._told = self._told | set(new)
+        for name, why in new.items():
+            warnings.warn(
+                f"{self.path}: the field {name!r} is left out ({why})", DatasetWarning, stacklevel=5
+            )
+
+
+#: Total energies, or energies to which ``info["reference_energy"]`` has to be added for a total:
+#: of clean slab and molecules (adsorption) or of single atoms (formation).
+KINDS = ("total", "adsorption", "formation")
+
+
+def check_kind(kind: str | None) -> str | None:
+    """Return a kind of energy, or say which there are."""
+    if kind is not None and kind not in KINDS:
+        raise DatasetError(
+            f"an energy kind {kind!r}; there are 'total', 'adsorption' and 'formation'"
+        )
+    return kind
+
+
+class SpeakingShard(Shard):
+    """A shard whose records may carry ``info["energy_kind"]``; the first one speaks for all."""
+
+    _kind: str | None = None
+
+    @property
+    def energy_kind(self) -> str | None:  # type: ignore[override]
+        """What the energies of this file are; total where nothing says otherwise."""
+        if self._kind is None:
+            try:
+                said = self.read(0)["info"].get("energy_kind")
+            except Exception:  # the record itself raises when it is asked for
+                said = None
+            self._kind = said if isinstance(said, str) and said in KINDS else "total"
+        return self._kind
