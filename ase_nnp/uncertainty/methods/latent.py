@@ -23,13 +23,15 @@ from ase_nnp.uncertainty.statistics.ood import (
     KNNDistance,
     Mahalanobis,
     ood_threshold,
-    structure_ood_score,
 )
 
 __all__ = ["FeatureReader", "LatentDistanceMethod"]
 
 #: Stands for the infinite distance of an element that was not seen, where std must be finite.
 FAR = 1e6
+
+#: What a structure's score can be.
+SCORES = ("largest", "mean", "quantile", "rank")
 
 #: Numbers of gathered inverse factors held at once.
 BLOCK = 1 << 23
@@ -59,12 +61,38 @@ class FeatureReader:
         return result, features.reshape(graph.num_atoms, -1)
 
 
+def reduce_atoms(atoms: Tensor, batch: Tensor, structures: int, how: str) -> Tensor:
+    """Return one number a structure, (B,), from one an atom, (N,).
+
+    Parameters
+    ----------
+    batch
+        (N,) the structure of each atom.
+    how
+        ``"largest"``, ``"mean"``, or ``"quantile"``: the least number that 90 % of the atoms, but
+        for rounding up, do not exceed.
+    """
+    if how == "largest":
+        worst = atoms.new_full((structures,), -torch.inf)
+        return worst.scatter_reduce(0, batch, atoms, "amax")
+    counts = torch.bincount(batch, minlength=structures)
+    if how == "mean":
+        return atoms.new_zeros(structures).index_add(0, batch, atoms) / counts
+
+    # Sorted within structures; no value between two atoms, as one may be infinitely far.
+    order = atoms.argsort()
+    order = order[batch[order].argsort(stable=True)]
+    first = counts.cumsum(0) - counts
+    return atoms[order[first + (0.9 * (counts - 1)).ceil().long()]]
+
+
 class LatentDistanceMethod(UncertainPotential):
-    """Mahalanobis or nearest-neighbour distance in the model's own features, per element.
+    """Mahalanobis or nearest-neighbor distance in the model's own features, per element.
 
     ``forces_std`` is the distance of each atom and ``energy_std`` the root of the sum of
-    squares; both are in arbitrary units until calibrated. ``ood_score`` is the largest distance
-    of a structure, ``ood_flag`` whether it exceeds the given quantile of the training scores.
+    squares; both are in arbitrary units until calibrated. ``ood_score`` is one number a structure,
+    ``ood_flag`` whether it exceeds the given quantile of the training scores; ``uq["score"]`` says
+    which number.
 
     Parameters
     ----------
@@ -74,12 +102,17 @@ class LatentDistanceMethod(UncertainPotential):
         Training structures.
     kind
         ``"mahalanobis"`` keeps means and covariances only; ``"knn"`` keeps the features.
+    score
+        Of a structure, from the distances of its atoms: ``"largest"``, ``"mean"``, ``"quantile"``
+        (the distance that 90 % of the atoms do not exceed, which sees a group that moves), or
+        ``"rank"``: the mean of the ranks, among the training structures, of the mean distance and
+        of the energy std over the root of the number of atoms; for a potential that has one.
     quantile
-        Of the training scores, for the flag.
+        Of the training scores, for the flag: one minus the rate of false alarms.
     k, max_points
-        Neighbours, and features kept of each element.
+        Neighbors, and features kept of each element.
     layer
-        The module whose inputs are the features; ``""`` for the distances of neighbours instead of
+        The module whose inputs are the features; ``""`` for the distances of neighbors instead of
         anything of the model, which shows atoms that are too near best. None picks one.
     """
 
@@ -91,17 +124,27 @@ class LatentDistanceMethod(UncertainPotential):
         *,
         train: Sequence[Atoms] | None = None,
         kind: str = "mahalanobis",
+        score: str = "largest",
         quantile: float = 0.99,
         k: int = 10,
         max_points: int = 5000,
         layer: str | None = None,
         fitted: tuple[FeatureReader, Any, float] | None = None,
+        ranked: Mapping[str, Tensor] | None = None,
         **options: Any,
     ) -> None:
         super().__init__(members, **options)
         if kind not in ("mahalanobis", "knn"):
             raise UncertaintyError(f"kind must be 'mahalanobis' or 'knn', not {kind!r}.")
-        self.kind, self.quantile = kind, quantile
+        if score not in SCORES:
+            raise UncertaintyError(f"score must be one of {', '.join(SCORES)}, not {score!r}.")
+        if score == "rank" and "energy_std" not in self.base.outputs:
+            raise UncertaintyError(
+                "score='rank' needs a potential that gives energy_std: wrap a fitted 'last_layer' "
+                "or an ensemble."
+            )
+        self.kind, self.score, self.quantile = kind, score, quantile
+        self._ranked = dict(ranked or {})
         if fitted is not None:
             self.reader, self.threshold = fitted[0], fitted[2]
             self.distance: Any = fitted[1]
@@ -123,27 +166,59 @@ class LatentDistanceMethod(UncertainPotential):
             except AttributeError as error:
                 raise UncertaintyError(f"The model has no module '{layer}'.") from error
         self.reader = FeatureReader.of(self.base, train) if layer is None else FeatureReader(layer)
-        rows, numbers, structure = [], [], []
+        rows, numbers, structure, stds = [], [], [], []
+        wanted = ("energy", "energy_std") if self.score == "rank" else ("energy",)
         for i, atoms in enumerate(tracked(train, "features")):
-            features = self.reader.run(self.base, self.base.make_graph(atoms), ("energy",))[1]
+            result, features = self.reader.run(self.base, self.base.make_graph(atoms), wanted)
             rows.append(features.double().cpu().numpy())
             numbers.append(atoms.numbers)
             structure.append(np.full(len(atoms), i))
+            if self.score == "rank":
+                stds.append(result["energy_std"].double().cpu() / len(atoms) ** 0.5)
+
         x, z = np.concatenate(rows), np.concatenate(numbers)
         if self.kind == "knn":
             self.distance = KNNDistance.fit(x, z, k=k, max_points=max_points)
         else:
             self.distance = Mahalanobis.fit(x, z)
-        scores = structure_ood_score(self.distance(x, z), np.concatenate(structure))
-        self.threshold = ood_threshold(scores, self.quantile)
+        atoms_far = torch.as_tensor(self.distance(x, z))
+        owner = torch.as_tensor(np.concatenate(structure))
+        if self.score == "rank":
+            mean = reduce_atoms(atoms_far, owner, len(train), "mean")
+            known = {"distance": mean, "energy_std": torch.cat(stds)}
+            self._ranked = {name: values.sort().values for name, values in known.items()}
+            scores = self._rank(mean, known["energy_std"])
+        else:
+            scores = reduce_atoms(atoms_far, owner, len(train), self.score)
+        self.threshold = ood_threshold(scores.numpy(), self.quantile)
+
+    def _rank(self, distance: Tensor, std: Tensor) -> Tensor:
+        """Mean rank of both among the training structures; beyond the last one, above 1."""
+        given = {"distance": distance, "energy_std": std}
+        ranks = []
+        for name, values in given.items():
+            known = self._ranked[name].to(values)
+            rank = torch.searchsorted(known, values.contiguous()) / len(known)
+            # Ranks alone could not tell what is far from what is farther.
+            beyond = values / known[-1].clamp(min=1e-12)
+            ranks.append(torch.where(values > known[-1], beyond, rank.to(values)))
+        return (ranks[0] + ranks[1]) / 2
+
+    @property
+    def uq(self) -> dict[str, Any]:
+        """As :attr:`UncertainPotential.uq`, with the score of structures and its threshold."""
+        score = {"score": self.score, "score_threshold": self.threshold}
+        return {**super().uq, **score, "score_false_alarms": 1 - self.quantile}
 
     def spread(self, graph: AtomGraph, properties: Collection[str]) -> dict[str, Tensor]:
         """The model's own results with distances beside them."""
-        plain = [p for p in self.base.outputs if p in properties or p == "energy"]
+        needed = {*properties, "energy"} | ({"energy_std"} if self.score == "rank" else set())
+        plain = [p for p in self.base.outputs if p in needed]
         result, features = self.reader.run(self.base, graph, plain)
         asked = {p.split("_")[0] for p in properties if "_std" in p or "_interval" in p}
         own = [p for p in self.own_std if p in asked]
-        return dict(result) | self.scores(self.far(features, graph.atomic_numbers), graph, own)
+        distance = self.far(features, graph.atomic_numbers)
+        return dict(result) | self.scores(distance, graph, own, result.get("energy_std"))
 
     def far(self, features: Tensor, numbers: Tensor) -> Tensor:
         """Distances (N,) in float64, on the device of the features.
@@ -152,8 +227,9 @@ class LatentDistanceMethod(UncertainPotential):
         """
         x = features.double()
         if self.kind == "knn":
-            found = self.distance(x.nan_to_num(nan=FAR).cpu().numpy(), numbers.cpu().numpy())
-            return torch.as_tensor(found).to(x.device)
+            near = self.distance(x.nan_to_num(nan=FAR).cpu().numpy(), numbers.cpu().numpy())
+            return torch.as_tensor(near).to(x.device)
+
         means, inverses, place = (t.to(x.device) for t in self._tables)
         index = place.index_select(0, numbers)
         size = max(1, BLOCK // x.shape[1] ** 2)
@@ -178,12 +254,23 @@ class LatentDistanceMethod(UncertainPotential):
         first = [np.concatenate([np.zeros_like(a[:1]), a]) for a in (means, inverses)]
         return torch.as_tensor(first[0]), torch.as_tensor(first[1]), place
 
-    def scores(self, distance: Tensor, graph: AtomGraph, own: Collection[str]) -> dict[str, Tensor]:
+    def scores(
+        self,
+        distance: Tensor,
+        graph: AtomGraph,
+        own: Collection[str],
+        energy_std: Tensor | None = None,
+    ) -> dict[str, Tensor]:
         """Outputs made of the atoms' distances, with stds of the properties ``own``."""
         atoms = distance.to(graph.positions)
-        worst = atoms.new_full((graph.num_structures,), -torch.inf)
-        worst = worst.scatter_reduce(0, graph.batch, atoms, "amax")
-        out = {"ood_scores": atoms, "ood_score": worst, "ood_flag": worst > self.threshold}
+        how = "mean" if self.score == "rank" else self.score
+        score = reduce_atoms(atoms, graph.batch, graph.num_structures, how)
+        if self.score == "rank":
+            assert energy_std is not None
+            size = graph.atoms_per_structure().to(atoms)
+            score = self._rank(score, energy_std.to(atoms) / size.sqrt())
+
+        out = {"ood_scores": atoms, "ood_score": score, "ood_flag": score > self.threshold}
         if not own:
             return out
         near = atoms.clamp(max=FAR, min=1e-12)
@@ -207,9 +294,11 @@ class LatentDistanceMethod(UncertainPotential):
             tensors |= {f"{what}.{z}": torch.as_tensor(v) for z, v in table.items()}
         if self.kind == "knn":
             tensors["scale"] = torch.as_tensor(d.scale)
+        tensors |= {f"ranked.{name}": values for name, values in self._ranked.items()}
         values = {
             **super().state()[1],
             "kind": self.kind,
+            "score": self.score,
             "quantile": self.quantile,
             "layer": self.reader.layer,
             "threshold": self.threshold,
@@ -234,9 +323,11 @@ class LatentDistanceMethod(UncertainPotential):
                 if n.startswith(prefix)
             }
 
+        first = "ranked."
+        ranked = {k.removeprefix(first): v for k, v in tensors.items() if k.startswith(first)}
         distance: Any
         if options["kind"] == "knn":
             distance = KNNDistance(table("training"), tensors["scale"].numpy(), k)
         else:
             distance = Mahalanobis(table("means"), table("factors"))
-        return cls([base], fitted=(reader, distance, threshold), **options)
+        return cls([base], fitted=(reader, distance, threshold), ranked=ranked, **options)
