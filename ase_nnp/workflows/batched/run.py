@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +48,14 @@ def run(
     ConfigError
         For arguments that cannot be meant, or a folder that holds another run.
     """
-    if not (isinstance(steps, int) and steps >= 0):
+    if not (isinstance(steps, Integral) and steps >= 0):
         raise ConfigError(f"steps = {steps!r}: a number of steps, at least 0.")
     potential = load_model(model)
     given = Structures(structures)
     wanted = ["stress"] if method.stress else []
     wanted += MonitorPool.properties(settings.monitor, potential)
     evaluator = Evaluator(potential, wanted, settings)
-    return _carried_out(potential, Loop(given, method, evaluator, steps, settings))
+    return _carried_out(potential, Loop(given, method, evaluator, int(steps), settings))
 
 
 def _carried_out(model: Potential, loop: Loop) -> Iterator[Outcome]:
@@ -64,7 +65,7 @@ def _carried_out(model: Potential, loop: Loop) -> Iterator[Outcome]:
         identity = {
             "method": loop.method.name,
             "steps": loop.steps,
-            "interval": settings.interval,
+            "interval": int(settings.interval),
             "trajectory": settings.trajectory,
             "model": model_hash(model),
             "monitor": loop.monitors.settings(),

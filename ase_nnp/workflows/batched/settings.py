@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Self
 
@@ -71,7 +72,7 @@ class RunSettings:
     progress: Callable[[Progress], None] | None = None
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.interval, int) and self.interval >= 1):
+        if not (isinstance(self.interval, Integral) and self.interval >= 1):
             raise ConfigError(f"interval = {self.interval!r}: a number of steps, at least 1.")
         if self.trajectory not in (None, *TRAJECTORIES):
             raise ConfigError(
