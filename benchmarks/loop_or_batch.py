@@ -66,12 +66,12 @@ def measure(model: ase_nnp.Potential, structures: list[Atoms], rounds: int) -> d
             start = time.process_time()
             Predictor(model, **options)(structures, progress=False)
             times[name].append(time.process_time() - start)
-    found = {name: statistics.median(values) for name, values in times.items()}
-    found["automatic over better"] = statistics.median(
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    medians["automatic over better"] = statistics.median(
         a / min(b, c)
         for a, b, c in zip(times["automatic"], times["loop"], times["batches"], strict=True)
     )
-    return found
+    return medians
 
 
 def main() -> None:
@@ -101,9 +101,9 @@ def main() -> None:
         for label, structures in sets(options.count).items():
             if options.only not in f"{name}, {label}":
                 continue
-            found = times[f"{name}, {label}"] = measure(model, structures, options.rounds)
+            medians = times[f"{name}, {label}"] = measure(model, structures, options.rounds)
             if not options.json:
-                figures = "  ".join(f"{k} {v:.3f}" for k, v in found.items())
+                figures = "  ".join(f"{k} {v:.3f}" for k, v in medians.items())
                 print(f"{name + ', ' + label:48s}", figures, flush=True)
     if options.json:
         print(json.dumps({**report, "cpu_seconds": times}, indent=1))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ase_nnp.errors import DatasetError
 from ase_nnp.files.atomic import whole_file
+from ase_nnp.files.regular import open_regular
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -68,8 +69,7 @@ def read_summary(path: Path) -> dict[str, Any]:
     DatasetError
         It is damaged.
     """
-    with path.open("rb") as file:
-        return _summary(path, file.readline())
+    return _summary(path, _content(path, first_line=True))
 
 
 def read_chunk(path: Path) -> list[bytes]:
@@ -80,7 +80,7 @@ def read_chunk(path: Path) -> list[bytes]:
     DatasetError
         The content is not what was written.
     """
-    line, _, body = path.read_bytes().partition(b"\n")
+    line, _, body = _content(path).partition(b"\n")
     summary = _summary(path, line)
     if hashlib.sha256(body).hexdigest() != summary["sha256"]:
         raise DatasetError("is damaged: its checksum does not fit", path=path)
@@ -92,6 +92,14 @@ def read_chunk(path: Path) -> list[bytes]:
     if place != len(body) or len(records) != summary["count"]:
         raise DatasetError("is damaged: its lengths do not fit", path=path)
     return records
+
+
+def _content(path: Path, *, first_line: bool = False) -> bytes:
+    try:
+        with open_regular(path) as file:
+            return file.readline() if first_line else file.read()
+    except OSError as error:
+        raise DatasetError(f"cannot be read: {error}", path=path) from error
 
 
 def _summary(path: Path, line: bytes) -> dict[str, Any]:

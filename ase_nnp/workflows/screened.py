@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ase_nnp.errors import DatasetError
 from ase_nnp.files.identity import STRUCTURES
+from ase_nnp.files.regular import open_regular
 from ase_nnp.workflows.chunk_results import read_chunk, read_summary
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ class Run:
         self.folder = Path(folder)
         path = self.folder / "run.json"
         try:
-            said = json.loads(path.read_bytes())
+            with open_regular(path) as file:
+                said = json.loads(file.read())
             self.total, self.chunk = len(said[STRUCTURES]), int(said["chunk"])
         except FileNotFoundError:
             raise DatasetError("no screening run lies in this folder", path=folder) from None

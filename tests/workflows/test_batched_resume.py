@@ -289,3 +289,22 @@ def test_a_folder_that_cannot_be_written_is_our_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DatasetError, match="cannot be written"):
         relax_many(model(), structures(), folder=tmp_path / "file" / "run", **OPTIONS)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="makes a pipe")
+@pytest.mark.parametrize("name", ["run.json", "checkpoint", "results.jsonl", "frames"])
+@pytest.mark.parametrize("what", ["pipe", "folder", "file", "nothing in it"])
+def test_what_lies_in_the_way_is_our_error(tmp_path, name, what):
+    folder = tmp_path / "run"
+    short = [bulk("Cu", a=3.3, cubic=True), *structures()]
+    interrupted(folder)
+    path = folder / name
+    path.rename(tmp_path / "aside")
+    if what == "pipe":
+        os.mkfifo(path)
+    elif what == "folder":
+        (path / "000003.bin").mkdir(parents=True)
+    else:
+        path.write_text("{}" if what == "file" else "")
+    with pytest.raises(AseNnpError):
+        relax_many(model(), short, folder=folder, **OPTIONS)

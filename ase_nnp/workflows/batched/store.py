@@ -31,6 +31,7 @@ import numpy as np
 from ase_nnp.errors import ConfigError, DatasetError
 from ase_nnp.files.atomic import remove_leftovers, take_lock, write_whole
 from ase_nnp.files.identity import differences
+from ase_nnp.files.regular import open_regular
 from ase_nnp.workflows.batched.frames import FrameFile
 from ase_nnp.workflows.batched.state import Array
 
@@ -65,7 +66,8 @@ def agree(path: Path, identity: Mapping[str, Any]) -> None:
     try:
         if not path.exists():
             write_whole(path, json.dumps(wanted))
-        there = json.loads(path.read_bytes())
+        with open_regular(path) as file:
+            there = json.loads(file.read())
     except (OSError, ValueError, RecursionError) as error:
         raise DatasetError(f"cannot be used: {error}", path=path) from error
     if not isinstance(there, dict):
@@ -128,8 +130,9 @@ class Store:
         """Remove what a killed process was writing."""
         for path in (self.checkpoint, self.results, self.folder / "run.json"):
             remove_leftovers(path)
-        for left in self.folder.glob(".*.part*"):  # trajectories: nobody else is at work here
-            left.unlink(missing_ok=True)
+        with self._writing(self.folder):
+            for left in self.folder.glob(".*.part*"):  # trajectories: nobody else is at work here
+                left.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Give the folder free."""
@@ -157,16 +160,18 @@ class Store:
             If it is damaged.
         """
         if not self.checkpoint.exists():
-            for left in (self.results, *self.frames.glob("*.bin")):
-                left.unlink(missing_ok=True)
+            with self._writing(self.folder):
+                for left in (self.results, *self.frames.glob("*.bin")):
+                    left.unlink(missing_ok=True)
             return None
 
         try:
-            said, _, content = self.checkpoint.read_bytes().partition(b"\n")
+            with open_regular(self.checkpoint) as file:
+                said, _, content = file.read().partition(b"\n")
             if hashlib.sha256(content).hexdigest().encode() != said:
                 raise ValueError("its checksum does not fit")
-            with np.load(io.BytesIO(content), allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
+            with np.load(io.BytesIO(content), allow_pickle=False) as stored:
+                arrays = {name: stored[name] for name in stored.files}
             notes = json.loads(str(arrays.pop("notes")))
             lines = self._read_results(*notes["results"])
             self._written = {int(k): list(v) for k, v in notes["frames"].items()}
@@ -179,7 +184,8 @@ class Store:
         if not length:
             self.results.unlink(missing_ok=True)
             return []
-        content = self.results.read_bytes()[:length]
+        with open_regular(self.results) as file:
+            content = file.read(length)
         if len(content) < length or zlib.crc32(content) != checksum:
             raise ValueError(f"{self.results.name} is not as it was written")
         os.truncate(self.results, length)
@@ -197,12 +203,13 @@ class Store:
         DatasetError
             If frames are missing or have changed.
         """
-        for path in self.frames.glob("*.bin"):
-            if not path.stem.isdigit() or int(path.stem) not in moving:
-                path.unlink()
-        for index, atoms in moving.items():
-            count, checksum = self._written.get(index, (0, 0))
-            self._file(index, atoms).truncate(count, checksum)
+        with self._writing(self.frames):
+            for path in self.frames.glob("*.bin"):
+                if not path.stem.isdigit() or int(path.stem) not in moving:
+                    path.unlink()
+            for index, atoms in moving.items():
+                count, checksum = self._written.get(index, (0, 0))
+                self._file(index, atoms).truncate(count, checksum)
 
     def record(self, index: int, record: bytes) -> None:
         """Keep a frame until the next checkpoint."""
