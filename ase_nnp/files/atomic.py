@@ -17,12 +17,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from ase_nnp.files.regular import open_regular
+
 __all__ = [
     "file_hash",
     "locked",
+    "read_checked",
     "take_lock",
     "unfinished",
     "whole_file",
+    "write_checked",
     "write_whole",
 ]
 
@@ -63,6 +67,28 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def write_checked(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write a file with its SHA-256 in the first line, for :func:`read_checked`."""
+    write_whole(path, hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
+
+
+def read_checked(path: str | os.PathLike[str]) -> bytes:
+    """Return what :func:`write_checked` wrote.
+
+    Raises
+    ------
+    OSError
+        It cannot be read.
+    ValueError
+        It is not as it was written.
+    """
+    with open_regular(path) as file:
+        digest, _, content = file.read().partition(b"\n")
+    if hashlib.sha256(content).hexdigest().encode() != digest:
+        raise ValueError("its checksum does not fit")
+    return content
 
 
 def unfinished(path: Path) -> Path:

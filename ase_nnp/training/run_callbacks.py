@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 import sys
 import time
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ase_nnp.errors import CheckpointError
-from ase_nnp.files.atomic import whole_file
+from ase_nnp.files.atomic import read_checked, whole_file, write_checked
 from ase_nnp.models.files import save_model
 from ase_nnp.training import sanity_checks
 from ase_nnp.training.finetune import plain
@@ -37,7 +38,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         It is damaged or no checkpoint of a training.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        content = io.BytesIO(read_checked(path))
+        state = torch.load(content, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     if not isinstance(state, dict) or "position" not in state:
@@ -200,8 +202,9 @@ class RunCallbacks:
             "best_epoch": self.best_epoch,
             "untouched": self.untouched,
         }
-        with whole_file(self.folder / "last.ckpt") as part:
-            torch.save(state, part)
+        content = io.BytesIO()
+        torch.save(state, content)
+        write_checked(self.folder / "last.ckpt", content.getvalue())
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take up what a checkpoint says of the past."""

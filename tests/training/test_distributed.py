@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from ase_nnp.training.run_callbacks import read_checkpoint
+
 SCRIPT = """
 import json, sys
 sys.path.insert(0, {tests!r}); sys.path.insert(0, {here!r})
@@ -58,7 +60,7 @@ def start(folder, script, world, batch):
     for process in running:
         _, said = process.communicate(timeout=900)
         assert process.returncode == 0, said
-    state = torch.load(folder / "last.ckpt", weights_only=True)
+    state = read_checkpoint(folder / "last.ckpt")
     return state["position"], state["rows"]
 
 
