@@ -102,6 +102,7 @@ def find_format(
     path: Path, formats: Mapping[str, DatasetFormat], *, by_name: bool = True
 ) -> DatasetFormat | None:
     """Return the format of a file, by content; by its name only if no content tells."""
+    # Names lie: `.lmdb` may be three things, `.json` four.
     for candidate in formats.values():
         if candidate.sniff(path):
             return candidate
@@ -170,6 +171,8 @@ def _format_of_file(
         raise DatasetError("neither a file nor a folder (a device or a pipe)", path=path)
     if format is not None:
         return formats[format]
+
+    # What only an ending tells comes last: ASE knows a hundred of them.
     kind = find_format(path, formats)
     if kind is None:
         name = guess_ase_name(path)
@@ -204,6 +207,7 @@ def _in_folder(
 
 
 def _refuse_mixture(path: Path, files: list[tuple[Path, DatasetFormat]]) -> None:
+    # Two kinds in one place are as a rule the same frames twice (POSCAR and OUTCAR).
     kinds: dict[str, list[str]] = {}
     for file, kind in files:
         kinds.setdefault(kind.name, []).append(file.name)

@@ -91,6 +91,7 @@ class NpzArrays:
             with archive.open(member) as stream:
                 shape, order, dtype = _header(stream, name)
                 skipped = stream.tell()
+                # np.savez does not compress: such arrays are mapped, frame by frame from the disk.
                 if member.compress_type == zipfile.ZIP_STORED:
                     start = self._start(member) + skipped
                     return _mapped(
@@ -123,6 +124,7 @@ def _header(stream: IO[bytes], name: str) -> tuple[tuple[int, ...], Any, np.dtyp
     else:
         raise DatasetError(f"a header of version {version}")
 
+    # NumPy would unpickle these.
     if dtype.hasobject:
         raise UnsafeFileError(f"{name} holds Python objects, which are stored as pickles")
     if dtype.kind not in "biufUS":
@@ -138,6 +140,7 @@ def _mapped(
     claimed = math.prod(shape) * dtype.itemsize
     if claimed > size:
         raise DatasetError(f"claims {claimed} bytes and has {size}")
+    # An empty map is an error of the system.
     if claimed == 0:
         return np.zeros(shape, dtype)
     return np.memmap(path, dtype, "r", start, shape, order)

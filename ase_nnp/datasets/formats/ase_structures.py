@@ -141,6 +141,7 @@ class StructureShard(Shard):
         """Return one structure."""
         from ase.calculators.calculator import all_properties
 
+        # ASE's readers give all frames at once; after unpickling they are read again.
         images = self._images if self._images is not None else self._load()
         atoms = images[index]
         refuse_partial(atoms)
@@ -193,6 +194,7 @@ def check_claims(path: Path, name: str) -> None:
         size = os.path.getsize(path)
     head = first_bytes(path, 1 << 20)
 
+    # ASE makes lists as long as these counts say before it reads the first position.
     if name in ("vasp", "vasp-xdatcar"):
         lines = head.split(b"\n", 8)[5:7]
     elif name == "vasp-out":

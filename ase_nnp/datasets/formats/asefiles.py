@@ -85,6 +85,7 @@ def sniff(path: Path) -> bool:
     head = b"" if path.is_dir() else first_bytes(path, 4096)
     if head.startswith(_ULM):
         return True
+    # Marks and endings are for text; a binary file with such a name is something else.
     if not head.strip() or b"\0" in head:
         return False
 

@@ -100,6 +100,7 @@ class ByteRanges:
         if self._held is not None:
             return self._held[start:stop]
 
+        # Seeking a compressed stream inflates everything before; reading forwards does not.
         if self._stream is None or self._pid != os.getpid():  # positions are shared after a fork
             self._stream, self._pid = self._open(), os.getpid()
         try:

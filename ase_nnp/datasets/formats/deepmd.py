@@ -85,6 +85,7 @@ class DeepmdShard(Shard):
 
     def read(self, index: int) -> Sample:
         """Return one frame."""
+        # In systems of mixed type `type.raw` is all zeros, and -1 marks a place without an atom.
         mixed = self._array("real_atom_types")
         types = self._types if mixed is None else np.array(mixed[index], np.int64)
         real = types >= 0
@@ -105,6 +106,7 @@ class DeepmdShard(Shard):
             sample["energy"] = float(np.reshape(energy[index], ())[()])
         if (force := self._array("force")) is not None:
             sample["forces"] = np.array(force[index], float).reshape(-1, 3)[real]
+        # DeePMD's virial is -dE/d strain; the stress is its negative over the volume.
         volume = abs(float(np.linalg.det(cell)))
         if (virial := self._array("virial")) is not None and self._periodic and volume > 0:
             tensor = np.array(virial[index], float).reshape(3, 3) / -volume

@@ -23,12 +23,12 @@ from ase_nnp.datasets.formats.hdf5_layouts import (
     QM7X,
     SPICE,
     Block,
-    Frame,
     Layout,
     Options,
     TorchMDNet,
 )
 from ase_nnp.datasets.formats.hdf5_safe import H5_ERRORS, children
+from ase_nnp.datasets.formats.hdf5_sample import frame_to_sample
 from ase_nnp.datasets.sample import Sample
 from ase_nnp.datasets.shard import Shard
 from ase_nnp.errors import DatasetError
@@ -44,7 +44,7 @@ _KJ_MOL = 0.010364269656262174
 _ENERGY_UNITS = {"eV": 1.0, "Hartree": HARTREE, "kcal/mol": 4.184 * _KJ_MOL, "kJ/mol": _KJ_MOL}
 _LENGTH_UNITS = {"Angstrom": 1.0, "Bohr": BOHR, "nm": 10.0}
 
-#: Tried in this order; the first that recognises a file reads it.
+#: Tried in this order; the first that recognizes a file reads it.
 LAYOUTS: tuple[Layout, ...] = (
     H5MD(),
     MACE(),
@@ -145,6 +145,7 @@ class HDF5Shard(Shard):
         """Return the atom counts, or None where only reading tells them."""
         if any(block.natoms < 0 for block in self.blocks):
             return None
+        # Blocks keep one count for all their frames; only here it becomes a number a frame.
         counts = [block.natoms for block in self.blocks]
         return np.repeat(counts, [block.frames for block in self.blocks])
 
@@ -169,7 +170,7 @@ class HDF5Shard(Shard):
         except H5_ERRORS as error:
             raise DatasetError(f"damaged HDF5 data ({error})") from error
 
-        sample = _sample(frame)
+        sample = frame_to_sample(frame)
         if frame.row is None:
             sample["info"].setdefault("sid", self.key(index))
         return sample
@@ -179,82 +180,6 @@ class HDF5Shard(Shard):
         if self._file is not None and self._pid == os.getpid():
             self._file.close()
         self._file = None
-
-
-def _array(name: str, value: Any, shape: tuple[int, ...]) -> Any:
-    """Return ``value`` as float64 of the wanted shape (-1 is any length)."""
-    array = np.asarray(value)
-    if array.dtype.kind not in "iuf":
-        raise DatasetError(f"{name} is no array of numbers")
-    if len(array.shape) != len(shape) or any(
-        w not in (-1, h) for w, h in zip(shape, array.shape, strict=True)
-    ):
-        raise DatasetError(f"{name} has shape {array.shape}, wanted {shape}")
-    return array.astype(np.float64)
-
-
-def _sample(frame: Frame) -> Sample:
-    """Check what a layout read and put it under the common names."""
-    for name, value in (("atomic numbers", frame.numbers), ("positions", frame.positions)):
-        if value is None:
-            raise DatasetError(f"no {name}")
-    numbers = np.asarray(frame.numbers)
-    n = numbers.size
-
-    cell = np.zeros((3, 3)) if frame.cell is None else _array("cell", frame.cell, (3, 3))
-    pbc = np.asarray(frame.pbc).astype(bool).reshape(-1)
-    if pbc.size not in (1, 3):
-        raise DatasetError(f"pbc has {pbc.size} values, wanted 3")
-
-    sample: Sample = {
-        "atomic_numbers": numbers.reshape(-1),
-        "positions": _array("positions", frame.positions, (n, 3)),
-        "cell": cell,
-        "pbc": np.broadcast_to(pbc, 3).copy(),
-        "info": dict(frame.info),
-    }
-
-    results = dict(frame.results)
-    if (energy := results.pop("energy", None)) is not None:
-        sample["energy"] = float(energy)
-    if (forces := results.pop("forces", None)) is not None:
-        sample["forces"] = _array("forces", forces, (n, 3))
-    if (stress := results.pop("stress", None)) is not None:
-        sample["stress"] = _stress(stress)
-
-    for name, shape in (("dipole", (3,)), ("charges", (n,)), ("magmoms", (n,))):
-        if name in results:
-            results[name] = _array(name, results[name], shape)
-
-    if results:
-        sample["results"] = results
-    if frame.arrays:
-        sample["arrays"] = {k: _array(k, v, (n,)) for k, v in frame.arrays.items()}
-    return _with_rest(sample, frame.row) if frame.row is not None else sample
-
-
-def _stress(value: Any) -> Any:
-    """Return (3, 3) from Voigt 6 (xx yy zz yz xz xy), 9 or (3, 3) values."""
-    stress = np.asarray(value, dtype=np.float64)
-    if stress.shape == (6,):
-        return stress[[0, 5, 4, 5, 1, 3, 4, 3, 2]].reshape(3, 3)
-    if stress.size != 9:
-        raise DatasetError(f"stress has shape {stress.shape}, wanted (6,) or (3, 3)")
-    return stress.reshape(3, 3)
-
-
-def _with_rest(sample: Sample, rest: dict[str, Any]) -> Sample:
-    """Add what our own writer keeps beside MACE's fields."""
-    from ase_nnp.datasets.formats.rows import plain
-    from ase_nnp.datasets.writing.encode import ARRAYS, add_row_fields, put_back
-
-    kept = plain(rest, "the rest of the structure")
-    if not isinstance(kept, dict):
-        raise DatasetError("the rest of the structure is no JSON object")
-    sample["info"] = {}
-    put_back(sample, kept)
-    arrays = kept.pop(ARRAYS, {})
-    return add_row_fields(sample, kept, arrays)
 
 
 def _is_hdf5(path: Path) -> bool:
@@ -308,6 +233,7 @@ def open_hdf5(
         if unit not in known:
             raise DatasetError(f"{name} {unit!r} is not known; choose from {', '.join(known)}")
 
+    # Only torchmd-net's files are read in these units; other layouts have their own.
     options = Options(
         _ENERGY_UNITS[energy_unit], _LENGTH_UNITS[length_unit], level, group, tuple(properties)
     )

@@ -66,6 +66,7 @@ class MACE(Layout):
             if (value := self._value(inner, name)) is not None:
                 results[name] = scalar(value) if name == "energy" else np.asarray(value)
 
+        # MACE's words for what ASE's users call charge and spin.
         info: dict[str, Any] = {}
         for name, key in (("total_charge", "charge"), ("total_spin", "spin")):
             if (value := self._value(inner, name)) is not None:
@@ -77,6 +78,7 @@ class MACE(Layout):
 
         for name in ("config_type", "head", "weight"):
             value = self._value(group, name)
+            # MACE writes a weight of 1 for every configuration without one.
             if value is not None and not (name == "weight" and scalar(value) == 1.0):
                 info[name] = value if isinstance(value, str) else scalar(value)
         info |= {name: whole(inner, name) for name in options.properties if name in inner}

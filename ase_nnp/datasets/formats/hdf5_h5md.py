@@ -153,6 +153,7 @@ class H5MD(Layout):
             if (value := self._value(group, theirs, step)) is not None:
                 results[ours] = value
 
+        # A box of three lengths or of three vectors; `boundary` says periodic or none for each.
         cell, pbc = None, np.zeros(3, dtype=bool)
         if "box" in children(group):
             box = group["box"]
@@ -167,6 +168,7 @@ class H5MD(Layout):
             arrays["masses"] = masses
         info: dict[str, Any] = {"step": step}
 
+        # Positions define the frames, so they are read by frame and not looked up by step.
         positions = row(group["position"], "value", frame)
         unit = group["position"]["value"].attrs.get("unit", "Angstrom")
         factor = unit_factor(unit.decode() if isinstance(unit, bytes) else str(unit))

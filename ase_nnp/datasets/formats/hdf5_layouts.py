@@ -96,6 +96,7 @@ def frames_of(group: h5py.Group, positions: str, checks: dict[str, str]) -> Bloc
     if len(have) != 3 or have[2] != 3:
         return Block(group.name, problem=f"{positions!r} has shape {have}, wanted (M, N, 3)")
 
+    # Shapes are compared for the whole group, so that no frame is read against another's atoms.
     sizes = {"M": have[0], "N": have[1], "3": 3, "1": 1}
     problems = []
     for name, form in checks.items():
@@ -192,6 +193,7 @@ class SPICE(Layout):
         if (energy := row(group, "dft_total_energy", frame)) is not None:
             results["energy"] = float(energy) * HARTREE
         if (gradient := row(group, "dft_total_gradient", frame)) is not None:
+            # Psi4 writes gradients: forces are the other way.
             results["forces"] = np.asarray(gradient, dtype=float) * (-HARTREE / BOHR)
         if (dipole := row(group, "scf_dipole", frame)) is not None:
             results["dipole"] = np.asarray(dipole, dtype=float) * BOHR

@@ -41,6 +41,7 @@ def children(group: h5py.Group) -> list[str]:
     """Return the names in a group, numbers in numeric order; a link out of the file is refused."""
     import h5py
 
+    # A soft or external link may name any file of the machine that reads.
     names = sorted(group.keys(), key=natural)
     for name in names:
         link = group.get(name, getlink=True)
@@ -115,6 +116,7 @@ def whole(group: h5py.Group, name: str, limit: int = 3 * MAX_ATOMS) -> Any:
             key=group.name,
         )
 
+    # The library's reader of texts may loop in a damaged file; ours does not.
     if _is_text(data):
         strings = _strings(data, limit)
         if strings is not None:

@@ -128,6 +128,7 @@ class JsonPieces:
                 size += len(chunk)
                 yield chunk
 
+        # The only pass over the whole file; later reads go to the pieces.
         spans = find_spans(counted())
         self._file.hold(size)
         if not len(spans.values):
@@ -165,6 +166,7 @@ class JsonPieces:
             yield _Rows(spans.values[:1], path, numbered=False)
             return
 
+        # Names are read with their values, so a piece can tell its own place.
         small = spans.inner[:, 1] - spans.inner[:, 0] <= _SMALL
         if small.all():
             yield _Rows(spans.inner, path, member=is_object)
@@ -219,6 +221,7 @@ class JsonPieces:
             column = columns.get(name) or self._column(*place)
             if column is not None:
                 columns[name] = column
+        # Columns of the same length belong together by rows; anything else would shift labels.
         counts = {name: len(column.spans) for name, column in columns.items()}
         if len(set(counts.values())) > 1:
             raise DatasetError(f"columns of different lengths: {counts}")

@@ -96,6 +96,7 @@ def _outside_strings(chunk: bytes, state: _State) -> tuple[Array, Array, Array]:
     quotes = kinds == _QUOTE
     quotes &= ~_escaped(chunk, text, events, quotes, state)
 
+    # Between an odd and an even quote lies a string; brackets and commas there are text.
     inside = (np.cumsum(quotes, dtype=np.int64) + state.inside) % 2 == 1
     outside = ~inside & (kinds != _QUOTE)
     if len(inside):
@@ -119,6 +120,7 @@ def _escaped(chunk: bytes, text: Array, events: Array, quotes: Array, state: _St
     if b"\\" not in chunk and not carried:
         return escaped
 
+    # Few quotes have a backslash before them; only of these the run of backslashes is counted.
     before = np.where(events > 0, text[events - 1] == _BACKSLASH, carried)
     for number in np.flatnonzero(quotes & before):
         end = int(events[number])

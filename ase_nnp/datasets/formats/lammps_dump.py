@@ -46,6 +46,7 @@ class DumpShard(BlockShard):
         self, path: str | Path, elements: Sequence[str] | None = None, units: str | None = None
     ) -> None:
         super().__init__(path)
+        # `dump_modify units yes` writes the name once, before the first frame.
         said = re.search(r"ITEM: UNITS\s+(\S+)", self.head())
         self._units = units or (said[1] if said else "metal")
         self._elements = list(elements or ())
@@ -79,6 +80,7 @@ class DumpShard(BlockShard):
         if len(count[1]) > 12 or lines < int(count[1]):
             raise DatasetError(f"claims {count[1]} atoms and has fewer lines")
 
+        # Without elements ASE would take type 1 for hydrogen, 2 for helium.
         names = titles[1].split()
         if not {"element", "mass"} & set(names) and not self._elements:
             raise DatasetError(

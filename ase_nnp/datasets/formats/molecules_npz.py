@@ -101,6 +101,7 @@ class MoleculeShard(Shard):
         """Return one frame, in eV and Angstrom."""
         numbers, positions, energy, forces = self._names
         table = self._arrays[numbers]
+        # Copies: rows of a mapped file would keep the file open in whatever holds them.
         sample: Sample = {
             "atomic_numbers": np.array(table if table.ndim == 1 else table[index]),
             "positions": np.array(self._arrays[positions][index], float) * self._length,

@@ -73,6 +73,7 @@ class CfgShard(BlockShard):
         return sample
 
     def _structure(self, columns: dict[str, Any], sections: dict[str, list[list[str]]]) -> Sample:
+        # One vector is a wire, two are a slab: MLIP leaves out directions without a period.
         vectors = numbers_table(sections.get("Supercell", [[]])[1:], 3, "Supercell")
         if len(vectors) > 3:
             raise DatasetError(f"{len(vectors)} vectors of a cell")
@@ -123,6 +124,7 @@ def _sections(text: str) -> tuple[dict[str, list[list[str]]], dict[str, str]]:
     sections: dict[str, list[list[str]]] = {}
     features: dict[str, str] = {}
     current: list[list[str]] = []
+    # A line that begins with no title belongs to the section above it.
     for line in text.split("\n")[1:]:
         words = line.split()
         if not words:

@@ -84,6 +84,7 @@ class InputDataShard(BlockShard):
         if len(lattice) not in (0, 3):
             raise DatasetError(f"{len(lattice)} lattice vectors; 3 or none are wanted")
 
+        # Both programs take a structure as periodic in all directions or in none.
         periodic = len(lattice) == 3
         sample: Sample = {
             "atomic_numbers": _atomic_numbers(symbols),
@@ -97,6 +98,7 @@ class InputDataShard(BlockShard):
             sample["energy"] = energy * self._energy
         if (charge := _one(words, "charge")) is not None:
             sample["info"]["charge"] = int(charge) if charge.is_integer() else charge
+        # The column of charges must be there; zeros say that none were computed.
         if table[:, 3].any():
             sample["results"] = {"charges": table[:, 3]}
         return sample

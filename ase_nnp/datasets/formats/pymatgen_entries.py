@@ -106,6 +106,7 @@ def entry_to_sample(entry: dict[str, Any]) -> tuple[Sample, list[str]]:
 
 def _labels(fields: dict[str, Any], sample: Sample, entry: dict[str, Any]) -> None:
     """Move energy and forces of an entry into the sample."""
+    # Corrected energies (of the Materials Project) belong to no forces and are left in `info`.
     energy = _first(fields, _ENERGY)
     per_atom = _first(fields, _ENERGY_PER_ATOM)
     if energy is not None:
@@ -194,6 +195,7 @@ def structure_to_sample(value: dict[str, Any]) -> tuple[Sample, list[str]]:
         sample["pbc"] = np.array(lattice.get("pbc", [True] * 3), bool)
         sample["positions"] = np.array([site["abc"] for site in sites], float).reshape(-1, 3) @ cell
 
+    # Zero is what pymatgen writes of every structure whose charge nobody set.
     if value.get("charge"):
         sample["info"]["charge"] = value["charge"]
     if value.get("spin_multiplicity"):
@@ -219,6 +221,7 @@ def _site_properties(sites: list[dict[str, Any]], sample: Sample) -> list[str]:
     dropped = []
     for name in sorted(set(tables[0]).intersection(*tables[1:])) if tables else ():
         column = [table[name] for table in tables]
+        # pymatgen fills up with None where one of two joined structures had no such property.
         if any(entry is None for entry in column):
             continue
         if name == "selective_dynamics":

@@ -46,6 +46,7 @@ class QM9Shard(Shard):
 
     def read(self, index: int) -> Sample:
         """Return the molecule."""
+        # Mathematica wrote some exponents: 9.06*^-1 is 0.906.
         lines = read_text(self.path, 1 << 20).replace("*^", "e").split("\n")
         count = int(lines[0])
         head = lines[1].split()
