@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from ase_nnp.datasets.base import AtomsDataset, Shard
+from ase_nnp.datasets.base import AtomsDataset
 from ase_nnp.datasets.formats.array_files import NpzArrays, npz_names
 from ase_nnp.datasets.sample import Sample
+from ase_nnp.datasets.shard import Shard
 from ase_nnp.errors import DatasetError
 from ase_nnp.registry.family import DatasetFormat
 

@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from ase_nnp.datasets.base import AtomsDataset, Shard
+from ase_nnp.datasets.base import AtomsDataset
 from ase_nnp.datasets.formats.framefile import first_bytes, read_text
 from ase_nnp.datasets.formats.text_blocks import numbers_table
 from ase_nnp.datasets.sample import Sample
+from ase_nnp.datasets.shard import Shard
 from ase_nnp.errors import DatasetError
 from ase_nnp.registry.family import DatasetFormat
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ase_nnp.datasets.base import Shard
 from ase_nnp.datasets.formats.byteranges import ByteRanges
+from ase_nnp.datasets.shard import Shard
 from ase_nnp.errors import DatasetError
 
 __all__ = ["BlockShard", "numbers_table"]
