@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from ase.build import bulk
+from ase.calculators.emt import EMT
 from ase.io import read, write
 from ase.io.formats import ioformats
 
@@ -152,6 +153,27 @@ def test_version_and_list_and_completion(run, monkeypatch):
     assert {m["name"] for m in json.loads(out)["models"]} >= {"facet", "scn"}
     code, out, _ = run("--help")
     assert "--install-completion" in out
+
+
+def test_without_a_model_the_default_one_answers(run, monkeypatch):
+    import ase_nnp.models.files as files
+
+    asked = []
+    original = files.load_model
+
+    def default(model=None, **options):
+        asked.append(model)
+        return original("lj" if model is None else model, **options)
+
+    monkeypatch.setattr(files, "load_model", default)
+    assert run("predict", "cu.xyz")[0] == 0
+    assert run("md", "cu.xyz", "--temperature", 300, "--steps", 1)[0] == 0
+    labeled = bulk("Cu", cubic=True)
+    labeled.calc = EMT()
+    labeled.get_forces()
+    write("labeled.xyz", labeled)
+    assert run("evaluate", "labeled.xyz")[0] == 0
+    assert asked.count(None) == 3
 
 
 def test_a_shell_completes_commands(tmp_path):

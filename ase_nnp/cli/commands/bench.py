@@ -11,10 +11,16 @@ from ase_nnp.cli.commands.model_argument import (
     CheckpointOption,
     DeviceOption,
     DtypeOption,
-    ModelArgument,
     model_from,
 )
-from ase_nnp.cli.commands.output import JsonOption, print_json, print_table, read_structures, say
+from ase_nnp.cli.commands.output import (
+    JsonOption,
+    plain,
+    print_json,
+    print_table,
+    read_structures,
+    say,
+)
 from ase_nnp.errors import AseNnpError, ConfigError
 
 if TYPE_CHECKING:
@@ -30,7 +36,9 @@ def add_to(app: typer.Typer) -> None:
 
 
 def bench(
-    model: ModelArgument,
+    model: Annotated[
+        str, typer.Argument(help="A model, as everywhere; the default model without it.")
+    ] = "",
     compare_with: Annotated[
         str, typer.Option(help="Others, comma-separated, or `installed` for every family.")
     ] = "",
@@ -63,6 +71,7 @@ def bench(
     family that ships none, at the size of its defaults.
     """
     from rich.console import Console
+    from rich.text import Text
 
     if plot is not None:
         from ase_nnp.workflows.picture import check_picture
@@ -77,11 +86,14 @@ def bench(
     refused: dict[str, str] = {}
     errors: dict[str, Any] = {}
     with Console(stderr=True).status("", spinner="dots") as shown:
+        # Text, or a name such as "a[/b].nnp" would be read as markup.
+        progress = None if as_json else lambda text: shown.update(Text(plain(text)))
         for name in names:
             try:
                 given_file = checkpoint if name == model else None
                 potential = _model(name, given_file, device, dtype, random_weights)
-                label = f"{name}, random weights" if random_weights else name
+                label = name or f"default ({potential.unwrapped.family})"
+                label = f"{label}, random weights" if random_weights else label
                 made = measure(
                     f"{label}, with error bars" if "energy_std" in potential.outputs else label,
                     potential,
@@ -90,10 +102,10 @@ def bench(
                     structures=given,
                     seconds=seconds,
                     precision=precision,
-                    progress=shown.update if not as_json else None,
+                    progress=progress,
                 )
                 if precision is not None:
-                    errors[name] = _errors(potential, given, precision)
+                    errors[label] = _errors(potential, given, precision)
             except AseNnpError as error:
                 if name == model:
                     raise
@@ -141,11 +153,13 @@ def _model(
     from ase_nnp.models.files import build_model
     from ase_nnp.registry.installed import installed
 
+    if random_weights and not name:
+        raise ConfigError("--random-weights needs a family's name: bench FAMILY.")
     if random_weights and checkpoint is None:
         return build_model(name, seed=0, device=device, dtype=dtype).freeze()
     family = installed().families.get(name)
     try:
-        return model_from(name, checkpoint, device, dtype)
+        return model_from(name or None, checkpoint, device, dtype)
     except ConfigError as error:
         if family is None or family.pretrained or checkpoint is not None:
             raise

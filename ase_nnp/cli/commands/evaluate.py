@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ase_nnp.cli.commands.model_argument import model_from
 from ase_nnp.cli.commands.output import JsonOption, print_json, print_table, say
 from ase_nnp.errors import ConfigError
 
@@ -23,7 +24,11 @@ def add_to(app: typer.Typer) -> None:
 
 def evaluate(
     paths: Annotated[
-        list[Path], typer.Argument(metavar="MODEL... DATASET", help="Models, then the dataset.")
+        list[Path],
+        typer.Argument(
+            metavar="[MODEL]... DATASET",
+            help="Models (the default one without any), then the dataset.",
+        ),
     ],
     report: Annotated[
         Path | None, typer.Option(help="Write an HTML page, figures and JSON into this folder.")
@@ -38,11 +43,12 @@ def evaluate(
     """Compare one or several models with the labels of a dataset."""
     from ase_nnp.training.evaluation import evaluate as measure
 
-    if len(paths) < 2:
-        raise ConfigError("Name a model and a dataset: ase-nnp evaluate model.nnp test.extxyz.")
     if report is not None and report.exists() and not report.is_dir():
         raise ConfigError(f"{report} is a file; name a folder for the report.")
-    *models, data = paths
+    *names, data = paths
+    if not names and not data.exists():
+        raise ConfigError(f"There is no dataset {data}: ase-nnp evaluate [MODEL]... DATASET.")
+    models: list[Any] = list(names) or [model_from(None, None, device, dtype)]
     progress = False if as_json else None
     evaluation = measure(models, data, group=group, device=device, dtype=dtype, progress=progress)
     page = None

@@ -22,7 +22,8 @@ from ase_nnp.cli.commands.model_argument import (
     CheckpointOption,
     DeviceOption,
     DtypeOption,
-    ModelArgument,
+    InputsArgument,
+    model_and_structures,
     model_from,
 )
 from ase_nnp.cli.commands.output import (
@@ -44,8 +45,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def md(
-    model: ModelArgument,
-    structures: Annotated[Path, typer.Argument(help="Any dataset, or file that ASE reads.")],
+    inputs: InputsArgument,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -86,7 +86,8 @@ def md(
         "seed": seed,
     }
     _check(ensemble, settings, steps, interval)
-    data = select(read_structures(structures), index, structures)
+    model, files = model_and_structures(inputs, "md")
+    data = select(read_structures(files[0]), index, files[0])
     path = Path("last.extxyz") if output is None and folder is not None else output
     # A run in a folder goes on after a kill, and then writes the same file again.
     target = open_target(

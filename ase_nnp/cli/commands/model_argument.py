@@ -18,17 +18,18 @@ __all__ = [
     "CheckpointOption",
     "DeviceOption",
     "DtypeOption",
-    "ModelArgument",
+    "InputsArgument",
     "is_model",
     "model_and_structures",
     "model_from",
 ]
 
-ModelArgument = Annotated[
-    str,
+InputsArgument = Annotated[
+    list[str],
     typer.Argument(
-        help="A model file, a family, FAMILY:CHECKPOINT, a pretrained model's name, or "
-        "ase:MODULE:NAME for an ASE calculator."
+        metavar="[MODEL] STRUCTURES",
+        help="A model (a file, a family, FAMILY:CHECKPOINT, a pretrained model's name or "
+        "ase:MODULE:NAME; the default model without it), and any dataset or file that ASE reads.",
     ),
 ]
 CheckpointOption = Annotated[

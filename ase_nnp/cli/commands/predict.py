@@ -13,7 +13,8 @@ from ase_nnp.cli.commands.model_argument import (
     CheckpointOption,
     DeviceOption,
     DtypeOption,
-    ModelArgument,
+    InputsArgument,
+    model_and_structures,
     model_from,
 )
 from ase_nnp.cli.commands.output import JsonOption, print_json, print_table, read_structures, say
@@ -34,8 +35,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def predict(
-    model: ModelArgument,
-    structures: Annotated[Path, typer.Argument(help="Any dataset, or file that ASE reads.")],
+    inputs: InputsArgument,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -52,7 +52,8 @@ def predict(
     as_json: JsonOption = False,
 ) -> None:
     """Predict energies, forces and whatever else the model gives."""
-    data = read_structures(structures)
+    model, files = model_and_structures(inputs, "predict")
+    data = read_structures(files[0])
     target = (
         None
         if output is None
