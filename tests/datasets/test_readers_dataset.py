@@ -14,6 +14,7 @@ import lmdb
 import numpy as np
 import pytest
 from ase.build import molecule
+from dataset_workers import read_energy
 
 from ase_nnp.datasets import AtomsDataset, Shard, open_dataset, write_dataset
 from ase_nnp.datasets.fast_atoms import classes
@@ -343,17 +344,13 @@ def test_a_conversion_without_reference_is_refused(tmp_path):
 # ---------------------------------------------------------------- processes
 
 
-def _read(dataset, number):
-    return dataset[number].get_potential_energy(), os.getpid()
-
-
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_workers_of_every_kind_read_what_we_read(dataset, method):
     wanted = energies(dataset)  # the files are open here
     context = multiprocessing.get_context(method)
     with context.Pool(2) as pool:
-        found = pool.starmap(_read, [(dataset, k) for k in range(len(dataset))])
+        found = pool.starmap(read_energy, [(dataset, k) for k in range(len(dataset))])
     assert [energy for energy, _ in found] == wanted
     assert os.getpid() not in {pid for _, pid in found}
     assert energies(dataset) == wanted
