@@ -9,7 +9,7 @@ import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 from ase_nnp.errors import DatasetError
 from ase_nnp.files.lmdb import pread
@@ -19,7 +19,8 @@ __all__ = ["ByteRanges", "compressed_size", "without_compression"]
 _OPENERS: dict[str, Any] = {".xz": lzma.open, ".gz": gzip.open, ".bz2": bz2.open}
 _DAMAGE = (OSError, EOFError, lzma.LZMAError, zlib.error, ValueError)
 _CHUNK = 8 << 20
-_HELD = 64 << 20
+_HELD = 64 << 20  # inflated files up to this size are held in memory,
+_HOLDERS = 2  # as many at a time
 
 
 def without_compression(name: str) -> str:
@@ -60,8 +61,11 @@ class ByteRanges:
         The file; ``.gz``, ``.bz2`` and ``.xz`` are inflated.
     """
 
+    _holders: ClassVar[list[ByteRanges]] = []
+
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._small = False
         self._opener = _OPENERS.get(path.suffix.lower())
         self._stream: IO[bytes] | None = None
         self._held: bytes | None = None
@@ -97,8 +101,11 @@ class ByteRanges:
 
     def read(self, start: int, stop: int) -> bytes:
         """Return a range; less than asked for means that the file shrank, which is an error."""
-        if self._held is not None:
-            return self._held[start:stop]
+        if self._small:
+            held = self._inflated()
+            if len(held) < stop:
+                raise DatasetError("the file shrank while it was open", path=self.path)
+            return held[start:stop]
 
         # Seeking a compressed stream inflates everything before; reading forwards does not.
         if self._stream is None or self._pid != os.getpid():  # positions are shared after a fork
@@ -116,12 +123,22 @@ class ByteRanges:
         return data
 
     def hold(self, size: int) -> None:
-        """Keep the inflated content of a compressed file of this size, if it is small."""
-        if self._opener is not None and self._held is None and size <= _HELD:
-            self._held = b"".join(self.chunks())
+        """Say how large the inflated content is: a small one is held when it is read."""
+        self._small = self._opener is not None and size <= _HELD
+
+    def _inflated(self) -> bytes:
+        held = self._held
+        if held is None:
+            held = self._held = b"".join(self.chunks())
+            self._holders.append(self)
+            while len(self._holders) > _HOLDERS:
+                self._holders.pop(0)._held = None
+        return held
 
     def close(self) -> None:
         """Close the file and drop what is held of it."""
         if self._stream is not None:
             self._stream.close()
         self._stream, self._held = None, None
+        if self in self._holders:
+            self._holders.remove(self)
