@@ -137,6 +137,18 @@ class AtomsDataset(Sequence["Atoms"]):
                 _convert(sample, self._wanted, shard, number)
         return shard, number, sample
 
+    # ---- what makes it this dataset
+
+    @property
+    def positions(self) -> Array | None:
+        """Positions within the files that a view shows; None for all."""
+        return self._index
+
+    @property
+    def wanted(self) -> str | None:
+        """The kind that energies are converted to; None as they are stored."""
+        return self._wanted
+
     # ---- energies
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections import deque
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ase_nnp.datasets.sample import Sample, from_atoms
 from ase_nnp.datasets.writing.encode import to_json
+from ase_nnp.datasets.writing.identity import identity
 from ase_nnp.datasets.writing.record_writers import Sink, State, sink_class
 from ase_nnp.datasets.writing.write import CHUNK, about, check_target, encode_chunk
 from ase_nnp.errors import DatasetError
@@ -66,8 +66,9 @@ def convert(
     """Convert ``src`` to one file ``dst``, or to a folder of shards.
 
     An interrupted conversion leaves a hidden file beside ``dst``; the same call continues it, with
-    nothing lost and nothing doubled, and ``dst`` appears by rename at the end. The result does not
-    depend on ``workers`` or on interruptions.
+    nothing lost and nothing doubled, and with another input it is refused (see
+    :mod:`ase_nnp.datasets.writing.identity`); ``dst`` appears by rename at the end. The result does
+    not depend on ``workers`` or on interruptions.
 
     Parameters
     ----------
@@ -118,7 +119,7 @@ def convert(
         raise DatasetError("there is no structure to convert", path=src)
     settings = (sink_type.name, chunk_size, skip_broken, shard_size, open_options)
     work = _Work(dataset, src, open_options, workers, skip_broken, chunk_size, resume, progress)
-    work.token = _token(src, dataset, *settings)
+    work.token = identity(dataset, *settings)
     with _alone(target):
         if shard_size is None:
             result = _one_file(work, sink_type, target, 0, total)
@@ -199,6 +200,8 @@ def _shards(
             path=folder,
         )
     finished: list[dict[str, Any]] = known.get("shards", [])
+    if not known:  # before the first shard: a kill in it must not leave a folder of nobody's
+        write_whole(note, to_json({"token": work.token, "shards": finished}))
     total = len(work.dataset)
     result = Conversion(folder, total, resumed_at=min(total, len(finished) * size))
     for number, first in enumerate(range(0, total, size)):
@@ -238,21 +241,6 @@ def _opened(src: Any, options: dict[str, Any]) -> Sequence[Atoms]:
 
 def _is_paths(src: Any) -> bool:
     return isinstance(src, list) and all(isinstance(one, (str, os.PathLike)) for one in src)
-
-
-def _token(src: Any, dataset: Any, *settings: Any) -> str:
-    """Digest of what must be equal for a conversion to be continued, the source's files too."""
-    shards = getattr(dataset, "shards", ())
-    files = [(str(shard.path.absolute()), *_stamp(shard.path)) for shard in shards]
-    return hashlib.sha256(repr((files, len(dataset), *settings)).encode()).hexdigest()[:32]
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    try:
-        state = path.stat()
-    except OSError:
-        return (0, 0)
-    return (state.st_size, state.st_mtime_ns)
 
 
 @contextmanager

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import pickle
+import sys
+import types
+
+import lmdb
 import numpy as np
 import pytest
+import torch
 from ase import Atoms
 from ase.build import add_adsorbate, fcc111, molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms, FixBondLength
+
+from ase_nnp.datasets import open_dataset, write_dataset
 
 
 def slab(seed=0, metal="Cu", size=(2, 2, 3)):
@@ -100,3 +108,91 @@ def own_cache(tmp_path_factory):
 @pytest.fixture
 def slabs():
     return [slab(seed, metal) for seed, metal in enumerate(["Cu", "Pt", "Ag", "Cu", "Pd", "Cu"])]
+
+
+# ---------------------------------------------------------------- legacy LMDB
+
+
+@pytest.fixture
+def pyg(monkeypatch):
+    """Classes under PyG's names, so that pickles name them; gone again when the files are read."""
+    modules = {}
+    for name in ("torch_geometric", "torch_geometric.data", "torch_geometric.data.data"):
+        modules[name] = types.ModuleType(name)
+    modules["torch_geometric.data.storage"] = types.ModuleType("torch_geometric.data.storage")
+    for module, name in (("data.data", "Data"), ("data.storage", "GlobalStorage")):
+        full = f"torch_geometric.{module}"
+        setattr(modules[full], name, type(name, (), {"__module__": full}))
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+
+    def dump(fields, layout, protocol=5):
+        data = modules["torch_geometric.data.data"].Data()
+        if layout == "flat":
+            data.__dict__.update(dict.fromkeys(("x", "face", "normal")) | fields)
+        else:
+            store = modules["torch_geometric.data.storage"].GlobalStorage()
+            store.__dict__.update(_mapping=fields, _parent=None)
+            data.__dict__["_store"] = store
+        return pickle.dumps(data, protocol)
+
+    return dump
+
+
+def fields_of(atoms, **more):
+    """What the OC20 writers of 2020 stored of a structure."""
+    n = len(atoms)
+    fixed = torch.zeros(n)
+    fixed[atoms.constraints[0].index] = 1
+    return {
+        "pos": torch.tensor(atoms.positions, dtype=torch.float32),
+        "cell": torch.tensor(atoms.cell.array, dtype=torch.float32).view(1, 3, 3),
+        "atomic_numbers": torch.tensor(atoms.numbers, dtype=torch.float32),
+        "natoms": n,
+        "tags": torch.tensor(atoms.get_tags(), dtype=torch.long),
+        "fixed": fixed,
+        "force": torch.tensor(atoms.calc.results["forces"], dtype=torch.float32),
+        "sid": atoms.info["sid"],
+        "fid": atoms.info["fid"],
+        **more,
+    }
+
+
+def lmdb_of(path, values):
+    env = lmdb.open(str(path), subdir=False, map_size=1 << 26, lock=False)
+    with env.begin(write=True) as transaction:
+        for key, value in values.items():
+            transaction.put(str(key).encode(), value)
+    env.close()
+    return path
+
+
+# ---------------------------------------------------------------- a folder of shards
+
+METALS = ["Cu", "Pt", "Ag", "Cu", "Pd", "Cu", "Ni", "Cu", "Au", "Pt"]
+
+
+@pytest.fixture(scope="module")
+def structures():
+    made = [slab(seed, metal) for seed, metal in enumerate(METALS)]
+    for number in (3, 7):
+        made[number] = slab(number, "Cu", (1, 1, 3))
+        made[number].info["sid"] = made[number - 1].info["sid"]
+    return made
+
+
+@pytest.fixture(scope="module")
+def folder(structures, tmp_path_factory):
+    path = tmp_path_factory.mktemp("shards")
+    for shard, part in enumerate((structures[:4], structures[4:5], structures[5:])):
+        write_dataset(path / f"data.{shard:04}.aselmdb", part)
+    return path
+
+
+@pytest.fixture(scope="module")
+def dataset(folder):
+    return open_dataset(folder)
+
+
+def energies(dataset):
+    return [atoms.get_potential_energy() for atoms in dataset]
