@@ -40,7 +40,7 @@ def ours(family: str, config: Mapping[str, Any], weights: str) -> Program:
 
 
 def scn_peer(config: Mapping[str, Any], weights: str) -> Program:
-    """SCN of fairchem-core 1.10; with ``otf_graph`` it finds its neighbours inside the step."""
+    """SCN of fairchem-core 1.10; with ``otf_graph`` it finds its neighbors inside the step."""
     from fairchem.core.datasets import data_list_collater
     from fairchem.core.models.scn.scn import SphericalChannelNetwork
     from fairchem.core.preprocessing import AtomsToGraphs
@@ -67,7 +67,7 @@ def scn_peer(config: Mapping[str, Any], weights: str) -> Program:
 
 
 def escaip_peer(config: Mapping[str, Any], weights: str) -> Program:
-    """EScAIP of fairchem-core 2.24, which finds its neighbours inside the step."""
+    """EScAIP of fairchem-core 2.24, which finds its neighbors inside the step."""
     model, heads = escaip.reference_parts(config, weights)
     parameters = [p for part in (model, *heads) for p in part.train().parameters()]
     from fairchem.core.datasets.atomic_data import AtomicData, atomicdata_list_to_batch

@@ -11,9 +11,9 @@ on one thread, and take turns (A B A B); each step gets structures whose atoms w
 labels drawn at random. The first two rounds warm up (ten with MACE, whose TorchScript is
 specialised on the way). Batches are made beforehand, as data-loader processes do; what that took is
 measured apart, so that there are two ratios, of the steps alone and with the batches made in line.
-Which program finds its neighbours where: SCN of fairchem-core inside the step (``otf_graph``), but
+Which program finds its neighbors where: SCN of fairchem-core inside the step (``otf_graph``), but
 for the cases called ``stored``; its EScAIP always inside the step; all others beforehand, as ours
-do, but for the ranking of EScAIP's neighbours, which is part of its network.
+do, but for the ranking of EScAIP's neighbors, which is part of its network.
 
 ``--scn ENV`` is an environment with fairchem-core 1.10.0, ``--escaip ENV`` one with 2.24.0 and
 ``--facet ENV`` one with mace-torch 0.3.16; cases without one are left out. SCN and EScAIP start
@@ -111,7 +111,7 @@ def work(which: str, case: str, weights: str, path: str, adam: str) -> None:
     else:
         program = models.PEERS[family](config, weights)
     fused = adam == "fused" or (adam == "own" and which == "ours")
-    optimiser = torch.optim.Adam(program.parameters, lr=1e-5, fused=fused)
+    optimizer = torch.optim.Adam(program.parameters, lr=1e-5, fused=fused)
 
     def answer(seed: int) -> dict[str, Any]:
         structures = moved(path, count, seed)
@@ -123,11 +123,11 @@ def work(which: str, case: str, weights: str, path: str, adam: str) -> None:
         start = time.process_time()
         batch = program.prepare(structures)
         ready = time.process_time()
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         e, f = program.forward(batch)
         loss = ((e - energy) / sizes).square().mean() + (f - forces).square().mean()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         end = time.process_time()
         given = [p.grad for p in program.parameters if p.grad is not None]
         return {

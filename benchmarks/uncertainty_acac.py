@@ -46,7 +46,7 @@ CONFIGS = {
     }
 }
 
-#: Of alpha in adaptive conformal intervals, for each labelled structure.
+#: Of alpha in adaptive conformal intervals, for each labeled structure.
 STEP = 0.005
 
 
@@ -237,7 +237,7 @@ def measures(known, test, shifted, numbers):
 def adaptive(fit, shifted, count=50, orders=10):
     """Coverage at 600 K by adaptive conformal intervals after labels of ``count`` frames.
 
-    Of the first order in which frames are labelled, and the mean and spread over ``orders``: one
+    Of the first order in which frames are labeled, and the mean and spread over ``orders``: one
     order alone moves the coverage by as much as the bar allows.
     """
     calibration = cal.normalized_scores(*fit[:3]).ravel()

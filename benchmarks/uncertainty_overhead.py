@@ -32,7 +32,7 @@ class MessagePassing(Conservative):
         super().__init__()
         torch.manual_seed(seed)
         self.embed = torch.nn.Embedding(100, width)
-        self.register_buffer("centres", torch.linspace(0.5, 5.0, 16))
+        self.register_buffer("centers", torch.linspace(0.5, 5.0, 16))
 
         def mlp(a, b):
             return torch.nn.Sequential(
@@ -46,7 +46,7 @@ class MessagePassing(Conservative):
     def energies(self, graph):
         source, target = graph.edge_index
         r = graph.edge_vectors().norm(dim=-1, keepdim=True)
-        basis = torch.exp(-4 * (r - self.centres) ** 2) * (1 - (r / self.cutoff) ** 2) ** 2
+        basis = torch.exp(-4 * (r - self.centers) ** 2) * (1 - (r / self.cutoff) ** 2) ** 2
         x = self.embed(graph.atomic_numbers)
         for make, update in zip(self.filters, self.updates, strict=True):
             message = torch.zeros_like(x).index_add(0, target, make(basis) * x[source])

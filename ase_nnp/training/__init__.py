@@ -1,4 +1,4 @@
-"""Training: fit a potential to labelled structures, continue from a checkpoint, measure errors.
+"""Training: fit a potential to labeled structures, continue from a checkpoint, measure errors.
 
 Needs the extra ``train`` (Lightning, pydantic, PyYAML). The names below are imported when they are
 first used.

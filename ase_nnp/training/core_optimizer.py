@@ -1,4 +1,4 @@
-r"""The CoRe (Continual Resilient) optimiser of Eckhoff and Reiher.
+r"""The CoRe (Continual Resilient) optimizer of Eckhoff and Reiher.
 
 Lifelong Machine Learning Potentials, J. Chem. Theory Comput. 2023, doi:10.1021/acs.jctc.3c00279
 (arXiv:2303.05911), and CoRe optimizer: an all-in-one solution for machine learning, 2024,
@@ -96,6 +96,7 @@ class CoRe(torch.optim.Optimizer):
             wrong = f"lr {lr}, eps {eps}, weight_decay {weight_decay}, frozen {frozen}"
         if wrong:
             raise ConfigError(f"CoRe: {wrong}.")
+
         defaults = {
             "lr": lr,
             "first": lr,
@@ -130,6 +131,7 @@ class CoRe(torch.optim.Optimizer):
             state["s"] = torch.full_like(w, group["first"] * group.get("factor", 1.0))
             if group["score_history"]:
                 state["score"] = torch.zeros_like(w)
+
         state["step"] += 1
         t, g, h, s = state["step"], state["g"], state["h"], state["s"]
         start, end, fall, beta2 = group["betas"]
@@ -137,6 +139,7 @@ class CoRe(torch.optim.Optimizer):
         before = g.clone()
         g.mul_(beta1).add_(gradient, alpha=1 - beta1)
         h.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+
         free = self._free(state, group)
         sign = before * g if free is None else before * g * free
         down, up = group["etas"]
@@ -147,6 +150,7 @@ class CoRe(torch.optim.Optimizer):
                 torch.where(sign < 0, (s * down).clamp(min=group["step_sizes"][0]), s),
             )
         )
+
         u = (g / (1 - beta1**t)) / ((h / (1 - beta2**t)).sqrt() + group["eps"])
         move = u * s if free is None else u * s * free
         history = group["score_history"]

@@ -51,6 +51,7 @@ class Average:
         """Take up the weights after ``step`` steps."""
         if not self.decay:
             return
+        # The first steps move far, and the random start must not stay in the mean.
         new = 1.0 - min(self.decay, step / (step + 10))
         pairs = zip(self.model.named_parameters(), self.source.parameters(), strict=True)
         small: list[tuple[Tensor, Tensor]] = []
@@ -58,6 +59,7 @@ class Average:
         for (name, mean), value in pairs:
             pair = (mean.detach(), value.detach())
             (small if name in self._means else large).append(pair)
+
         with torch.no_grad():
             if small:
                 shown, now = zip(*small, strict=True)

@@ -1,4 +1,4 @@
-"""``evaluate``: models side by side on labelled structures, every measure that the labels allow."""
+"""``evaluate``: models side by side on labeled structures, every measure that the labels allow."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def evaluate(
     dtype: str = "float32",
     progress: bool | None = None,
 ) -> Evaluation:
-    """Measure errors of models on labelled structures.
+    """Measure errors of models on labeled structures.
 
     Energies are compared as they are: no shift is fitted. Forces are compared on free atoms, those
     not held by FixAtoms, as the OC20 measures are; pooled over all structures.
@@ -109,9 +109,10 @@ def evaluate(
         raise DatasetError("there are no structures to evaluate on")
     if not models:
         raise ConfigError("Name at least one model.")
+
     labels = _labels(frames)
     groups = _groups(frames, group)
-    found = Evaluation(name, len(frames), {k: len(v) for k, v in labels.items()}, [])
+    evaluation = Evaluation(name, len(frames), {k: len(v) for k, v in labels.items()}, [])
     for number, one in enumerate(models):
         model = _load(one, device, dtype)
         called = _name(one, number)
@@ -120,12 +121,12 @@ def evaluate(
                 f"{called} gives {model.energy_kind} energies and the labels are {kind}; "
                 "convert the dataset (`ase-nnp data convert`, with_energy) or choose another model."
             )
-        found.models.append(_one(called, model, frames, labels, groups, progress))
-    names = [m.name for m in found.models]
-    for k, m in enumerate(found.models):
+        evaluation.models.append(_one(called, model, frames, labels, groups, progress))
+    names = [m.name for m in evaluation.models]
+    for k, m in enumerate(evaluation.models):
         if names.count(m.name) > 1:
             m.name = f"{m.name} ({k + 1})"
-    return found
+    return evaluation
 
 
 def _load(model: Potential | str | Path, device: str, dtype: str) -> Potential:
@@ -142,7 +143,7 @@ def _name(model: Potential | str | Path, number: int) -> str:
 
 def _labels(frames: Sequence[Atoms]) -> dict[str, dict[int, Any]]:
     """Labels by property and structure, raw: constraints do not touch forces."""
-    found: dict[str, dict[int, Any]] = {}
+    labels: dict[str, dict[int, Any]] = {}
     for k, atoms in enumerate(frames):
         results = dict(atoms.calc.results) if atoms.calc is not None else {}
         if "stress" in results and np.shape(results["stress"]) == (6,):
@@ -152,8 +153,8 @@ def _labels(frames: Sequence[Atoms]) -> dict[str, dict[int, Any]]:
         scalars = {n: v for n, v in atoms.info.items() if isinstance(v, (int, float, np.number))}
         for name, value in {**scalars, **results}.items():
             if value is not None and np.all(np.isfinite(value)):
-                found.setdefault(name, {})[k] = value
-    return found
+                labels.setdefault(name, {})[k] = value
+    return labels
 
 
 def _groups(frames: Sequence[Atoms], key: str | None) -> list[str] | None:
@@ -187,7 +188,9 @@ def _one(
         raise DatasetError(
             f"{name} gives {', '.join(model.outputs)}, and no structure has such a label"
         )
+
     rows = Predictor(model)(frames, wanted, progress=progress)
+    # The published measures leave fixed atoms out.
     free = [_free(a) for a in frames]
     for prop in wanted:
         if prop in labels:
@@ -292,17 +295,18 @@ def _elements(
     numbers = np.concatenate([frames[k].numbers[m] for k, m in zip(at, keep, strict=True)])
     true = np.concatenate([np.asarray(labels[k])[m] for k, m in zip(at, keep, strict=True)])
     pred = np.concatenate([rows[k]["forces"][m] for k, m in zip(at, keep, strict=True)])
+
     error = pred - true
-    found = {}
+    by_element = {}
     for z in np.unique(numbers).tolist():
         mine = error[numbers == z]
-        found[chemical_symbols[z]] = {
+        by_element[chemical_symbols[z]] = {
             "atoms": int((numbers == z).sum()),
             "forces_mae": float(np.abs(mine).mean()),
             "forces_rmse": float(np.sqrt(np.square(mine).mean())),
             "label_rms": float(np.sqrt(np.square(true[numbers == z]).mean())),
         }
-    return found
+    return by_element
 
 
 def _by_group(
@@ -313,7 +317,7 @@ def _by_group(
     frames: Sequence[Atoms],
     free: Sequence[Array],
 ) -> dict[str, dict[str, float]]:
-    found: dict[str, dict[str, float]] = {}
+    by_group: dict[str, dict[str, float]] = {}
     for group in sorted(set(groups)):
         at = [k for k, g in enumerate(groups) if g == group]
         row: dict[str, float] = {"structures": len(at)}
@@ -324,5 +328,5 @@ def _by_group(
             if true.size:
                 label = "energy_mae_per_atom" if name == "energy" else f"{name}_mae"
                 row[label] = float(np.abs((pred - true) / size).mean())
-        found[group] = row
-    return found
+        by_group[group] = row
+    return by_group

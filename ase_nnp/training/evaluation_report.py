@@ -104,9 +104,11 @@ def _nested(evaluation: Evaluation, attribute: str, what: str) -> str:
     columns = list(dict.fromkeys(c for t in tables for row in t.values() for c in row))
     if not keys:
         return ""
+
     shared = [c for c in columns if c in ("atoms", "structures", "label_rms")]
     own = [c for c in columns if c not in shared]
     head = [what, *shared, *(f"{m.name}: {c}" for m in evaluation.models for c in own)]
+
     rows = []
     for key in keys:
         first = next(t[key] for t in tables if key in t)
@@ -124,6 +126,7 @@ def _page(evaluation: Evaluation, images: list[tuple[str, bytes]], title: str) -
     models = evaluation.models
     names = list(dict.fromkeys(k for m in models for k in m.metrics))
     labels = ", ".join(f"{k} {n}" for k, n in evaluation.labels.items())
+
     return page(
         title,
         paragraph(

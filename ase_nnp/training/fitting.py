@@ -1,4 +1,4 @@
-"""``fit``: from a potential and labelled structures to a trained model in a folder."""
+"""``fit``: from a potential and labeled structures to a trained model in a folder."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def fit(
     penalty
         ``penalty(model)``, added to the loss at every step.
     notes
-        Plain values saved in ``run.json`` and with the model: data, licence.
+        Plain values saved in ``run.json`` and with the model: data, license.
 
     Returns
     -------

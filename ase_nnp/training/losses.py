@@ -94,7 +94,7 @@ def _term(
     label = torch.where(known, label, 0.0)
     wide = predicted.double() if label.dtype == torch.float64 else predicted
     difference = torch.where(known, wide - label, torch.zeros((), dtype=wide.dtype))
-    if name == "energy":  # reported an atom, whatever is minimised
+    if name == "energy":  # reported an atom, whatever is minimized
         each = difference / batch.graph.atoms_per_structure()
         error = each.detach().abs().sum()
         difference = each if getattr(term, "per_atom", False) else difference

@@ -153,6 +153,7 @@ def _check_labels(report: TrainingReport, model: Potential, settings: Settings) 
         raise DatasetError("the training set is empty")
     if not settings.wanted():
         raise ConfigError("The loss has no term: give losses.energy, forces, stress or scalars.")
+
     for name in settings.wanted():
         if name not in model.outputs:
             raise ConfigError(

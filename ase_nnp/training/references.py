@@ -113,17 +113,17 @@ def _fit_shift(
 ) -> ReferenceReport:
     from ase.data import atomic_numbers
 
-    labelled = [a for a in dataset if _has_energy(a)]
-    if not labelled:
+    labeled = [a for a in dataset if _has_energy(a)]
+    if not labeled:
         raise DatasetError("no structure has an energy to fit references to")
-    predictions = Predictor(model)(labelled, ("energy",), progress=progress)
+    predictions = Predictor(model)(labeled, ("energy",), progress=progress)
     missing = [
         float(atoms.calc.results["energy"] - row["energy"])
-        for atoms, row in zip(labelled, predictions, strict=True)
+        for atoms, row in zip(labeled, predictions, strict=True)
     ]
 
     fit, before, after = ElementFit(), Moments(), Moments()
-    for atoms, value in zip(labelled, missing, strict=True):
+    for atoms, value in zip(labeled, missing, strict=True):
         before.add(-value / len(atoms))
         own = [z for z in atoms.numbers.tolist() if elements is None or z in elements]
         if own:
@@ -131,7 +131,7 @@ def _fit_shift(
     solved = fit.solve()
 
     shift = {atomic_numbers[s]: e for s, e in solved["references"].items()}
-    for atoms, value in zip(labelled, missing, strict=True):
+    for atoms, value in zip(labeled, missing, strict=True):
         rest = value - sum(shift.get(int(z), 0.0) for z in atoms.numbers)
         after.add(-rest / len(atoms))
     return ReferenceReport(solved["references"], solved["rank"], before.as_dict(), after.as_dict())

@@ -40,7 +40,7 @@ class ModelPart(_Part):
 
 
 class DataPart(_Part):
-    """Labelled structures: anything that ``ase-nnp data info`` opens.
+    """Labeled structures: anything that ``ase-nnp data info`` opens.
 
     Without ``valid``, ``valid_fraction`` of the training set is held back, drawn with the seed of
     the run. ``isolated_atoms`` holds free atoms, whose energies become the references.

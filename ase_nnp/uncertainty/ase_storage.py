@@ -97,6 +97,8 @@ def attach_uncertainty(atoms: Atoms, results: Mapping[str, Any] | None = None) -
         if atoms.calc is None or not atoms.calc.results:
             raise UncertaintyError("The atoms have no calculated results; evaluate them first.")
         results = atoms.calc.results
+
+    # What an earlier calculator left would pass for this one's.
     for place in (atoms.info, atoms.arrays):
         for key in [k for k in place if k.startswith(PREFIX)]:
             del place[key]
@@ -112,13 +114,13 @@ def attach_uncertainty(atoms: Atoms, results: Mapping[str, Any] | None = None) -
 
 def read_uncertainty(atoms: Atoms) -> dict[str, Any]:
     """Uncertainties that a structure carries, under their canonical names."""
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     stored = dict(atoms.info.get("key_value_pairs", {})) | dict(atoms.info.get("data", {}))
     for place in (stored, atoms.info, atoms.arrays):
         for key, value in place.items():
             if key.startswith(PREFIX):
-                found[key.removeprefix(PREFIX)] = _restore(key, value)
-    return found
+                results[key.removeprefix(PREFIX)] = _restore(key, value)
+    return results
 
 
 def _restore(key: str, value: Any) -> Any:
@@ -232,6 +234,7 @@ def write_db(database: Any, atoms: Atoms, **key_value_pairs: Any) -> int:
     frame = freeze(atoms)
     scalars: dict[str, Any] = {}
     data: dict[str, Any] = {}
+
     for name, value in extra_results(frame.calc.results).items():
         if isinstance(value, bool | np.bool_):
             scalars[PREFIX + name] = bool(value)

@@ -1,4 +1,4 @@
-"""How good are the error bars? All measures of a fitted uncertainty on labelled structures."""
+"""How good are the error bars? All measures of a fitted uncertainty on labeled structures."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def measures_of(table: PropertyTable, bins: int) -> dict[str, Any]:
     xyz = table.true, table.pred, table.std
     error = table.true - table.pred
     count = max(1, min(bins, len(error) // 5))
-    found: dict[str, Any] = {
+    measures: dict[str, Any] = {
         "n": len(error),
         "rmse": float(np.sqrt((error**2).mean())),
         "mae": float(np.abs(error).mean()),
@@ -130,19 +130,19 @@ def measures_of(table: PropertyTable, bins: int) -> dict[str, Any]:
     if table.atom_error is not None and table.atom_std is not None:
         size, std = table.atom_error, table.atom_std
     if len(size) >= 20 and np.ptp(std) > 0:
-        found["spearman"] = met.spearman(size, std)
-        found["auroc_top_5_percent"] = met.auroc_errors(size, std, quantile=0.95)
+        measures["spearman"] = met.spearman(size, std)
+        measures["auroc_top_5_percent"] = met.auroc_errors(size, std, quantile=0.95)
     if table.inside is not None:
-        found["interval_coverage"] = float(table.inside.mean())
-        found["interval_width"] = table.width
+        measures["interval_coverage"] = float(table.inside.mean())
+        measures["interval_width"] = table.width
         if table.numbers is not None:
             from ase.data import chemical_symbols
 
-            found["interval_coverage_by_element"] = {
+            measures["interval_coverage_by_element"] = {
                 chemical_symbols[int(z)]: float(table.inside[table.numbers == z].mean())
                 for z in np.unique(table.numbers)
             }
-    return found
+    return measures
 
 
 def evaluate(
@@ -160,7 +160,7 @@ def evaluate(
     model
         A fitted uncertainty.
     structures
-        Labelled, of the kind that the model knows; not those of the calibration.
+        Labeled, of the kind that the model knows; not those of the calibration.
     shifted
         Structures of another kind, labels not needed, to tell from the first.
     bins

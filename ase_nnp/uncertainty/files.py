@@ -79,6 +79,7 @@ def save_uncertainty(model: UncertainPotential, path: str | Path, **notes: Any) 
             }
         )
         layer = layer.base
+
     tensors["format"] = torch.tensor(FORMAT)
     header = {
         "format": FORMAT,
@@ -149,6 +150,7 @@ def _on_model(
             f"{header['model']['hash'][:12]}, not {_hash(model)[:12]}. Error bars belong to the "
             "weights that they were fitted for, also after fine-tuning: fit them for this one."
         )
+
     current = model
     for number in reversed(range(len(header["layers"]))):
         layer, prefix = header["layers"][number], f"{number}."

@@ -49,14 +49,14 @@ def wrap(
         )
     members = [potentials] if isinstance(potentials, Potential) else list(potentials)
     try:
-        found = methods[method].wrap(members, **options)
+        wrapped = methods[method].wrap(members, **options)
     except TypeError as error:
         if "unexpected keyword" in str(error):
             raise ConfigError(
                 f"The method '{method}' does not take this option: {error}"
             ) from error
         raise
-    return found  # type: ignore[return-value]
+    return wrapped  # type: ignore[return-value]
 
 
 def labels_of(structures: Sequence[Atoms]) -> list[dict[str, Any]]:
@@ -98,16 +98,18 @@ def calibrate(
     unit: str = "value",
     progress: bool | None = None,
 ) -> UncertainPotential:
-    """Fit scale and conformal intervals on labelled structures that trained nothing.
+    """Fit scale and conformal intervals on labeled structures that trained nothing.
 
     Parameters are those of :func:`ase_nnp.uncertainty.statistics.calibrated.fit_calibration`. An
     earlier calibration is replaced. Returns the model.
     """
     labels = labels_of(structures)
+    # Else the old factors would be fitted on top of.
     model.set_calibration(Calibration())
     names = [k for k in labels[0] if k in model.outputs]
     wanted = [*names, *(f"{k}_std" for k in names if f"{k}_std" in model.outputs)]
     predictions = Predictor(model)(structures, wanted, progress=progress)
+
     return model.set_calibration(
         fit_calibration(
             labels,
@@ -146,7 +148,7 @@ def fit(
     train
         Training structures, for the methods that look at them.
     calibration
-        Labelled structures held back from training; without them nothing is calibrated.
+        Labeled structures held back from training; without them nothing is calibrated.
     calibrator, coverage, unit
         As in :func:`calibrate`.
     options

@@ -94,6 +94,7 @@ class UncertaintyMonitor:
         self.dyn, self.key, self.threshold, self.upper = dyn, key, threshold, upper
         self.patience, self.mode, self.callback = patience, mode, callback
         self.relative, self.per_atom = relative, per_atom
+
         self.events: list[MonitorEvent] = []
         self.history: list[float] = []
         self.triggered = False
@@ -116,12 +117,15 @@ class UncertaintyMonitor:
         atoms = self._atoms()
         value, worst = self._value(atoms)
         self.history.append(value)
+
+        # Written so that NaN is no alarm and starts the count anew.
         if not value > self.threshold:
             self._above, self.triggered = 0, False
             return
         self._above += 1
         if self._above < self.patience or self.triggered:
             return  # still patient, or this excursion has been reported
+
         self.triggered = True
         event = MonitorEvent(
             int(self.dyn.nsteps),
@@ -142,6 +146,7 @@ class UncertaintyMonitor:
             f"{self.key} = {event.value:.4g} exceeds {self.threshold:.4g} at step {event.step}"
             + (f" on atoms {names}" if names else "")
         )
+
         if self.mode == "log":
             log.warning(text)
         else:
@@ -150,14 +155,15 @@ class UncertaintyMonitor:
             warnings.warn(text, UncertaintyWarning, stacklevel=4)
         if self.callback is not None and useful:
             self.callback(atoms, event)
+        # An observer cannot break out of ASE's loop, but lower its limit.
         if self.mode == "stop":
             self.dyn.max_steps = 0
 
     def _atoms(self) -> Any:
-        found = getattr(self.dyn, "atoms", None)
-        if found is None:
-            found = self.dyn.optimizable.atoms
-        return getattr(found, "atoms", found)
+        atoms = getattr(self.dyn, "atoms", None)
+        if atoms is None:
+            atoms = self.dyn.optimizable.atoms
+        return getattr(atoms, "atoms", atoms)
 
     def _value(self, atoms: Any) -> tuple[float, tuple[int, ...]]:
         """The watched number now, and the atoms above the threshold, worst first."""
@@ -169,6 +175,7 @@ class UncertaintyMonitor:
             raise UncertaintyError(
                 f"The calculator gives no '{self.key}'. It gives: {', '.join(sorted(results))}."
             )
+
         value = np.asarray(results[self.key], dtype=np.float64)
         if value.shape[:1] != (len(atoms),):
             return float(np.max(np.abs(value))), ()
@@ -177,6 +184,7 @@ class UncertaintyMonitor:
         if self.relative is not None:
             force = np.linalg.norm(results["forces"], axis=1)
             atomwise = atomwise / (force + self.relative)
+
         order = np.argsort(-atomwise, kind="stable")
         worst = tuple(int(i) for i in order if atomwise[i] > self.threshold)
         if not self.per_atom:

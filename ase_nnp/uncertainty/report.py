@@ -133,6 +133,7 @@ def _ood(axes: Any, e: Evaluation) -> None:
 
 def _page(e: Evaluation, images: list[tuple[str, bytes]], title: str) -> str:
     names = sorted({k for m in e.measures.values() for k in m})
+
     return page(
         title,
         paragraph(f"{e.structures} structures."),

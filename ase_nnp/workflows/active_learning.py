@@ -1,7 +1,7 @@
 """Active learning: the model walks, and asks an oracle where it is unsure.
 
 As in Gradual Optimization Learning (Tsypin et al. 2023, arXiv:2311.06295), structures come from
-trajectories of the present model itself, and only those are labelled at which a cheap signal says
+trajectories of the present model itself, and only those are labeled at which a cheap signal says
 that the model has left what it knows; there the signal is a surrogate's energy that rises, here the
 model's own uncertainty that crosses a threshold. A trajectory ends at that structure.
 """
@@ -161,20 +161,20 @@ def label(structures: Sequence[Atoms], oracle: Callable[[], Any]) -> list[Atoms]
 
 @dataclass
 class ActiveResult:
-    """The last model, all labelled structures, and a row a round.
+    """The last model, all labeled structures, and a row a round.
 
     A row holds ``round``, ``oracle_calls`` (so far, the first set not counted), ``chosen``,
     ``visited`` and what ``measure`` returned.
     """
 
     model: Potential
-    labelled: list[Any]
+    labeled: list[Any]
     rounds: list[dict[str, Any]] = field(default_factory=list)
 
 
 def active_learning(
     train: Trainer,
-    labelled: Sequence[Atoms],
+    labeled: Sequence[Atoms],
     starts: Sequence[Atoms],
     oracle: Callable[[], Any],
     explorer: Explorer,
@@ -190,9 +190,9 @@ def active_learning(
     Parameters
     ----------
     train
-        ``train(labelled) -> model`` with error bars on forces, such as an ensemble of
+        ``train(labeled) -> model`` with error bars on forces, such as an ensemble of
         :func:`~ase_nnp.training.fit` runs wrapped by :func:`ase_nnp.uncertainty.wrap`.
-    labelled
+    labeled
         Structures with labels to begin with.
     starts
         Where trajectories begin.
@@ -217,7 +217,7 @@ def active_learning(
     walk = (
         explorer if select == "uncertain" else replace(explorer, threshold=math.inf, ceiling=None)
     )
-    known = list(labelled)
+    known = list(labeled)
     model = train(known)
     result = ActiveResult(model, known)
     calls = 0
@@ -244,5 +244,5 @@ def active_learning(
         known = [*known, *label(chosen, oracle)]
         calls += len(chosen)
         model = train(known)
-        result.model, result.labelled = model, known
+        result.model, result.labeled = model, known
     return result

@@ -1,4 +1,4 @@
-"""A family that trains in milliseconds, and copper with silver labelled by EMT."""
+"""A family that trains in milliseconds, and copper with silver labeled by EMT."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def pairs_family():
     assert "pairs" not in registry.broken, registry.broken
 
 
-def labelled(count, seed=0, shift=0.0, rattle=0.1):
+def labeled(count, seed=0, shift=0.0, rattle=0.1):
     """Rattled and strained cells of Cu and Cu3Ag; ``shift`` eV is added for each atom."""
     rng, frames = np.random.default_rng(seed), []
     for k in range(count):
@@ -50,7 +50,7 @@ def labelled(count, seed=0, shift=0.0, rattle=0.1):
 
 @pytest.fixture(scope="session")
 def frames():
-    return labelled
+    return labeled
 
 
 @pytest.fixture

@@ -76,5 +76,5 @@ def test_rounds_label_train_and_count_the_calls(frames, pairs, tmp_path):
     )
     assert times == [4, 6, 8]
     assert [row["oracle_calls"] for row in result.rounds] == [0, 2, 4]
-    assert len(result.labelled) == 8
-    assert all(a.calc.results["energy"] is not None for a in result.labelled)
+    assert len(result.labeled) == 8
+    assert all(a.calc.results["energy"] is not None for a in result.labeled)

@@ -22,17 +22,17 @@ torch.set_num_threads(1)
 import ase_nnp
 from ase_nnp.registry.installed import installed
 installed().add_plugin("pairs", lambda: importlib.import_module("pair_plugin"))
-from conftest import labelled
+from conftest import labeled
 from ase_nnp.training import Settings, fit
 
 folder, devices, batch = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
 model = ase_nnp.build_model("pairs", seed=0, device="cpu", dtype="float64")
 settings = Settings(epochs=3, batch=batch, optimizer={{"lr": 1e-2}}, devices=devices,
                     accelerator="cpu", progress=False)
-frames = labelled(13)
+frames = labeled(13)
 for atoms in frames[:3]:
     del atoms.calc.results["forces"]  # means must be over what is there
-result = fit(model, frames, labelled(5, seed=1), settings, folder=folder)
+result = fit(model, frames, labeled(5, seed=1), settings, folder=folder)
 """
 
 

@@ -135,7 +135,7 @@ def test_error_bars_are_left_out_of_training(trained, frames, tmp_path):
 
 
 def nickel(count, seed=0):
-    """Rattled cells of Cu, Ni and both, labelled by EMT."""
+    """Rattled cells of Cu, Ni and both, labeled by EMT."""
     rng, made = np.random.default_rng(seed), []
     for k in range(count):
         atoms = bulk("Cu", cubic=True)

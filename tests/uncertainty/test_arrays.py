@@ -151,13 +151,13 @@ def test_pool_of_shifted_copies_has_no_spread_once_aligned():
 
 def test_gradient_of_std_matches_finite_differences():
     rng = np.random.default_rng(13)
-    centre, x, step = rng.normal(size=(3, 4)), rng.normal(size=4), 1e-5
+    center, x, step = rng.normal(size=(3, 4)), rng.normal(size=4), 1e-5
 
     def energy(point):
-        return ((point - centre) ** 2).sum(axis=1)
+        return ((point - center) ** 2).sum(axis=1)
 
     for ddof in (0, 1):
-        got = met.energy_std_gradient(energy(x), 2 * (x - centre), ddof)
+        got = met.energy_std_gradient(energy(x), 2 * (x - center), ddof)
         for i, unit in enumerate(np.eye(4)):
             up, down = energy(x + step * unit), energy(x - step * unit)
             want = (up.std(ddof=ddof) - down.std(ddof=ddof)) / (2 * step)

@@ -137,7 +137,7 @@ def test_a_picture_is_drawn_and_nothing_else_is_left(tmp_path):
 
     pixels = imread(tmp_path / "cu.png")
     assert pixels.ndim == 3
-    assert pixels[..., :3].std() > 0.01  # not one colour
+    assert pixels[..., :3].std() > 0.01  # not one color
     assert [p.name for p in tmp_path.iterdir()] == ["cu.png"]
 
 

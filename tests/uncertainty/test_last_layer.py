@@ -228,7 +228,7 @@ class Scaled(Pair):
         return per_atom.new_zeros(graph.num_structures).index_add(0, graph.batch, per_atom)
 
 
-def test_rows_scaled_by_element_are_recognised(train, tmp_path):
+def test_rows_scaled_by_element_are_recognized(train, tmp_path):
     options = {"train": train[:6], "noise": {"energy": 0.1, "forces": 0.2}}
     fast, slow = (
         wrap("last_layer", Scaled(known, hidden=6, seed=2).double(), **options)

@@ -171,7 +171,7 @@ def test_latent_distance_works_for_a_model_without_features(train):
     assert row["ood_scores"].shape == (len(train[0]),)
 
 
-def test_neighbours_distances_show_two_atoms_that_are_too_near(train):
+def test_neighbors_distances_show_two_atoms_that_are_too_near(train):
     model = Pair(hidden=6, seed=1).double()
     latent = fit("latent", model, train=train, layer="")
     broken = molecules(15, seed=4)

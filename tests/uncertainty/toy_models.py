@@ -18,14 +18,14 @@ class Pair(Conservative):
     def __init__(self, width=6, hidden=0, seed=0, dropout=0.0):
         super().__init__()
         torch.manual_seed(seed)
-        self.register_buffer("centres", torch.linspace(0.8, 3.5, width))
+        self.register_buffer("centers", torch.linspace(0.8, 3.5, width))
         inner = [nn.Linear(width, hidden), nn.Tanh()] if hidden else []
         self.hidden = nn.Sequential(*inner, nn.Dropout(dropout))
         self.readout = nn.Linear(hidden or width, 1, bias=False)
 
     def features(self, graph):
         r = graph.edge_vectors().norm(dim=-1, keepdim=True)
-        x = torch.exp(-2 * (r - self.centres) ** 2) * (1 - (r / self.cutoff) ** 2) ** 3
+        x = torch.exp(-2 * (r - self.centers) ** 2) * (1 - (r / self.cutoff) ** 2) ** 3
         x = x.new_zeros(graph.num_atoms, x.shape[1]).index_add(0, graph.edge_index[1], x)
         return self.hidden(x * (1 + 0.1 * graph.atomic_numbers[:, None].to(x)))
 

@@ -63,6 +63,7 @@ class UncertainPotential(Potential):
             raise UncertaintyError(
                 f"force_std_mode must be 'isotropic' or 'component', not {force_std_mode!r}."
             )
+
         self.members = nn.ModuleList(members)
         self.force_std_mode = force_std_mode
         self.calibration = calibration or Calibration()
@@ -202,16 +203,19 @@ class UncertainPotential(Potential):
             std = one.std(like.double().cpu().numpy())
             z = graph.atomic_numbers.cpu().numpy() if name == "forces" else None
             half = torch.as_tensor(one.half_width(std, z)).to(like)
+
             ends = result[name] - half, result[name] + half
             result[f"{name}_interval"] = torch.stack(ends, dim=0 if name == "forces" else 1)
             result[key] = torch.as_tensor(np.ascontiguousarray(std)).to(like)
+
+            # Members and covariances follow a plain factor; other maps do not reach them.
             for other in (f"{name}_members", f"{name}_cov"):
                 if other in result and one.kind == "scale":
-                    centre = result[name] if other.endswith("members") else 0.0
+                    center = result[name] if other.endswith("members") else 0.0
                     power = 1 if other.endswith("members") else 2
                     if name == "energy" and power == 1:
-                        centre = result[name][:, None]
-                    result[other] = centre + one.numbers[0] ** power * (result[other] - centre)
+                        center = result[name][:, None]
+                    result[other] = center + one.numbers[0] ** power * (result[other] - center)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and plain values that make this method again beside its first member."""

@@ -82,9 +82,9 @@ def sequential(
     members: Sequence[Potential], graphs: Sequence[AtomGraph], properties: Collection[str]
 ) -> dict[str, Tensor]:
     """One member after the other."""
-    found = [m.compute(g, properties) for m, g in zip(members, graphs, strict=True)]
-    like = found[0]
-    return {k: torch.stack([f[k].detach().to(like[k]) for f in found]) for k in properties}
+    results = [m.compute(g, properties) for m, g in zip(members, graphs, strict=True)]
+    like = results[0]
+    return {k: torch.stack([f[k].detach().to(like[k]) for f in results]) for k in properties}
 
 
 class _Energies(nn.Module):
@@ -113,8 +113,8 @@ def batched(
     if not simple:
 
         def direct(w: Any, b: Any) -> dict[str, Tensor]:
-            found: dict[str, Tensor] = functional_call(hollow, (w, b), (graph,))
-            return {k: found[k] for k in properties}
+            result: dict[str, Tensor] = functional_call(hollow, (w, b), (graph,))
+            return {k: result[k] for k in properties}
 
         return vmap(direct)(weights, buffers)  # type: ignore[no-any-return]
 
@@ -131,6 +131,7 @@ def _joint_gradients(
     forces, stress = "forces" in properties, "stress" in properties
     if not forces and not stress:
         return {k: v.detach() for k, v in _named(energies(graph)).items() if k in properties}
+
     wanted = [graph.positions.detach().requires_grad_(True)]
     with torch.enable_grad():
         moved = graph.replace(positions=wanted[0])
@@ -144,14 +145,15 @@ def _joint_gradients(
         total = result["energy"].sum(dim=1)  # (M,)
         seed = torch.eye(count, dtype=total.dtype, device=total.device)
         grads = torch.autograd.grad(total, wanted, seed, is_grads_batched=True)
-    found = {k: v.detach() for k, v in result.items() if k in properties}
+
+    outputs = {k: v.detach() for k, v in result.items() if k in properties}
     if forces:
-        found["forces"] = -grads[0]
+        outputs["forces"] = -grads[0]
     if stress:
         volume = torch.linalg.det(graph.cell).abs()[:, None, None]
         safe = torch.where(volume > 0, volume, torch.ones_like(volume))
-        found["stress"] = torch.where(volume > 0, grads[1] / safe, torch.zeros_like(grads[1]))
-    return found
+        outputs["stress"] = torch.where(volume > 0, grads[1] / safe, torch.zeros_like(grads[1]))
+    return outputs
 
 
 def _named(result: Any) -> dict[str, Tensor]:

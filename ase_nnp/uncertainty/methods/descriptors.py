@@ -1,4 +1,4 @@
-"""Features of atoms for distances: a layer of the model, or neighbours' distances."""
+"""Features of atoms for distances: a layer of the model, or neighbors' distances."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ __all__ = ["atom_features", "radial_descriptor"]
 def radial_descriptor(graph: AtomGraph, cutoff: float, width: int = 12) -> Tensor:
     """Rotation-invariant features (N, 2 width) of any batch: who is near, and how heavy.
 
-    Smooth Gaussians of the neighbour distances up to ``cutoff``, plain and weighted with the
-    neighbours' atomic numbers. For models without features of their own.
+    Smooth Gaussians of the neighbor distances up to ``cutoff``, plain and weighted with the
+    neighbors' atomic numbers. For models without features of their own.
     """
     distance = graph.edge_vectors().norm(dim=1, keepdim=True)
-    centres = torch.linspace(0.5, cutoff, width).to(distance)
+    centers = torch.linspace(0.5, cutoff, width).to(distance)
     spacing = (cutoff - 0.5) / (width - 1)
     envelope = (0.5 * (1 + torch.cos(torch.pi * distance.clamp(max=cutoff) / cutoff))).square()
-    gaussian = torch.exp(-0.5 * ((distance - centres) / spacing) ** 2) * envelope
+    gaussian = torch.exp(-0.5 * ((distance - centers) / spacing) ** 2) * envelope
     source, target = graph.edge_index
     weighted = gaussian * graph.atomic_numbers[source, None].to(gaussian) / 10
     rows = torch.cat([gaussian, weighted], dim=1)
@@ -33,7 +33,7 @@ def radial_descriptor(graph: AtomGraph, cutoff: float, width: int = 12) -> Tenso
 
 def _inputs(model: Potential, graph: AtomGraph) -> dict[str, Tensor]:
     """Per-atom rows that modules are called with, by name, in the order of the calls."""
-    found: dict[str, Tensor] = {}
+    candidates: dict[str, Tensor] = {}
     twice: set[str] = set()
     handles = []
     for name, module in model.named_modules():
@@ -45,9 +45,9 @@ def _inputs(model: Potential, graph: AtomGraph) -> dict[str, Tensor]:
             if isinstance(x, Tensor) and x.is_floating_point() and x.ndim > 1 and x.shape[-1] > 1:
                 rows = x.detach().reshape(-1, x.shape[-1])
                 if rows.shape[0] == graph.num_atoms:
-                    if name in found:
+                    if name in candidates:
                         twice.add(name)
-                    found[name] = rows
+                    candidates[name] = rows
 
         handles.append(module.register_forward_pre_hook(note))
     try:
@@ -55,7 +55,7 @@ def _inputs(model: Potential, graph: AtomGraph) -> dict[str, Tensor]:
     finally:
         for handle in handles:
             handle.remove()
-    return {name: rows for name, rows in found.items() if name not in twice}
+    return {name: rows for name, rows in candidates.items() if name not in twice}
 
 
 def atom_features(model: Potential, graph: AtomGraph) -> str:

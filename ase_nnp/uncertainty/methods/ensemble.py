@@ -174,7 +174,7 @@ class Pool(DeepEnsemble):
     Parameters
     ----------
     members
-        Potentials of any families; each searches neighbours as it wants.
+        Potentials of any families; each searches neighbors as it wants.
     align_on
         Structures to fit the shifts on, of at least as many compositions as elements.
     shifts
@@ -211,7 +211,7 @@ class Pool(DeepEnsemble):
         )  # fmt: skip
         try:
             reference = np.array([a.get_potential_energy() for a in structures])
-        except Exception:  # unlabelled structures: whatever their calculators raise
+        except Exception:  # unlabeled structures: whatever their calculators raise
             reference = energies[0]
         fitted = fit_element_shifts(energies, reference, counts)
         table = torch.zeros((len(self.members), 119), dtype=torch.float64)

@@ -35,7 +35,7 @@ class LastLayer:
     rows
         ``"atom"`` (one or several rows per atom) or ``"structure"``.
     scale
-        Of the energy against the layer's output (normalisation, mean over rows).
+        Of the energy against the layer's output (normalization, mean over rows).
     mean
         Structure features are means over its atoms, not sums.
     """
@@ -63,9 +63,9 @@ class LastLayer:
 
     def weight(self, model: Potential) -> Tensor:
         """The layer's weights."""
-        found = model.get_submodule(self.name).weight
-        assert isinstance(found, Tensor)
-        return found
+        weight = model.get_submodule(self.name).weight
+        assert isinstance(weight, Tensor)
+        return weight
 
     def read(
         self, caught: list[Tensor], graph: AtomGraph, energy: Tensor, *, differentiable: bool
@@ -184,8 +184,8 @@ def layer_from(state: list[Any]) -> LastLayer | ParameterLayer:
 def energy_of(model: Potential, graph: AtomGraph) -> Tensor:
     """Energies (B,) with their computation graph, as cheaply as the model allows."""
     if hasattr(model, "energies"):
-        found: Any = model.energies(graph)  # type: ignore[operator]
-        return found["energy"] if isinstance(found, dict) else found  # type: ignore[no-any-return]
+        result: Any = model.energies(graph)  # type: ignore[operator]
+        return result["energy"] if isinstance(result, dict) else result  # type: ignore[no-any-return]
     return model(graph)["energy"]  # type: ignore[no-any-return]
 
 
@@ -210,6 +210,7 @@ def find_last_layer(model: Potential, graph: AtomGraph) -> LastLayer | Parameter
     finally:
         for handle in handles:
             handle.remove()
+
     named = getattr(model, "last_layer", None)
     parameters = dict(model.named_parameters())
     modules = [n for n in reversed(order) if order.count(n) == 1 and named in (None, n)]
@@ -217,6 +218,7 @@ def find_last_layer(model: Potential, graph: AtomGraph) -> LastLayer | Parameter
         layer = _verify(model, graph, name)
         if layer is not None:
             return layer
+
     slim = [n for n, p in parameters.items() if p.ndim in (1, 2) and 4 <= p.numel() == max(p.shape)]
     for name in [named] if named in parameters else reversed(slim):
         if _verify_parameter(model, graph, name):
@@ -246,19 +248,21 @@ def _verify(model: Potential, graph: AtomGraph, name: str) -> LastLayer | None:
         return None
     finally:
         weight.requires_grad_(state)
+
     x = caught[0].detach().reshape(-1, weight.shape[1])
     options = []
     if x.shape[0] == graph.num_structures:
         options.append(LastLayer(name, "structure", 1.0))
     if x.shape[0] % graph.num_atoms == 0:
         options += [LastLayer(name, "atom", 1.0), LastLayer(name, "atom", 1.0, mean=True)]
+
     tolerance = 1e-3 if x.dtype == torch.float32 else 1e-8
     for option in options:
         features = option.split(x, graph)[1]
         scale = float((slopes * features).sum() / (features**2).sum())
         if (slopes - scale * features).norm() <= tolerance * slopes.norm() and scale != 0:
-            found = LastLayer(name, option.rows, scale, option.mean)
-            return found if _is_linear(model, graph, weight, slopes, tolerance) else None
+            layer = LastLayer(name, option.rows, scale, option.mean)
+            return layer if _is_linear(model, graph, weight, slopes, tolerance) else None
     return None
 
 
@@ -267,18 +271,18 @@ def _verify_parameter(model: Potential, graph: AtomGraph, name: str) -> bool:
     layer = ParameterLayer(name)
     tolerance = 1e-3 if graph.positions.dtype == torch.float32 else 1e-8
     wiggle = 0.02 * torch.sin(torch.arange(3 * graph.num_atoms).reshape(-1, 3).to(graph.positions))
-    found = []
+    slopes = []
     try:
         for moved in (graph, graph.replace(positions=graph.positions + wiggle)):
             with layer.watch(model) as caught, torch.enable_grad():
                 energy = energy_of(model, moved)
-                found.append(layer.read(caught, moved, energy, differentiable=False)[1])
+                slopes.append(layer.read(caught, moved, energy, differentiable=False)[1])
     except RuntimeError:  # the energy does not depend on it
         return False
-    change = float((found[1] - found[0]).norm())
-    if change <= 1e-5 * float(found[0].norm()):
+    change = float((slopes[1] - slopes[0]).norm())
+    if change <= 1e-5 * float(slopes[0].norm()):
         return False  # counts of elements, not features
-    return _is_linear(model, graph, layer.weight(model), found[0], tolerance)
+    return _is_linear(model, graph, layer.weight(model), slopes[0], tolerance)
 
 
 def _rows_of(model: Potential, graph: AtomGraph, name: str) -> SpeciesLayer | None:
@@ -288,6 +292,8 @@ def _rows_of(model: Potential, graph: AtomGraph, name: str) -> SpeciesLayer | No
         want = ParameterLayer(name).read(caught, graph, energy, differentiable=False)[1]
     tolerance = 1e-3 if want.dtype == torch.float32 else 1e-8
     elements = torch.unique(graph.atomic_numbers)
+
+    # The module that holds the parameter, or one further out, is called with the rows.
     owner = name
     while "." in owner:
         owner = owner.rpartition(".")[0]

@@ -60,6 +60,7 @@ def feature_jacobian(
     joint = isinstance(model, Conservative) and set(properties) <= {"energy", "forces", "stress"}
     result: dict[str, Tensor] = {} if joint else dict(model.compute(graph, properties))
     wanted = [graph.positions.detach().requires_grad_(True)]
+
     with layer.watch(model) as caught, torch.enable_grad():
         moved = graph.replace(positions=wanted[0])
         if stress:
@@ -79,12 +80,15 @@ def feature_jacobian(
             rows = rows @ directions.to(rows)
         outputs = torch.cat([rows, energy.sum()[None]]) if joint else rows
         values = _backward(outputs, wanted, graph.num_edges)
+
     forces = -values[0]
     tensor = None
     if stress:
         volume = torch.linalg.det(graph.cell).abs()[:, None, None]
         safe = torch.where(volume > 0, volume, torch.ones_like(volume))
         tensor = torch.where(volume > 0, values[1] / safe, torch.zeros_like(values[1]))
+
+    # The last row is the model's own.
     if joint:
         result["energy"] = energy.detach()
         result["forces"] = forces[-1]
@@ -102,7 +106,7 @@ def _backward(outputs: Tensor, wanted: list[Tensor], edges: int) -> list[Tensor]
         most = max(FEWEST, min(ROWS, EDGES // max(edges, 1)))
         size = math.ceil(rows / math.ceil(rows / most))  # parts of equal size
     parts = torch.eye(rows, dtype=outputs.dtype, device=outputs.device).split(size)
-    found = []
+    derivatives = []
     for number, seed in enumerate(parts, start=1):
         grads = torch.autograd.grad(
             outputs,
@@ -112,13 +116,13 @@ def _backward(outputs: Tensor, wanted: list[Tensor], edges: int) -> list[Tensor]
             allow_unused=True,
             retain_graph=number < len(parts),
         )
-        found.append(
+        derivatives.append(
             [
                 w.new_zeros((len(seed), *w.shape)) if g is None else g
                 for w, g in zip(wanted, grads, strict=True)
             ]
         )
-    return [torch.cat(group) for group in zip(*found, strict=True)]
+    return [torch.cat(group) for group in zip(*derivatives, strict=True)]
 
 
 def plain_features(

@@ -43,7 +43,7 @@ class LastLayerLaplace(UncertainPotential):
     members
         One potential with a linear last layer.
     train
-        Labelled training structures (labels are used by ``covariance="pops"`` only).
+        Labeled training structures (labels are used by ``covariance="pops"`` only).
     noise
         ``{"energy": eV, "forces": eV/Angstrom}`` expected errors: weights of the two kinds of
         rows. Without ``"forces"`` no force rows are used.
@@ -88,6 +88,7 @@ class LastLayerLaplace(UncertainPotential):
         self.covariance, self.ridge = covariance, ridge
         self.force_structures = force_structures
         self.force_std, self.samples, self.seed = force_std, samples, seed
+
         if fitted is not None:
             self.layer, self.factor = fitted
         elif not train:
@@ -95,6 +96,7 @@ class LastLayerLaplace(UncertainPotential):
         else:
             self.layer = _locate(self.base, train)
             self.factor = self._fit(train)
+
         outputs = [*self.base.outputs, "energy_std"]
         outputs += ["energies_std"] if self.layer.rows == "atom" else []
         if force_std != "none" and "forces" in outputs:
@@ -278,7 +280,7 @@ def linear_problem(
                 else:
                     true = torch.as_tensor(atoms.get_forces(apply_constraint=False)).reshape(-1)
             except Exception as error:  # a calculator may raise anything
-                raise UncertaintyError(f"This needs labelled structures: {error}") from error
+                raise UncertaintyError(f"This needs labeled structures: {error}") from error
 
             missed = true.double() - torch.as_tensor(predicted[kind]).double().reshape(-1)
             tables[kind][0].append(rows[kind].cpu())

@@ -292,6 +292,7 @@ class LatentDistanceMethod(UncertainPotential):
         )
         for what, table in tables.items():
             tensors |= {f"{what}.{z}": torch.as_tensor(v) for z, v in table.items()}
+
         if self.kind == "knn":
             tensors["scale"] = torch.as_tensor(d.scale)
         tensors |= {f"ranked.{name}": values for name, values in self._ranked.items()}

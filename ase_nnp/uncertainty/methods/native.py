@@ -20,7 +20,7 @@ def confidence_to_std(confidence: Tensor, largest: float = 0.4) -> Tensor:
     """Force std (N, 3) from class probabilities or logits (N, bins) of the force error.
 
     Bins share ``[0, largest]`` eV/Angstrom evenly; the expected error of an atom is the mean of
-    the bins' centres, and its component std that over sqrt(3). Errors beyond the last bin were
+    the bins' centers, and its component std that over sqrt(3). Errors beyond the last bin were
     not told apart in training: large values are lower bounds.
     """
     rows = confidence.double()
@@ -29,8 +29,8 @@ def confidence_to_std(confidence: Tensor, largest: float = 0.4) -> Tensor:
     )
     chance = rows if positive else torch.softmax(rows, dim=1)
     width = largest / rows.shape[1]
-    centres = width * (torch.arange(rows.shape[1], device=rows.device) + 0.5)
-    size = (chance * centres).sum(dim=1, keepdim=True) / 3**0.5
+    centers = width * (torch.arange(rows.shape[1], device=rows.device) + 0.5)
+    size = (chance * centers).sum(dim=1, keepdim=True) / 3**0.5
     return size.expand(-1, 3).to(confidence.dtype)
 
 
@@ -68,14 +68,14 @@ NAMES: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
 
 def to_canonical(outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Stds under canonical names from whatever a model calls them; the first name found wins."""
-    found: dict[str, Tensor] = {}
+    stds: dict[str, Tensor] = {}
     for theirs, (ours, convert) in NAMES.items():
-        if theirs in outputs and ours not in found:
+        if theirs in outputs and ours not in stds:
             value = convert(outputs[theirs])
             if ours == "forces_std" and value.ndim == 1:
                 value = value[:, None].expand(-1, 3)
-            found[ours] = value
-    return found
+            stds[ours] = value
+    return stds
 
 
 class NativeUncertainty(UncertainPotential):

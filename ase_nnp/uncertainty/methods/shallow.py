@@ -32,7 +32,7 @@ class ShallowEnsemble(UncertainPotential):
     members
         One potential with a linear last layer.
     train
-        Labelled training structures.
+        Labeled training structures.
     heads
         M.
     tune
@@ -69,6 +69,7 @@ class ShallowEnsemble(UncertainPotential):
             weight = self.layer.weight(self.base)
             draws = laplace.sample_weights(heads, seed) - weight.detach().double().cpu().flatten()
             self.shifts = _tune(self.base, self.layer, train, laplace.noise, draws, tune)
+
         self.details = details
         outputs = [*self.base.outputs, "energy_std"]
         if "forces" in outputs:
@@ -85,12 +86,14 @@ class ShallowEnsemble(UncertainPotential):
         if not with_forces:
             result, _, total = plain_features(self.base, self.layer, graph, plain)
         else:
-            found = feature_jacobian(self.base, self.layer, graph, plain, shifts.T, stress=False)
-            result, total = dict(found.result), found.total.detach()
-            forces = result["forces"] + found.forces
+            slope = feature_jacobian(self.base, self.layer, graph, plain, shifts.T, stress=False)
+            result, total = dict(slope.result), slope.total.detach()
+            forces = result["forces"] + slope.forces
             result["forces"], result["forces_std"] = forces.mean(dim=0), forces.std(dim=0)
             if self.details:
                 result["forces_members"] = forces
+
+        # In double precision: the spread is a small difference of total energies.
         energies = result["energy"].double()[:, None] + total.double() @ shifts.T
         like = result["energy"].dtype
         result["energy"] = energies.mean(dim=1).to(like)
@@ -124,7 +127,7 @@ def _tune(
     shifts: Tensor,
     steps: int,
 ) -> Tensor:
-    """Minimise ``log s^2 + (y - mu)^2 / s^2`` over the heads; the problem is linear in them."""
+    """Minimize ``log s^2 + (y - mu)^2 / s^2`` over the heads; the problem is linear in them."""
     if steps == 0:
         return shifts
     tables = linear_problem(model, layer, train, noise)

@@ -37,8 +37,8 @@ class _Passes(UncertainPotential):
         """Mean and spread over the passes."""
         stress = any(p.startswith("stress") for p in properties)
         wanted = [k for k in self.base.outputs if stress or not k.startswith("stress")]
-        found = [self.one_pass(graph, wanted, i) for i in range(self.passes)]
-        stacked = {k: torch.stack([f[k].detach() for f in found]) for k in wanted}
+        results = [self.one_pass(graph, wanted, i) for i in range(self.passes)]
+        stacked = {k: torch.stack([f[k].detach() for f in results]) for k in wanted}
         return reduce_members(stacked, graph.positions.dtype)
 
     def one_pass(

@@ -91,7 +91,7 @@ def labels_of(
     structures: Sequence[Atoms], names: Sequence[str], like: AtomGraph
 ) -> dict[str, Tensor]:
     """Labels of structures from their calculators, as tensors in the graph's precision."""
-    found: dict[str, Tensor] = {}
+    labels: dict[str, Tensor] = {}
     for name in names:
         try:
             if name == "energy":
@@ -100,12 +100,12 @@ def labels_of(
                 array = np.concatenate([a.get_forces(apply_constraint=False) for a in structures])
             else:
                 array = np.stack([a.get_stress(voigt=False) for a in structures])
-        except Exception as error:
+        except Exception as error:  # a calculator may raise anything
             raise UncertaintyError(
                 f"A training structure has no label '{name}': {error}"
             ) from error
-        found[name] = torch.as_tensor(array).to(like.positions)
-    return found
+        labels[name] = torch.as_tensor(array).to(like.positions)
+    return labels
 
 
 def run_chain(
@@ -129,10 +129,12 @@ def run_chain(
     )
     if not posterior.sampled():
         raise UncertaintyError("The model has no parameters that could be sampled.")
+
     schedule = settings.schedule()
     keep = set(kept_steps(schedule, settings.steps, settings.burn_in, settings.samples, seed))
     sampler = settings.make(list(posterior.parameters()), len(structures), seed)
     rng = np.random.default_rng(seed)
+
     graphs = [model.make_graph(atoms) for atoms in structures]
     labels = [
         labels_of([a], list(settings.noise), g) for a, g in zip(structures, graphs, strict=True)
@@ -140,7 +142,9 @@ def run_chain(
     size = min(settings.batch_size, len(structures))
     order = np.zeros(0, dtype=np.int64)
     kept: list[dict[str, Tensor]] = []
+
     for step in range(settings.steps):
+        # Without replacement: minibatch noise is smaller than that of independent draws.
         if len(order) < size:
             order = rng.permutation(len(structures))
         chosen, order = order[:size], order[size:]
@@ -148,6 +152,7 @@ def run_chain(
         target = {k: torch.cat([labels[i][k] for i in chosen]) for k in settings.noise}
         for group in sampler.param_groups:
             group["lr"] = schedule(step)
+
         sampler.zero_grad()
         posterior(batch, target).backward()
         sampler.step()
@@ -196,6 +201,7 @@ def run_chains(
     """
     starts = [models] * chains if isinstance(models, Potential) else list(models)
     jobs = [(m, list(structures), settings, seed + i) for i, m in enumerate(starts)]
+
     if executor is None and workers == 1:
         results = [run_chain(*job) for job in jobs]
     else:
@@ -206,6 +212,6 @@ def run_chains(
         )
         with pool as running:
             assert running is not None
-            found = list(running.map(_run_pickled, [pickle.dumps(job) for job in jobs]))
-        results = [{k: torch.from_numpy(v) for k, v in one.items()} for one in found]
+            samples = list(running.map(_run_pickled, [pickle.dumps(job) for job in jobs]))
+        results = [{k: torch.from_numpy(v) for k, v in one.items()} for one in samples]
     return {k: torch.stack([r[k].cpu() for r in results]) for k in results[0]}

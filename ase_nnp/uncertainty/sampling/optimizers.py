@@ -32,7 +32,7 @@ class Sampler(Optimizer):
     lr
         Step size h.
     temperature
-        T of the target ``exp(-U / T)``; 0 gives plain optimisation.
+        T of the target ``exp(-U / T)``; 0 gives plain optimization.
     seed
         Of this sampler's own noise; torch's global generator is left alone.
     """

@@ -57,6 +57,7 @@ class Posterior(nn.Module):
             raise UncertaintyError(f"No likelihood for {sorted(strange)}.")
         if prior_mean not in ("zero", "start"):
             raise UncertaintyError(f"prior_mean must be 'zero' or 'start', not {prior_mean!r}.")
+
         self.model, self.num_data, self.prior_std = model, num_data, prior_std
         self.expected = dict(noise)
         self.log_noise = nn.ParameterDict(
@@ -65,7 +66,7 @@ class Posterior(nn.Module):
                 for k, v in noise.items()
             }
         )
-        self._centre = [
+        self._center = [
             p.detach().clone() if prior_mean == "start" else torch.zeros_like(p)
             for p in self.sampled()
         ]
@@ -82,8 +83,8 @@ class Posterior(nn.Module):
         """Of weights and noise scales, up to a constant."""
         total = torch.zeros((), dtype=torch.float64)
         if self.prior_std is not None:
-            for p, centre in zip(self.sampled(), self._centre, strict=True):
-                total = total + ((p - centre) ** 2).sum() / (2 * self.prior_std**2)
+            for p, center in zip(self.sampled(), self._center, strict=True):
+                total = total + ((p - center) ** 2).sum() / (2 * self.prior_std**2)
         for k, log_scale in self.log_noise.items():
             if log_scale.requires_grad:  # density of log s: s exp(-s / mean)
                 total = total + log_scale.exp() / self.expected[k] - log_scale

@@ -60,6 +60,7 @@ def members_from_samples(
     starts = [model] * count if isinstance(model, Potential) else list(model)
     if len(starts) != count:
         raise CheckpointError(f"Samples of {count} chains for {len(starts)} starting models.")
+
     members = []
     for chain, start in enumerate(starts):
         own = dict(start.named_parameters())
@@ -69,6 +70,7 @@ def members_from_samples(
                 f"The samples do not fit this {start.family or type(start).__name__}: "
                 f"{', '.join(wrong[:5])}."
             )
+
         for sample in range(length):
             member = copy.deepcopy(start)
             for name, parameter in member.named_parameters():

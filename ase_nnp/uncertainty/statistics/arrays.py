@@ -54,9 +54,9 @@ def as_members(name: str, values: ArrayLike, ddof: int = 1, ndim: int | None = N
     """Return values of members along axis 0; refuse fewer members than ``ddof + 1``."""
     array = as_finite(name, values)
     if array.ndim == 0 or array.shape[0] < ddof + 1:
-        found = array.shape[0] if array.ndim else 0
+        count = array.shape[0] if array.ndim else 0
         raise UncertaintyError(
-            f"{name} holds {found} members along its first axis; "
+            f"{name} holds {count} members along its first axis; "
             f"a spread with ddof={ddof} needs at least {ddof + 1}."
         )
     if ndim is not None and array.ndim != ndim:

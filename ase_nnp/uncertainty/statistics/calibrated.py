@@ -149,6 +149,7 @@ def fit_property(
         raise UncertaintyError(
             f"No calibrator '{calibrator}'. There are: {', '.join(CALIBRATORS)}."
         )
+
     scores = normalized_scores(true, pred, base.std(std))
     groups: dict[int, float] = {}
     if structure is not None:
@@ -156,6 +157,7 @@ def fit_property(
     elif numbers is not None:
         z = np.broadcast_to(np.asarray(numbers)[:, None], scores.shape)
         groups = mondrian_quantiles(scores, z, alpha)
+
     quantile = conformal_quantile(scores, alpha)
     return PropertyCalibration(base.kind, base.numbers, quantile, groups, scores.size)
 
@@ -196,7 +198,7 @@ def fit_calibration(
         raise UncertaintyError("Calibration needs one label and one prediction per structure.")
     if unit not in ("value", "structure"):
         raise UncertaintyError(f"unit must be 'value' or 'structure', not {unit!r}.")
-    found = {}
+    fits = {}
     shared = [k for k in labels[0] if f"{k}_std" in predictions[0] and k in predictions[0]]
     for name in shared:
         true = [np.asarray(row[name]) for row in labels]
@@ -204,7 +206,7 @@ def fit_calibration(
         std = [np.asarray(row[f"{name}_std"]) for row in predictions]
         if name == "forces":
             sizes = [np.size(z) for z in numbers]
-            found[name] = fit_property(
+            fits[name] = fit_property(
                 np.concatenate(true),
                 np.concatenate(pred),
                 np.concatenate(std),
@@ -216,10 +218,10 @@ def fit_calibration(
                 components=components,
             )
         elif true[0].ndim == 0:
-            found[name] = fit_property(
+            fits[name] = fit_property(
                 np.array(true), np.array(pred), np.array(std), calibrator, 1 - coverage,
                 n_members=n_members,
             )  # fmt: skip
-    if not found:
+    if not fits:
         raise UncertaintyError("Labels and predictions share no property with a spread.")
-    return Calibration(found, coverage, calibrator, unit, len(labels), data_hash)
+    return Calibration(fits, coverage, calibrator, unit, len(labels), data_hash)

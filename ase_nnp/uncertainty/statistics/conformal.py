@@ -174,8 +174,8 @@ def conformal_interval(
 ) -> tuple[Array, Array]:
     """``y_pred -+ quantile * y_std``."""
     half = np.asarray(quantile) * as_std("y_std", y_std)
-    centre = as_finite("y_pred", y_pred)
-    return centre - half, centre + half
+    center = as_finite("y_pred", y_pred)
+    return center - half, center + half
 
 
 def cqr_offset(y_true: ArrayLike, lower: ArrayLike, upper: ArrayLike, alpha: float = 0.1) -> float:
@@ -185,7 +185,7 @@ def cqr_offset(y_true: ArrayLike, lower: ArrayLike, upper: ArrayLike, alpha: flo
 
 @dataclass(frozen=True)
 class SplitConformal:
-    """A fitted normalised split-conformal calibration, for all or for each group.
+    """A fitted normalized split-conformal calibration, for all or for each group.
 
     Attributes
     ----------

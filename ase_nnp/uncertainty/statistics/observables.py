@@ -30,7 +30,7 @@ __all__ = [
 
 
 def reweight(energy_members: ArrayLike, energy_reference: ArrayLike, beta: float) -> Array:
-    """Normalised weights ``exp(-beta (U_m - U_0))`` of sampled configurations, (M, n) or (n,)."""
+    """Normalized weights ``exp(-beta (U_m - U_0))`` of sampled configurations, (M, n) or (n,)."""
     exponent = -beta * _difference(energy_members, energy_reference)
     return np.asarray(special.softmax(exponent, axis=-1))
 
@@ -83,8 +83,8 @@ def cumulant_expansion(
     """
     delta = _difference(energy_members, energy_reference)
     value = as_finite("observable", observable)
-    centred = delta - delta.mean(axis=-1, keepdims=True)
-    return np.asarray(value.mean() - beta * (value * centred).mean(axis=-1))
+    centered = delta - delta.mean(axis=-1, keepdims=True)
+    return np.asarray(value.mean() - beta * (value * centered).mean(axis=-1))
 
 
 def free_energy_difference(

@@ -29,9 +29,9 @@ def composition_matrix(
         (n, K) and (K,).
     """
     arrays = [np.asarray(z, dtype=np.int64) for z in numbers]
-    found = np.unique(np.concatenate(arrays)) if arrays else np.zeros(0, np.int64)
-    columns = found if elements is None else np.asarray(elements, dtype=np.int64)
-    missing = sorted(set(found.tolist()) - set(columns.tolist()))
+    present = np.unique(np.concatenate(arrays)) if arrays else np.zeros(0, np.int64)
+    columns = present if elements is None else np.asarray(elements, dtype=np.int64)
+    missing = sorted(set(present.tolist()) - set(columns.tolist()))
     if missing:
         raise UncertaintyError(f"Atomic numbers {missing} have no column among {columns.tolist()}.")
     counts = np.stack([(z[:, None] == columns).sum(axis=0) for z in arrays]).astype(np.float64)
@@ -43,7 +43,7 @@ def fit_element_shifts(
 ) -> Array:
     """Energy per element by which each member differs from the reference.
 
-    Minimises ``|(E_m - E_ref) - C d|^2`` for each member. Where the structures do not tell
+    Minimizes ``|(E_m - E_ref) - C d|^2`` for each member. Where the structures do not tell
     elements apart, the solution of least norm is taken; it shifts the same energies.
 
     Parameters

@@ -57,7 +57,7 @@ def ence_bins(
 
 
 def ence(y_true: ArrayLike, y_pred: ArrayLike, y_std: ArrayLike, bins: int = 10) -> float:
-    """Expected normalised calibration error, ``mean_b |RMV_b - RMSE_b| / RMV_b``.
+    """Expected normalized calibration error, ``mean_b |RMV_b - RMSE_b| / RMV_b``.
 
     Levi et al. 2022, doi:10.3390/s22155540.
     """
@@ -90,7 +90,7 @@ def miscalibration_area(
 ) -> float:
     """Area between the calibration curve and the diagonal (Kuleshov et al. 2018; Tran 2020).
 
-    Levels are joined by straight lines. Where two neighbours lie on different sides of the
+    Levels are joined by straight lines. Where two neighbors lie on different sides of the
     diagonal, the two triangles count, not a trapezoid.
     """
     nominal, observed = calibration_curve(y_true, y_pred, y_std, levels)

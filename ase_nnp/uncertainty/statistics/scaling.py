@@ -43,14 +43,14 @@ def scale_abs(y_true: ArrayLike, y_pred: ArrayLike, y_std: ArrayLike) -> float:
 
 
 def scale_crps(y_true: ArrayLike, y_pred: ArrayLike, y_std: ArrayLike) -> float:
-    r"""Factor that minimises the mean CRPS.
+    r"""Factor that minimizes the mean CRPS.
 
     The root of :math:`\sum_i \sigma_i (2\varphi(e_i / (a \sigma_i)) - 1/\sqrt\pi)`.
     """
     true, pred, std = as_predictions(y_true, y_pred, y_std)
     error = np.abs(true - pred)
     if not error.any():
-        raise UncertaintyError("All errors are zero; no positive scale minimises the CRPS.")
+        raise UncertaintyError("All errors are zero; no positive scale minimizes the CRPS.")
     ratio = error / std
 
     def slope(log_a: float) -> float:
