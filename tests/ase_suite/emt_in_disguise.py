@@ -17,7 +17,7 @@ from ase_nnp import NNPCalculator, from_ase, load_model
 
 _EMT = emt.EMT
 _DEFAULT = (
-    load_model(None, device="cpu") if os.environ.get("NNP_IN_EMTS_PLACE") == "default" else None
+    load_model(None, device="cpu").unwrapped if os.environ.get("NNP_IN_EMTS_PLACE") == "default" else None
 )
 
 
