@@ -16,9 +16,9 @@ import ase.calculators.emt as emt
 from ase_nnp import NNPCalculator, from_ase, load_model
 
 _EMT = emt.EMT
-_DEFAULT = (
-    load_model(None, device="cpu").unwrapped if os.environ.get("NNP_IN_EMTS_PLACE") == "default" else None
-)
+_DEFAULT = None
+if os.environ.get("NNP_IN_EMTS_PLACE") == "default":
+    _DEFAULT = load_model(None, device="cpu").unwrapped  # without error bars
 
 
 class EMT(NNPCalculator):
