@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ase_nnp.cli.commands.output import JsonOption, print_json, print_table, say
+from ase_nnp.cli.commands.progress import progress_bar
 from ase_nnp.errors import DatasetError
 
 __all__ = ["add_to"]
@@ -38,49 +37,6 @@ def add_to(app: typer.Typer) -> None:
     app.add_typer(data, name="data")
 
 
-@contextmanager
-def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar with rate and time left on stderr; yields ``progress(done, total)``."""
-    import time
-
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
-    console = Console(stderr=True)
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
-        task = bar.add_task(what, total=None, rate="")
-        first: list[tuple[float, int]] = []
-        shown = 0.0
-
-        def update(done: int, total: int) -> None:
-            nonlocal shown
-            now = time.monotonic()
-            if not first:
-                first.append((now, done))
-            if now - shown > 0.1 or done == total:
-                shown = now
-                began, start = first[0]
-                speed = (done - start) / (now - began) if now > began else 0.0
-                bar.update(task, completed=done, total=total, rate=f"{speed:,.0f}/s")
-
-        yield update
-
-
 def _keys(pairs: list[str]) -> dict[str, str]:
     """Return ``--key energy=REF_energy`` as ``keys=`` of ``open_dataset``."""
     from ase_nnp.datasets.labels import check_keys
@@ -107,12 +63,12 @@ def _number(value: Any) -> str:
     return "" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.5g}"
 
 
-def _moments(title: str, found: dict[str, Any], names: dict[str, str]) -> None:
+def _moments(title: str, summary: dict[str, Any], names: dict[str, str]) -> None:
     columns = ("", "count", "mean", "std", "rms", "min", "max")
     rows = [
-        (label, *(_number(found[name][c]) for c in columns[1:]))
+        (label, *(_number(summary[name][c]) for c in columns[1:]))
         for name, label in names.items()
-        if found[name]["count"]
+        if summary[name]["count"]
     ]
     print_table(title, columns, rows)
 
@@ -138,37 +94,37 @@ def info(
     from ase_nnp.datasets.stats import dataset_info
 
     with progress_bar("reading") as progress:
-        found = dataset_info(
+        summary = dataset_info(
             _open(source, format, energy_kind, key), progress=progress, workers=workers
         )
     if as_json:
-        print_json(found)
+        print_json(summary)
         return
-    kinds = ", ".join(f"{n:,} {kind}" for kind, n in found["energy_kind"].items())
+    kinds = ", ".join(f"{n:,} {kind}" for kind, n in summary["energy_kind"].items())
     rows = [
-        ("format", found["format"]),
-        ("files", f"{len(found['files']):,}"),
-        ("structures", f"{found['structures']:,}"),
-        ("atoms", f"{found['atoms']:,} ({found['fixed_atoms']:,} fixed)"),
-        ("atoms a structure", _range(found["size"])),
-        ("periodic", ", ".join(f"{k}: {n:,}" for k, n in found["pbc"].items())),
-        ("labels", ", ".join(f"{k}: {n:,}" for k, n in found["labels"].items() if n)),
-        ("energies", kinds + _reference(found["energy_reference"])),
-        ("tags (atoms)", ", ".join(f"{k}: {n:,}" for k, n in found["tags"].items())),
-        ("elements (structures)", _elements(found["structures_with_element"])),
+        ("format", summary["format"]),
+        ("files", f"{len(summary['files']):,}"),
+        ("structures", f"{summary['structures']:,}"),
+        ("atoms", f"{summary['atoms']:,} ({summary['fixed_atoms']:,} fixed)"),
+        ("atoms a structure", _range(summary["size"])),
+        ("periodic", ", ".join(f"{k}: {n:,}" for k, n in summary["pbc"].items())),
+        ("labels", ", ".join(f"{k}: {n:,}" for k, n in summary["labels"].items() if n)),
+        ("energies", kinds + _reference(summary["energy_reference"])),
+        ("tags (atoms)", ", ".join(f"{k}: {n:,}" for k, n in summary["tags"].items())),
+        ("elements (structures)", _elements(summary["structures_with_element"])),
     ]
     print_table(str(source), ("", ""), [row for row in rows if row[1]])
-    _moments("Labels", found, _ENERGIES | _FORCES)
-    _say_label_names(found)
+    _moments("Labels", summary, _ENERGIES | _FORCES)
+    _say_label_names(summary)
 
 
-def _say_label_names(found: dict[str, Any]) -> None:
+def _say_label_names(summary: dict[str, Any]) -> None:
     """List what looks like a label, with the option that would use it."""
-    if found["label_names"]:
-        print(f"names that look like labels and are none: {', '.join(found['label_names'])}")
-    for keys in found["keys"]:
+    if summary["label_names"]:
+        say(f"names that look like labels and are none: {', '.join(summary['label_names'])}")
+    for keys in summary["keys"]:
         options = " ".join(f"--key {label}={name}" for label, name in keys.items())
-        print(f"to use them: {options}   (keys={keys!r} in open_dataset)")
+        say(f"to use them: {options}   (keys={keys!r} in open_dataset)")
 
 
 def _range(size: dict[str, Any]) -> str:
@@ -202,17 +158,17 @@ def stats(
 
     with progress_bar("reading") as progress:
         dataset = _open(source, format, energy_kind, key)
-        found = dataset_stats(
+        summary = dataset_stats(
             dataset, fit_references=fit_references, progress=progress, workers=workers
         ).as_dict()
     names = (*_ENERGIES, *_FORCES)
     if as_json:
         keys = ("structures", "atoms", "energy_kind", *names, "fit")
-        print_json({key: found[key] for key in keys if key in found})
+        print_json({key: summary[key] for key in keys if key in summary})
         return
-    _moments(str(source), found, _ENERGIES | _FORCES)
+    _moments(str(source), summary, _ENERGIES | _FORCES)
     if fit_references:
-        fit = found["fit"]
+        fit = summary["fit"]
         rows = [(symbol, f"{value:.8g}") for symbol, value in fit["references"].items()]
         print_table("Element references", ("element", "eV"), rows)
         say(f"rmse {_number(fit['rmse'])} eV a structure, {fit['count']:,} structures")
@@ -324,11 +280,13 @@ def plot(
 
     with progress_bar("reading") as progress:
         dataset = _open(source, format, energy_kind, key)
-        found = plot_dataset(dataset, output, title=source.name, progress=progress, workers=workers)
+        counts = plot_dataset(
+            dataset, output, title=source.name, progress=progress, workers=workers
+        )
     if as_json:
-        print_json({"picture": str(output), "structures": found.count})
+        print_json({"picture": str(output), "structures": counts.count})
     else:
-        say(f"{found.count:,} structures drawn in {output}")
+        say(f"{counts.count:,} structures drawn in {output}")
 
 
 @data.command("check-submission")
@@ -340,9 +298,9 @@ def check_submission(
     """Check a leaderboard file as strictly as an evaluation would."""
     from ase_nnp.datasets.submission import check_submission as check
 
-    found = check(file, task=task)
+    splits = check(file, task=task)
     if as_json:
-        print_json(found)
+        print_json(splits)
         return
-    rows = [(split, f"{n['systems']:,}", f"{n['atoms']:,}") for split, n in found.items()]
+    rows = [(split, f"{n['systems']:,}", f"{n['atoms']:,}") for split, n in splits.items()]
     print_table(f"{file}: complete", ("split", "systems", "rows of atoms"), rows)
