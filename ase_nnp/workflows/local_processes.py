@@ -10,10 +10,12 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context
 from typing import Any
+
+from ase_nnp.errors import TaskError
 
 __all__ = ["available_cores", "interruptible", "local_processes"]
 
@@ -34,11 +36,27 @@ def local_processes(workers: int) -> ProcessPoolExecutor:
     ----------
     workers
         Number of processes; each computes with its share of the cores.
+
+    Raises
+    ------
+    TaskError
+        A process cannot begin.
     """
     threads = max(1, available_cores() // workers)
-    return ProcessPoolExecutor(
+    executor = ProcessPoolExecutor(
         workers, get_context("spawn"), initializer=_begin, initargs=(threads,)
     )
+    # A process that cannot even begin is the fault of no structure.
+    try:
+        executor.submit(os.getpid).result()
+    except BrokenExecutor as error:
+        executor.shutdown()
+        raise TaskError(
+            "A process of this machine ended before it had begun. In a script, call this below "
+            '`if __name__ == "__main__":`, because the processes import it; else look above for '
+            "what it printed."
+        ) from error
+    return executor
 
 
 def _begin(threads: int) -> None:

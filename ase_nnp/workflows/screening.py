@@ -171,6 +171,7 @@ class _Screening:
     def __init__(self, run: Run, progress: Callable[[int, int], None] | None) -> None:
         self.run, self.progress = run, progress
         self.finished = self.failed = self.computed = 0
+        self.answered = False  # whether any process has come back with results
 
     def remaining(self, chunks: Sequence[Chunk]) -> list[Chunk]:
         """Return the chunks without results; clear up after those that have them."""
@@ -193,17 +194,13 @@ class _Screening:
         retries: int,
     ) -> None:
         """Compute chunks together, those that kill their process alone, then their structures."""
-        lost = [p for p, _ in self._lost(chunks, executor, capacity, retries)]
-        lost = [p for p, _ in self._lost(lost, executor, 1, retries)]
+        lost = [chunk for chunk, _ in self._lost(chunks, executor, capacity, retries)]
+        lost = [chunk for chunk, _ in self._lost(lost, executor, 1, retries)]
         for chunk in lost:
             singles = chunk.split()
             deaths = list(self._lost(singles, executor, 1, retries))
             if len(deaths) == len(singles) > 1:
-                raise TaskError(
-                    f"Structures {chunk.first} to {chunk.last - 1}: every process died, also with "
-                    f"one structure each ({deaths[0][1]!r}). Is there enough memory? In a script, "
-                    'call screen below `if __name__ == "__main__":`.'
-                )
+                raise _all_died(chunk, deaths[0][1])
             for single, error in deaths:
                 self._blame(single, error)
             chunk.clear()
@@ -218,14 +215,20 @@ class _Screening:
         """Compute chunks; yield those of which the executor says only that they were lost."""
         if not chunks:
             return
+        losses = 0
         for chunk, answer in unordered(
             compute_chunk, chunks, executor, in_flight=capacity, retries=retries
         ):
             if isinstance(answer, BaseException):
+                # Where no process has ever answered, it is not the structures: do not try them all.
+                losses += 1
+                if not self.answered and losses >= max(3, 2 * capacity):
+                    raise _all_died(chunk, answer)
                 yield chunk, answer
             elif isinstance(answer, str):
                 raise TaskError(f"Structures {chunk.first} to {chunk.last - 1}: {answer}")
             else:
+                self.answered = True
                 self.computed += answer["count"]
                 self._count(answer)
 
@@ -241,3 +244,10 @@ class _Screening:
         self.failed += summary["failed"]
         if self.progress is not None:
             self.progress(self.finished, self.failed)
+
+
+def _all_died(chunk: Chunk, error: BaseException) -> TaskError:
+    return TaskError(
+        f"Structures {chunk.first} to {chunk.last - 1}: every process died, whatever it was "
+        f"given ({type(error).__name__}: {error}). Is there enough memory?"
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from contextlib import contextmanager
 from pathlib import Path
@@ -171,3 +173,17 @@ def test_a_structure_that_ends_its_process_is_one_failed_record(tmp_path):
     failures = merge(tmp_path, tmp_path / "out.lmdb").failures
     assert [f["name"] for f in failures] == ["Structure 2 (Ne2)"]
     assert status(tmp_path)["complete"]
+
+
+@pytest.mark.slow
+def test_a_script_without_a_guard_is_told_so(tmp_path):
+    (tmp_path / "script.py").write_text(
+        f"import sys\nsys.path.insert(0, {HELPERS!r})\n"
+        "from scale_workers import screen_slabs\n"
+        f"screen_slabs({str(tmp_path / 'run')!r}, 2, 0.0, None, workers=1)\n"
+    )
+    command = [sys.executable, str(tmp_path / "script.py")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "TaskError: A process of this machine ended before it had begun" in done.stderr
+    assert done.stderr.splitlines()[-1].count('if __name__ == "__main__":') == 1
