@@ -180,9 +180,11 @@ def _has_objects(value: list[Any]) -> bool:
 
 def structure_to_sample(value: dict[str, Any]) -> tuple[Sample, list[str]]:
     """Return the sample of a structure or molecule, and the names of columns left out."""
+    from ase.data import atomic_numbers
+
     sites, lattice = value["sites"], value.get("lattice")
     sample: Sample = {
-        "atomic_numbers": np.array([_element(site) for site in sites], np.int64),
+        "atomic_numbers": np.array([_element(site, atomic_numbers) for site in sites], np.int64),
         "cell": np.zeros((3, 3)),
         "pbc": np.zeros(3, bool),
         "info": {},
@@ -203,9 +205,7 @@ def structure_to_sample(value: dict[str, Any]) -> tuple[Sample, list[str]]:
     return sample, _site_properties(sites, sample)
 
 
-def _element(site: dict[str, Any]) -> int:
-    from ase.data import atomic_numbers
-
+def _element(site: dict[str, Any], atomic_numbers: dict[str, int]) -> int:
     species = site["species"]
     if len(species) != 1 or abs(float(species[0].get("occu", 1)) - 1) > 1e-6:
         raise DatasetError(f"a disordered site ({species}); whole atoms are wanted")
