@@ -172,9 +172,9 @@ def _format_of_file(
     if format is not None:
         return formats[format]
 
-    # What only an ending tells comes last: ASE knows a hundred of them.
+    # What only an ending tells comes last: ASE knows a hundred, `.md` of notes among them.
     kind = find_format(path, formats)
-    if kind is None:
+    if kind is None and not path.name.lower().endswith(_NEVER):
         name = guess_ase_name(path)
         kind = ase_format(name) if name is not None else None
     if kind is None:
