@@ -42,6 +42,8 @@ def split(
         nearly as whole groups allow.
     shuffle
         False cuts the dataset in its own order.
+    dataset
+        What to divide.
 
     Returns
     -------
@@ -176,6 +178,8 @@ def select(
         One id, or several.
     where
         ``where(atoms) -> bool``, asked last and only of what is left; this decodes.
+    dataset
+        What to choose from.
     """
     mask = np.ones(len(dataset), bool)
     if natoms is not None:

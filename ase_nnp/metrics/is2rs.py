@@ -198,6 +198,8 @@ def adwt(distances: Any, n_natoms: Any = None) -> float:
     distances
         (S,) mean displacements in Angstrom; or, with ``n_natoms`` (S,), the displacements of all
         atoms one system after the other.
+    n_natoms
+        Number of atoms of each structure.
     """
     values = numbers("distances", distances, (-1,), PredictionError)
     if n_natoms is not None:

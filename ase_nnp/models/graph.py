@@ -156,6 +156,8 @@ class AtomGraph:
             Overrides the structures' own flags.
         inputs
             Which of ``charge`` and ``spin`` to take from ``atoms.info``; the others are 0.
+        device
+            Where the tensors are to live.
 
         Raises
         ------
@@ -203,6 +205,16 @@ class AtomGraph:
         edge_shift : array-like (E, 3)
             Integer cell offsets of the source, for the positions as they stand (after wrapping
             when ``wrap``).
+        atoms
+            One structure or several.
+        dtype, device
+            Of positions and cell; where the tensors are to live.
+        wrap
+            Fold the atoms into the cell first, as in :meth:`from_atoms`.
+        extra
+            Further tensors that one family alone needs.
+        inputs
+            Fields beside geometry that are read, as :attr:`Potential.required_inputs` names them.
 
         Raises
         ------

@@ -107,6 +107,16 @@ class ModelFamily:
     violations
         Measured departures from exact symmetry by the name of the conformance check, as the
         relative tolerance that the check must use, with the reason in ``notes``.
+    pretrained
+        Weights that are offered by name.
+    outputs
+        What its models give.
+    trainable
+        Whether training makes sense.
+    test_config
+        A small configuration for tests.
+    notes
+        What a user should know.
     """
 
     name: str

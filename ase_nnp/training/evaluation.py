@@ -88,6 +88,10 @@ def evaluate(
     group
         Key of ``atoms.info`` that names groups; by default the first of ``group``,
         ``config_type``, ``subset``, ``split`` that is there, else formulas if they are few.
+    device, dtype
+        Where and in which precision models given by name are evaluated.
+    progress
+        Show a bar on stderr.
 
     Raises
     ------

@@ -49,6 +49,8 @@ def freeze_parts(model: Potential, patterns: Sequence[str]) -> list[str]:
     ----------
     patterns
         Of parameter names, as in a shell: ``"embedding*"``, ``"layers.0.*"``.
+    model
+        Changed in place.
 
     Raises
     ------
@@ -124,6 +126,8 @@ def add_low_rank(
         Of the additions.
     patterns
         Of the names of the layers (``torch.nn.Linear``) that get one.
+    model
+        Changed in place.
 
     Raises
     ------

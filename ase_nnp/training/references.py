@@ -64,6 +64,12 @@ def refit_references(
     ----------
     elements
         Atomic numbers whose references may change; default all.
+    model
+        Changed in place.
+    dataset
+        Labelled structures.
+    progress
+        Show a bar on stderr.
 
     Raises
     ------

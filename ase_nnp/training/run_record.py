@@ -45,6 +45,12 @@ def run_identity(
     ----------
     weights
         Hash of those that the run starts from.
+    report
+        What the normalization found.
+    settings
+        Of the run.
+    notes
+        What else the identity depends on.
     """
     return {
         "settings": settings.model_dump(mode="json", exclude=FREE),

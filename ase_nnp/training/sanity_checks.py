@@ -84,6 +84,8 @@ def check_moving(
         Least and largest loss of a batch, for the message.
     rate
         The largest learning rate of the epoch.
+    model
+        The model in training.
     """
     now = dict(model.named_parameters())
     if any(not torch.equal(value, now[name]) for name, value in before.items()):

@@ -136,6 +136,14 @@ class Settings(_Part):
         Epochs; and steps between checkpoints inside an epoch, or None.
     devices, nodes, accelerator
         As Lightning's Fabric has them; more than one device trains data-parallel.
+    batch, workers
+        Size of a batch, and processes that prepare batches.
+    losses, optimizer, schedule
+        Settings of each.
+    seed
+        Of the order of batches.
+    progress, tensorboard
+        Show a bar; write TensorBoard's files.
     """
 
     losses: Losses = Losses()

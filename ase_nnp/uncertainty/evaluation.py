@@ -165,6 +165,8 @@ def evaluate(
         Structures of another kind, labels not needed, to tell from the first.
     bins
         Of equal count, for the ENCE.
+    progress
+        Show a bar on stderr.
     """
     from ase_nnp.models.predictor import Predictor
 

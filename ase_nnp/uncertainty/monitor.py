@@ -68,6 +68,8 @@ class UncertaintyMonitor:
         Steps between looks; None attaches nothing, for a monitor that is called by hand.
     save
         Path of a trajectory that collects the structures that fired.
+    upper
+        End of the band that begins at ``threshold``.
     """
 
     def __init__(

@@ -137,6 +137,8 @@ def label(structures: Sequence[Atoms], oracle: Callable[[], Any]) -> list[Atoms]
     ----------
     oracle
         Makes an ASE calculator, such as ``EMT`` or ``lambda: Vasp(...)``; one is used for all.
+    structures
+        What the oracle labels.
     """
     from ase.calculators.calculator import PropertyNotImplementedError
     from ase.calculators.singlepoint import SinglePointCalculator
@@ -208,6 +210,8 @@ def active_learning(
         uncertainty: the baseline to compare with.
     measure
         Called with each model; its numbers go into the rows.
+    seed
+        Of the choices made at random.
 
     Returns
     -------

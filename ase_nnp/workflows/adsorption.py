@@ -94,6 +94,8 @@ def adsorption_energy(
         its answer for ``adslab`` is the result, if the scheme is the one that it was trained on.
     relax_gas
         Relax the molecules of a named scheme with the model, to ``fmax`` eV/Angstrom.
+    fmax
+        Where relaxations of molecules end, eV/Angstrom.
 
     Raises
     ------

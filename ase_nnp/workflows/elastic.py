@@ -146,6 +146,8 @@ def elastic_constants(
     relax
         Relax the atoms in each strained cell, to ``fmax`` eV/Angstrom; without it the constants
         are those of clamped ions.
+    fmax
+        Where relaxations end, eV/Angstrom.
 
     Raises
     ------

@@ -86,6 +86,8 @@ def equation_of_state(
         One of :data:`FORMS`.
     relax
         Relax the atoms in each cell of fixed shape, to ``fmax`` eV/Angstrom.
+    fmax
+        Where relaxations end, eV/Angstrom.
 
     Raises
     ------

@@ -74,6 +74,8 @@ class AseLmdbShard(SpeakingShard):
         Number of its first record in the whole dataset: the default ``sid`` counts from there.
     references
         Reference energies by ``sid``, eV.
+    stored_energy_kind
+        What the file holds, if not total energies.
     """
 
     format = "aselmdb"

@@ -111,6 +111,8 @@ class ExtxyzShard(SpeakingShard):
         with another number of lines than frames.
     systems
         Reference energies of ``system.txt``.
+    stored_energy_kind
+        What the file holds, if not total energies.
     """
 
     format = "extxyz"

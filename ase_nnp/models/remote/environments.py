@@ -138,6 +138,8 @@ def create_environment(
         Further arguments for ``pip install``.
     say
         Gets each line of the log.
+    base
+        Folder that holds the environments; the cache by default.
 
     Raises
     ------

@@ -32,6 +32,8 @@ class DeepEnsemble(UncertainPotential):
         the faster of the two, timed once on the first call where both are possible.
     details
         Also return ``energy_members`` (B, M), ``forces_members`` (M, N, 3) and ``forces_cov``.
+    options
+        Of :class:`UncertainPotential`.
     """
 
     method = "ensemble"
@@ -179,6 +181,10 @@ class Pool(DeepEnsemble):
         Structures to fit the shifts on, of at least as many compositions as elements.
     shifts
         Instead, (M, 119) eV per atom to subtract, by atomic number.
+    mode
+        How the members' energies are put on one scale.
+    options
+        Of :class:`UncertainPotential`.
     """
 
     method = "pool"

@@ -60,6 +60,12 @@ class LastLayerLaplace(UncertainPotential):
     force_std
         ``"exact"`` (one batched vector-Jacobian product with every feature), ``"sampled"`` (with
         ``samples`` draws of the weights; relative error ``1 / sqrt(2 samples)``) or ``"none"``.
+    samples, seed
+        Number of sampled read-outs and their seed.
+    fitted
+        State of an earlier fit, instead of ``train``.
+    options
+        Of :class:`UncertainPotential`.
     """
 
     method = "last_layer"
@@ -239,6 +245,12 @@ def accumulate(
     ----------
     chosen
         Structures whose force rows are taken; they are weighted to stand for all.
+    model, layer
+        The potential and its last layer.
+    train
+        Structures.
+    noise
+        Standard deviation of the labels.
     """
     total: Tensor | None = None
     weight = {"energy": 1.0, "forces": len(train) / max(1, len(chosen))}

@@ -71,6 +71,10 @@ def reduce_atoms(atoms: Tensor, batch: Tensor, structures: int, how: str) -> Ten
     how
         ``"largest"``, ``"mean"``, or ``"quantile"``: the least number that 90 % of the atoms, but
         for rounding up, do not exceed.
+    atoms
+        Scores of atoms, (N,).
+    structures
+        Structure that each atom belongs to, (N,).
     """
     if how == "largest":
         worst = atoms.new_full((structures,), -torch.inf)
@@ -114,6 +118,12 @@ class LatentDistanceMethod(UncertainPotential):
     layer
         The module whose inputs are the features; ``""`` for the distances of neighbors instead of
         anything of the model, which shows atoms that are too near best. None picks one.
+    ranked
+        Sorted scores of the training structures by name, of an earlier fit.
+    fitted
+        State of an earlier fit, instead of ``train``.
+    options
+        Of :class:`UncertainPotential`.
     """
 
     method = "latent"

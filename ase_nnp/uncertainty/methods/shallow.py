@@ -41,6 +41,10 @@ class ShallowEnsemble(UncertainPotential):
         As for the last-layer method.
     details
         Also return ``energy_members`` and ``forces_members``.
+    fitted
+        State of an earlier fit, instead of ``train``.
+    options
+        Of :class:`UncertainPotential`.
     """
 
     method = "shallow"

@@ -193,6 +193,12 @@ def run_chains(
         needs ``if __name__ == "__main__":``.
     executor
         Any ``concurrent.futures.Executor`` instead.
+    structures
+        Labelled training structures.
+    settings
+        Of the chains.
+    seed
+        Of the noise.
 
     Returns
     -------

@@ -35,6 +35,8 @@ class Sampler(Optimizer):
         T of the target ``exp(-U / T)``; 0 gives plain optimization.
     seed
         Of this sampler's own noise; torch's global generator is left alone.
+    defaults
+        Options of each parameter group.
     """
 
     def __init__(
@@ -116,6 +118,8 @@ class pSGLD(Sampler):
         N.
     alpha, eps
         a and lambda.
+    params, lr, temperature, seed
+        As in :class:`Sampler`.
     """
 
     def __init__(

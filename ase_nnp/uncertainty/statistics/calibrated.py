@@ -193,6 +193,8 @@ def fit_calibration(
         other; or ``"structure"``, all atoms of a structure at once, guaranteed.
     n_members, components
         For ``"corrected"``: members, and components that the force std pools.
+    data_hash
+        Digest of the structures, kept with the result.
     """
     if not labels or len(labels) != len(predictions):
         raise UncertaintyError("Calibration needs one label and one prediction per structure.")

@@ -116,6 +116,8 @@ def structure_scores(
     reduce
         ``"max"``: the interval then holds for all atoms at once. ``"random"``: one atom drawn
         from each structure, so that it holds for an atom drawn at random.
+    seed
+        Of the choice of atoms.
     """
     rows = as_finite("scores", scores)
     flat = rows.reshape(len(rows), -1).max(axis=1)
@@ -152,6 +154,8 @@ def weighted_conformal_quantile(
         (n,) calibration scores and likelihood ratios p_test(x) / p_calibration(x), any scale.
     test_weight
         The ratio at each test point.
+    alpha
+        One minus the coverage.
 
     Returns
     -------

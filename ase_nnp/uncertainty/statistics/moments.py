@@ -215,6 +215,8 @@ def biased_forces(energies: ArrayLike, forces: ArrayLike, tau: float, ddof: int 
         (M,) eV and (M, N, 3) eV/Angstrom of the members.
     tau
         Strength; positive drives towards uncertain structures.
+    ddof
+        Degrees of freedom that the spread subtracts.
     """
     array = as_finite("forces", forces)
     return np.asarray(array.mean(axis=0) + tau * energy_std_gradient(energies, -array, ddof))

@@ -110,6 +110,8 @@ def confidence_curve(
     ----------
     fractions
         Parts to remove, each below 1; 0, 0.05 ... 0.95 when left out. ``round(f n)`` points go.
+    y_true, y_pred, y_std
+        Labels, predictions and their standard deviations, (n,).
 
     Returns
     -------

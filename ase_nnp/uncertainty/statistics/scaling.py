@@ -90,6 +90,10 @@ def scale_small_committee(
         Sample std (ddof 1) over the members.
     n_members
         M; ``components * (M - 1)`` must exceed 2.
+    y_true, y_pred
+        Labels and predictions, (n,).
+    components
+        Numbers that share one standard deviation.
 
     Raises
     ------

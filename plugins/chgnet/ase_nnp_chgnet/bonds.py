@@ -90,6 +90,8 @@ def find_angles(bonds: Bonds, lengths: Tensor, cutoff: float, num_atoms: int) ->
     ----------
     lengths
         (U,) of the bonds, Angstrom.
+    bonds, cutoff, num_atoms
+        The bonds, their greatest length in Angstrom, the number of atoms.
     """
     short = torch.nonzero(lengths[bonds.bond] < cutoff)[:, 0]
     short = short[torch.argsort(bonds.edges[short, 0], stable=True)]

@@ -63,6 +63,8 @@ def kernel(wanted: str, *, device: torch.device, twice: bool, pairwise: bool) ->
         Whether the result will be differentiated twice (training on gradient forces).
     pairwise
         Whether a term depends on the query and the key together (frequencies).
+    device
+        Where the tensors live.
 
     Raises
     ------

@@ -56,6 +56,8 @@ class Convolution(nn.Module):
         K.
     radial
         Options of the map from the basis to the weights of the paths.
+    symmetry
+        Which products of degrees are allowed.
     """
 
     def __init__(

@@ -27,6 +27,8 @@ def load(path: str | Path, family: ModelFamily, *, ema: bool = True, **options: 
         weights. A file without one (written for inference) holds the average already.
     options
         Configuration keys, over those of the file.
+    family
+        Whose defaults complete the configuration.
 
     Raises
     ------

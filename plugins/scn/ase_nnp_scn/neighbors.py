@@ -52,6 +52,8 @@ def table(
     rows : (E, T, P)
     layout
         How the P rotation numbers lie.
+    atoms
+        Number of atoms.
     """
     width = int(place.max()) + 1
     slot = target * width + place
