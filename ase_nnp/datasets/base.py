@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
+from ase_nnp.datasets.columns import Columns, columns
 from ase_nnp.datasets.sample import Sample, to_atoms
 from ase_nnp.datasets.shard import DatasetWarning, Shard, check_kind
+from ase_nnp.datasets.views import select, split
 from ase_nnp.errors import DatasetError
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from ase_nnp.datasets.columns import Columns
 
 __all__ = ["AtomsDataset", "DatasetWarning", "Shard"]
 
@@ -209,16 +210,15 @@ class AtomsDataset(Sequence["Atoms"]):
         ``split([0.8, 0.1, 0.1], seed=0)``; ``split(0.8)`` gives two parts; a dict of fractions or
         of lists of ids gives a dict of views.
         """
-        from ase_nnp.datasets.views import split
-
         if len(parts) == 1 and isinstance(parts[0], (int, float)):
             parts = (parts[0], 1 - parts[0])
-        return split(self, parts[0] if len(parts) == 1 else parts, **options)
+        chosen = split(self, parts[0] if len(parts) == 1 else parts, **options)
+        if isinstance(chosen, dict):
+            return {name: self._view(self._positions()[index]) for name, index in chosen.items()}
+        return [self._view(self._positions()[index]) for index in chosen]
 
     def select(self, **conditions: Any) -> AtomsDataset:
         """Return the structures that meet all conditions; see :func:`~.views.select`."""
-        from ase_nnp.datasets.views import select
-
         return self[select(self, **conditions)]
 
     # ---- metadata
@@ -234,9 +234,7 @@ class AtomsDataset(Sequence["Atoms"]):
 
     def columns(self, **options: Any) -> Columns:
         """Return :attr:`metadata`, with options: ``cache=``, ``progress=``, ``on_error=``."""
-        from ase_nnp.datasets import columns
-
-        return columns.columns(self.shards, **options).take(self._index)
+        return columns(self.shards, **options).take(self._index)
 
     @property
     def natoms(self) -> Array:

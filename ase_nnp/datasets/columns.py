@@ -85,8 +85,8 @@ class Columns:
         """Return (n,) number of atoms of one element in each structure."""
         matches = np.where(self.elements == atomic_number(element), self.counts, 0)
         total = np.concatenate([[0], np.cumsum(matches, dtype=np.int64)])
-        found: Array = total[self.first[1:]] - total[self.first[:-1]]
-        return found
+        counts: Array = total[self.first[1:]] - total[self.first[:-1]]
+        return counts
 
     def take(self, index: Array | None) -> Columns:
         """Return the columns of a view."""
@@ -164,6 +164,7 @@ def columns(
     shards = list(shards)
     if not shards:
         raise DatasetError("no files, no metadata")
+
     done, total = 0, sum(map(len, shards))
     parts = []
     for shard in shards:
@@ -196,6 +197,7 @@ def _index(shard: Shard, tick: Callable[[int], None] | None, on_error: str) -> C
     num_edges, tags = np.full(n, -1, np.int64), np.zeros(n, np.uint8)
     sids: list[Any] = [""] * n
     sizes, elements, counts = np.zeros(n, np.int64), [], []
+
     for number in range(n):
         if tick is not None:
             tick(number)
@@ -205,6 +207,7 @@ def _index(shard: Shard, tick: Callable[[int], None] | None, on_error: str) -> C
             if on_error == "raise":
                 raise
             continue
+
         numbers, info = sample["atomic_numbers"], sample["info"]
         natoms[number] = len(numbers)
         energy[number] = sample.get("energy", np.nan)
@@ -218,6 +221,7 @@ def _index(shard: Shard, tick: Callable[[int], None] | None, on_error: str) -> C
         sizes[number] = len(present)
         elements.append(present.astype(np.uint8))
         counts.append(histogram[present].astype(np.int32))
+
     whole = all(isinstance(sid, (int, np.integer)) and not isinstance(sid, bool) for sid in sids)
     return Columns(
         natoms=natoms,
@@ -256,6 +260,7 @@ def _cache_file(shard: Shard, cache: str | None) -> Path | None:
         return None
     if not os.path.isfile(shard.path):
         return None
+
     path = os.path.abspath(shard.path)
     identity = repr(
         (_VERSION, path, state.st_size, state.st_mtime_ns, shard.format, shard.options, len(shard))
@@ -273,10 +278,10 @@ def _read_cache(file: Path | None, n: int) -> Columns | None:
         return None
     try:
         stored = read_npz(file, DatasetError)
-        found = Columns(**{field.name: stored[field.name] for field in fields(Columns)})
+        cached = Columns(**{field.name: stored[field.name] for field in fields(Columns)})
     except (DatasetError, KeyError):
         return None  # a damaged cache is rebuilt
-    return found if len(found) == n and len(found.first) == n + 1 else None
+    return cached if len(cached) == n and len(cached.first) == n + 1 else None
 
 
 def _write_cache(file: Path, part: Columns) -> None:

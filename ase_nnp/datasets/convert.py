@@ -113,13 +113,16 @@ def convert(
         raise DatasetError(f"shard_size is {shard_size}; at least 1 record a shard")
     sink_type = sink_class(target, "aselmdb" if shard_size and format is None else format)
     check_target(target, overwrite or shard_size is not None)
+
     dataset = _opened(src, open_options)
     total = len(dataset)
     if total == 0:
         raise DatasetError("there is no structure to convert", path=src)
+
     settings = (sink_type.name, chunk_size, skip_broken, shard_size, open_options)
     work = _Work(dataset, src, open_options, workers, skip_broken, chunk_size, resume, progress)
     work.token = identity(dataset, *settings)
+
     with _alone(target):
         if shard_size is None:
             result = _one_file(work, sink_type, target, 0, total)
@@ -159,6 +162,7 @@ def _one_file(
     sink = sink_type(target.with_name(f".{target.name}.part"))
     if not work.resume:
         sink.remove()
+
     fresh: State = {"token": work.token, "done": first, "written": 0, "skipped": []}
     state: State = sink.state() or fresh
     if state["token"] != work.token:
@@ -167,9 +171,11 @@ def _one_file(
             "use resume=False (--restart) to begin again",
             path=sink.part,
         )
+
     state["about"] = work.about
     resumed_at = state["done"] if state["done"] > first else 0
     result = Conversion(target, last - first, resumed_at=resumed_at)
+
     try:
         _fill(sink, state, work, last)
         if state["written"]:
@@ -191,6 +197,7 @@ def _shards(
     note = folder / ".conversion.json"
     if not note.exists() and folder.exists() and any(folder.iterdir()) and not overwrite:
         raise DatasetError("the folder is not empty; give overwrite=True", path=folder)
+
     folder.mkdir(exist_ok=True)
     known = json.loads(note.read_bytes()) if note.exists() and work.resume else {}
     if known and known["token"] != work.token:
@@ -199,9 +206,11 @@ def _shards(
             "use resume=False (--restart) to begin again",
             path=folder,
         )
+
     finished: list[dict[str, Any]] = known.get("shards", [])
     if not known:  # before the first shard: a kill in it must not leave a folder of nobody's
         write_whole(note, to_json({"token": work.token, "shards": finished}))
+
     total = len(work.dataset)
     result = Conversion(folder, total, resumed_at=min(total, len(finished) * size))
     for number, first in enumerate(range(0, total, size)):
@@ -213,6 +222,7 @@ def _shards(
             write_whole(note, to_json({"token": work.token, "shards": finished}))
         result.written += finished[number]["written"]
         result.skipped += finished[number]["skipped"]
+
     if result.written:
         _write_natoms(folder, sink_type)
     note.unlink()
@@ -260,6 +270,7 @@ def _alone(target: Path) -> Iterator[None]:
 def _fill(sink: Sink, state: State, work: _Work, end: int) -> None:
     size = work.chunk_size
     spans = [(first, min(first + size, end)) for first in range(state["done"], end, size)]
+
     job = (type(sink), work.skip_broken)
     if work.workers > 1 and len(spans) > 1:
         by_path = isinstance(work.src, (str, os.PathLike)) or _is_paths(work.src)
@@ -267,6 +278,7 @@ def _fill(sink: Sink, state: State, work: _Work, end: int) -> None:
         results = _in_processes(spans, source, work.open_options, job, work.workers)
     else:
         results = (_encode_span(work.dataset, first, last, *job) for first, last in spans)
+
     for (_, last), (payloads, count, broken) in zip(spans, results, strict=True):
         state["done"] = last
         state["written"] += count

@@ -36,9 +36,11 @@ def attach_natoms(shards: Sequence[Shard], suffix: str) -> None:
     file = folders.pop() / NAME
     if not file.is_file():
         return
+
     here = {entry.name for entry in file.parent.iterdir() if entry.name.endswith(suffix)}
     if here != {shard.path.name for shard in shards}:
         return  # one file of many: the counts are those of the folder
+
     total = sum(map(len, shards))
     natoms = _SideColumn(file, total)
     start = 0
@@ -55,12 +57,12 @@ def _spot_check(shards: Sequence[Shard], natoms: _SideColumn, total: int) -> Non
         shard = next(s for s in reversed(shards) if s.side_natoms[1] <= position)  # type: ignore[index]
         try:
             sample = shard.read(int(position) - shard.side_natoms[1])  # type: ignore[index]
-            found = len(sample["atomic_numbers"])
+            counted = len(sample["atomic_numbers"])
         except Exception:
             continue  # a broken record speaks for itself when it is read
-        if found != natoms.values()[position]:
+        if counted != natoms.values()[position]:
             raise DatasetError(
-                f"natoms[{position}] is {natoms.values()[position]}, the structure has {found} "
+                f"natoms[{position}] is {natoms.values()[position]}, the structure has {counted} "
                 "atoms; delete this file or open with metadata=False",
                 path=natoms.file,
             )
@@ -90,6 +92,7 @@ class _SideColumn:
             raise
         except Exception as error:
             raise self._error(f"not a readable npz file: {error}") from None
+
         if dtype.hasobject:
             raise UnsafeFileError("refused: natoms is a pickled object array", path=file)
         if shape != (total,):

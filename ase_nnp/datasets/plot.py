@@ -79,12 +79,12 @@ def _elements(figure: Any, stats: DatasetStats) -> None:
 
     axes = figure.subplots()
     colours = LinearSegmentedColormap.from_list("blues", [_LIGHT, _DARK])
-    found = stats.structures_with
-    most = max(found.values(), default=1)
+    structures_with = stats.structures_with
+    most = max(structures_with.values(), default=1)
     norm = LogNorm(vmin=1, vmax=max(most, 10))
     for z in range(1, 119):
         row, column = _place(z)
-        count = found.get(z, 0)
+        count = structures_with.get(z, 0)
         face = colours(norm(count)) if count else _NONE
         axes.add_patch(Rectangle((column, -row), 0.94, 0.94, facecolor=face, linewidth=0))
         dark = count and norm(count) > 0.5
@@ -99,7 +99,7 @@ def _elements(figure: Any, stats: DatasetStats) -> None:
     bar = figure.colorbar(ScalarMappable(norm, colours), ax=axes, shrink=0.6, pad=0.01)
     bar.set_label("structures with the element")
     axes.set_title(
-        f"{stats.count:,} structures, {stats.atoms:,} atoms, {len(found)} elements",
+        f"{stats.count:,} structures, {stats.atoms:,} atoms, {len(structures_with)} elements",
         fontsize=11,
         color=_INK,
     )

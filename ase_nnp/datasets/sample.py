@@ -66,6 +66,7 @@ def _numbers(values: Array) -> Array:
         )
     if values.dtype.kind not in "iuf":
         raise DatasetError(f"atomic numbers of type {values.dtype}")
+
     low, high = values.min(), values.max()
     if not (low >= 1 and high <= 118):
         raise DatasetError(f"atomic numbers from {low:g} to {high:g}; they must be 1 to 118")
@@ -83,10 +84,12 @@ def _cell(cell: Array, pbc: list[bool]) -> None:
     a, b, c = rows = cell.tolist()
     if not math.isfinite(sum(a) + sum(b) + sum(c)):
         raise DatasetError("a cell with values that are not finite numbers")
+
     periodic = rows if all(pbc) else [row for row, on in zip(rows, pbc, strict=True) if on]
     lengths = [math.hypot(*row) for row in periodic]
     if periodic and min(lengths) < 1e-6:
         raise DatasetError("a periodic direction without a lattice vector")
+
     if len(periodic) > 1:
         (a1, a2, a3), (b1, b2, b3) = periodic[:2]
         n1, n2, n3 = a2 * b3 - a3 * b2, a3 * b1 - a1 * b3, a1 * b2 - a2 * b1
@@ -112,6 +115,7 @@ def check_sample(sample: Sample) -> Sample:
     _cell(sample["cell"], sample["pbc"].tolist())
     if "forces" in sample:
         _vectors(sample, "forces", n)
+
     for name in ("tags", "fixed"):
         if name in sample and sample[name].shape != (n,):
             raise DatasetError(f"{name} of shape {sample[name].shape} for {n} atoms")
@@ -144,6 +148,7 @@ def to_atoms(sample: Sample) -> Atoms:
             results[name] = sample[name]
     if "stress" in sample:
         results["stress"] = fast_atoms.voigt(sample["stress"])
+
     constraints = list(_constraints(sample["constraints"])) if "constraints" in sample else []
     make = _known_atoms if kinds.known else _any_atoms
     atoms = make(kinds, sample, results)

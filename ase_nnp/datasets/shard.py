@@ -90,6 +90,7 @@ class Shard:
             if "dropped" in sample:
                 self._warn_of(sample.pop("dropped"))
             check_sample(sample)
+
             if self.side_natoms is not None:
                 said = self.side_natoms[0].values()[self.side_natoms[1] + index]
                 if said != len(sample["atomic_numbers"]):

@@ -64,11 +64,13 @@ class DatasetStats:
         self.count += 1
         self.atoms += n
         self.sizes[n] += 1
+
         counts = np.bincount(numbers, minlength=1)
         for z in np.flatnonzero(counts).tolist():
             self.elements[z] += int(counts[z])
             self.structures_with[z] += 1
         self.pbc["".join("T" if p else "F" for p in sample["pbc"])] += 1
+
         if "tags" in sample:
             tags, times = np.unique(sample["tags"], return_counts=True)
             self.tags.update(dict(zip(tags.tolist(), times.tolist(), strict=True)))
@@ -83,12 +85,14 @@ class DatasetStats:
         for name in ("y_relaxed", "pos_relaxed", "charge", "spin"):
             if name in info:
                 self.labels[name] += 1
+
         energy = math.nan
         if "energy" in sample:
             energy = float(sample["energy"])
             self.energy_kinds[str(info.get("energy_kind", "total"))] += 1
             if self.fit_references:
                 self.fit.add(sample["atomic_numbers"], energy)
+
         n = len(sample["atomic_numbers"])
         free = np.ones(n, dtype=bool) if fixed is None else ~fixed.astype(bool)
         forces = sample.get("forces", np.zeros((0, 3)))
@@ -107,6 +111,7 @@ class DatasetStats:
         self.energy.add(energy[labelled])
         self.energy_per_atom.add(energy[labelled] / sizes[labelled])
         self.energy_histogram.add(energy[labelled])
+
         forces = np.concatenate([entry[2] for entry in waiting]).astype(np.float64)
         norms = np.sqrt((forces * forces).sum(axis=1))
         self.forces.add(forces)

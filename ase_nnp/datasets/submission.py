@@ -77,6 +77,7 @@ def _arrays(
         missing = {"id", *task.per_system, *filter(None, [task.per_atom])} - set(prediction)
         if missing:
             raise PredictionError(f"{where} has no {', '.join(sorted(missing))}")
+
         ids.append(str(prediction["id"]))
         for name in task.per_system:
             columns[name].append(float(prediction[name]))
@@ -92,6 +93,7 @@ def _arrays(
                     )
                 values = values[fixed == 0]
             chunks.append(values)
+
     out: dict[str, Any] = {f"{split}_ids": np.array(ids)}
     for name, column in columns.items():
         out[f"{split}_{name}"] = np.array(column, dtype=np.float64)
@@ -137,6 +139,7 @@ def write_submission(
     unknown = set(predictions) - set(SPLITS)
     if unknown:
         raise DatasetError(f"unknown splits {sorted(unknown)}; they are {', '.join(SPLITS)}")
+
     arrays: dict[str, Any] = {}
     for split in SPLITS:
         if split not in predictions:
@@ -144,6 +147,7 @@ def write_submission(
         arrays |= _arrays(split, predictions[split], kind, free_atoms_only, np.dtype(dtype))
     for split in SPLITS:
         _check_split(split, arrays, kind)
+
     target = Path(path)
     if target.suffix != ".npz":
         raise ConfigError(f"{target.name} must end in .npz")

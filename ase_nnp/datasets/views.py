@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from ase_nnp.datasets.columns import atomic_number
+from ase_nnp.datasets.columns import Columns, atomic_number
 from ase_nnp.errors import DatasetError
-
-if TYPE_CHECKING:
-    from ase_nnp.datasets.base import AtomsDataset
 
 __all__ = ["select", "split"]
 
@@ -19,15 +16,29 @@ Array = np.ndarray[Any, Any]
 Range = tuple[float | None, float | None]
 
 
+class Described(Protocol):
+    """What a division asks of a dataset; the dataset makes the views."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, item: int, /) -> Any: ...
+
+    @property
+    def natoms(self) -> Array: ...
+
+    @property
+    def metadata(self) -> Columns: ...
+
+
 def split(
-    dataset: AtomsDataset,
+    dataset: Described,
     parts: Sequence[float] | Mapping[str, Any],
     *,
     seed: int = 0,
     group: str | Sequence[Any] | None = None,
     shuffle: bool = True,
 ) -> Any:
-    """Divide a dataset into views without overlap.
+    """Return the positions of each part of a dataset, without overlap.
 
     Parameters
     ----------
@@ -47,8 +58,8 @@ def split(
 
     Returns
     -------
-    list or dict of AtomsDataset
-        As ``parts`` was; indices in each part are in ascending order.
+    list or dict of arrays
+        As ``parts`` was; positions in each part are in ascending order.
     """
     names = list(parts) if isinstance(parts, Mapping) else None
     values = list(parts.values()) if isinstance(parts, Mapping) else list(parts)
@@ -58,36 +69,39 @@ def split(
         chosen = _by_fraction(dataset, [float(v) for v in values], seed, group, shuffle)
     else:
         chosen = _by_ids(dataset, values)
-    views = [dataset[np.sort(index)] for index in chosen]
-    return views if names is None else dict(zip(names, views, strict=True))
+    positions = [np.sort(index) for index in chosen]
+    return positions if names is None else dict(zip(names, positions, strict=True))
 
 
 def _by_fraction(
-    dataset: AtomsDataset, fractions: list[float], seed: int, group: Any, shuffle: bool
+    dataset: Described, fractions: list[float], seed: int, group: Any, shuffle: bool
 ) -> list[Array]:
     total = sum(fractions)
     if not all(0 <= f <= 1 for f in fractions) or total > 1 + 1e-9:
         raise DatasetError(f"fractions {fractions}; they must be 0 to 1 and sum to at most 1")
     n = len(dataset)
     labels = np.arange(n) if group is None else _groups(dataset, group)
+
     names, members = np.unique(labels, return_inverse=True)
     if not shuffle:  # groups in order of first appearance
         order = np.argsort(np.unique(members, return_index=True)[1])
     else:
         order = np.random.default_rng(seed).permutation(len(names))
+
     sizes = np.bincount(members, minlength=len(names))[order]
     middle = np.cumsum(sizes) - sizes / 2  # a group goes where its middle falls
     bounds = np.concatenate([[0.0], np.cumsum(fractions)])
     edges = np.round(bounds * n) if group is None else bounds * n
     if abs(total - 1) < 1e-9:
         edges[-1] = n
+
     part_of_group = np.full(len(names), len(fractions))
     part_of_group[order] = np.searchsorted(edges[1:], middle, side="left")
     part = part_of_group[members]
     return [np.flatnonzero(part == k) for k in range(len(fractions))]
 
 
-def _groups(dataset: AtomsDataset, group: Any) -> Array:
+def _groups(dataset: Described, group: Any) -> Array:
     if isinstance(group, str):
         table = dataset.metadata
         if group == "sid":
@@ -109,10 +123,11 @@ def _bare(sid: Any) -> str:
     return digits if digits.isdigit() else text
 
 
-def _by_ids(dataset: AtomsDataset, lists: list[Any]) -> list[Array]:
+def _by_ids(dataset: Described, lists: list[Any]) -> list[Array]:
     places: dict[str, list[int]] = {}
     for number, sid in enumerate(dataset.metadata.sid.tolist()):
         places.setdefault(_bare(sid), []).append(number)
+
     seen: set[str] = set()
     chosen = []
     for ids in lists:
@@ -120,6 +135,7 @@ def _by_ids(dataset: AtomsDataset, lists: list[Any]) -> list[Array]:
         absent = [sid for sid in texts if sid not in places]
         if absent:
             raise DatasetError(f"{len(absent)} ids are not in the dataset, first {absent[0]!r}")
+
         twice = seen.intersection(texts)
         if twice:
             raise DatasetError(f"id {sorted(twice)[0]!r} stands in two parts")
@@ -148,7 +164,7 @@ def _listed(values: Any) -> list[Any]:
 
 
 def select(
-    dataset: AtomsDataset,
+    dataset: Described,
     *,
     natoms: int | Range | None = None,
     elements: Any = None,
@@ -184,6 +200,7 @@ def select(
     mask = np.ones(len(dataset), bool)
     if natoms is not None:
         mask &= _inside(dataset.natoms, natoms, "natoms")
+
     conditions = (elements, contains, excludes, tags, energy, energy_per_atom, sid, fid)
     if any(condition is not None for condition in conditions):
         table = dataset.metadata
@@ -205,6 +222,7 @@ def select(
             mask &= np.array([_bare(one) in wanted for one in table.sid.tolist()], bool)
         if fid is not None:
             mask &= np.isin(table.fid, _listed(fid))
+
     positions = np.flatnonzero(mask)
     if where is not None:
         positions = np.array([k for k in positions if where(dataset[int(k)])], np.int64)

@@ -23,18 +23,19 @@ SOLVATION_PARTS = {
 def _parts(energies: Mapping[str, Any]) -> dict[str, float]:
     """Accept our words or stored names (``randsh0``, ``randsh0_surface``, ...)."""
     if set(SOLVATION_PARTS) <= set(energies):
-        found = {part: energies[part] for part in SOLVATION_PARTS}
+        parts = {part: energies[part] for part in SOLVATION_PARTS}
     else:
         prefix = min(energies, key=len, default="")
-        found = {}
+        parts = {}
         for part, ending in SOLVATION_PARTS.items():
             if prefix + ending not in energies:
                 raise DatasetError(
                     f"a solvation energy needs four energies; {prefix + ending!r} is not among "
                     f"{sorted(energies)}"
                 )
-            found[part] = energies[prefix + ending]
-    values = {part: float(value) for part, value in found.items()}
+            parts[part] = energies[prefix + ending]
+
+    values = {part: float(value) for part, value in parts.items()}
     for part, value in values.items():
         if not np.isfinite(value):
             raise PredictionError(f"the energy of {part!r} is not finite")
@@ -113,6 +114,7 @@ def solvation_metrics(
         raise PredictionError(
             f"{len(missing)} cases have no prediction, the first is {missing[0]!r}"
         )
+
     metrics = SolvationMetrics()
     plain = []
     for name, true in target.items():
@@ -127,6 +129,7 @@ def solvation_metrics(
         if not np.isfinite(values).all():
             raise PredictionError(f"the solvation energy of {name!r} is not finite")
         plain.append(abs(values[0] - values[1]))
+
     if not plain:
         return metrics.compute()
     total = metrics._sums["solvation_energy"] + float(np.sum(plain))

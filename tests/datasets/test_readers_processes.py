@@ -205,10 +205,13 @@ def test_what_is_no_dataset_is_ignored_in_a_folder(folder, tmp_path):
 
 def test_errors_of_opening_say_what_is_there(tmp_path):
     (tmp_path / "notes.md").write_text("nothing here")
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "notes.doc").write_text("nothing here")
     for path, message in (
         (tmp_path / "absent", "no such file"),
         (tmp_path, r"no dataset in this folder; it holds notes\.md"),
-        (tmp_path / "notes.md", "no known kind"),
+        (other / "notes.doc", "no known kind"),
         (tmp_path / "*.lmdb", "no dataset matches"),
         ([], "empty list"),
     ):
@@ -238,3 +241,14 @@ def test_a_reader_of_ones_own_is_one_class(structures):
     assert energies(dataset[[0, 19]]) == energies([structures[0], structures[9]])
     with pytest.raises(DatasetError, match=r"memory: record 5: cannot be decoded: KeyError"):
         dataset[15]
+
+
+def test_an_lmdb_file_is_opened_once(folder, tmp_path, structures, monkeypatch):
+    write_dataset(tmp_path / "flat.lmdb", structures[:2])
+    opened = []
+    init = LmdbFile.__init__
+    monkeypatch.setattr(LmdbFile, "__init__", lambda self, p: (opened.append(p), init(self, p))[1])
+    for path in (folder / "data.0000.aselmdb", tmp_path / "flat.lmdb"):
+        opened.clear()
+        assert open_dataset(path)[0].calc is not None
+        assert opened == [path]

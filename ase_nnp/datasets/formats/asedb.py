@@ -44,6 +44,7 @@ class SqliteShard(SpeakingShard):
             self._ids = [int(row[0]) for row in rows]
         except (sqlite3.Error, ValueError, TypeError) as error:
             raise DatasetError(f"not a readable ASE database: {error}", path=self.path) from None
+
         if not self._ids:
             raise DatasetError("an ASE database without rows", path=self.path)
         self._units = SchNetPackUnits(metadata, units)

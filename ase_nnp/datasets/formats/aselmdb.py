@@ -16,14 +16,13 @@ from typing import Any
 import numpy as np
 
 from ase_nnp.datasets.base import AtomsDataset
-from ase_nnp.datasets.formats.oc20_lmdb import lmdb_kind
+from ase_nnp.datasets.formats.lmdb_sniff import lmdb_kind, open_lmdb
 from ase_nnp.datasets.formats.rows import parse_json, row_to_sample
 from ase_nnp.datasets.formats.schnetpack import SchNetPackUnits
 from ase_nnp.datasets.metadata_npz import attach_natoms
 from ase_nnp.datasets.sample import Sample
 from ase_nnp.datasets.shard import KINDS, SpeakingShard, check_kind
 from ase_nnp.errors import DatasetError
-from ase_nnp.files.lmdb import LmdbFile
 from ase_nnp.registry.family import DatasetFormat
 
 __all__ = ["FORMAT", "AseLmdbShard", "open_aselmdb"]
@@ -49,6 +48,7 @@ def inflate(data: bytes) -> bytes:
             return bytes(_decompress(data))
         except _ERRORS as error:
             raise DatasetError(f"cannot be decompressed: {error}") from None
+
     stream = zlib.decompressobj()
     try:
         text = stream.decompress(data, max(MAX_INFLATED, MAX_RATIO * len(data)))
@@ -91,10 +91,11 @@ class AseLmdbShard(SpeakingShard):
         self.path, self.first, self.references = Path(path), first, references
         self._kind = check_kind(stored_energy_kind)
         self.options = (first, stored_energy_kind)
-        self._lmdb = LmdbFile(self.path)
+        self._lmdb = open_lmdb(self.path)
         entries = len(self._lmdb)
         if entries == 0:
             raise DatasetError("an LMDB file without records", path=self.path)
+
         following = self._value(b"nextid")
         self._ids: np.ndarray[Any, Any] | None = None
         self._units: SchNetPackUnits | None = None
@@ -107,6 +108,7 @@ class AseLmdbShard(SpeakingShard):
             if type(following) is not int or not 1 <= following <= 2 * entries + 1_000_000:
                 raise DatasetError(f"it is {following!r}", path=self.path, key="nextid")
             self._length = following - 1
+
         self._hide(self._value(b"deleted_ids"))
         if self._length == 0:
             raise DatasetError("no visible rows", path=self.path)

@@ -132,6 +132,7 @@ class ExtxyzShard(SpeakingShard):
         self._file = FrameFile(self.path)
         self._name = _stem(self.path)
         self._reference = None if systems is None else systems.get(self._name)
+
         text = _beside(self.path, self._name + ".txt")
         self._lines = _Lines(text) if text is not None and _is_list(text) else None
         if self._lines is not None or self._reference is not None:
@@ -141,6 +142,7 @@ class ExtxyzShard(SpeakingShard):
         else:
             self._length = len(self._file)
             self._report(strict)
+
         if self._length == 0:
             raise DatasetError(self._file.problem or "no frames", path=self.path)
 
@@ -150,6 +152,7 @@ class ExtxyzShard(SpeakingShard):
             self._length += 1  # the broken frame is there, and raises
         if strict:
             return
+
         if lines is not None and lines.count != self._length:
             said = f"{lines.count} lines in {lines.path.name}"
             if problem is None:  # which line belongs to which frame is not known
@@ -182,6 +185,7 @@ class ExtxyzShard(SpeakingShard):
                 f"{self._file.problem or 'no such frame'} (strict=False shows the {frames} whole "
                 "frames)"
             )
+
         sample = parse_frame(self._file.frame(index))
         info = sample["info"]
         if self._lines is not None:
@@ -239,6 +243,7 @@ def open_extxyz(
     """
     if files and all(_stem(path).isdigit() for path in files):
         files = sorted(files, key=lambda path: int(_stem(path)))
+
     systems: dict[Path, Mapping[str, float] | None] = {}
     shards = []
     for path in files:

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from ase_nnp.datasets.base import AtomsDataset
+from ase_nnp.datasets.formats.lmdb_sniff import lmdb_kind, open_lmdb
 from ase_nnp.datasets.formats.rows import plain
 from ase_nnp.datasets.sample import Sample
 from ase_nnp.datasets.shard import Shard
 from ase_nnp.datasets.writing.encode import NESTED, REST, put_back
 from ase_nnp.datasets.writing.record_writers import FLAT_KEY, FLAT_MAGIC
 from ase_nnp.errors import DatasetError
-from ase_nnp.files.lmdb import LmdbFile, looks_like_lmdb
 from ase_nnp.registry.family import DatasetFormat
 
 __all__ = ["FORMAT", "FlatLMDBShard", "decode_record", "open_flat_lmdb"]
@@ -119,7 +119,7 @@ class FlatLMDBShard(Shard):
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
-        self._file = LmdbFile(self.path)
+        self._file = open_lmdb(self.path)
         if self._file.get(FLAT_KEY) != FLAT_MAGIC:
             raise DatasetError("no LMDB file of flat records, or of a later version", path=path)
         length = self._file.get(b"length") or b""
@@ -157,13 +157,7 @@ class FlatLMDBShard(Shard):
 
 
 def _is_flat(path: Path) -> bool:
-    try:
-        with open(path, "rb") as handle:
-            if not looks_like_lmdb(handle.read(64)):
-                return False
-        return LmdbFile(path).get(FLAT_KEY) == FLAT_MAGIC
-    except (OSError, DatasetError):
-        return False
+    return lmdb_kind(path) == "flat"
 
 
 def open_flat_lmdb(files: Sequence[Path], *, energy_kind: str | None = None) -> AtomsDataset:

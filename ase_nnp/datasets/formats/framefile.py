@@ -153,6 +153,7 @@ class FrameFile:
             self._holders.append(self)
             while len(self._holders) > _HOLDERS:
                 self._holders.pop(0)._held = None
+
         held = self._held  # another thread may drop it
         if held is not None:
             return held[start:stop]
@@ -171,6 +172,7 @@ class FrameFile:
             stream = _open(self.path)
         except OSError as error:
             raise DatasetError(f"cannot be opened: {error.strerror}", path=self.path) from None
+
         with stream:
             while not at_end and self._problem is None:
                 more, self._problem = _read_some(stream, _CHUNK)
@@ -187,6 +189,7 @@ class FrameFile:
         size = len(data)
         if at_end and data and not data.endswith(b"\n"):
             data += b"\n"  # counts for the scan alone: the file does not have it
+
         newlines = np.flatnonzero(np.frombuffer(data, np.uint8) == 10)
         line, start, total = 0, 0, len(newlines)
         while line < total:
@@ -198,6 +201,7 @@ class FrameFile:
                         f"frame {number} begins with {text[:40]!r}, not with a number of atoms"
                     )
                 return start
+
             last = line + int(text) + 1
             if last >= total:
                 if at_end and self._problem is None:

@@ -12,24 +12,22 @@ total, unless ``stored_energy_kind=`` says otherwise.
 
 from __future__ import annotations
 
-import itertools
 import warnings
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ase_nnp.datasets.base import AtomsDataset
+from ase_nnp.datasets.formats.lmdb_sniff import lmdb_kind, open_lmdb
+from ase_nnp.datasets.formats.oc20_pickles import record_fields
 from ase_nnp.datasets.labels import full_stress
 from ase_nnp.datasets.metadata_npz import attach_natoms
 from ase_nnp.datasets.sample import Sample
 from ase_nnp.datasets.shard import DatasetWarning, Shard, check_kind
 from ase_nnp.errors import DatasetError, UnsafeFileError
-from ase_nnp.files.lmdb import LmdbFile, looks_like_lmdb
-from ase_nnp.files.pickle_values import Sealed
-from ase_nnp.files.unpickle import PYG_STAND_INS, StandIn, UnpickleError, loads
+from ase_nnp.files.unpickle import StandIn, UnpickleError, loads
 from ase_nnp.registry.family import DatasetFormat
 
 __all__ = ["FORMAT", "OC20_REFERENCE", "LegacyShard", "open_legacy"]
@@ -41,64 +39,6 @@ _RENAMED = {"y": "energy", "force": "forces", "pos": "positions", "cell_offsets"
 _DROPPED = frozenset(
     ["natoms", "nedges", "edge_distance_vec", "distances", "edge_attr", "x", "normal", "face"]
 )
-
-
-def _inert(dotted_name: str) -> type[StandIn]:
-    """Make a class that takes whatever a pickle gives it, and keeps nothing."""
-
-    def ignore(self: StandIn, *_: object) -> None:
-        pass
-
-    module, _, name = dotted_name.rpartition(".")
-    about = {"__doc__": f"In place of {dotted_name}.", "origin": module}
-    return Sealed(name, (StandIn,), {**about, "__init__": ignore, "__setstate__": ignore})  # type: ignore[return-value]
-
-
-#: Fields that some writers added to records; they are left out, and the record is kept.
-_HOLDERS = {
-    **PYG_STAND_INS,
-    **{
-        name: _inert(name)
-        for name in (
-            *("torch_sparse.tensor.SparseTensor", "torch_sparse.storage.SparseStorage"),
-            *("datetime.datetime", "datetime.date", "datetime.time", "datetime.timedelta"),
-            *("datetime.timezone", "pathlib.PosixPath", "pathlib.PurePosixPath", "uuid.UUID"),
-        )
-    },
-}
-_NUMPY = {
-    name: _inert(name)
-    for name in (
-        "numpy.dtype",
-        "numpy.ndarray",
-        *(
-            f"numpy.{core}.multiarray.{name}"
-            for core in ("core", "_core")
-            for name in ("_reconstruct", "scalar")
-        ),
-        *(f"numpy.{core}.numeric._frombuffer" for core in ("core", "_core")),
-    )
-}
-
-
-def _record(data: bytes) -> dict[str, Any]:
-    """Return the fields of one pickled record, without the empty ones."""
-    try:
-        record = loads(data, stand_ins=_HOLDERS)
-    except UnsafeFileError as error:
-        # Arrays of Python objects: once more, with every numpy array of the record left alone.
-        if "numpy dtype" not in str(error):
-            raise
-        record = loads(data, stand_ins={**_HOLDERS, **_NUMPY}, without_numpy=True)
-    if not isinstance(record, StandIn):
-        raise DatasetError(f"holds {type(record).__name__}, not a structure")
-    fields: Any = record.__dict__
-    store = fields.get("_store")
-    if store is not None:
-        fields = store.__dict__.get("_mapping") if isinstance(store, StandIn) else None
-    if not isinstance(fields, dict):
-        raise DatasetError("a record without fields")
-    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _number(value: Any, name: str) -> float:
@@ -122,7 +62,7 @@ def _identifier(value: Any) -> Any:
 
 def decode(data: bytes) -> Sample:
     """Turn one pickled OC20 record into an unchecked sample."""
-    fields = _record(data)
+    fields = record_fields(data)
     for name in ("pos", "atomic_numbers", "cell"):
         if not isinstance(fields.get(name), np.ndarray):
             raise DatasetError(f"no {name}" if name not in fields else f"{name} is no tensor")
@@ -209,7 +149,7 @@ class LegacyShard(Shard):
         self.path = Path(path)
         self.options = (stored_energy_kind,)
         self.references = references
-        self._lmdb = LmdbFile(self.path)
+        self._lmdb = open_lmdb(self.path)
         self._length = self._count()
         self._kind = check_kind(stored_energy_kind)
         self._kind_known = stored_energy_kind is not None
@@ -219,25 +159,27 @@ class LegacyShard(Shard):
         entries = len(self._lmdb)
         if entries == 0:
             raise DatasetError("an LMDB file without records", path=self.path)
+
         stored = self._lmdb.get(b"length")
         if stored is not None:
             length = self._stored_length(stored)
             if length < entries - 1 and self._lmdb.get(b"%d" % length) is not None:
-                found = length
-                while self._lmdb.get(b"%d" % found) is not None:
-                    found += 1
+                present = length
+                while self._lmdb.get(b"%d" % present) is not None:
+                    present += 1
                 warnings.warn(
-                    f"{self.path}: 'length' says {length}, but records 0 to {found - 1} are "
-                    f"there; all {found} are shown",
+                    f"{self.path}: 'length' says {length}, but records 0 to {present - 1} are "
+                    f"there; all {present} are shown",
                     DatasetWarning,
                     stacklevel=2,
                 )
-                length = found
+                length = present
             if length > 2 * entries + 1_000_000:
                 raise DatasetError(
                     f"{length}, with {entries} entries in the file", path=self.path, key="length"
                 )
             return length
+
         if self._lmdb.get(b"%d" % (entries - 1)) is not None:
             return entries
         keys = self._lmdb.keys()
@@ -278,7 +220,7 @@ class LegacyShard(Shard):
     def _guess_kind(self) -> str | None:
         for key in range(min(3, self._length)):
             try:
-                fields = _record(self._lmdb.get(b"%d" % key) or b"")
+                fields = record_fields(self._lmdb.get(b"%d" % key) or b"")
             except DatasetError:
                 continue
             if fields.get("oc22"):
@@ -318,42 +260,6 @@ class LegacyShard(Shard):
 def sniff(path: Path) -> bool:
     """Whether a file is an LMDB file whose first value is a pickle (or cannot be looked at)."""
     return lmdb_kind(path) == "pickle"
-
-
-def lmdb_kind(path: Path) -> str | None:
-    """Return ``"pickle"``, ``"zlib"``, ``"flat"``, ``"?"`` (LMDB of something else) or None."""
-    try:
-        file = path / "data.mdb" if path.is_dir() else path
-        state = file.stat()
-    except OSError:
-        return None
-    return _kind(path, file, state.st_size, state.st_mtime_ns)
-
-
-@lru_cache(maxsize=1024)
-def _kind(path: Path, file: Path, *_: int) -> str | None:
-    try:
-        with open(file, "rb") as handle:
-            if not looks_like_lmdb(handle.read(32)):
-                return None
-    except OSError:
-        return None
-    lmdb = LmdbFile(path)
-    try:
-        if lmdb.get(b"__format__") is not None:
-            return "flat"
-        for key in itertools.islice(lmdb.keys(), 20):
-            value = lmdb.get(key) if key.isdigit() or key in (b"length", b"nextid") else None
-            if value is not None and value[:1] in _KINDS:
-                return _KINDS[value[:1]]
-    except DatasetError:
-        pass
-    finally:
-        lmdb.close()
-    return "?"
-
-
-_KINDS = {b"\x80": "pickle", b"\x78": "zlib"}
 
 
 def open_legacy(

@@ -43,6 +43,7 @@ def load_references(path: str | Path) -> dict[Any, float]:
             return {key: float(value) for key, value in table.items()}
         except (TypeError, ValueError):
             raise DatasetError("its values are no energies", path=path) from None
+
     table = {}
     try:
         lines = read_regular(path, _MAX_LINES).decode(errors="replace").splitlines()

@@ -62,11 +62,13 @@ def to_array(value: Any, name: str) -> Array:
             kind = "str"
         if type(kind) is not str or kind not in _DTYPES:
             raise DatasetError(f"{name} is an array of {kind!r}; numbers are wanted")
+
         count = 1
         for size in shape:
             if type(size) is not int or size < 0 or len(shape) > 8:
                 raise DatasetError(f"{name} has the shape {shape}")
             count *= size
+
         parts = 2 if kind == "complex128" else 1
         if type(values) is not list or len(values) != count * parts:
             raise DatasetError(f"{name} of shape {shape} with {len(values)} values")
@@ -157,6 +159,7 @@ def _free_data(row: dict[str, Any], sample: Sample) -> Any:
             raise DatasetError("key_value_pairs is no dict")
         info.update(pairs)
         info["key_value_pairs"] = dict(pairs)
+
     data = row.get("data")
     if data:
         if type(data) is not dict:
@@ -172,6 +175,7 @@ def _free_data(row: dict[str, Any], sample: Sample) -> Any:
         arrays = info.pop(ARRAYS, None)
         if arrays:
             sample["arrays"] = {name: np.asarray(value) for name, value in arrays.items()}
+
     if "ref_energy" in info:
         info.setdefault("reference_energy", info["ref_energy"])
     return info.pop(REST, None)
@@ -211,6 +215,7 @@ def _constraints(described: Any, n: int, sample: Sample) -> None:
         described = parse_json(described.encode() if isinstance(described, str) else described)
     if type(described) is not list:
         raise DatasetError("constraints is no list")
+
     fixed, others, held = np.zeros(n, bool), [], False
     for entry in described:
         name, kwargs = entry["name"], entry.get("kwargs", {})

@@ -146,10 +146,12 @@ def _columns(properties: str, body: bytes, n: int) -> dict[str, Array]:
     if len(parts) % 3 or not all(width.isdigit() for width in parts[2::3]):
         raise DatasetError(f"Properties={properties!r} is damaged")
     width = sum(int(w) for w in parts[2::3])
+
     words = body.split()
     if len(words) != n * width:
         words = _leading_words(body, n, width)
     table = np.array(words).reshape(n, width)
+
     columns: dict[str, Array] = {}
     start = 0
     for name, kind, count in zip(parts[::3], parts[1::3], parts[2::3], strict=True):
@@ -302,6 +304,7 @@ def _atoms(columns: dict[str, Array], sample: Sample) -> None:
                     {"name": "FixCartesian", "kwargs": {"a": [k], "mask": (~mask[k]).tolist()}}
                     for k in partly.tolist()
                 ]
+
     if columns:
         sample["arrays"] = columns
 

@@ -43,6 +43,7 @@ def row_of(sample: Sample) -> dict[str, Any]:
     }
     if "tags" in sample:
         row["tags"] = sample["tags"]
+
     data, aside = split_info(sample["info"])
     further: dict[str, Any] = {"info": aside} if aside else {}
     more_arrays: dict[str, Any] = {}
@@ -50,12 +51,15 @@ def row_of(sample: Sample) -> dict[str, Any]:
         (row if name in _ROW_ARRAYS else more_arrays)[name] = value
     if more_arrays:
         data[ARRAYS] = more_arrays
+
+    # ASE keeps no mask of fixed atoms: they are a constraint as any other.
     constraints = list(sample.get("constraints", ()))
     if "fixed" in sample and sample["fixed"].any():
         indices = np.flatnonzero(sample["fixed"]).tolist()
         constraints.insert(0, {"name": "FixAtoms", "kwargs": {"indices": indices}})
     if constraints:
         row["constraints"] = constraints
+
     results, unknown = _results(sample)
     if unknown:
         further["results"] = unknown
@@ -121,6 +125,7 @@ def add_row_fields(sample: Sample, row: dict[str, Any], arrays: dict[str, Any]) 
     n = len(sample["atomic_numbers"])
     if "tags" in row:
         sample["tags"] = np.asarray(row["tags"])
+
     constraints = []
     for entry in row.get("constraints", []):
         if entry.get("name") == "FixAtoms":
@@ -130,6 +135,7 @@ def add_row_fields(sample: Sample, row: dict[str, Any], arrays: dict[str, Any]) 
             constraints.append(entry)
     if constraints:
         sample["constraints"] = constraints
+
     own = {name: np.asarray(row[name]) for name in _ROW_ARRAYS if name in row}
     own |= {name: np.asarray(value) for name, value in arrays.items()}
     if own:

@@ -53,6 +53,7 @@ def _write_config(group: Any, sample: Sample) -> None:
     group["weight"] = 1.0
     group["config_type"] = str(data.get("config_type", "Default"))
     group.create_group("property_weights")
+
     properties = group.create_group("properties")
     for name in _PROPERTIES:
         if (value := row.pop(name, None)) is not None:
@@ -61,6 +62,7 @@ def _write_config(group: Any, sample: Sample) -> None:
         value = data.get(key)
         if isinstance(value, (int, float, np.integer, np.floating)):
             properties[name] = value
+
     further = data.pop(FURTHER, {})
     arrays = data.pop(ARRAYS, None)
     rest = {**row, "info": [*map(list, data.items()), *further.pop("info", [])], **further}

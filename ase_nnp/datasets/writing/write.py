@@ -68,6 +68,7 @@ def write_dataset(
     if not isinstance(sink_type, type):
         return _by_plugin(sink_type, target, structures)
     sink = sink_type(unfinished(target))
+
     note = about(structures)
     kinds: set[str] = set()
     written = 0
