@@ -70,7 +70,7 @@ def test_labels_and_graphs_belong_together(path):
     assert batch.index.tolist() == [3, 0, 5]
     assert batch.targets["energy"].tolist() == [3.0, 0.0, 5.0]
     atoms = [structures()[k] for k in (3, 0, 5)]
-    wanted = AtomGraph.from_atoms(atoms, 4.0, 12, dtype=torch.float64)
+    wanted = AtomGraph.from_atoms(atoms, 4.0, 12, dtype=torch.float64, recenter=True)
     assert torch.equal(batch.graph.edge_index, wanted.edge_index)
     assert torch.equal(batch.graph.positions, wanted.positions)
     forces = np.concatenate([a.calc.results["forces"] for a in atoms])
