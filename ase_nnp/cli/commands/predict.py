@@ -92,8 +92,8 @@ def _check_stress(wanted: Sequence[str] | None, data: Sequence[Atoms]) -> None:
     if without:
         some = ", ".join(map(str, without[:5])) + (", ..." if len(without) > 5 else "")
         raise StructureError(
-            f"--properties stress: {len(without)} of {len(data)} structures have no stress, as "
-            f"they have no periodic cell with a volume: {some}. Leave stress out, or them."
+            f"--properties stress: {len(without)} of {len(data)} structures have no stress, for "
+            f"want of a cell with a volume: {some}. Leave stress out, or them."
         )
 
 
