@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
+import importlib
 import json
 import os
 import random
@@ -36,6 +37,7 @@ from pathlib import Path
 from datasets_fuzz import mutate
 
 BATCH, SECONDS = 100, 5
+SOURCE: dict[str, Path] = {}  # of conversions: it must lie where it lay when they began
 #: Kinds whose every byte a checksum covers, or whose content does not matter.
 COVERED = ("model", "uncertainty", "samples", "relax", "dynamics", "train")
 
@@ -174,9 +176,9 @@ def _relax(folder: Path) -> object:
     frames = structures()
     outcomes = ase_nnp.relax_many(
         small_model(), frames, folder=folder, trajectory="traj", steps=6, checkpoint_every=2,
-        fmax=1e-6, progress=False, batch=2,
+        fmax=1e-6, batch=2,
     )  # fmt: skip
-    return [[str(o.error), _rounded(o.atoms)] for o in outcomes]
+    return [[o.status, o.reason, _rounded(o.atoms)] for o in outcomes]
 
 
 def _dynamics(folder: Path) -> object:
@@ -184,9 +186,9 @@ def _dynamics(folder: Path) -> object:
 
     outcomes = ase_nnp.run_dynamics(
         small_model(), structures(), folder=folder, trajectory="traj", steps=6, checkpoint_every=2,
-        ensemble="nve", seed=1, progress=False, batch=2,
+        ensemble="nve", seed=1, batch=2,
     )  # fmt: skip
-    return [[str(o.error), _rounded(o.atoms)] for o in outcomes]
+    return [[o.status, o.reason, _rounded(o.atoms)] for o in outcomes]
 
 
 def _rounded(atoms) -> list:
@@ -236,14 +238,11 @@ for _ending in ("aselmdb", "extxyz", "h5"):
         from ase_nnp.datasets import convert, open_dataset
 
         target = folder / f"target.{ending}"
-        convert(open_dataset(folder / "source.extxyz"), target, chunk_size=1)
+        convert(open_dataset(SOURCE["path"]), target, chunk_size=1)
         return [atoms.get_potential_energy() for atoms in open_dataset(target)]
 
     def _half_converted(folder: Path, convert=_convert) -> None:
-        from ase_nnp.datasets import write_dataset
-        from ase_nnp.datasets.writing import conversion
-
-        write_dataset(folder / "source.extxyz", structures())
+        conversion = importlib.import_module("ase_nnp.datasets.convert")
         chosen, count = conversion.sink_class, 0
 
         def counted(*arguments):
@@ -275,7 +274,7 @@ for _ending in ("aselmdb", "extxyz", "h5"):
 def damage(folder: Path, rng: random.Random) -> Path:
     """Damage one file of a folder."""
     files = [p for p in folder.rglob("*") if p.is_file() and p.stat().st_size]
-    victim = rng.choice(sorted(p for p in files if p.name != "source.extxyz") or files)
+    victim = rng.choice(sorted(files))
     victim.write_bytes(mutate(victim.read_bytes(), rng))
     return victim
 
@@ -293,6 +292,7 @@ def examine(use, folder: Path, good: str) -> str:
 
 def batch(kinds: list[str], first: int, last: int, seeds: Path) -> None:
     """Run mutations in this process; print a line for each."""
+    SOURCE["path"] = seeds / "source.extxyz"
     warnings.simplefilter("ignore")
     import ase_nnp
 
@@ -342,6 +342,10 @@ def main() -> int:
 def run(options: argparse.Namespace, kinds: list[str], seeds: Path) -> int:
     """Make the good files, then damage and use them; return the exit code."""
     warnings.simplefilter("ignore")
+    from ase_nnp.datasets import write_dataset
+
+    SOURCE["path"] = seeds / "source.extxyz"
+    write_dataset(SOURCE["path"], structures())
     for kind in kinds:
         (seeds / kind).mkdir()
         KINDS[kind][0](seeds / kind)
