@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -17,7 +18,7 @@ from ase_nnp.datasets.writing.identity import identity
 from ase_nnp.datasets.writing.record_writers import Sink, State, sink_class
 from ase_nnp.datasets.writing.write import CHUNK, about, check_target, encode_chunk
 from ase_nnp.errors import DatasetError
-from ase_nnp.files.atomic import take_lock, whole_file, write_whole
+from ase_nnp.files.atomic import read_checked, take_lock, whole_file, write_checked
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -163,7 +164,7 @@ def _one_file(
     if not work.resume:
         sink.remove()
 
-    fresh: State = {"token": work.token, "done": first, "written": 0, "skipped": []}
+    fresh: State = {"token": work.token, "done": first, "written": 0, "skipped": [], "crc": 0}
     state: State = sink.state() or fresh
     if state["token"] != work.token:
         raise DatasetError(
@@ -171,6 +172,9 @@ def _one_file(
             "use resume=False (--restart) to begin again",
             path=sink.part,
         )
+
+    if state is not fresh:
+        _check_held(sink, state)
 
     state["about"] = work.about
     resumed_at = state["done"] if state["done"] > first else 0
@@ -199,7 +203,14 @@ def _shards(
         raise DatasetError("the folder is not empty; give overwrite=True", path=folder)
 
     folder.mkdir(exist_ok=True)
-    known = json.loads(note.read_bytes()) if note.exists() and work.resume else {}
+    try:
+        known = json.loads(read_checked(note)) if note.exists() and work.resume else {}
+    except (OSError, ValueError) as error:
+        raise DatasetError(
+            f"what an interrupted conversion noted is damaged ({error}); use resume=False "
+            "(--restart) to begin again",
+            path=note,
+        ) from error
     if known and known["token"] != work.token:
         raise DatasetError(
             "the rest of a conversion from another source or with other settings lies here; "
@@ -209,7 +220,7 @@ def _shards(
 
     finished: list[dict[str, Any]] = known.get("shards", [])
     if not known:  # before the first shard: a kill in it must not leave a folder of nobody's
-        write_whole(note, to_json({"token": work.token, "shards": finished}))
+        write_checked(note, to_json({"token": work.token, "shards": finished}))
 
     total = len(work.dataset)
     result = Conversion(folder, total, resumed_at=min(total, len(finished) * size))
@@ -219,7 +230,7 @@ def _shards(
             made = _one_file(work, sink_type, target, first, min(total, first + size))
             result.resumed_at = max(result.resumed_at, made.resumed_at)
             finished.append({"written": made.written, "skipped": made.skipped})
-            write_whole(note, to_json({"token": work.token, "shards": finished}))
+            write_checked(note, to_json({"token": work.token, "shards": finished}))
         result.written += finished[number]["written"]
         result.skipped += finished[number]["skipped"]
 
@@ -267,6 +278,18 @@ def _alone(target: Path) -> Iterator[None]:
             lock.unlink(missing_ok=True)
 
 
+def _check_held(sink: Sink, state: State) -> None:
+    """Refuse to go on with records that changed since they were written."""
+    checksum = 0
+    try:
+        for payload in sink.held(state):
+            checksum = zlib.crc32(payload, checksum)
+    except (DatasetError, OSError, LookupError) as error:
+        raise sink.damaged(error) from error
+    if checksum != state["crc"]:
+        raise sink.damaged(ValueError("its checksum does not fit"))
+
+
 def _fill(sink: Sink, state: State, work: _Work, end: int) -> None:
     size = work.chunk_size
     spans = [(first, min(first + size, end)) for first in range(state["done"], end, size)]
@@ -283,6 +306,8 @@ def _fill(sink: Sink, state: State, work: _Work, end: int) -> None:
         state["done"] = last
         state["written"] += count
         state["skipped"] = state["skipped"] + broken
+        for payload in payloads:
+            state["crc"] = zlib.crc32(payload, state["crc"])
         sink.append(payloads, state)
         if work.progress is not None:
             work.progress(last, len(work.dataset))

@@ -26,6 +26,8 @@ __all__ = [
     "take_lock",
     "unfinished",
     "whole_file",
+    "with_checksum",
+    "without_checksum",
     "write_checked",
     "write_whole",
 ]
@@ -71,7 +73,7 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 def write_checked(path: str | os.PathLike[str], content: bytes) -> None:
     """Write a file with its SHA-256 in the first line, for :func:`read_checked`."""
-    write_whole(path, hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
+    write_whole(path, with_checksum(content))
 
 
 def read_checked(path: str | os.PathLike[str]) -> bytes:
@@ -85,7 +87,17 @@ def read_checked(path: str | os.PathLike[str]) -> bytes:
         It is not as it was written.
     """
     with open_regular(path) as file:
-        digest, _, content = file.read().partition(b"\n")
+        return without_checksum(file.read())
+
+
+def with_checksum(content: bytes) -> bytes:
+    """Return the content behind a line with its SHA-256."""
+    return hashlib.sha256(content).hexdigest().encode() + b"\n" + content
+
+
+def without_checksum(text: bytes) -> bytes:
+    """Return what :func:`with_checksum` was given; ValueError if it has changed since."""
+    digest, _, content = text.partition(b"\n")
     if hashlib.sha256(content).hexdigest().encode() != digest:
         raise ValueError("its checksum does not fit")
     return content

@@ -44,7 +44,8 @@ def read_regular(path: str | os.PathLike[str], limit: int = MAX_TEXT) -> bytes:
         It is no regular file, cannot be read, or is longer than ``limit`` bytes.
     """
     with open_regular(path) as file:
-        content = file.read(limit + 1)
+        # As much memory is taken as is asked for, whatever the file holds.
+        content = file.read(min(limit, os.fstat(file.fileno()).st_size) + 1)
     if len(content) > limit:
         raise OSError(errno.EFBIG, f"it is longer than {limit} bytes", os.fspath(path))
     return content

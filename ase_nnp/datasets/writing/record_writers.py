@@ -11,13 +11,20 @@ import mmap
 import os
 import shutil
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ase_nnp.datasets.writing.encode import ase_row, flat_record, to_json
 from ase_nnp.errors import DatasetError
-from ase_nnp.files.atomic import write_whole
+from ase_nnp.files.atomic import (
+    read_checked,
+    with_checksum,
+    without_checksum,
+    write_checked,
+    write_whole,
+)
+from ase_nnp.files.lmdb import LmdbFile
 
 if TYPE_CHECKING:
     from ase_nnp.datasets.sample import Sample
@@ -53,6 +60,26 @@ class Sink:
     def append(self, payloads: Sequence[bytes], state: State) -> None:
         """Add a chunk and its note, both or neither."""
         raise NotImplementedError
+
+    def held(self, state: State) -> Iterator[bytes]:
+        """Yield what was appended, to be compared with what was noted of it."""
+        raise NotImplementedError
+
+    def damaged(self, error: Exception) -> DatasetError:
+        """Return the error for an unfinished file that cannot be gone on with."""
+        return DatasetError(
+            f"what an interrupted conversion left is damaged ({error}); use resume=False "
+            "(--restart) to begin again",
+            path=self.part,
+        )
+
+    def _note(self, path: Path) -> State | None:
+        if not path.exists():
+            return None
+        try:
+            return dict(json.loads(read_checked(path)))
+        except (OSError, ValueError, TypeError) as error:
+            raise self.damaged(error) from error
 
     def finish(self, target: Path) -> None:
         """Complete the file and rename it to ``target``."""
@@ -101,15 +128,26 @@ class _LMDBSink(Sink):
 
     def state(self) -> State | None:
         """Return what was noted with the last complete piece, None before the first."""
-        with self._open().begin() as transaction:
-            note = transaction.get(_PROGRESS)
-        return None if note is None else dict(json.loads(note))
+        # Not by LMDB's own reader, which a damaged file would end together with this process.
+        if not self.part.is_file() or self.part.stat().st_size < 2 * mmap.PAGESIZE:
+            return None
+        try:
+            note = LmdbFile(self.part).get(_PROGRESS)
+            return None if note is None else dict(json.loads(without_checksum(note)))
+        except (DatasetError, ValueError, TypeError) as error:
+            raise self.damaged(error) from error
+
+    def held(self, state: State) -> Iterator[bytes]:
+        """Yield the records in the order of their keys."""
+        file = LmdbFile(self.part)
+        for number in range(self.first_key, self.first_key + state["written"]):
+            yield file.get(str(number).encode()) or b""
 
     def append(self, payloads: Sequence[bytes], state: State) -> None:
         """Write pieces and then the note that they are complete."""
         number = state["written"] - len(payloads) + self.first_key
         entries = {str(number + k).encode(): payload for k, payload in enumerate(payloads)}
-        self._put({**entries, _PROGRESS: to_json(state)})
+        self._put({**entries, _PROGRESS: with_checksum(to_json(state))})
 
     def _put(self, entries: dict[bytes, Any]) -> None:
         """Write entries (None deletes one) in one transaction; the map grows where it is full."""
@@ -200,10 +238,15 @@ class ExtXYZSink(Sink):
 
     def state(self) -> State | None:
         """Return what was noted with the last complete piece, None before the first."""
-        note = note_of(self.part)
-        if not note.exists() or not self.part.exists():
-            return None
-        return dict(json.loads(note.read_bytes()))
+        return self._note(note_of(self.part)) if self.part.exists() else None
+
+    def held(self, state: State) -> Iterator[bytes]:
+        """Yield the text that counts."""
+        left = int(state["bytes"])
+        with open(self.part, "rb") as file:
+            while left > 0 and (piece := file.read(min(left, 1 << 20))):
+                left -= len(piece)
+                yield piece
 
     def append(self, payloads: Sequence[bytes], state: State) -> None:
         """Write pieces and then the note that they are complete."""
@@ -215,7 +258,7 @@ class ExtXYZSink(Sink):
             out.flush()
             os.fsync(out.fileno())
             size = out.tell()
-        write_whole(note_of(self.part), to_json({**state, "bytes": size}))
+        write_checked(note_of(self.part), to_json({**state, "bytes": size}))
 
     def finish(self, target: Path) -> None:
         """Close what was written and rename it to the target."""
@@ -255,8 +298,12 @@ class HDF5Sink(Sink):
 
     def state(self) -> State | None:
         """Return what was noted with the last complete piece, None before the first."""
-        note = self.part / "state.json"
-        return dict(json.loads(note.read_bytes())) if note.exists() else None
+        return self._note(self.part / "state.json")
+
+    def held(self, state: State) -> Iterator[bytes]:
+        """Yield the pieces."""
+        for number in range(state["pieces"]):
+            yield (self.part / f"{number:08d}.h5").read_bytes()
 
     def append(self, payloads: Sequence[bytes], state: State) -> None:
         """Write pieces and then the note that they are complete."""
@@ -266,7 +313,7 @@ class HDF5Sink(Sink):
         for number, payload in enumerate(payloads):
             write_whole(self.part / f"{pieces + number:08d}.h5", payload)
         note = {**state, "pieces": pieces + len(payloads)}
-        write_whole(self.part / "state.json", to_json(note))
+        write_checked(self.part / "state.json", to_json(note))
 
     def finish(self, target: Path) -> None:
         """Close what was written and rename it to the target."""
