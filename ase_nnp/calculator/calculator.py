@@ -290,7 +290,7 @@ class NNPCalculator(Calculator):  # type: ignore[misc]
         stress = self._want_stress and volume
         wanted = [p for p in self.model.outputs if stress or not p.startswith("stress")]
         try:
-            found = self._predictor.single(atoms, wanted)
+            answers = self._predictor.single(atoms, wanted)
         except UnsupportedElementError as error:
             raise _NoElement(str(error)) from error
         except StructureError as error:
@@ -298,7 +298,7 @@ class NNPCalculator(Calculator):  # type: ignore[misc]
         except PredictionError as error:
             raise _NoAnswer(str(error)) from error
         results = Results()
-        for name, value in found.items():
+        for name, value in answers.items():
             if name.startswith("stress") and np.shape(value)[-2:] == (3, 3):
                 value = full_3x3_to_voigt_6_stress(value)
             results[name] = value

@@ -77,6 +77,7 @@ def from_ase(
     strange = sorted(set(reads) - set(READS))
     if strange:
         raise ConfigError(f"reads holds {', '.join(strange)}; it may hold {', '.join(READS)}.")
+
     model = CalculatorPotential(calculator, name)
     declared = list(model.calculator.implemented_properties)
     wanted = _usual(model.calculator) if outputs is None else tuple(outputs)
@@ -87,6 +88,7 @@ def from_ase(
             f"{model.name} gives {', '.join(declared) or 'nothing'}; "
             f"{', '.join(missing) or 'energy'} was wanted."
         )
+
     model.conservative = conservative and "forces" in model.outputs
     model.energy_kind, model.energy_reference = energy_kind, energy_reference
     model.elements = None if elements is None else frozenset(int(z) for z in elements)
@@ -198,10 +200,10 @@ class CalculatorPotential(Potential):
                 f"{self.name} is a calculator of ASE: its numbers cannot be differentiated."
             )
         wanted = [p for p in self.outputs if p in properties]
-        found = [self._one(atoms, wanted) for atoms in structures_of(graph, self.reads)]
+        every = [self._one(atoms, wanted) for atoms in structures_of(graph, self.reads)]
         result = {}
         for key in wanted:
-            rows = [r[key] for r in found]
+            rows = [r[key] for r in every]
             joined = np.concatenate(rows) if key in PER_ATOM else np.stack(rows)
             result[key] = torch.from_numpy(joined).to(graph.positions.device)
         return result
@@ -211,6 +213,7 @@ class CalculatorPotential(Potential):
         volume = has_volume(atoms)
         if self.reads and hasattr(self.calculator, "reset"):
             self.calculator.reset()  # most do not notice that atoms.info changed
+
         for key in wanted:
             if key == "stress" and not volume:
                 rows[key] = np.zeros((3, 3))
@@ -244,9 +247,9 @@ class CalculatorPotential(Potential):
 
 
 def _initial(atoms: Atoms, key: str) -> np.ndarray:
-    found = (
+    values = (
         atoms.get_initial_charges()
         if key == "initial_charges"
         else atoms.get_initial_magnetic_moments()
     )
-    return np.asarray(found, dtype=np.float64)
+    return np.asarray(values, dtype=np.float64)

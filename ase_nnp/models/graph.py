@@ -232,6 +232,7 @@ class AtomGraph:
                 f"edge_index has shape {tuple(index.shape)}; (2, edges) was expected: sources in "
                 "the first row, targets in the second."
             )
+
         raw = torch.as_tensor(np.asarray(edge_shift, dtype=np.float64).reshape(-1, 3))
         shift = raw.round().long()
         if shift.shape[0] != index.shape[1]:
@@ -240,6 +241,7 @@ class AtomGraph:
             )
         if not torch.equal(shift.to(raw.dtype), raw):
             raise StructureError("edge_shift must hold whole numbers of lattice vectors.")
+
         if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < base.num_atoms:
             raise StructureError(
                 f"edge_index runs from {int(index.min())} to {int(index.max())}, "
@@ -247,6 +249,7 @@ class AtomGraph:
             )
         if not torch.equal(base.batch[index[0]], base.batch[index[1]]):
             raise StructureError("edge_index joins atoms of different structures.")
+
         graph = replace(base, edge_index=index, edge_shift=shift, extra=dict(extra or {}))
         return graph.to(device, dtype)
 

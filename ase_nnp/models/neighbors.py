@@ -164,6 +164,7 @@ def sort_and_cap_edges(
             f"Atoms {int(center[nearest])} and {int(source[nearest])} are "
             f"{float(distance[nearest]):.4f} Angstrom apart. Remove one of the two."
         )
+
     width = 2 * int(shifts.abs().max()) + 1
     images = (shifts[:, 0] * width + shifts[:, 1]) * width + shifts[:, 2]
     pairs = center * num_atoms + source
@@ -172,6 +173,7 @@ def sort_and_cap_edges(
     else:
         order = stable_argsort(images)
         order = order[stable_argsort(pairs[order])]
+
     if max_neighbors is not None:
         center = center[order]
         near = torch.round(distance[order] / TIE).long()

@@ -45,13 +45,13 @@ def torch_edges(
     width = 2 * reach[:, :2] + 1
     count = (width.prod(dim=1) + 1) // 2 * (2 * images + 1)
     chunk = CHUNK if positions.device.type == "cpu" else CHUNK_GPU
-    found: list[tuple[Tensor, ...]] = []
+    parts: list[tuple[Tensor, ...]] = []
     for part in _spans(count[runs.structure], chunk // 8):
-        found += _pairs(runs.of(part), (cell, pbc, bins, reach, images), xyz, cutoff, chunk)
-    if not found:
+        parts += _pairs(runs.of(part), (cell, pbc, bins, reach, images), xyz, cutoff, chunk)
+    if not parts:
         nothing = order.new_zeros((2, 0))
         return nothing, nothing.new_zeros((0, 3)), positions.new_zeros(0)
-    i, j, *image, squared = (torch.cat(rows) for rows in zip(*found, strict=True))
+    i, j, *image, squared = (torch.cat(rows) for rows in zip(*parts, strict=True))
     i, j = order.index_select(0, i), order.index_select(0, j)
     half = len(i)
     edges, shifts = i.new_empty((2, 2 * half)), i.new_empty((2 * half, 3))

@@ -152,6 +152,7 @@ class Potential(nn.Module):
             for k in own
             if k in tensors and tensors[k].shape != own[k].shape
         ]
+
         if missing or extra or wrong:
             said = [
                 f"{what}: {', '.join(names[:6])}{' ...' if len(names) > 6 else ''}"
@@ -318,6 +319,7 @@ def gradients(
         if not positions.requires_grad:
             positions = positions.detach().requires_grad_(True)
         wanted.append(positions)
+
     if stress:
         strain = torch.zeros_like(cell, requires_grad=True)
         symmetric = 0.5 * (strain + strain.transpose(1, 2))
@@ -326,6 +328,7 @@ def gradients(
         graph = graph.replace(positions=moved, cell=cell + cell @ symmetric)
     elif forces:
         graph = graph.replace(positions=positions)
+
     result = energies(graph)
     result = dict(result) if isinstance(result, dict) else {"energy": result}
     if not wanted:
@@ -338,6 +341,7 @@ def gradients(
     else:  # no atom saw another: the energy is constant
         grads = tuple(torch.zeros_like(w) for w in wanted)
     values = [torch.zeros_like(w) if g is None else g for g, w in zip(grads, wanted, strict=True)]
+
     if forces:
         result["forces"] = -values[0]
     if stress:

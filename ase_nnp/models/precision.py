@@ -44,9 +44,11 @@ def precision_error(
     atoms = [as_atoms(one) for one in structures]
     if not atoms:
         raise ConfigError("There are no structures to measure the precision on.")
+
     full = Predictor(model)(atoms, properties, progress=False)
     low = Predictor(model, precision=precision)(atoms, properties, progress=False)
-    found: dict[str, dict[str, float]] = {}
+    errors: dict[str, dict[str, float]] = {}
+
     for name in full[0]:
         scale = [len(a) if name == "energy" else 1 for a in atoms]
         pairs = [
@@ -56,11 +58,12 @@ def precision_error(
         ]
         if not pairs:
             continue
+
         one, two = (np.concatenate(column) for column in zip(*pairs, strict=True))
         difference = np.abs(two - one)
-        found["energy_per_atom" if name == "energy" else name] = {
+        errors["energy_per_atom" if name == "energy" else name] = {
             "max": float(difference.max()),
             "rms": float(np.sqrt(np.mean(difference**2))),
             "spread": float(one.std()),
         }
-    return found
+    return errors

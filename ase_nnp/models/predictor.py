@@ -165,6 +165,7 @@ class Predictor:
             if learns:
                 load, total = _load(graphs[0]), len(atoms)
                 batched, most = self._choice.plan(load, total, total - first, self.calls == 0)
+
             edges, count, waiting = graphs[0].num_edges, graphs[0].num_atoms, None
             while len(graphs) < most and first + len(graphs) < len(atoms):
                 graph = self._graph(atoms, first + len(graphs))
@@ -173,6 +174,7 @@ class Predictor:
                     waiting = graph
                     break
                 graphs.append(graph)
+
             for part in [graphs] if batched else [[graph] for graph in graphs]:
                 warm, here, start = self.calls > 0, len(results), time.perf_counter()
                 members = atoms[here : here + len(part)]
@@ -288,6 +290,7 @@ class Predictor:
             for number in range(place, place + len(members)):
                 self._graph(atoms, number)
             raise
+
         if cuda:
             now = torch.cuda.current_stream(device)
             now.wait_stream(self._side)
@@ -341,6 +344,7 @@ def _split(
     sizes = [len(a) for a in atoms]
     ends = np.cumsum([0, *sizes])
     rows: list[dict[str, Any]] = [{} for _ in atoms]
+
     for name, array in arrays.items():
         axis = model.row_axis.get(name, 0)
         want = ends[-1] if name in model.per_atom else len(atoms)
@@ -354,6 +358,7 @@ def _split(
             value = array.take(rows_of_one, axis=axis)
             if name.startswith("stress") and not has_volume(one):
                 continue
+
             unbounded = name.startswith("ood_") or name.endswith("_interval")
             if np.isnan(value).any() or not (unbounded or np.isfinite(value).all()):
                 raise PredictionError(

@@ -94,9 +94,9 @@ class TorchSimModel(nn.Module):
         wanted += ["stress"] if self.compute_stress else []
         graph = self.potential.make_graph(_structures(state))
         with torch.no_grad():
-            found = self.potential.compute(graph, wanted)
+            results = self.potential.compute(graph, wanted)
         kind, device = state.positions.dtype, state.positions.device
-        return {name: found[name].detach().to(device, kind) for name in wanted}
+        return {name: results[name].detach().to(device, kind) for name in wanted}
 
 
 def _structures(state: Any) -> list[Any]:

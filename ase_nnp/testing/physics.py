@@ -17,13 +17,15 @@ __all__: list[str] = []
 def check_outputs_are_what_was_declared(subject: Subject) -> float:
     """Every declared output is returned, finite, with the documented shape."""
     atoms = subject.crystal()
-    found = subject.predict(atoms, stress=True)[0]
-    missing = set(subject.model.outputs) - set(found)
+    results = subject.predict(atoms, stress=True)[0]
+    missing = set(subject.model.outputs) - set(results)
     if missing:
         raise AssertionError(f"declared and not returned: {sorted(missing)}")
     shapes = {"energy": (), "forces": (len(atoms), 3), "stress": (3, 3)}
     wrong = {
-        k: np.shape(found[k]) for k, s in shapes.items() if k in found and np.shape(found[k]) != s
+        k: np.shape(results[k])
+        for k, s in shapes.items()
+        if k in results and np.shape(results[k]) != s
     }
     if wrong:
         raise AssertionError(f"wrong shapes: {wrong}")
@@ -212,10 +214,10 @@ def check_isolated_atom(subject: Subject) -> float:
     """One atom alone has a finite energy and no force."""
     if subject.periodic_only():
         raise NotApplicable("the model takes crystals only")
-    found = subject.predict(Atoms([subject.numbers[0]], positions=[[0.1, 0.2, 0.3]]))[0]
-    if subject.has_forces and found["forces"].shape != (1, 3):
-        raise AssertionError(f"forces of one atom have shape {found['forces'].shape}")
-    return float(np.abs(found["forces"]).max()) if subject.has_forces else 0.0
+    results = subject.predict(Atoms([subject.numbers[0]], positions=[[0.1, 0.2, 0.3]]))[0]
+    if subject.has_forces and results["forces"].shape != (1, 3):
+        raise AssertionError(f"forces of one atom have shape {results['forces'].shape}")
+    return float(np.abs(results["forces"]).max()) if subject.has_forces else 0.0
 
 
 @check(1e-9)

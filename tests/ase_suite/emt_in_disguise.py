@@ -18,7 +18,7 @@ from ase_nnp import NNPCalculator, from_ase, load_model
 _EMT = emt.EMT
 _DEFAULT = None
 if os.environ.get("NNP_IN_EMTS_PLACE") == "default":
-    _DEFAULT = load_model(None, device="cpu").unwrapped  # without error bars
+    _DEFAULT = load_model(None, device="cpu", dtype="float64").unwrapped  # no error bars
 
 
 class EMT(NNPCalculator):

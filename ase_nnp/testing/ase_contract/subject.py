@@ -48,12 +48,12 @@ import contextlib, importlib, io, json, os, sys
 
 def state():
     torch = sys.modules.get("torch")
-    found = {"environment": dict(os.environ), "folder": os.getcwd()}
+    process = {"environment": dict(os.environ), "folder": os.getcwd()}
     if torch is not None:
-        found["default dtype"] = str(torch.get_default_dtype())
-        found["matmul precision"] = torch.get_float32_matmul_precision()
-        found["gradients"] = torch.is_grad_enabled()
-    return found
+        process["default dtype"] = str(torch.get_default_dtype())
+        process["matmul precision"] = torch.get_float32_matmul_precision()
+        process["gradients"] = torch.is_grad_enabled()
+    return process
 
 def quiet(action):
     text = io.StringIO()
@@ -130,19 +130,19 @@ def find_factory(spec: str) -> Factory:
     if added:
         sys.path.insert(0, here)
     try:
-        found: Any = importlib.import_module(module)
+        named: Any = importlib.import_module(module)
     except ImportError as error:
         raise ConfigError(f"The module {module!r} cannot be imported: {error}.") from error
     finally:
         if added:
             sys.path.remove(here)
     for part in name.split("."):
-        if not hasattr(found, part):
+        if not hasattr(named, part):
             raise ConfigError(f"{module!r} has no {name!r}.")
-        found = getattr(found, part)
-    if not callable(found):
+        named = getattr(named, part)
+    if not callable(named):
         raise ConfigError(f"{spec!r} cannot be called; a class or a function was expected.")
-    return found  # type: ignore[no-any-return]
+    return named  # type: ignore[no-any-return]
 
 
 @dataclass
@@ -192,7 +192,7 @@ class CalculatorSubject:
         AssertionError
             None of the usual elements can be calculated.
         """
-        found: list[int] = []
+        known: list[int] = []
         reason: Exception | None = None
         for z in ELEMENTS:
             atoms = bulk("Cu", "fcc", a=3.7, cubic=True)
@@ -202,14 +202,14 @@ class CalculatorSubject:
             except Exception as error:  # a calculator may raise anything
                 reason = error
                 continue
-            found.append(z)
-            if len(found) == 2:
+            known.append(z)
+            if len(known) == 2:
                 break
-        if not found:
+        if not known:
             raise AssertionError(
                 f"no crystal of any usual element can be calculated; the last said {reason!r}"
             )
-        return found[0], found[-1]
+        return known[0], known[-1]
 
     def crystal(self) -> Atoms:
         """A distorted crystal of four atoms and two elements, in a skewed cell."""
