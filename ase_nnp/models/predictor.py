@@ -416,4 +416,8 @@ def predict(
     if hasattr(structures, "get_positions"):
         structures = [structures]
     predictor = Predictor(model, max_edges=max_edges, max_atoms=max_atoms, precision=precision)
-    return predictor(structures, properties, progress=progress)
+    results = predictor(structures, properties, progress=progress)
+    if properties is None:
+        return results
+    # A model may give more in the same pass (atomic energies); what was asked for is returned.
+    return [{name: row[name] for name in properties if name in row} for row in results]
