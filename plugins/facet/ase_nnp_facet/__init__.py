@@ -67,7 +67,7 @@ def register_models(register: Callable[[ModelFamily], None]) -> None:
                 "hidden_irreps": ["8x0e + 4x1o + 4x2e"],
                 "outs_per_node": 8,
                 "node_embed": {"embed_dim": 8},
-                "edge_embed": {"r_max": 4.0},
+                "edge_embed": {"r_max": 5.0},
                 "self_connection": {"polynomial": {"channels": 4}},
             },
         )

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from ase_nnp.errors import CheckpointError, ConfigError
 from ase_nnp.graph import AtomGraph
+from ase_nnp.models import build_model
 from ase_nnp.potential import Conservative, Potential
 
 from .angular import Harmonics
@@ -69,7 +70,7 @@ class Layer(nn.Module):
         )
         self.outro = EquivariantLinear(self.conv.outputs, middle)
         self.adapter = EquivariantLinear(inputs, middle) if cfg["interaction"]["residual"] else None
-        eps = cfg["norm_eps"] or (1e-2 if kind == "s2-polynomial" else 1e-6)
+        eps = cfg["norm_eps"]
         self.resid_ln = LayerNorm(outputs, cfg["resid_init"], eps) if cfg["residual"] else None
         self.norm = LayerNorm(outputs, "ones", eps) if cfg["norm"] == "layer" else None
 
@@ -163,7 +164,20 @@ class Facet(Conservative):
         self._set_neighbour_average(cfg)
         limit = cfg["max_neighbors"]
         self.max_neighbors = int(limit) if self.reference and limit else None
+        self.prior = self._prior(**cfg["prior"])
         self.config = cfg
+
+    def _prior(self, family: str | None, config: Mapping[str, Any]) -> Conservative | None:
+        """Build what lies beneath: its energy is added, so training learns what it lacks."""
+        if not family:
+            return None
+        prior = build_model(family, config)
+        if not isinstance(prior, Conservative) or prior.cutoff > self.cutoff:
+            raise ConfigError(
+                f"'{family}' cannot lie beneath this model: it must have an energy with a gradient "
+                f"and a cutoff of at most {self.cutoff:g} Angstrom."
+            )
+        return prior.train()
 
     def _set_neighbour_average(self, cfg: dict[str, Any]) -> None:
         fixed = cfg["avg_num_neighbors"] or cfg["interaction"]["message"]["avg_num_neighbors"]
@@ -228,6 +242,9 @@ class Facet(Conservative):
         if record is not None:
             record["head"] = e
         total: Tensor = self.energy_scale(e[:, 0], species, graph.batch, graph.num_structures)
+        if self.prior is not None:
+            beneath = self.prior.energies(graph)
+            total = total + (beneath["energy"] if isinstance(beneath, dict) else beneath)
         return total
 
     def _edges(self, graph: AtomGraph, record: dict[str, Tensor] | None) -> Edges:
