@@ -15,6 +15,7 @@ from ase_nnp.graph import AtomGraph
 from ase_nnp.models import build_model
 from ase_nnp.potential import Conservative, Potential
 
+from . import doubt as doubt  # its error bars are found by name once a model is there
 from .angular import Harmonics
 from .blocks import blocks
 from .convolution import Convolution, Edges
