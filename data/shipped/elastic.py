@@ -13,7 +13,7 @@ from ase.build import bulk
 from ase.filters import FrechetCellFilter
 from ase.optimize import BFGS
 from make_structures import LATTICE
-from measure import GPA, arguments, calculators, store
+from measure import GPA, arguments, both, store
 
 STRAIN = 2e-3
 
@@ -36,17 +36,19 @@ def constants(metal: str, calc) -> dict[str, float]:
             stresses.append(moved.get_stress(voigt=True))
         slopes[name] = (stresses[0] - stresses[1]) / (2 * STRAIN) * GPA
     found = {"C11": slopes["xx"][0], "C12": slopes["xx"][1], "C44": slopes["yz"][3]}
-    return {"a": round(float(atoms.cell[0, 0]), 4), **{k: round(float(v), 1) for k, v in found.items()}}
+    rounded = {k: round(float(v), 1) for k, v in found.items()}
+    return {"a": round(float(atoms.cell[0, 0]), 4), **rounded}
 
 
 def main() -> None:
     """Both models, and the largest deviation of each metal."""
     args = arguments(__doc__)
-    table = {name: {m: constants(m, c) for m in LATTICE} for name, c in calculators(args).items()}
+    table = both(args, "elastic", LATTICE, constants)
     off = {}
     for metal in LATTICE:
-        pairs = [(table["model"][metal][c], table["teacher"][metal][c]) for c in ("C11", "C12", "C44")]
-        off[metal] = round(max(abs(m - t) / abs(t) for m, t in pairs), 3)
+        own, theirs = table["model"][metal], table["teacher"][metal]
+        gaps = [abs(own[c] - theirs[c]) / abs(theirs[c]) for c in ("C11", "C12", "C44")]
+        off[metal] = round(max(gaps), 3)
     store(args, "elastic", {**table, "largest_relative_error": off})
 
 

@@ -1,10 +1,11 @@
-"""What the measurements of the shipped model share: models, calculators, one report file."""
+"""What the measurements of the shipped model share: arguments, both models, one report file."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import warnings
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,24 @@ def arguments(text: str | None, *extra: str) -> argparse.Namespace:
     return parser.parse_args()
 
 
-def calculators(args: argparse.Namespace) -> dict[str, Any]:
-    """The model in double precision, where small differences count, and its teacher."""
-    model = NNPCalculator(args.model, device="cpu", dtype="float64", uncertainty=False)
-    return {"model": model, "teacher": teacher()}
+def both(
+    args: argparse.Namespace, key: str, names: Iterable[str], measured: Callable[[str, Any], Any]
+) -> dict[str, dict[str, Any]]:
+    """``measured(name, calculator)`` of every name, for the model and its teacher.
+
+    The model runs in double precision, where small differences count. What the report already says
+    of the teacher is not computed again; results are stored as they come.
+    """
+    report = json.loads(args.output.read_text()) if args.output and args.output.exists() else {}
+    theirs = dict(report.get(key, {}).get("teacher", {}))
+    own, judge = {}, None
+    calc = NNPCalculator(args.model, device="cpu", dtype="float64", uncertainty=False)
+    for name in names:
+        if name not in theirs:
+            judge = judge or teacher()
+            theirs[name] = measured(name, judge)
+        own[name] = measured(name, calc)
+    return {"model": own, "teacher": theirs}
 
 
 def store(args: argparse.Namespace, key: str, value: Any) -> None:

@@ -13,13 +13,13 @@ from ase.build import bulk
 from ase.filters import FrechetCellFilter
 from ase.optimize import BFGS
 from make_structures import LATTICE
-from measure import arguments, calculators, store
+from measure import arguments, both, store
 from phonopy import Phonopy
 from phonopy.structure.atoms import PhonopyAtoms
 
 
-def frequencies(metal: str, calc) -> tuple[float, float, np.ndarray]:
-    """Lowest and highest frequency on a mesh, and all of them, in THz."""
+def frequencies(metal: str, calc) -> dict[str, float]:
+    """Lowest, mean and highest frequency on a mesh, in THz."""
     atoms = bulk(metal, "bcc" if metal == "Mo" else "fcc", a=LATTICE[metal])
     atoms.calc = calc
     BFGS(FrechetCellFilter(atoms, hydrostatic_strain=True), logfile=None).run(fmax=1e-4, steps=60)
@@ -40,21 +40,17 @@ def frequencies(metal: str, calc) -> tuple[float, float, np.ndarray]:
     phonons.symmetrize_force_constants()
     phonons.run_mesh([12, 12, 12])
     found = phonons.get_mesh_dict()["frequencies"]
-    return float(found.min()), float(found.max()), np.asarray(found)
+    values = {"lowest": found.min(), "mean": found.mean(), "highest": found.max()}
+    return {k: round(float(v), 3) for k, v in values.items()}
 
 
 def main() -> None:
-    """Lowest and highest frequencies of both, and the mean difference on the mesh."""
+    """Both models, and the metals where only the model has imaginary modes."""
     args = arguments(__doc__)
-    calcs, table = calculators(args), {}
-    for metal in LATTICE:
-        found = {name: frequencies(metal, calc) for name, calc in calcs.items()}
-        table[metal] = {name: {"lowest": round(f[0], 2), "highest": round(f[1], 2)} for name, f in found.items()}
-        gap = np.abs(np.sort(found["model"][2]) - np.sort(found["teacher"][2])).mean()
-        table[metal]["mean_difference"] = round(float(gap), 3)
-        print(metal, table[metal], flush=True)
-    bad = [m for m, t in table.items() if t["model"]["lowest"] < -0.1 <= t["teacher"]["lowest"]]
-    store(args, "phonons", {"THz": table, "imaginary_where_the_teacher_has_none": bad})
+    table = both(args, "phonons", LATTICE, frequencies)
+    own, theirs = table["model"], table["teacher"]
+    bad = [m for m in LATTICE if own[m]["lowest"] < -0.1 <= theirs[m]["lowest"]]
+    store(args, "phonons", {**table, "imaginary_where_the_teacher_has_none": bad})
 
 
 if __name__ == "__main__":

@@ -23,11 +23,11 @@ from wide_surfaces import clean, fixed
 
 from ase_nnp import NNPCalculator, StructureError
 
-RANDOM = 150
+RANDOM = 60
 KINDS = {"wrong-way", "covered", "layer", "adatom"}
 
 
-def relax(atoms: Atoms, calc, steps: int = 80) -> Atoms:
+def relax(atoms: Atoms, calc, steps: int = 60) -> Atoms:
     """A relaxed copy; what the calculator refuses is returned where it stood."""
     moving = atoms.copy()
     moving.calc = calc

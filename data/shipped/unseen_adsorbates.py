@@ -3,7 +3,7 @@
     python data/shipped/unseen_adsorbates.py MODEL.nnp CACHE.extxyz [--uncertainty MODEL.uq] [-o ...]
 
 Both relax from the same start; energies refer to H2, H2O, CO and N2. The teacher's ends are kept in
-CACHE, because they take a minute or two.
+CACHE, because they take minutes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from wide_surfaces import HELD_FACETS, FACETS, adsorbate, clean, fixed, place, r
 
 from ase_nnp import NNPCalculator
 
-CASES = 24
+CASES = 14
 
 
 def start(number: int) -> tuple[str, Atoms, Atoms]:
