@@ -233,8 +233,8 @@ def main() -> None:
             "crushed_flagged": flagged(sure, crushed(last, rng)),
             "unknown_element_flagged": flagged(sure, foreign()),
         }
-    text = json.dumps(report, indent=1)
-    args.output.write_text(text + "\n")
+    before = json.loads(args.output.read_text()) if args.output.exists() else {}
+    args.output.write_text(json.dumps(before | report, indent=1) + "\n")
     short = {k: v for k, v in report["adsorption"].items() if k != "each"}
     print(json.dumps({**report, "adsorption": short}, indent=1))
 

@@ -90,8 +90,9 @@ def main() -> None:
         names += ("energy_std", "ood_flag", "ood_score")
     for key, path in (("wide", args.wide), ("domain", args.old)):
         frames = load_frames(path)
+        wanted = "wide-test" if key == "wide" else "test"
+        frames = [a for a in frames if a.info["split"] == wanted]
         if key == "domain":
-            frames = [a for a in frames if a.info["split"] == "test"]
             for atoms in frames:
                 atoms.info["kind"] = "relaxations"
         found = ase_nnp.predict(model, frames, properties=names, progress=False)

@@ -52,7 +52,7 @@ def main() -> None:
     # Pairs at all distances would stretch every element's features far beyond what is sound.
     train = [a for a in some_of_each(train, args.each, rng) if kind_of(a) != "pair"]
     watched = [a for a in some_of_each(watched, EACH, rng) if kind_of(a) != "pair"]
-    choose = new_frames([args.threshold], set())[1]
+    choose = [a for a in new_frames([args.threshold], set())[1] if a.info["split"] == "threshold"]
     held = watched + choose
     kinds = [kind_of(a) + ("" if k < len(watched) else ":unseen") for k, a in enumerate(held)]
 
