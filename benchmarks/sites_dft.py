@@ -30,7 +30,10 @@ ADSORBATES = ("H", "C", "N", "O")
 
 def structure(row: dict) -> Atoms:
     """The relaxed slab of a row."""
-    symbols, cell, places = (ast.literal_eval(row[k]) if isinstance(row[k], str) else row[k] for k in ("symbols", "cell", "pos"))
+    symbols, cell, places = (
+        ast.literal_eval(row[k]) if isinstance(row[k], str) else row[k]
+        for k in ("symbols", "cell", "pos")
+    )
     return Atoms(symbols, places, cell=cell, pbc=True)
 
 
@@ -47,7 +50,7 @@ def main() -> None:
     calc = NNPCalculator(args.model, device="cpu", uncertainty=False)
     clean: dict[str, float] = {}
     found = defaultdict(dict)
-    for row in json.loads(lzma.open(args.table).read()):
+    for row in json.loads(lzma.decompress(args.table.read_bytes())):
         if row["adsorbate"] not in ADSORBATES or float(row["coverage"]) != 0.25:
             continue
         atoms = structure(row)

@@ -1,6 +1,6 @@
 """Whether every pair of elements repels at short range, and from where.
 
-    python data/shipped/cores.py MODEL.nnp [-o report.json]
+python data/shipped/cores.py MODEL.nnp [-o report.json]
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Errors by kind on structures whose kinds or systems training never saw; flags and intervals there.
+"""Errors by kind where training never saw the kind or the system; flags and intervals there.
 
-    python data/shipped/evaluate_wide.py MODEL.nnp WIDE_TEST OLD_TEST [--uncertainty MODEL.uq] [-o ...]
+    python data/shipped/evaluate_wide.py MODEL.nnp WIDE TEST [--uncertainty MODEL.uq] [-o ...]
 
 A structure counts as *very wrong* where the root mean square error of its force components is above
 0.3 eV/A or its energy is off by more than 50 meV an atom.
@@ -34,7 +34,7 @@ def very_wrong(force: float, energy: float) -> bool:
 
 
 def by_kind(frames: list[Atoms], found: list[dict[str, Any]]) -> dict[str, Any]:
-    """Medians and means of each kind, its share of very wrong structures, and of flags among them."""
+    """Errors of each kind, how many are very wrong, and how many of those are flagged."""
     groups = defaultdict(list)
     for atoms, result in zip(frames, found, strict=True):
         groups[atoms.info["kind"]].append((atoms, result))

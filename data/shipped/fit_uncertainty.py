@@ -1,6 +1,6 @@
 """Fit what tells the shipped model's doubts: expected errors, and a flag for what is very wrong.
 
-    python data/shipped/fit_uncertainty.py MODEL.nnp --train LABELS... --threshold LABELS -o MODEL.uq
+    python data/shipped/fit_uncertainty.py MODEL.nnp --train LABELS... --threshold WIDE -o MODEL.uq
 
 The formulas are fitted on structures that training only watched and on kinds it never had; those
 same kinds (``threshold`` of ``wide_kinds.py``), which no test contains, choose when to flag.
@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from ase_nnp_facet.doubt_fit import fit
 from train import new_frames, split
 
 import ase_nnp
 from ase_nnp import uncertainty
+from ase_nnp_facet.doubt_fit import fit
 
 #: Structures of one kind that enter the formulas at most.
 EACH = 150
@@ -54,9 +54,12 @@ def main() -> None:
     watched = [a for a in some_of_each(watched, EACH, rng) if kind_of(a) != "pair"]
     choose = [a for a in new_frames([args.threshold], set())[1] if a.info["split"] == "threshold"]
     held = watched + choose
-    kinds = [kind_of(a) + ("" if k < len(watched) else ":unseen") for k, a in enumerate(held)]
+    kinds = [kind_of(a) for a in held]
+    # What the model is for, what it has seen of other kinds, and what it has not.
+    groups = ["seen" if kind != "relaxations" else kind for kind in kinds[: len(watched)]]
+    groups += ["unseen"] * len(choose)
 
-    doubt = fit(model, train, held, kinds, choose)
+    doubt = fit(model, train, held, kinds, groups, choose)
     for name, frames in (("watched", watched), ("threshold", choose)):
         found = ase_nnp.predict(doubt, frames, properties=("ood_flag",), progress=False)
         print(name, len(frames), "flagged", np.mean([bool(r["ood_flag"]) for r in found]))

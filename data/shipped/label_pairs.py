@@ -1,4 +1,4 @@
-"""All pairs of elements from 0.3 Angstrom to the cutoff: the teacher, and nuclei where it has no say.
+"""All pairs of elements from 0.3 Angstrom on: the teacher, and nuclei where it has no say.
 
     python data/shipped/label_pairs.py OUT_FOLDER
 

@@ -25,7 +25,7 @@ from wide_crystals import nearest
 from wide_kinds import held, training
 
 SHARD = 50
-#: Below this part of the sum of covalent radii the teacher, which has no repulsive core, is not asked.
+#: Below this part of the sum of covalent radii the teacher, which has no core, is not asked.
 NEAREST = 0.6
 
 

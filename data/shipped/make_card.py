@@ -22,7 +22,7 @@ TEMPLATE = Path(__file__).with_name("model_card.template.md")
 def constants(report: dict[str, Any]) -> str:
     """Elastic constants, softest modes and vacancies of every metal beside the teacher's."""
     lines = [
-        "| | C11 / C12 / C44, GPa | teacher | lowest frequency, THz | teacher | vacancy, eV | teacher |",
+        "| | C11 / C12 / C44, GPa | teacher | lowest mode, THz | teacher | vacancy, eV | teacher |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for metal in LATTICE:
@@ -39,7 +39,7 @@ def constants(report: dict[str, Any]) -> str:
 def kinds(report: dict[str, Any]) -> str:
     """Errors and flags by kind."""
     lines = [
-        "| kind | structures | energy, meV/atom | force, eV/Å | very wrong | flagged | both | in the 90 % interval |",
+        "| kind | structures | energy, meV/atom | force, eV/Å | very wrong | flagged | both | inside |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for kind, row in report["wide"].items():

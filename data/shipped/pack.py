@@ -1,4 +1,4 @@
-"""Join labels into one training file, one of held-back kinds and, where labelled anew, the first tests.
+"""Join labels into one file for training, one of held-back kinds and one of first tests.
 
     python data/shipped/pack.py OUT_FOLDER LABELS...
 

@@ -89,7 +89,9 @@ def main() -> None:
         worst = float(np.abs(twin.get_forces(apply_constraint=False)).max())
         above = float(twin.get_potential_energy() - end.get_potential_energy())
         if worst > 5 or above > 1:
-            holes.append({"name": name, "force": round(worst, 1), "eV": round(above, 2), "flagged": flags})
+            holes.append(
+                {"name": name, "force": round(worst, 1), "eV": round(above, 2), "flagged": flags}
+            )
             flagged_start += flags[0]
             flagged_end += flags[1]
     table |= {

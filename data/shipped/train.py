@@ -4,8 +4,8 @@
 
 Each of LABELS is a folder that ``label.py`` and its like fill, or one dataset; structures with a
 ``kind`` (those of ``label_wide.py``) are taken as often as WEIGHTS says. A run that was stopped
-goes on from OUT_FOLDER/state.pt; the averaged weights are written to OUT_FOLDER/model.nnp. With ``--minutes``
-the schedule ends after that much time at the latest.
+goes on from OUT_FOLDER/state.pt; the averaged weights are written to OUT_FOLDER/model.nnp. With
+``--minutes`` the schedule ends after that much time at the latest.
 """
 
 from __future__ import annotations
@@ -248,9 +248,7 @@ def main() -> None:
             state |= {"optimiser": optimiser.state_dict(), "step": step, "used": used}
             torch.save(state, args.out / "state.part")
             (args.out / "state.part").replace(state_file)
-            ase_nnp.save_model(
-                averaged, args.out / "model.nnp", **{"structures": count, **line}
-            )
+            ase_nnp.save_model(averaged, args.out / "model.nnp", **{"structures": count, **line})
         if last:
             break
 

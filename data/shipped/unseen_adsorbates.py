@@ -1,6 +1,6 @@
 """Adsorption energies of adsorbates that training never saw on any metal: model against teacher.
 
-    python data/shipped/unseen_adsorbates.py MODEL.nnp CACHE.extxyz [--uncertainty MODEL.uq] [-o ...]
+    python data/shipped/unseen_adsorbates.py MODEL.nnp CACHE.extxyz [--uncertainty MODEL.uq]
 
 Both relax from the same start; energies refer to H2, H2O, CO and N2. The teacher's ends are kept in
 CACHE, because they take minutes.
@@ -20,7 +20,7 @@ from label import labelled, teacher
 from make_structures import LATTICE, Task
 from measure import arguments, store
 from wide_crystals import some
-from wide_surfaces import HELD_FACETS, FACETS, adsorbate, clean, fixed, place, radius_of
+from wide_surfaces import FACETS, HELD_FACETS, adsorbate, clean, fixed, place, radius_of
 
 from ase_nnp import NNPCalculator
 
@@ -31,7 +31,9 @@ def start(number: int) -> tuple[str, Atoms, Atoms]:
     """A name, the covered slab and the clean one."""
     rng = np.random.default_rng([2030, number])
     metal = list(LATTICE)[number % len(LATTICE)]
-    facet = some(rng, [f for f in FACETS["bcc" if metal == "Mo" else "fcc"][:3] if f not in HELD_FACETS])
+    facet = some(
+        rng, [f for f in FACETS["bcc" if metal == "Mo" else "fcc"][:3] if f not in HELD_FACETS]
+    )
     bare = clean(metal, facet, (2, 2, 3), LATTICE[metal])
     what = adsorbate(rng, held=True)
     both = place(bare, what, rng, radius_of(what.symbols[0], metal, rng) + 0.05)

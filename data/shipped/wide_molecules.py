@@ -92,10 +92,7 @@ def gas(rng: np.random.Generator, names: list[str] | None = None) -> tuple[str, 
 def meeting(rng: np.random.Generator) -> tuple[str, Atoms]:
     """Two molecules, or a molecule and a metal atom, at 1 to 4 Angstrom."""
     one = molecule(some(rng, MOLECULES))
-    if rng.random() < 0.4:
-        two = Atoms(some(rng, METALS))
-    else:
-        two = molecule(some(rng, MOLECULES))
+    two = Atoms(some(rng, METALS)) if rng.random() < 0.4 else molecule(some(rng, MOLECULES))
     for atoms in (one, two):
         atoms.rotate(rng.uniform(0, 360), rng.normal(0, 1, 3))
     # Along a random direction until the nearest atoms are as far apart as asked.

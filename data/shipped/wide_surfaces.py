@@ -199,7 +199,7 @@ def layer(rng: np.random.Generator, held: bool = False) -> tuple[str, Atoms]:
     else:
         metal, wanted = some(rng, METALS), some(rng, ["H", "C", "N", "O", "CO", "OH", "NO", "NH"])
     one = Atoms(wanted) if len(wanted) == 1 else molecule(wanted)
-    one = Atoms(one.symbols, one.positions)[::1 if one.symbols[0] == wanted[0] else -1]
+    one = Atoms(one.symbols, one.positions)[:: 1 if one.symbols[0] == wanted[0] else -1]
     one.positions -= one.positions[0]
     if len(one) > 1:
         one.rotate(one.positions[1], (0, 0, 1))

@@ -35,7 +35,7 @@ BIBTEX = """@misc{facet,
 #: Beside its weights lie a model card and a fitted uncertainty; ``data/shipped`` made them.
 METALS = Pretrained(
     name="facet-metals-2",
-    summary="metals, alloys, their surfaces, adsorbates, clusters, small molecules; SevenNet-0's labels",
+    summary="metals, alloys, surfaces, adsorbates, small molecules; SevenNet-0's labels",
     source="weights/facet-metals-2.nnp",
     uncertainty="weights/facet-metals-2.uq",
     card="weights/model_card.md",
@@ -43,7 +43,7 @@ METALS = Pretrained(
     size_mb=0.68,
     license="MIT",
     functional="PBE(+U), through SevenNet-0",
-    training_data="metals with defects, alloys, slabs, adsorbates, clusters, molecules, by SevenNet-0",
+    training_data="metals, alloys, slabs, adsorbates, molecules, labelled by SevenNet-0",
     elements=("H", "C", "N", "O", "Ni", "Cu", "Mo", "Rh", "Pd", "Ag", "Ir", "Pt", "Au"),
 )
 

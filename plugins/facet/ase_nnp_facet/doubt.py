@@ -9,7 +9,7 @@ fitted to the errors of structures that trained nothing,
 .. math:: \log \sigma_F = w \cdot (1, \log d, \log r, \log f), \quad
           \log (\sigma_E / N) = v \cdot (1, \log(p / N), \overline{\log d}, \max \log d, \ldots)
 
-so that an interval widens by what is unknown, not by one factor.
+by quantile regression, so that an interval widens by what is unknown, not by one factor.
 """
 
 from __future__ import annotations

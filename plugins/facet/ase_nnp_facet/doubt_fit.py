@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from ase import Atoms
 from torch import Tensor
+from torch.nn import functional as F
 
 from ase_nnp.potential import Potential
 from ase_nnp.uncertainty.methods.descriptors import radial_descriptor
@@ -26,6 +27,7 @@ def fit(
     train: Sequence[Atoms],
     held: Sequence[Atoms],
     kinds: Sequence[str],
+    groups: Sequence[str],
     choose: Sequence[Atoms],
     *,
     recall: float = 0.9,
@@ -37,8 +39,9 @@ def fit(
     ----------
     train
         Structures that the model was trained on, unlabelled or not.
-    held, kinds
-        Labelled structures that trained nothing, and the kind of each: every kind counts alike.
+    held, kinds, groups
+        Labelled structures that trained nothing, the kind of each and the group of kinds it is in:
+        every group counts alike, and every kind within it.
     choose
         Labelled structures of kinds that are neither trained nor tested on: of those that are very
         wrong the flag must mark the part ``recall``.
@@ -47,7 +50,7 @@ def fit(
     """
     doubt = Doubt([model], tables=_train_tables(model, train))
     wrong, atom_wrong, signs, atom_signs, owner = errors_and_signs(doubt, held)
-    weight = _even(kinds)
+    weight = _even(kinds, groups)
     energy = _formula(signs, wrong[:, 1], weight, coverage)
     force = _formula(atom_signs, atom_wrong, weight[owner], coverage)
     doubt.tables |= {"energy": energy, "force": force, "threshold": torch.tensor(1.0)}
@@ -94,31 +97,42 @@ def _scores(doubt: Doubt, structures: Sequence[Atoms]) -> Tensor:
     return torch.cat([doubt.compute(g, ("ood_score",))["ood_score"].double() for g in graphs])
 
 
-def _even(kinds: Sequence[str]) -> Tensor:
-    """Weights under which every kind counts alike, of mean 1."""
-    names, place, counts = np.unique(list(kinds), return_inverse=True, return_counts=True)
-    weight = 1.0 / counts[place]
+def _even(kinds: Sequence[str], groups: Sequence[str]) -> Tensor:
+    """Weights of mean 1 under which every group counts alike, and every kind within its group."""
+    pairs = [f"{g}|{k}" for g, k in zip(groups, kinds, strict=True)]
+    _, place, counts = np.unique(pairs, return_inverse=True, return_counts=True)
+    sizes = {g: len({p for p in pairs if p.startswith(f"{g}|")}) for g in set(groups)}
+    weight = 1.0 / (counts[place] * np.array([sizes[g] for g in groups]))
     return torch.as_tensor(weight / weight.mean())
 
 
 def _formula(signs: Tensor, wrong: Tensor, weight: Tensor, coverage: float) -> Tensor:
-    """Weights of log(std): least squares on log(error), raised until intervals cover enough."""
-    a = with_one(signs)
-    y = wrong.clamp(min=1e-4 * float(wrong.median())).log()
-    root = weight.sqrt()[:, None]
-    # A little ridge: some columns say nearly the same.
-    gram = (a * weight[:, None]).T @ a
-    gram += 1e-3 * torch.diag(torch.cat([torch.zeros(1), torch.ones(a.shape[1] - 1)])).to(a) * len(a)
-    found = torch.linalg.solve(gram, (a * root).T @ (y[:, None] * root))[:, 0]
+    """Weights of log(std) so that, whatever the signs, the part ``coverage`` of errors is inside.
 
-    # Weighted quantile of error over expectation; a normal error is within 1.645 std in 90 %.
-    ratio = (y - a @ found).exp()
-    order = ratio.argsort()
-    share = weight[order].cumsum(0) / weight.sum()
-    quantile = ratio[order][int((share < coverage).sum().clamp(max=len(order) - 1))]
+    Quantile regression: least squares and one factor would make the intervals of what is known as
+    much too wide as those of what is unknown need it.
+    """
+    a = with_one(signs)
+    middle, width = a[:, 1:].mean(dim=0), a[:, 1:].std(dim=0).clamp(min=1e-6)
+    scaled = with_one((a[:, 1:] - middle) / width)
+    y = wrong.clamp(min=1e-3 * float(wrong.median())).log()
+    found = torch.zeros(a.shape[1], dtype=a.dtype, requires_grad=True)
+    search = torch.optim.LBFGS([found], max_iter=300, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        search.zero_grad()
+        gap = y - scaled @ found
+        # The corner of the loss is rounded over a twentieth of a factor e.
+        pinball = 0.05 * F.softplus(gap / 0.05) - (1 - coverage) * gap
+        value = (weight * pinball).mean() + 1e-4 * found[1:].square().sum()
+        value.backward()
+        return value
+
+    search.step(loss)
+    slopes = found.detach()[1:] / width
     normal = torch.distributions.Normal(0.0, 1.0).icdf(torch.tensor(0.5 + 0.5 * coverage))
-    found[0] += torch.log(quantile / normal)
-    return found
+    first = found.detach()[0] - (slopes * middle).sum() - torch.log(normal)
+    return torch.cat([first[None], slopes])
 
 
 def _train_tables(model: Potential, train: Sequence[Atoms]) -> dict[str, Tensor]:

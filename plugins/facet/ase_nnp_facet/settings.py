@@ -28,10 +28,10 @@ _MLP: dict[str, Any] = {
     "normalization": "Identity",
 }
 
-#: ``norm_eps`` of the default mode, far above the squares of features that vanish by symmetry. A norm
-#: that scales an atom's features of degree > 0 to unit size turns sharply where they are zero: with
-#: 1e-2 a fresh model's elastic constants change sixfold between strains of 0.1 and 2 %, with 0.3 and
-#: more they do not, and 3 also extrapolates best.
+#: ``norm_eps`` of the default mode, far above the squares of features that vanish by symmetry. A
+#: norm that scales an atom's features of degree > 0 to unit size turns sharply where they are zero:
+#: with 1e-2 a fresh model's elastic constants change sixfold between strains of 0.1 and 2 %, with
+#: 0.3 and more they do not, and 3 also extrapolates best.
 SMOOTH = 3.0
 
 #: Every hyper-parameter. The names are the published ones except where the comment says "ours".
