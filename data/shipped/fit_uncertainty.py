@@ -13,14 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from train import new_frames, split
+from train import load_frames, split, trusted
 
 import ase_nnp
 from ase_nnp import uncertainty
 from ase_nnp_facet.doubt_fit import fit
 
 #: Structures of one kind that enter the formulas at most.
-EACH = 150
+EACH = 100
 
 
 def some_of_each(frames: list, most: int, rng: np.random.Generator) -> list:
@@ -43,16 +43,19 @@ def main() -> None:
     parser.add_argument("--train", type=Path, nargs="+", required=True)
     parser.add_argument("--threshold", type=Path, required=True)
     parser.add_argument("--output", "-o", type=Path, required=True)
-    parser.add_argument("--each", type=int, default=400, help="training structures of a kind")
+    parser.add_argument("--each", type=int, default=150, help="training structures of a kind")
     args = parser.parse_args()
     torch.set_num_threads(1)
     model = ase_nnp.load_model(args.model, device="cpu")
     rng = np.random.default_rng(1)
-    train, watched = split(new_frames(args.train, set())[1])
+    train, watched = split([a for path in args.train for a in load_frames(path)])
     # Pairs at all distances would stretch every element's features far beyond what is sound.
-    train = [a for a in some_of_each(train, args.each, rng) if kind_of(a) != "pair"]
-    watched = [a for a in some_of_each(watched, EACH, rng) if kind_of(a) != "pair"]
-    choose = [a for a in new_frames([args.threshold], set())[1] if a.info["split"] == "threshold"]
+    train, watched = (
+        [a for a in some_of_each(frames, most, rng) if kind_of(a) != "pair" and trusted(a)]
+        for frames, most in ((train, args.each), (watched, EACH))
+    )
+    choose = [a for a in load_frames(args.threshold) if a.info["split"] == "threshold"]
+    choose = [a for a in choose if trusted(a)]
     held = watched + choose
     kinds = [kind_of(a) for a in held]
     # What the model is for, what it has seen of other kinds, and what it has not.

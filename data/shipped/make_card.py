@@ -39,7 +39,7 @@ def constants(report: dict[str, Any]) -> str:
 def kinds(report: dict[str, Any]) -> str:
     """Errors and flags by kind."""
     lines = [
-        "| kind | structures | energy, meV/atom | force, eV/Å | very wrong | flagged | both | inside |",
+        "| kind | count | energy, meV/atom | force, eV/Å | very wrong | flagged | both | inside |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for kind, row in report["wide"].items():

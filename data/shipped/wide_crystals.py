@@ -24,10 +24,10 @@ SITES = {
 
 
 def nearest(atoms: Atoms) -> float:
-    """Shortest distance over the sum of the two covalent radii."""
+    """Shortest distance over the sum of the two covalent radii; infinite beyond 2.4 Angstrom."""
     if len(atoms) == 1 and not atoms.pbc.any():
         return np.inf
-    i, j, d = neighbor_list("ijd", atoms, 4.0)
+    i, j, d = neighbor_list("ijd", atoms, 2.4)
     radii = covalent_radii[atoms.numbers]
     return float((d / (radii[i] + radii[j])).min(initial=np.inf))
 
