@@ -23,7 +23,7 @@ from wide_surfaces import clean, fixed
 
 from ase_nnp import NNPCalculator, StructureError
 
-RANDOM = 60
+RANDOM = 30
 KINDS = {"wrong-way", "covered", "layer", "adatom"}
 
 
