@@ -66,9 +66,17 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         # an empty file under the right name.
         with open(beside, "rb") as file:
             os.fsync(file.fileno())
+        # Some writers (safetensors) make files that nobody else may read.
+        os.chmod(beside, 0o666 & ~_umask())
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def write_checked(path: str | os.PathLike[str], content: bytes) -> None:

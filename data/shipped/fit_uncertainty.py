@@ -1,11 +1,9 @@
-"""Fit what tells the shipped model's doubts: energy stds and a flag for the unknown.
+"""Fit what tells the shipped model's doubts: expected errors, and a flag for what is very wrong.
 
-    python data/shipped/fit_uncertainty.py MODEL.nnp LABELS -o MODEL.uq
+    python data/shipped/fit_uncertainty.py MODEL.nnp --train LABELS... --threshold WIDE -o MODEL.uq
 
-The last layer gives the std of the energy (covariance over the training structures). The distance
-of each atom's surroundings from those of the training atoms, in neighbours' distances and not in
-the features of the model, which hardly notice two atoms that are too near, gives ``ood_flag`` and
-the stds of forces. The structures that training only watched calibrate both.
+The formulas are fitted on structures that training only watched and on kinds it never had; those
+same kinds (``threshold`` of ``wide_kinds.py``), which no test contains, choose when to flag.
 """
 
 from __future__ import annotations
@@ -14,44 +12,64 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from train import load_frames, split
+import torch
+from train import load_frames, split, trusted
 
 import ase_nnp
 from ase_nnp import uncertainty
+from ase_nnp_facet.doubt_fit import fit
+
+#: Structures of one kind that enter the formulas at most.
+EACH = 100
+
+
+def some_of_each(frames: list, most: int, rng: np.random.Generator) -> list:
+    """At most so many of every kind, at random."""
+    kinds: dict[str, list] = {}
+    for k in rng.permutation(len(frames)):
+        kinds.setdefault(kind_of(frames[k]), []).append(frames[k])
+    return [a for found in kinds.values() for a in found[:most]]
+
+
+def kind_of(atoms) -> str:
+    """The kind; those of the first labels are one."""
+    return str(atoms.info.get("kind", "relaxations"))
 
 
 def main() -> None:
-    """Fit, calibrate, write."""
+    """Fit, say what was found, write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path)
-    parser.add_argument("labels", type=Path)
+    parser.add_argument("--train", type=Path, nargs="+", required=True)
+    parser.add_argument("--threshold", type=Path, required=True)
     parser.add_argument("--output", "-o", type=Path, required=True)
-    parser.add_argument("--structures", type=int, default=1500, help="of training, at random")
-    parser.add_argument(
-        "--quantile", type=float, default=0.998, help="of training scores: the flag"
-    )
-    parser.add_argument("--kind", default="mahalanobis")
+    parser.add_argument("--each", type=int, default=150, help="training structures of a kind")
     args = parser.parse_args()
+    torch.set_num_threads(1)
     model = ase_nnp.load_model(args.model, device="cpu")
-    train, watched = split(load_frames(args.labels))
-    order = np.random.default_rng(1).permutation(len(train))[: args.structures]
-    train = [train[i] for i in order]
-    layer = uncertainty.fit(
-        "last_layer", model, train=train, force_std="none", noise={"energy": 0.05}
+    rng = np.random.default_rng(1)
+    train, watched = split([a for path in args.train for a in load_frames(path)])
+    # Pairs at all distances would stretch every element's features far beyond what is sound.
+    train, watched = (
+        [a for a in some_of_each(frames, most, rng) if kind_of(a) != "pair" and trusted(a)]
+        for frames, most in ((train, args.each), (watched, EACH))
     )
-    fitted = uncertainty.fit(
-        "latent",
-        layer,
-        train=train,
-        kind=args.kind,
-        quantile=args.quantile,
-        layer="",
-        calibration=watched,
-    )
-    found = ase_nnp.predict(fitted, watched, properties=("ood_flag",), progress=False)
-    share = float(np.mean([r["ood_flag"] for r in found]))
-    print(f"flagged of the watched: {share:.3f}; threshold {fitted.threshold:.3f}")
-    uncertainty.save_uncertainty(fitted, args.output, structures=len(train), watched_flagged=share)
+    choose = [a for a in load_frames(args.threshold) if a.info["split"] == "threshold"]
+    choose = [a for a in choose if trusted(a)]
+    held = watched + choose
+    kinds = [kind_of(a) for a in held]
+    # What the model is for, what it has seen of other kinds, and what it has not.
+    groups = ["seen" if kind != "relaxations" else kind for kind in kinds[: len(watched)]]
+    groups += ["unseen"] * len(choose)
+
+    doubt = fit(model, train, held, kinds, groups, choose)
+    for name, frames in (("watched", watched), ("threshold", choose)):
+        found = ase_nnp.predict(doubt, frames, properties=("ood_flag",), progress=False)
+        print(name, len(frames), "flagged", np.mean([bool(r["ood_flag"]) for r in found]))
+    print("threshold", float(doubt.tables["threshold"]))
+    for name in ("energy", "force"):
+        print(name, [round(v, 3) for v in doubt.tables[name].tolist()])
+    uncertainty.save_uncertainty(doubt, args.output, structures=len(train))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Write the model card from the reports of ``evaluate.py`` and ``speed.py``.
+"""Write the model card from the reports of the scripts beside this one.
 
-python data/shipped/make_card.py report.json speed.json TRAIN_LABELS TEST_LABELS -o model_card.md
+python data/shipped/make_card.py report.json speed.json LABELS... -o model_card.md
 """
 
 from __future__ import annotations
@@ -10,22 +10,57 @@ import json
 from pathlib import Path
 from typing import Any
 
-from make_structures import ADSORBATES, GAS, held_back, systems
-from train import load_frames, split
+from make_structures import ADSORBATES, GAS, LATTICE, held_back, systems
+from train import load_frames
+from wide_molecules import MOLECULES
+
+import ase_nnp
 
 TEMPLATE = Path(__file__).with_name("model_card.template.md")
 
 
-def table(held: dict[str, Any]) -> str:
-    """Errors by element."""
-    metals, forces = held["energy_mae_by_metal"], held["force_mae_by_element"]
+def constants(report: dict[str, Any]) -> str:
+    """Elastic constants, softest modes and vacancies of every metal beside the teacher's."""
     lines = [
-        "| element | force (eV/Å) | energy of slabs with it (meV/atom) |",
-        "| --- | --- | --- |",
+        "| | C11 / C12 / C44, GPa | teacher | lowest mode, THz | teacher | vacancy, eV | teacher |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for symbol, error in sorted(forces.items(), key=lambda kv: kv[0]):
-        lines.append(f"| {symbol} | {error:.3f} | {metals.get(symbol, '')} |")
+    for metal in LATTICE:
+        cells = []
+        elastic, phonons, vacancies = (report[k] for k in ("elastic", "phonons", "vacancies"))
+        for who in ("model", "teacher"):
+            cells.append(" / ".join(f"{elastic[who][metal][c]:.0f}" for c in ("C11", "C12", "C44")))
+        cells += [f"{phonons[who][metal]['lowest']:.2f}" for who in ("model", "teacher")]
+        cells += [f"{vacancies[who][metal]:.2f}" for who in ("model", "teacher")]
+        lines.append(f"| {metal} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def kinds(report: dict[str, Any]) -> str:
+    """Errors and flags by kind."""
+    lines = [
+        "| kind | count | energy, meV/atom | force, eV/Å | very wrong | flagged | both | inside |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for kind, row in report["wide"].items():
+        if kind == "all":
+            continue
+        lines.append(
+            f"| {kind} | {row['structures']} | {row['energy_mae_meV_per_atom']} | "
+            f"{row['force_rmse_median_eV_per_A']} | {row['very_wrong']} | {row['flagged']} | "
+            f"{row['very_wrong_flagged']} | {row['inside_90']:.0%} |"
+        )
+    return "\n".join(lines)
+
+
+def counts(paths: list[Path]) -> dict[str, int]:
+    """Training structures of the first labels, of the wide kinds, and pairs."""
+    found = {"n_old": 0, "n_wide": 0, "n_pairs": 0}
+    for path in paths:
+        for atoms in load_frames(path):
+            kind = atoms.info.get("kind")
+            found["n_old" if kind is None else "n_pairs" if kind == "pair" else "n_wide"] += 1
+    return found
 
 
 def main() -> None:
@@ -33,45 +68,41 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("report", type=Path)
     parser.add_argument("speed", type=Path)
-    parser.add_argument("labels", type=Path)
-    parser.add_argument("test", type=Path)
-    parser.add_argument("--parameters", type=int, required=True)
+    parser.add_argument("labels", type=Path, nargs="+")
+    parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--output", "-o", type=Path, required=True)
     args = parser.parse_args()
     report, speed = (json.loads(p.read_text()) for p in (args.report, args.speed))
     held, adsorption, ood = (report[k] for k in ("held_back", "adsorption", "out_of_domain"))
-    settled = report["adsorption_settled"]
-    tested = load_frames(args.test)
-    train, watched = split(load_frames(args.labels))
+    parameters = sum(p.numel() for p in ase_nnp.load_model(args.model, device="cpu").parameters())
     text = TEMPLATE.read_text().format(
-        parameters=f"{args.parameters:,}".replace(",", " "),
+        parameters=f"{parameters:,}".replace(",", " "),
         n_ads=len(ADSORBATES),
         ads=", ".join(ADSORBATES),
-        n_gas=len(GAS),
-        n_train=len(train),
-        n_watched=len(watched),
+        n_gas=len({*GAS, *MOLECULES}),
         n_held=len(held_back()),
         n_systems=len(systems()),
-        n_frames=held["structures"],
-        n_run=len({a.info["system"] for a in tested if a.info["split"] == "test"}),
-        energy=held["energy_mae_meV_per_atom"],
-        force=held["force_mae_eV_per_A"],
-        site=adsorption["same_site"],
-        cases=adsorption["cases"],
-        eads=adsorption["energy_mae_eV"],
-        emed=adsorption["energy_median_eV"],
-        site2=settled["same_site"],
-        cases2=settled["cases"],
-        eads2=settled["energy_mae_eV"],
-        emed2=settled["energy_median_eV"],
-        in_flag=ood["held_back_flagged"],
-        crushed=ood["crushed_flagged"],
-        foreign=ood["unknown_element_flagged"],
-        table=table(held),
+        constants=constants(report),
+        kinds=kinds(report),
+        r=report,
+        held=held,
+        ads_known=adsorption,
+        ood=ood,
+        all=report["wide"]["all"],
+        domain=report["domain"]["all"],
+        worst=max(report["elastic"]["largest_relative_error"].values()),
+        imaginary=", ".join(report["phonons"]["imaginary_where_the_teacher_has_none"]) or "none",
+        unseen=report["unseen_adsorbates"],
+        places=report["placements"],
+        n_into=len(report["placements"]["into_the_metal"]),
+        n_pull=len(report["cores"]["pull_at_0.5"]),
+        n_fall=len(report["cores"]["fall_inwards_below_0.6"]),
+        sites=report["sites_dft"],
         model_ms=speed["model"]["cpu_ms"],
         teacher_ms=speed["teacher"]["cpu_ms"],
         ratio=speed["model"]["teacher_over_this"],
         uq_ms=speed["with uncertainty"]["cpu_ms"],
+        **counts(args.labels),
     )
     args.output.write_text(text)
 

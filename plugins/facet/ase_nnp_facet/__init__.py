@@ -20,7 +20,8 @@ over the largest force, a small model trained briefly on acetylacetone: 110 Lebe
 Labels 0e, 1e, 2e in hidden_irreps, as published, mean SO(3): inversion changes the energy.
 reference=True keeps the published energy formula, in which the energy an atom depends on the size
 of the cell, the published envelope, and max_neighbors; without it the energy is a sum over atoms,
-the cutoff is smooth (three derivatives) and every neighbour within it counts."""
+the cutoff is smooth (three derivatives), every neighbour within it counts, and norm_eps is 3
+instead of 1e-6, which would put a corner into the energy where an atom's site is symmetric."""
 
 BIBTEX = """@misc{facet,
   author = {Miklaucic, Nicholas and Wei, Lai and Dong, Rongzhi and Fu, Nihang and
@@ -33,16 +34,16 @@ BIBTEX = """@misc{facet,
 
 #: Beside its weights lie a model card and a fitted uncertainty; ``data/shipped`` made them.
 METALS = Pretrained(
-    name="facet-metals-1",
-    summary="adsorbates on metal surfaces, bulk metals, small molecules; SevenNet-0's labels",
-    source="weights/facet-metals-1.nnp",
-    uncertainty="weights/facet-metals-1.uq",
+    name="facet-metals-2",
+    summary="metals, alloys, surfaces, adsorbates, small molecules; SevenNet-0's labels",
+    source="weights/facet-metals-2.nnp",
+    uncertainty="weights/facet-metals-2.uq",
     card="weights/model_card.md",
     default=True,
     size_mb=0.68,
     license="MIT",
     functional="PBE(+U), through SevenNet-0",
-    training_data="metal slabs with adsorbates, bulk metals and molecules labelled by SevenNet-0",
+    training_data="metals, alloys, slabs, adsorbates, molecules, labelled by SevenNet-0",
     elements=("H", "C", "N", "O", "Ni", "Cu", "Mo", "Rh", "Pd", "Ag", "Ir", "Pt", "Au"),
 )
 
@@ -59,7 +60,7 @@ def register_models(register: Callable[[ModelFamily], None]) -> None:
             defaults=DEFAULTS,
             config_extras=CONFIG_EXTRAS,
             pretrained=(METALS,),
-            weights_license="facet-metals-1: MIT; the paper's are not published",
+            weights_license="facet-metals-2: MIT; the paper's are not published",
             notes=NOTES,
             bibtex=BIBTEX,
             cutoff=6.0,
@@ -67,7 +68,7 @@ def register_models(register: Callable[[ModelFamily], None]) -> None:
                 "hidden_irreps": ["8x0e + 4x1o + 4x2e"],
                 "outs_per_node": 8,
                 "node_embed": {"embed_dim": 8},
-                "edge_embed": {"r_max": 4.0},
+                "edge_embed": {"r_max": 5.0},
                 "self_connection": {"polynomial": {"channels": 4}},
             },
         )

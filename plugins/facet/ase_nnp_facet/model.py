@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ase_nnp.errors import CheckpointError, ConfigError
+from ase_nnp.models.files import build_model
 from ase_nnp.models.graph import AtomGraph
 from ase_nnp.models.potential import Conservative, Potential
 
+from . import doubt as doubt  # its error bars are found by name once a model is there
 from .angular import Harmonics
 from .blocks import blocks
 from .convolution import Convolution, Edges
@@ -69,7 +71,7 @@ class Layer(nn.Module):
         )
         self.outro = EquivariantLinear(self.conv.outputs, middle)
         self.adapter = EquivariantLinear(inputs, middle) if cfg["interaction"]["residual"] else None
-        eps = cfg["norm_eps"] or (1e-2 if kind == "s2-polynomial" else 1e-6)
+        eps = cfg["norm_eps"]
         self.resid_ln = LayerNorm(outputs, cfg["resid_init"], eps) if cfg["residual"] else None
         self.norm = LayerNorm(outputs, "ones", eps) if cfg["norm"] == "layer" else None
 
@@ -164,7 +166,22 @@ class Facet(Conservative):
         self._set_neighbour_average(cfg)
         limit = cfg["max_neighbors"]
         self.max_neighbors = int(limit) if self.reference and limit else None
+        self.prior = self._prior(**cfg["prior"])
+        if self.prior is not None:
+            self.corrections = (self.prior.family,)  # so that nobody adds it a second time
         self.config = cfg
+
+    def _prior(self, family: str | None, config: Mapping[str, Any]) -> Conservative | None:
+        """Build what lies beneath: its energy is added, so training learns what it lacks."""
+        if not family:
+            return None
+        prior = build_model(family, config, device="cpu")
+        if not isinstance(prior, Conservative) or prior.cutoff > self.cutoff:
+            raise ConfigError(
+                f"'{family}' cannot lie beneath this model: it must have an energy with a gradient "
+                f"and a cutoff of at most {self.cutoff:g} Angstrom."
+            )
+        return prior.train()
 
     def _set_neighbour_average(self, cfg: dict[str, Any]) -> None:
         fixed = cfg["avg_num_neighbors"] or cfg["interaction"]["message"]["avg_num_neighbors"]
@@ -203,6 +220,10 @@ class Facet(Conservative):
     def energies(self, graph: AtomGraph) -> dict[str, Tensor]:
         """Return ``energy`` (B,) and ``energies`` (N,), eV."""
         shares = self._run(graph, None)
+        if self.prior is not None:
+            beneath = self.prior.energies(graph)
+            assert isinstance(beneath, dict)
+            shares = shares + beneath["energies"]
         total = shares.new_zeros(graph.num_structures)
         return {"energy": total.index_add(0, graph.batch, shares), "energies": shares}
 
