@@ -117,14 +117,14 @@ def adsorption(
     theirs = {k: runs[k][-1].get_potential_energy() for k in others}
     own: dict[str, float] = {}
 
-    def mine(name: str) -> float:
+    def alone(name: str) -> float:
         if name not in own:
             own[name] = relax(runs[name][0], calc).get_potential_energy()
         return own[name]
 
     for name in others:
         if name.startswith("gas-"):
-            mine(name)
+            alone(name)
     cases = []
     for name in sorted(set(runs) - others)[::every]:
         if not runs[name][-1].info.get("relaxed"):
@@ -135,7 +135,7 @@ def adsorption(
         anchor = next(i for i in ads if end.symbols[i] == ANCHOR[adsorbate])
         base = f"{metal}-{facet}-clean"
         e_them = end.get_potential_energy() - theirs[base] - gas_energy(end[ads], theirs)
-        e_own = found.get_potential_energy() - mine(base) - gas_energy(end[ads], own)
+        e_own = found.get_potential_energy() - alone(base) - gas_energy(end[ads], own)
         fmax = float(np.linalg.norm(found.get_forces(), axis=1).max())
         case = {
             "system": name,

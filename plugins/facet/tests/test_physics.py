@@ -67,7 +67,9 @@ def jumps(model, delta):
 @pytest.mark.parametrize("kind", ["smooth", "exp", "xplor"])
 def test_the_second_derivative_is_continuous_through_the_cutoff(tiny, kind, mixer):
     edge = {"r_max": 4.0, "envelope": {"kind": kind, "cutoff_start": 0.8}}
-    model = tiny(edge_embed=edge, self_connection={"kind": mixer})
+    # With the smooth norm a fresh published mixer is too faint to tell a jump from rounding.
+    eps = "auto" if mixer == "s2-polynomial" else 1e-6
+    model = tiny(edge_embed=edge, self_connection={"kind": mixer}, norm_eps=eps)
     coarse, fine = jumps(model, 1e-4), jumps(model, 1e-5)
     assert np.all(fine < 0.15 * coarse + 1e-5)
     assert coarse.max() > 1e-4
@@ -91,7 +93,8 @@ def mirrored(atoms):
 @pytest.mark.parametrize("parity", ["o", "e"])
 def test_inversion_is_a_symmetry_exactly_where_the_labels_say_so(tiny, structures, parity, kind):
     level = f"8x0e + 4x1{parity} + 4x2e"
-    model = tiny(hidden_irreps=[level, level], self_connection={"kind": kind})
+    # The published norm: with the smooth one the odd part of a fresh model is lost in rounding.
+    model = tiny(hidden_irreps=[level, level], self_connection={"kind": kind}, norm_eps=1e-6)
     said = model.describe()
     assert said["symmetry"] == {"o": "O(3)", "e": "SO(3)"}[parity]
     assert said["rotations"] == ("exact" if "poly" in kind else "up to a grid of 110 points")
