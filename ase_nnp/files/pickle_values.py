@@ -6,10 +6,8 @@ the bytes that are there before it is used. :mod:`ase_nnp.files.unpickle` is the
 
 from __future__ import annotations
 
-import functools
 import re
 from collections import OrderedDict
-from collections.abc import Callable
 from typing import Any, NoReturn
 
 import numpy as np
@@ -17,84 +15,11 @@ import numpy as np
 from ase_nnp.errors import UnsafeFileError
 from ase_nnp.files.pickle_budget import Budget
 from ase_nnp.files.pickle_scan import UnpickleError
+from ase_nnp.files.pickle_sealed import Call, Counted, Name, StandIn
 
 Array = np.ndarray[Any, Any]
 
 MAX_EXPANDED = 1 << 22  # elements of a tensor beyond those of its storage (strides that repeat)
-
-
-class Sealed(type):
-    """A class whose attributes a pickle cannot replace."""
-
-    def __setattr__(cls, name: str, value: object) -> NoReturn:
-        raise AttributeError(f"{cls.__name__} is sealed")
-
-
-class StandIn(metaclass=Sealed):
-    """The attributes of a foreign object, in ``__dict__``, and no behaviour."""
-
-    def __setattr__(self, name: str, value: object) -> NoReturn:
-        raise AttributeError("stand-ins are filled by the unpickler only")
-
-    def __setstate__(self, state: Any) -> None:
-        """Take attributes under their names, and no other keys: hashing those may never end."""
-        for part in state if type(state) is tuple and len(state) == 2 else (state,):
-            if part is not None and not (type(part) is dict and {*map(type, part)} <= {str}):
-                raise UnpickleError("the state of an object that holds no named attributes")
-            self.__dict__.update(part or {})
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(self.__dict__)})"
-
-
-def stand_in(dotted_name: str) -> type[StandIn]:
-    """Make a holder class for the foreign class of that dotted name."""
-    module, _, name = dotted_name.rpartition(".")
-    about = {"__doc__": f"Stands in for {dotted_name}.", "origin": module}
-    return Sealed(name, (StandIn,), about)  # type: ignore[return-value]
-
-
-class Call:
-    """A function a pickle may call, without attributes it could set."""
-
-    __slots__ = ("_function",)
-    _function: Callable[..., Any]
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        object.__setattr__(self, "_function", function)
-
-    def __call__(self, *args: Any) -> Any:
-        """Call the function."""
-        return self._function(*args)
-
-    def __setattr__(self, name: str, value: object) -> NoReturn:
-        raise AttributeError("sealed")
-
-
-class Counted(Call):
-    """A function that is told the budget of its file before its arguments."""
-
-    __slots__ = ()
-
-    def within(self, budget: Budget) -> Call:
-        """Return the function for one file."""
-        return Call(functools.partial(self._function, budget))
-
-
-class Name:
-    """A name that is only passed around (``torch.float32``, ``builtins.dict``)."""
-
-    __slots__ = ("dotted",)
-    dotted: str
-
-    def __init__(self, dotted: str) -> None:
-        object.__setattr__(self, "dotted", dotted)
-
-    def __setattr__(self, name: str, value: object) -> NoReturn:
-        raise AttributeError("sealed")
-
-    def __repr__(self) -> str:
-        return self.dotted
 
 
 class _Dtype:

@@ -37,19 +37,17 @@ import numpy as np
 from ase_nnp.errors import AseNnpError, UnsafeFileError
 from ase_nnp.files.pickle_budget import Budget, check_unfolded
 from ase_nnp.files.pickle_scan import UnpickleError, end_of_pickle
+from ase_nnp.files.pickle_sealed import Counted, StandIn, stand_in
 from ase_nnp.files.pickle_values import (
     CODES,
     GLOBALS,
     NO_DATA,
     NOTHING,
     Array,
-    Counted,
     Halves,
     PendingArray,
-    StandIn,
     StorageType,
     make_storage,
-    stand_in,
     width,
 )
 from ase_nnp.files.regular import check_regular

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ase_nnp.errors import DatasetError, UnsafeFileError
-from ase_nnp.files.pickle_values import Sealed
+from ase_nnp.files.pickle_sealed import Sealed
 from ase_nnp.files.unpickle import PYG_STAND_INS, StandIn, loads
 
 __all__ = ["record_fields"]
