@@ -46,7 +46,7 @@ if process.is_alive():
 assert queue.get() < 1e-4
 
 small = [fcc111("Cu", (1, 1, 2), vacuum=6.0) for _ in range(2)]
-task = ModelTask("facet-metals-1", "predict")
+task = ModelTask("facet-metals-2", "predict")
 pool = lambda: ProcessPoolExecutor(1, mp_context=context)
 answers = list(map_structures(task, small, pool, retries=0))
 assert len(answers) == 2 and torch.get_num_threads() == 2
