@@ -119,11 +119,12 @@ def _replace(sample: Sample, label: str, value: Any) -> None:
 
 
 def full_stress(array: Array) -> Array:
-    """Return Voigt 6 (xx, yy, zz, yz, xz, xy), 9 or (3, 3) as (3, 3)."""
+    """Return Voigt 6 (xx, yy, zz, yz, xz, xy), 9 or (3, 3) as (3, 3), symmetric."""
     if array.size == 6:
         return array.ravel()[[0, 5, 4, 5, 1, 3, 4, 3, 2]].reshape(3, 3)
     if array.size == 9:
-        return array.reshape(3, 3)
+        full = array.reshape(3, 3)
+        return (full + full.T) / 2
     raise DatasetError(f"stress of shape {array.shape}")
 
 

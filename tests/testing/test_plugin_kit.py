@@ -38,7 +38,8 @@ def test_a_plugin_from_the_template_passes_its_check(environment, tmp_path):
     done = run("-c", code, environment=environment, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     outcomes = {o["check"]: o["status"] for o in json.loads(done.stdout)}
-    assert set(outcomes.values()) == {"passed"}
+    # Lennard-Jones gives no atomic energies, which nobody owes.
+    assert {k for k, status in outcomes.items() if status != "passed"} <= {"atomic_energies_add_up"}
     assert "forces_are_minus_the_gradient" in outcomes
 
 
