@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from ase.calculators.emt import EMT
-from shifted_lj import ase_calculator, our_calculator
-
-from ase_nnp import NNPCalculator, from_ase
+from client_calculators import CALCULATORS
 
 
 @pytest.fixture(params=["lj", "emt"])
@@ -16,9 +13,7 @@ def calculators(request):
     Lennard-Jones is a torch model behind ours and ASE's own code in the other; EMT is the same code
     in both, seen through :func:`ase_nnp.from_ase`.
     """
-    if request.param == "lj":
-        return our_calculator, ase_calculator
-    return lambda: NNPCalculator(from_ase(EMT())), EMT
+    return CALCULATORS[request.param]
 
 
 @pytest.fixture(autouse=True)
