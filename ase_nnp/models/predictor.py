@@ -8,7 +8,6 @@ from contextlib import nullcontext
 from math import ceil, inf, pi
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,7 +24,8 @@ from ase_nnp.models.modes import (
     usual_default_dtype,
 )
 from ase_nnp.models.potential import Potential
-from ase_nnp.models.structures import as_atoms, has_volume, name_of
+from ase_nnp.models.result_rows import split_rows
+from ase_nnp.models.structures import as_atoms, name_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -322,7 +322,7 @@ class Predictor:
             k: (v if v.dtype == torch.bool else v.double()).numpy()
             for k, v in ((k, v.detach().cpu()) for k, v in output.items())
         }
-        return _split(arrays, atoms, self.model, first)
+        return split_rows(arrays, atoms, self.model, first)
 
     def _run(
         self,
@@ -336,37 +336,6 @@ class Predictor:
 
 def _load(graph: AtomGraph) -> int:
     return graph.num_edges + graph.num_atoms
-
-
-def _split(
-    arrays: dict[str, np.ndarray], atoms: Sequence[Atoms], model: Potential, first: int
-) -> list[dict[str, Any]]:
-    sizes = [len(a) for a in atoms]
-    ends = np.cumsum([0, *sizes])
-    rows: list[dict[str, Any]] = [{} for _ in atoms]
-
-    for name, array in arrays.items():
-        axis = model.row_axis.get(name, 0)
-        want = ends[-1] if name in model.per_atom else len(atoms)
-        if array.shape[axis : axis + 1] != (want,):
-            raise PredictionError(
-                f"'{name}' has shape {array.shape}; its axis {axis} should be {want} "
-                f"({len(atoms)} structures with {ends[-1]} atoms)."
-            )
-        for k, one in enumerate(atoms):
-            rows_of_one = np.arange(ends[k], ends[k + 1]) if name in model.per_atom else k
-            value = array.take(rows_of_one, axis=axis)
-            if name.startswith("stress") and not has_volume(one):
-                continue
-
-            unbounded = name.startswith("ood_") or name.endswith("_interval")
-            if np.isnan(value).any() or not (unbounded or np.isfinite(value).all()):
-                raise PredictionError(
-                    f"'{name}' of structure {first + k} ({name_of(one)}) is not "
-                    "finite. Are atoms on top of each other, or positions very large?"
-                )
-            rows[k][name] = value.item() if value.ndim == 0 else value.copy()
-    return rows
 
 
 def predict(

@@ -1,0 +1,66 @@
+"""Results of a batch, array by array, to one dictionary a structure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ase_nnp.errors import PredictionError
+from ase_nnp.models.potential import Potential
+from ase_nnp.models.structures import has_volume, name_of
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+__all__ = ["split_rows"]
+
+
+def split_rows(
+    arrays: dict[str, np.ndarray], atoms: Sequence[Atoms], model: Potential, first: int
+) -> list[dict[str, Any]]:
+    """Return each structure's share of every array, checked to be finite numbers.
+
+    Parameters
+    ----------
+    arrays
+        By property: one row an atom or one a structure.
+    atoms
+        The structures of the batch, in order.
+    model
+        Says which properties are by atom, and along which axis.
+    first
+        Number of the first structure, for errors.
+
+    Raises
+    ------
+    PredictionError
+        An array of another length, or a value that is not finite.
+    """
+    sizes = [len(a) for a in atoms]
+    ends = np.cumsum([0, *sizes])
+    rows: list[dict[str, Any]] = [{} for _ in atoms]
+
+    for name, array in arrays.items():
+        axis = model.row_axis.get(name, 0)
+        want = ends[-1] if name in model.per_atom else len(atoms)
+        if array.shape[axis : axis + 1] != (want,):
+            raise PredictionError(
+                f"'{name}' has shape {array.shape}; its axis {axis} should be {want} "
+                f"({len(atoms)} structures with {ends[-1]} atoms)."
+            )
+        for k, one in enumerate(atoms):
+            rows_of_one = np.arange(ends[k], ends[k + 1]) if name in model.per_atom else k
+            value = array.take(rows_of_one, axis=axis)
+            if name.startswith("stress") and not has_volume(one):
+                continue
+
+            unbounded = name.startswith("ood_") or name.endswith("_interval")
+            if np.isnan(value).any() or not (unbounded or np.isfinite(value).all()):
+                raise PredictionError(
+                    f"'{name}' of structure {first + k} ({name_of(one)}) is not "
+                    "finite. Are atoms on top of each other, or positions very large?"
+                )
+            rows[k][name] = value.item() if value.ndim == 0 else value.copy()
+    return rows
