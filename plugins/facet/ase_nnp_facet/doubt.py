@@ -54,6 +54,8 @@ class Doubt(UncertainPotential):
     tables
         Training features of each element, the factor of the energy's precision, the weights of both
         formulas and the threshold; :func:`ase_nnp_facet.doubt_fit.fit` makes them.
+    options
+        Of :class:`~ase_nnp.uncertainty.UncertainPotential`.
     """
 
     method = "doubt"

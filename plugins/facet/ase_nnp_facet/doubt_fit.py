@@ -37,6 +37,8 @@ def fit(
 
     Parameters
     ----------
+    model
+        The Facet model.
     train
         Structures that the model was trained on, unlabelled or not.
     held, kinds, groups
@@ -45,6 +47,8 @@ def fit(
     choose
         Labelled structures of kinds that are neither trained nor tested on: of those that are very
         wrong the flag must mark the part ``recall``.
+    recall
+        That part.
     coverage
         Of the intervals: 1.645 std for 0.9.
     """
