@@ -21,6 +21,7 @@ from ase_nnp.training.settings import Settings
 __all__ = ["RunFile", "parse_options", "read_run_file", "write_run_file"]
 
 MAX_BYTES, MAX_DOTS = 1 << 18, 500  # of a run file, and of a line in it
+MAX_DEPTH = 100  # of lists and mappings in each other
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 
 
@@ -215,9 +216,16 @@ def _yaml(text: str, path: object) -> Any:
     except ImportError as error:
         raise ConfigError("A YAML file needs PyYAML: pip install ase_nnp[train]") from error
     try:
-        # Thirty anchors, each twice in the next, are a billion values; no run file needs one.
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
-            raise ConfigError(f"{path} uses an anchor (*name). Write the values out.")
+        depth = 0
+        for event in yaml.parse(text):  # one at a time, so what is refused is not read to its end
+            # Thirty anchors, each twice in the next, are a billion values; no run file needs one.
+            if isinstance(event, yaml.AliasEvent):
+                raise ConfigError(f"{path} uses an anchor (*name). Write the values out.")
+            # The time of the scanner grows with the square of the depth.
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_DEPTH:
+                raise ConfigError(f"{path}: nested too deeply, in more than {MAX_DEPTH} levels.")
         return yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ConfigError(f"{path} is no YAML: {error}") from error
