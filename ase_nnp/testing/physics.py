@@ -7,6 +7,7 @@ from ase import Atoms
 from ase.build import bulk, make_supercell
 from scipy.spatial.transform import Rotation
 
+from ase_nnp.models.potential import Potential
 from ase_nnp.testing.outcomes import NotApplicable
 from ase_nnp.testing.subject import Subject, check, compare, relative
 
@@ -107,6 +108,14 @@ def check_energy_is_invariant_under_translation(subject: Subject) -> float:
         moved = atoms.copy()
         moved.positions += (1.234, -0.567, 0.891)
         figures.append(compare(subject.predict(moved)[0], before))
+        # Structures are brought to the origin on their way into a graph, so the model itself is
+        # asked too, where its graph is nothing but positions and edges.
+        if type(subject.model).make_graph is Potential.make_graph:
+            graph = subject.model.make_graph([atoms])
+            shift = graph.positions.new_tensor([1.234, -0.567, 0.891])
+            away = graph.replace(positions=graph.positions + shift)
+            one, two = (subject.model.compute(g, ("energy",))["energy"] for g in (graph, away))
+            figures.append(relative(two.detach().numpy(), one.detach().numpy()))
         if atoms.pbc[0]:
             hopped = atoms.copy()
             hopped.positions[1] += 2 * atoms.cell[0] - atoms.cell[1]

@@ -59,8 +59,10 @@ def test_an_environment_with_nothing_but_ase_runs_every_command(
     import ase_nnp.models.remote.plugin as plugin
 
     registry.add_plugin("workers", lambda: plugin)
+    registry.add_plugin("datasets", lambda: ase_nnp.datasets)  # reads the structures
     assert registry.families["env:emt"].conservative
     monkeypatch.setattr("ase_nnp.models.files.installed", lambda: registry)
+    monkeypatch.setattr("ase_nnp.registry.installed.installed", lambda: registry)
     crystal = bulk("Cu", cubic=True)
     crystal.rattle(0.05, seed=0)
     crystal.write(tmp_path / "cu.xyz")
