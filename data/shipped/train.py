@@ -39,8 +39,10 @@ CONFIG = {
 }
 
 #: How often an epoch takes a structure of a kind (None: the many labels of the first model). Small
-#: strains and displacements decide constants and phonons, and their cells cost little.
+#: strains and displacements decide constants and phonons, and their cells cost little. Every
+#: adsorption energy contains a gas's, so an error of these molecules is an error of all of them.
 WEIGHTS = {None: 1, "pair": 1, "strain": 5, "wave": 5, "shaken": 4, "eos": 4, "vacancy": 4}
+WEIGHTS |= {"reference": 10, "crystal": 6}
 #: Part of the sum of covalent radii below which the teacher itself is in doubt.
 NEAREST = 0.65
 
@@ -74,10 +76,13 @@ def batches(count: int, size: int, seed: list[int]) -> list[np.ndarray]:
 def split(frames: list[Atoms]) -> tuple[list[Atoms], list[Atoms]]:
     """Training structures, and those of one system in twenty, which are only watched.
 
-    Every pair of elements is trained on: a repulsive core is no matter of generalisation.
+    Every pair of elements, every reference and every crystal is trained on: a repulsive core or
+    the energy of hydrogen is no matter of generalisation.
     """
+    always = ("pair", "reference", "crystal")
     seen = [
-        crc32(a.info["system"].encode()) % 20 == 0 and a.info.get("kind") != "pair" for a in frames
+        crc32(a.info["system"].encode()) % 20 == 0 and a.info.get("kind") not in always
+        for a in frames
     ]
     train = [a for a, only_watched in zip(frames, seen, strict=True) if not only_watched]
     return train, [a for a, only_watched in zip(frames, seen, strict=True) if only_watched]
