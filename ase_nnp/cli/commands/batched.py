@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ase_nnp.cli.commands.output import note
+from ase_nnp.cli.commands.shared_options import ModelOptions, with_uncertainty
+from ase_nnp.cli.commands.targets import OverwriteOption, Target, open_target
 from ase_nnp.errors import PredictionError
 
 if TYPE_CHECKING:
@@ -16,51 +19,62 @@ if TYPE_CHECKING:
 
     from ase_nnp.models.potential import Potential
 
-__all__ = [
-    "FolderOption",
-    "ThresholdOption",
-    "TrajectoryOption",
-    "UncertaintyOption",
-    "number",
-    "run_batched",
-    "with_uncertainty",
-]
-
-FolderOption = Annotated[
-    Path | None,
-    typer.Option(help="Trajectories and checkpoints; the same command goes on after a kill."),
-]
-TrajectoryOption = Annotated[
-    str, typer.Option(help="With --folder: traj, h5 or none, one file for each structure.")
-]
-UncertaintyOption = Annotated[
-    Path | None, typer.Option(help="A fitted uncertainty of this model, for --stop-above.")
-]
-ThresholdOption = Annotated[
-    float | None,
-    typer.Option("--stop-above", help="Stop a structure whose forces_std_norm exceeds this, eV/Å."),
-]
+__all__ = ["BatchedOptions", "number", "run_batched"]
 
 
-def with_uncertainty(potential: Potential, path: Path | None) -> Potential:
-    """Attach a fitted uncertainty, if one is named."""
-    if path is None:
-        return potential
-    from ase_nnp.uncertainty import attach
+@dataclass(frozen=True)
+class BatchedOptions(ModelOptions):
+    """Also what a run of many structures may be stopped by, and a folder that it resumes from."""
 
-    return attach(potential, path)
+    overwrite: OverwriteOption = False
+    index: Annotated[int | None, typer.Option(help="Only this structure (0 first).")] = None
+    folder: Annotated[
+        Path | None,
+        typer.Option(help="Trajectories and checkpoints; the same command goes on after a kill."),
+    ] = None
+    trajectory: Annotated[
+        str, typer.Option(help="With --folder: traj, h5 or none, one file for each structure.")
+    ] = "traj"
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            "--stop-above", help="Stop a structure whose forces_std_norm exceeds this, eV/Å."
+        ),
+    ] = None
+    uncertainty: Annotated[
+        Path | None, typer.Option(help="A fitted uncertainty of this model, for --stop-above.")
+    ] = None
+
+    def load(self, model: str | Path | None) -> Potential:
+        """Load the model with its uncertainty."""
+        return with_uncertainty(super().load(model), self.uncertainty)
+
+    def target(self, output: Path | None, data: Sequence[Atoms], default: str) -> Target:
+        """Return where the last structures go."""
+        # A run in a folder goes on after a kill, and then writes the same file again.
+        path = Path(default) if output is None and self.folder is not None else output
+        overwrite = self.overwrite or self.folder is not None
+        return open_target(path, data, default=default, overwrite=overwrite)
 
 
 def run_batched(
     start: Callable[..., Iterator[Any]],
     total: int,
-    as_json: bool,
-    folder: Path | None,
-    trajectory: str,
-    threshold: float | None,
-    **options: Any,
+    options: BatchedOptions,
+    folder: Path | None = None,
 ) -> tuple[list[dict[str, Any]], list[Atoms]]:
     """Run with a bar of finished, running and failed; returns rows and the structures that live.
+
+    Parameters
+    ----------
+    start
+        Begins the run with a folder, a trajectory, a monitor and a callback for progress.
+    total
+        Structures.
+    options
+        Of the command line.
+    folder
+        Where the run is kept if the options name none.
 
     Raises
     ------
@@ -70,8 +84,8 @@ def run_batched(
     from rich.console import Console
     from rich.progress import Progress
 
-    stop = {"key": "forces_std_norm", "threshold": threshold, "mode": "stop"}
-    with Progress(console=Console(stderr=True), disable=as_json) as bar:
+    stop = {"key": "forces_std_norm", "threshold": options.threshold, "mode": "stop"}
+    with Progress(console=Console(stderr=True), disable=options.as_json) as bar:
         task = bar.add_task("", total=total)
 
         def show(now: Any) -> None:
@@ -80,11 +94,10 @@ def run_batched(
             bar.update(task, completed=now.finished, description=text)
 
         running = start(
-            folder=folder,
-            trajectory=None if trajectory == "none" else trajectory,
-            monitor=None if threshold is None else stop,
+            folder=options.folder or folder,
+            trajectory=None if options.trajectory == "none" else options.trajectory,
+            monitor=None if options.threshold is None else stop,
             progress=show,
-            **options,
         )
         outcomes: list[Any] = []
         try:

@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ase_nnp.cli.commands.model_argument import (
-    CheckpointOption,
-    DeviceOption,
-    DtypeOption,
-    model_from,
-)
-from ase_nnp.cli.commands.output import (
-    JsonOption,
-    plain,
-    print_json,
-    print_table,
-    read_structures,
-    say,
-)
+from ase_nnp.cli.commands.output import plain, print_json, print_table, read_structures, say
+from ase_nnp.cli.commands.shared_options import ModelOptions, takes
 from ase_nnp.errors import AseNnpError, ConfigError
 
 if TYPE_CHECKING:
@@ -35,7 +24,9 @@ def add_to(app: typer.Typer) -> None:
     app.command("bench")(bench)
 
 
+@takes(ModelOptions)
 def bench(
+    options: ModelOptions,
     model: Annotated[
         str, typer.Argument(help="A model, as everywhere; the default model without it.")
     ] = "",
@@ -60,10 +51,6 @@ def bench(
             "--random-weights", help="Measure families with fresh weights, not trained ones."
         ),
     ] = False,
-    checkpoint: CheckpointOption = None,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "float32",
-    as_json: JsonOption = False,
 ) -> None:
     """Measure speed against size and batch, neighbor list, copies and memory.
 
@@ -87,11 +74,12 @@ def bench(
     errors: dict[str, Any] = {}
     with Console(stderr=True).status("", spinner="dots") as shown:
         # Text, or a name such as "a[/b].nnp" would be read as markup.
-        progress = None if as_json else lambda text: shown.update(Text(plain(text)))
+        progress = None if options.as_json else lambda text: shown.update(Text(plain(text)))
         for name in names:
             try:
-                given_file = checkpoint if name == model else None
-                potential = _model(name, given_file, device, dtype, random_weights)
+                # A checkpoint belongs to the model that is named first.
+                own = options if name == model else replace(options, checkpoint=None)
+                potential = _model(name, own, random_weights)
                 label = name or f"default ({potential.unwrapped.family})"
                 label = f"{label}, random weights" if random_weights else label
                 made = measure(
@@ -117,7 +105,7 @@ def bench(
         from ase_nnp.workflows.picture import save_figure
 
         save_figure(draw(results), plot)
-    if as_json:
+    if options.as_json:
         report: dict[str, Any] = {"models": [r.as_dict() for r in results], "refused": refused}
         print_json({**report, "precision_errors": errors} if precision else report)
         return
@@ -147,21 +135,19 @@ def _others(model: str, compare_with: str) -> list[str]:
     return [part.strip() for part in compare_with.split(",") if part.strip()]
 
 
-def _model(
-    name: str, checkpoint: Path | None, device: str, dtype: str, random_weights: bool
-) -> Potential:
+def _model(name: str, options: ModelOptions, random_weights: bool) -> Potential:
     from ase_nnp.models.files import build_model
     from ase_nnp.registry.installed import installed
 
     if random_weights and not name:
         raise ConfigError("--random-weights needs a family's name: bench FAMILY.")
-    if random_weights and checkpoint is None:
-        return build_model(name, seed=0, device=device, dtype=dtype).freeze()
+    if random_weights and options.checkpoint is None:
+        return build_model(name, seed=0, device=options.device, dtype=options.dtype).freeze()
     family = installed().families.get(name)
     try:
-        return model_from(name or None, checkpoint, device, dtype)
+        return options.load(name or None)
     except ConfigError as error:
-        if family is None or family.pretrained or checkpoint is not None:
+        if family is None or family.pretrained or options.checkpoint is not None:
             raise
         raise ConfigError(
             f"'{name}' ships no weights. Give --checkpoint PATH, or say --random-weights: the "

@@ -1,8 +1,8 @@
-"""What ``eos``, ``elastic`` and ``phonons`` share: one structure, a model, a file of results."""
+"""What ``eos``, ``elastic`` and ``phonons`` share: one structure, a property, its error bar."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,11 +19,9 @@ if TYPE_CHECKING:
 __all__ = [
     "CrystalArguments",
     "IndexOption",
-    "FittedOption",
-    "PlotOption",
-    "check_plot",
     "number_with_bar",
     "one_structure",
+    "property_and_bar",
     "title_of",
 ]
 
@@ -35,13 +33,6 @@ CrystalArguments = Annotated[
     ),
 ]
 IndexOption = Annotated[int, typer.Option(help="Which structure of the file (0 first, -1 last).")]
-FittedOption = Annotated[
-    Path | None,
-    typer.Option("--uncertainty", help="A fitted ensemble of this model: each number gets a ±."),
-]
-PlotOption = Annotated[
-    Path | None, typer.Option(help="Draw to this .png, .pdf, .svg or .jpg (redrawn).")
-]
 
 
 def one_structure(words: list[str], command: str, index: int) -> tuple[str | None, Atoms]:
@@ -52,12 +43,25 @@ def one_structure(words: list[str], command: str, index: int) -> tuple[str | Non
     return model, select(read_structures(files[0]), index, files[0])[0]
 
 
-def check_plot(plot: Path | None) -> None:
-    """Refuse, before anything runs, a picture that could not be drawn."""
-    if plot is not None:
-        from ase_nnp.workflows.picture import check_picture
+def property_and_bar(
+    compute: Callable[..., Any], atoms: Atoms, potential: Potential, **settings: Any
+) -> tuple[Any, Any, str]:
+    """Compute a property with the model, and once more with each member of an ensemble.
 
-        check_picture(plot)
+    Returns
+    -------
+    result, std, covers
+        What ``compute(atoms, calculator, **settings)`` returns, the standard deviation of its
+        ``numbers`` over the members (None without them), and a sentence on what that covers.
+    """
+    from ase_nnp.calculator.calculator import NNPCalculator
+    from ase_nnp.workflows.error_bars import spread_over_members, what_a_bar_covers
+
+    result = compute(atoms, NNPCalculator(potential), **settings)
+    spread = spread_over_members(
+        lambda calculator: compute(atoms, calculator, **settings).numbers, potential
+    )
+    return result, None if spread is None else spread.std, what_a_bar_covers(potential, spread)
 
 
 def number_with_bar(value: float, std: Any, digits: int = 2) -> str:

@@ -7,25 +7,17 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from ase_nnp.cli.commands.batched import with_uncertainty
 from ase_nnp.cli.commands.crystal import (
     CrystalArguments,
-    FittedOption,
     IndexOption,
-    PlotOption,
-    check_plot,
     number_with_bar,
     one_structure,
+    property_and_bar,
     title_of,
 )
 from ase_nnp.cli.commands.exit_codes import EPILOG
-from ase_nnp.cli.commands.model_argument import (
-    CheckpointOption,
-    DeviceOption,
-    DtypeOption,
-    model_from,
-)
-from ase_nnp.cli.commands.output import JsonOption, print_json, print_table, say, warn
+from ase_nnp.cli.commands.output import print_json, print_table, say, warn
+from ase_nnp.cli.commands.shared_options import PropertyOptions, takes
 
 __all__ = ["add_to"]
 
@@ -38,38 +30,28 @@ def add_to(app: typer.Typer) -> None:
     app.command("elastic", epilog=EPILOG)(elastic)
 
 
+@takes(PropertyOptions, dtype="float64")
 def elastic(
     inputs: CrystalArguments,
+    options: PropertyOptions,
     strain: Annotated[float, typer.Option(help="Engineering strain, both ways.")] = 0.003,
     clamped: Annotated[
         bool, typer.Option("--clamped", help="Leave the atoms where the strain takes them.")
     ] = False,
     fmax: Annotated[float, typer.Option(help="Of the atoms in a strained cell, eV/Å.")] = 0.001,
     index: IndexOption = -1,
-    plot: PlotOption = None,
-    uncertainty: FittedOption = None,
-    checkpoint: CheckpointOption = None,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "float64",
-    as_json: JsonOption = False,
 ) -> None:
     """Compute all elastic constants from stresses at small strains, and polycrystal moduli.
 
     Constants belong to a cell without stress: relax it first, ase-nnp relax --cell --fmax 0.001.
     """
-    check_plot(plot)
+    options.check_plot()
     model, atoms = one_structure(inputs, "elastic", index)
-    from ase_nnp.calculator.calculator import NNPCalculator
     from ase_nnp.workflows.elastic import draw_elastic, elastic_constants
-    from ase_nnp.workflows.error_bars import spread_over_members, what_a_bar_covers
 
     settings: dict[str, Any] = {"strain": strain, "relax": not clamped, "fmax": fmax}
-    potential = with_uncertainty(model_from(model, checkpoint, device, dtype), uncertainty)
-    result = elastic_constants(atoms, NNPCalculator(potential), **settings)
-    spread = spread_over_members(
-        lambda calculator: elastic_constants(atoms, calculator, **settings).numbers, potential
-    )
-    covers = what_a_bar_covers(potential, spread)
+    potential = options.load(model)
+    result, std, covers = property_and_bar(elastic_constants, atoms, potential, **settings)
     cautions: list[str] = []
     if np.abs(result.stress).max() > STRESSED:
         worst = float(np.abs(result.stress).max())
@@ -85,14 +67,14 @@ def elastic(
             "blows up, float32, or too large a strain); do not trust them",
             cautions,
         )
-    if plot is not None:
-        draw_elastic(result, plot)
+    if options.plot is not None:
+        draw_elastic(result, options.plot)
 
-    tensor_std = None if spread is None else spread.std[:36].reshape(6, 6)
-    moduli_std = None if spread is None else dict(zip(result.moduli, spread.std[36:], strict=True))
-    if as_json:
+    tensor_std = None if std is None else std[:36].reshape(6, 6)
+    moduli_std = None if std is None else dict(zip(result.moduli, std[36:], strict=True))
+    if options.as_json:
         report = {**result.as_dict(), "tensor_std": tensor_std, "moduli_std": moduli_std}
-        print_json({**report, "error_bar": covers, "warnings": cautions, "plot": plot})
+        print_json({**report, "error_bar": covers, "warnings": cautions, "plot": options.plot})
         return
     axes = ("xx", "yy", "zz", "yz", "xz", "xy")
     rows = [

@@ -7,33 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
-from ase_nnp.cli.commands.batched import (
-    FolderOption,
-    ThresholdOption,
-    TrajectoryOption,
-    UncertaintyOption,
-    number,
-    run_batched,
-    with_uncertainty,
-)
+from ase_nnp.cli.commands.batched import BatchedOptions, number, run_batched
 from ase_nnp.cli.commands.cautions import warn_of_vacuum
 from ase_nnp.cli.commands.exit_codes import EPILOG, INTERRUPTED, leave
-from ase_nnp.cli.commands.model_argument import (
-    CheckpointOption,
-    DeviceOption,
-    DtypeOption,
-    InputsArgument,
-    model_and_structures,
-    model_from,
-)
-from ase_nnp.cli.commands.output import (
-    JsonOption,
-    print_json,
-    print_table,
-    read_structures,
-    select,
-)
-from ase_nnp.cli.commands.targets import OverwriteOption, open_target
+from ase_nnp.cli.commands.model_argument import InputsArgument, model_and_structures
+from ase_nnp.cli.commands.output import print_json, print_table, read_structures, select
+from ase_nnp.cli.commands.shared_options import takes
 from ase_nnp.errors import ConfigError
 
 __all__ = ["add_to"]
@@ -44,8 +23,10 @@ def add_to(app: typer.Typer) -> None:
     app.command("md", epilog=EPILOG)(md)
 
 
+@takes(BatchedOptions)
 def md(
     inputs: InputsArgument,
+    options: BatchedOptions,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -55,7 +36,6 @@ def md(
             "name without it.",
         ),
     ] = None,
-    overwrite: OverwriteOption = False,
     ensemble: Annotated[str, typer.Option(help="nve, langevin, nvt or npt.")] = "langevin",
     steps: Annotated[int, typer.Option(help="Steps of each structure.")] = 1000,
     timestep: Annotated[float, typer.Option(help="Femtoseconds.")] = 1.0,
@@ -66,16 +46,7 @@ def md(
     friction: Annotated[float, typer.Option(help="Of langevin, 1/fs.")] = 0.01,
     pressure: Annotated[float, typer.Option(help="Of npt, GPa.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Of momenta and noise.")] = 0,
-    index: Annotated[int | None, typer.Option(help="Only this structure (0 first).")] = None,
-    folder: FolderOption = None,
-    trajectory: TrajectoryOption = "traj",
     interval: Annotated[int, typer.Option(help="Steps from frame to frame.")] = 10,
-    threshold: ThresholdOption = None,
-    uncertainty: UncertaintyOption = None,
-    checkpoint: CheckpointOption = None,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "float32",
-    as_json: JsonOption = False,
 ) -> None:
     """Run molecular dynamics of all structures at a time, in ASE's steps."""
     settings: dict[str, Any] = {
@@ -87,30 +58,26 @@ def md(
     }
     _check(ensemble, settings, steps, interval)
     model, files = model_and_structures(inputs, "md")
-    data = select(read_structures(files[0]), index, files[0])
-    path = Path("last.extxyz") if output is None and folder is not None else output
-    # A run in a folder goes on after a kill, and then writes the same file again.
-    target = open_target(
-        path, data, default="last.extxyz", overwrite=overwrite or folder is not None
-    )
-    potential = with_uncertainty(model_from(model, checkpoint, device, dtype), uncertainty)
+    data = select(read_structures(files[0]), options.index, files[0])
+    target = options.target(output, data, "last.extxyz")
+    potential = options.load(model)
     cautions: list[str] = []
     if ensemble == "npt":
         warn_of_vacuum(data, "--ensemble npt", cautions)
 
     from ase_nnp.workflows.batched import iter_dynamics
 
-    def start(**options: Any) -> Any:
+    def start(**run: Any) -> Any:
         return iter_dynamics(
-            potential, data, ensemble, steps=steps, interval=interval, **settings, **options
+            potential, data, ensemble, steps=steps, interval=interval, **settings, **run
         )
 
-    rows, last = run_batched(start, len(data), as_json, folder, trajectory, threshold)
+    rows, last = run_batched(start, len(data), options)
     written = target.write(last)
 
     for row in rows:
         del row["converged"], row["fmax"]
-    if as_json:
+    if options.as_json:
         report = {"output": str(written), "ensemble": ensemble, "warnings": cautions}
         print_json({**report, "structures": rows})
     else:

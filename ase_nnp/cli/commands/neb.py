@@ -7,17 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ase_nnp.cli.commands.batched import with_uncertainty
-from ase_nnp.cli.commands.crystal import FittedOption, PlotOption, check_plot, number_with_bar
+from ase_nnp.cli.commands.crystal import number_with_bar
 from ase_nnp.cli.commands.exit_codes import EPILOG, leave
-from ase_nnp.cli.commands.model_argument import (
-    CheckpointOption,
-    DeviceOption,
-    DtypeOption,
-    model_and_structures,
-    model_from,
-)
-from ase_nnp.cli.commands.output import JsonOption, print_json, print_table, read_structures, say
+from ase_nnp.cli.commands.model_argument import model_and_structures
+from ase_nnp.cli.commands.output import print_json, print_table, read_structures, say
+from ase_nnp.cli.commands.shared_options import PropertyOptions, takes
 from ase_nnp.cli.commands.targets import OverwriteOption, open_target
 from ase_nnp.errors import ConfigError
 
@@ -35,6 +29,7 @@ def add_to(app: typer.Typer) -> None:
     app.command("neb", epilog=EPILOG)(neb)
 
 
+@takes(PropertyOptions)
 def neb(
     inputs: Annotated[
         list[str],
@@ -44,6 +39,7 @@ def neb(
             "of each file, the same atoms in the same order.",
         ),
     ],
+    options: PropertyOptions,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -60,34 +56,28 @@ def neb(
     climb: Annotated[bool, typer.Option(help="The highest image climbs to the saddle.")] = True,
     relax_ends: Annotated[bool, typer.Option(help="Relax the ends first.")] = True,
     method: Annotated[str, typer.Option(help="ASE's name for the tangents.")] = "improvedtangent",
-    plot: PlotOption = None,
-    uncertainty: FittedOption = None,
-    checkpoint: CheckpointOption = None,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "float32",
-    as_json: JsonOption = False,
 ) -> None:
     """Find the minimum-energy path between two structures by a nudged elastic band."""
-    check_plot(plot)
+    options.check_plot()
     model, files = model_and_structures(inputs, "neb", most=2)
     if len(files) != 2:
         raise ConfigError("Which two structures? neb [MODEL] INITIAL FINAL.")
     initial, final = (read_structures(path)[-1] for path in files)
     target = open_target(output, [initial, final], default="path.extxyz", overwrite=overwrite)
-    potential = with_uncertainty(model_from(model, checkpoint, device, dtype), uncertainty)
+    potential = options.load(model)
     settings = {"images": images, "fmax": fmax, "steps": steps, "climb": climb, "method": method}
-    result = _run(initial, final, potential, as_json, relax_ends=relax_ends, **settings)
+    result = _run(initial, final, potential, options.as_json, relax_ends=relax_ends, **settings)
     written = target.write(result.images)
 
     std, image_std, covers = _error_bars(result, potential)
-    if plot is not None:
+    if options.plot is not None:
         from ase_nnp.workflows.neb import draw_neb
 
-        draw_neb(result, plot, image_std)
+        draw_neb(result, options.plot, image_std)
     names = ("barrier", "reverse_barrier", "reaction_energy")
-    if as_json:
+    if options.as_json:
         bars = None if std is None else dict(zip(names, std.tolist(), strict=True))
-        files_written = {"output": str(written), "plot": plot}
+        files_written = {"output": str(written), "plot": options.plot}
         print_json({**result.as_dict(), "std": bars, "error_bar": covers, **files_written})
     else:
         rows = [

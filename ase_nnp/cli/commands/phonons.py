@@ -6,24 +6,16 @@ from typing import Annotated, Any
 
 import typer
 
-from ase_nnp.cli.commands.batched import with_uncertainty
 from ase_nnp.cli.commands.crystal import (
     CrystalArguments,
-    FittedOption,
     IndexOption,
-    PlotOption,
-    check_plot,
     one_structure,
+    property_and_bar,
     title_of,
 )
 from ase_nnp.cli.commands.exit_codes import EPILOG
-from ase_nnp.cli.commands.model_argument import (
-    CheckpointOption,
-    DeviceOption,
-    DtypeOption,
-    model_from,
-)
-from ase_nnp.cli.commands.output import JsonOption, print_json, print_table, say, warn
+from ase_nnp.cli.commands.output import print_json, print_table, say, warn
+from ase_nnp.cli.commands.shared_options import PropertyOptions, takes
 from ase_nnp.errors import ConfigError
 
 __all__ = ["add_to"]
@@ -34,8 +26,10 @@ def add_to(app: typer.Typer) -> None:
     app.command("phonons", epilog=EPILOG)(phonons)
 
 
+@takes(PropertyOptions, dtype="float64")
 def phonons(
     inputs: CrystalArguments,
+    options: PropertyOptions,
     supercell: Annotated[str, typer.Option(help="Repetitions, such as 3,3,3.")] = "3,3,3",
     displacement: Annotated[float, typer.Option(help="Angstrom.")] = 0.01,
     engine: Annotated[
@@ -46,21 +40,13 @@ def phonons(
     ] = 300.0,
     points: Annotated[int, typer.Option(help="q-points of the band path.")] = 101,
     index: IndexOption = -1,
-    plot: PlotOption = None,
-    uncertainty: FittedOption = None,
-    checkpoint: CheckpointOption = None,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "float64",
-    as_json: JsonOption = False,
 ) -> None:
     """Compute bands, density of states and thermal functions from displaced supercells.
 
     Takes the primitive cell, relaxed (ase-nnp relax --cell --fmax 0.001).
     """
-    check_plot(plot)
+    options.check_plot()
     model, atoms = one_structure(inputs, "phonons", index)
-    from ase_nnp.calculator.calculator import NNPCalculator
-    from ase_nnp.workflows.error_bars import spread_over_members, what_a_bar_covers
     from ase_nnp.workflows.phonons import draw_phonons
     from ase_nnp.workflows.phonons import phonons as compute
 
@@ -70,15 +56,10 @@ def phonons(
         "engine": engine,
         "points": points,
     }
-    potential = with_uncertainty(model_from(model, checkpoint, device, dtype), uncertainty)
-    result = compute(atoms, NNPCalculator(potential), **settings)
-    spread = spread_over_members(
-        lambda calculator: compute(atoms, calculator, **settings).numbers, potential
-    )
-    covers = what_a_bar_covers(potential, spread)
-    std = None if spread is None else spread.std
-    if plot is not None:
-        draw_phonons(result, plot, std)
+    potential = options.load(model)
+    result, std, covers = property_and_bar(compute, atoms, potential, **settings)
+    if options.plot is not None:
+        draw_phonons(result, options.plot, std)
 
     thermal = result.thermal(temperature)
     cautions: list[str] = []
@@ -89,11 +70,10 @@ def phonons(
             "normalization blows up, or float32); do not trust them",
             cautions,
         )
-    if as_json:
+    if options.as_json:
         report = {**result.as_dict(), "thermal": {"temperature": temperature, **thermal}}
-        print_json(
-            {**report, "bands_std": std, "error_bar": covers, "warnings": cautions, "plot": plot}
-        )
+        bars = {"bands_std": std, "error_bar": covers}
+        print_json({**report, **bars, "warnings": cautions, "plot": options.plot})
         return
     facts = result.as_dict()
     rows = [

@@ -10,14 +10,11 @@ import typer
 
 from ase_nnp.cli.commands.exit_codes import EPILOG
 from ase_nnp.cli.commands.model_argument import (
-    CheckpointOption,
-    DeviceOption,
-    DtypeOption,
     InputsArgument,
     model_and_structures,
-    model_from,
 )
-from ase_nnp.cli.commands.output import JsonOption, print_json, print_table, read_structures, say
+from ase_nnp.cli.commands.output import print_json, print_table, read_structures, say
+from ase_nnp.cli.commands.shared_options import ModelOptions, takes
 from ase_nnp.cli.commands.targets import OverwriteOption, open_target
 from ase_nnp.errors import ConfigError, StructureError
 
@@ -34,8 +31,10 @@ def add_to(app: typer.Typer) -> None:
     app.command("predict", epilog=EPILOG)(predict)
 
 
+@takes(ModelOptions)
 def predict(
     inputs: InputsArgument,
+    options: ModelOptions,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -46,10 +45,6 @@ def predict(
     properties: Annotated[
         str | None, typer.Option(help="Comma-separated, such as energy,forces,stress.")
     ] = None,
-    checkpoint: CheckpointOption = None,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "float32",
-    as_json: JsonOption = False,
 ) -> None:
     """Predict energies, forces and whatever else the model gives."""
     model, files = model_and_structures(inputs, "predict")
@@ -61,14 +56,14 @@ def predict(
     )
     wanted = None if properties is None else _names(properties)
     _check_stress(wanted, data)
-    potential = model_from(model, checkpoint, device, dtype)
+    potential = options.load(model)
 
     from ase_nnp.models.predictor import Predictor
 
-    results = Predictor(potential)(data, wanted, progress=None if not as_json else False)
+    results = Predictor(potential)(data, wanted, progress=None if not options.as_json else False)
     if target is not None:
         target.write([_labeled(a, r) for a, r in zip(data, results, strict=True)])
-    if as_json:
+    if options.as_json:
         rows = zip(data, results, strict=True)
         print_json([{"formula": a.get_chemical_formula(), **r} for a, r in rows])
     else:

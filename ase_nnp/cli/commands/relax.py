@@ -10,35 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ase_nnp.cli.commands.batched import (
-    FolderOption,
-    ThresholdOption,
-    TrajectoryOption,
-    UncertaintyOption,
-    number,
-    run_batched,
-    with_uncertainty,
-)
+from ase_nnp.cli.commands.batched import BatchedOptions, number, run_batched
 from ase_nnp.cli.commands.cautions import warn_of_vacuum
 from ase_nnp.cli.commands.example import example
 from ase_nnp.cli.commands.exit_codes import EPILOG, INTERRUPTED, leave
-from ase_nnp.cli.commands.model_argument import (
-    CheckpointOption,
-    DeviceOption,
-    DtypeOption,
-    model_and_structures,
-    model_from,
-)
-from ase_nnp.cli.commands.output import (
-    JsonOption,
-    print_json,
-    print_table,
-    read_structures,
-    say,
-    select,
-)
+from ase_nnp.cli.commands.model_argument import model_and_structures
+from ase_nnp.cli.commands.output import print_json, print_table, read_structures, say, select
 from ase_nnp.cli.commands.relaxation_picture import draw_first
-from ase_nnp.cli.commands.targets import OverwriteOption, Target, open_target
+from ase_nnp.cli.commands.shared_options import takes
 from ase_nnp.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -54,7 +33,9 @@ def add_to(app: typer.Typer) -> None:
     app.command("relax", epilog=EPILOG)(relax)
 
 
+@takes(BatchedOptions)
 def relax(
+    options: BatchedOptions,
     inputs: Annotated[
         list[str] | None,
         typer.Argument(
@@ -72,8 +53,6 @@ def relax(
             "free name without it.",
         ),
     ] = None,
-    overwrite: OverwriteOption = False,
-    index: Annotated[int | None, typer.Option(help="Relax only this structure (0 first).")] = None,
     fmax: Annotated[float, typer.Option(help="Largest force at the end, eV/Å.")] = 0.05,
     steps: Annotated[int, typer.Option(help="At most so many steps each.")] = 300,
     optimizer: Annotated[str, typer.Option(help="FIRE, BFGS or LBFGS.")] = "FIRE",
@@ -82,14 +61,6 @@ def relax(
         Path | None,
         typer.Option(help="Draw the first structure before and after to this PNG (redrawn)."),
     ] = None,
-    folder: FolderOption = None,
-    trajectory: TrajectoryOption = "traj",
-    threshold: ThresholdOption = None,
-    uncertainty: UncertaintyOption = None,
-    checkpoint: CheckpointOption = None,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "float32",
-    as_json: JsonOption = False,
 ) -> None:
     """Relax structures, many at a time, in the steps of ASE's own optimizers.
 
@@ -106,25 +77,23 @@ def relax(
         check_picture(plot)
     model, files = model_and_structures(inputs or [], "relax")
     data: Sequence[Atoms] = read_structures(files[0]) if files else [example()]
-    data = select(data, index, files[0] if files else "the example")
-    target = _target(output, data, overwrite, folder)
+    data = select(data, options.index, files[0] if files else "the example")
+    target = options.target(output, data, "relaxed.extxyz")
 
     cautions: list[str] = []
-    potential = with_uncertainty(model_from(model, checkpoint, device, dtype), uncertainty)
+    potential = options.load(model)
     if cell:
         warn_of_vacuum(data, "--cell", cautions)
 
     settings: dict[str, Any] = {"fmax": fmax, "steps": steps, "optimizer": optimizer, "cell": cell}
     # A picture shows the energy's course, which a batched run has in its trajectory alone.
-    borrowed = plot is not None and folder is None
-    with TemporaryDirectory() if borrowed else nullcontext(folder) as place:
+    borrowed = plot is not None and options.folder is None
+    with TemporaryDirectory() if borrowed else nullcontext(options.folder) as place:
         rows, relaxed = run_batched(
-            lambda **options: iter_relax(potential, data, **settings, **options),
+            lambda **run: iter_relax(potential, data, **settings, **run),
             len(data),
-            as_json,
+            options,
             None if place is None else Path(place),
-            trajectory,
-            threshold,
         )
         written = target.write(relaxed)
         alive = [row for row in rows if row.get("status") != "failed"]
@@ -135,7 +104,7 @@ def relax(
             draw_first(plot, potential, start, relaxed[0], alive[0], place, cautions)
 
     report = {"output": str(written), "model": potential.unwrapped.family, "warnings": cautions}
-    if as_json:
+    if options.as_json:
         print_json({**report, "structures": rows})
     else:
         picture = "" if plot is None else f", drawn in {plot}"
@@ -147,16 +116,6 @@ def relax(
     if len(rows) < len(data):
         raise typer.Exit(INTERRUPTED)
     leave(rows, "Give more --steps, or a larger --fmax; what was reached is written.")
-
-
-def _target(
-    output: Path | None, data: Sequence[Atoms], overwrite: bool, folder: Path | None
-) -> Target:
-    # A run in a folder goes on after a kill, and then writes the same file again.
-    path = Path("relaxed.extxyz") if output is None and folder is not None else output
-    return open_target(
-        path, data, default="relaxed.extxyz", overwrite=overwrite or folder is not None
-    )
 
 
 def _error_bars(potential: Potential, structures: Sequence[Atoms]) -> list[dict[str, Any]]:
