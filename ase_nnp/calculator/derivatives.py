@@ -7,6 +7,7 @@ and other users of machine-learned potentials expect.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -25,7 +26,9 @@ __all__ = ["descriptors", "hessian"]
 
 
 @usual_default_dtype()
-def hessian(model: Potential, atoms: Atoms) -> NDArray[np.float64]:
+def hessian(
+    model: Potential, atoms: Atoms, rows: Sequence[int] | None = None
+) -> NDArray[np.float64]:
     r"""Return the second derivatives of the energy in the positions, by automatic differentiation.
 
     .. math:: H_{(n\alpha), m, \beta} =
@@ -39,11 +42,13 @@ def hessian(model: Potential, atoms: Atoms) -> NDArray[np.float64]:
         A potential whose forces are the gradient of its energy.
     atoms
         One structure; constraints are not applied.
+    rows
+        Atoms whose rows are wanted; all by default. A row costs one backward pass.
 
     Returns
     -------
     numpy.ndarray
-        (3 N, N, 3) in eV/Angstrom^2.
+        (3 n, N, 3) in eV/Angstrom^2, of the n atoms of ``rows``.
 
     Raises
     ------
@@ -51,9 +56,9 @@ def hessian(model: Potential, atoms: Atoms) -> NDArray[np.float64]:
         The forces are no gradient, or the model cannot be differentiated twice.
     """
     if isinstance(model, Conservative):
-        return _hessian_of(model, atoms)
+        return _hessian_of(model, atoms, range(len(atoms)) if rows is None else rows)
     if isinstance(model, SumPotential):
-        parts = [weight * hessian(term, atoms) for _, _, weight, term in model.terms()]
+        parts = [weight * hessian(term, atoms, rows) for _, _, weight, term in model.terms()]
         return np.sum(parts, axis=0)  # type: ignore[no-any-return]
 
     members = list(getattr(model, "potentials", ()))
@@ -63,10 +68,10 @@ def hessian(model: Potential, atoms: Atoms) -> NDArray[np.float64]:
             f"'{name}' has no Hessian: its forces are not the gradient of an energy that can be "
             "differentiated. ase.vibrations takes finite differences of its forces."
         )
-    return np.mean([hessian(one, atoms) for one in members], axis=0)  # type: ignore[no-any-return]
+    return np.mean([hessian(one, atoms, rows) for one in members], axis=0)  # type: ignore[no-any-return]
 
 
-def _hessian_of(model: Conservative, atoms: Atoms) -> NDArray[np.float64]:
+def _hessian_of(model: Conservative, atoms: Atoms, wanted: Sequence[int]) -> NDArray[np.float64]:
     # A copy: second derivatives in float32 keep three digits, and the model stays as it was.
     double = copy.deepcopy(model).to(torch.float64)
     double.differentiable = True
@@ -77,8 +82,8 @@ def _hessian_of(model: Conservative, atoms: Atoms) -> NDArray[np.float64]:
         results = double.compute(graph.replace(positions=positions), ("energy", "forces"))
         forces = results["forces"]
         if not forces.requires_grad:  # no atom sees another
-            return np.zeros((3 * len(atoms), len(atoms), 3))
-        rows = [_row(force, positions) for force in forces.reshape(-1)]
+            return np.zeros((3 * len(wanted), len(atoms), 3))
+        rows = [_row(force, positions) for force in forces[list(wanted)].reshape(-1)]
     return torch.stack(rows).cpu().numpy()
 
 
