@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 
 from ase_nnp.calculator.results import Results
 from ase_nnp.errors import ConfigError, PredictionError, StructureError, UnsupportedElementError
+from ase_nnp.models.corrections import Corrections, add_corrections
 from ase_nnp.models.files import load_model, model_hash
 from ase_nnp.models.potential import Potential
 from ase_nnp.models.predictor import Predictor
 from ase_nnp.models.structures import has_volume
-from ase_nnp.models.sums import add_corrections
 
 __all__ = ["NNPCalculator"]
 
@@ -101,7 +101,7 @@ class NNPCalculator(Calculator):  # type: ignore[misc]
         device: str = "auto",
         dtype: str | None = None,
         uncertainty: Any = None,
-        corrections: Sequence[str] = (),
+        corrections: Corrections = (),
         precision: str | None = None,
         **options: Any,
     ) -> None:

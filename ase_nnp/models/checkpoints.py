@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ase_nnp.errors import AseNnpError, CheckpointError, UnknownModelError
 from ase_nnp.files.outline import checkpoint_words
+from ase_nnp.models.corrections import with_stored_corrections
 from ase_nnp.models.download import download_bar, fetch, is_remote
 from ase_nnp.models.potential import Potential
-from ase_nnp.models.sums import with_stored_corrections
 from ase_nnp.models.tensors import read_sealed
 from ase_nnp.registry.config import resolve_config
 from ase_nnp.registry.family import ModelFamily, Pretrained

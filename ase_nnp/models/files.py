@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,11 @@ from ase_nnp.models.checkpoints import (
     load_file,
     packaged_file,
 )
+from ase_nnp.models.corrections import Corrections, add_corrections, stored_corrections
 from ase_nnp.models.default import default_pretrained
 from ase_nnp.models.devices import pick_device, pick_dtype
 from ase_nnp.models.modes import usual_default_dtype
 from ase_nnp.models.potential import Potential
-from ase_nnp.models.sums import add_corrections, stored_corrections
 from ase_nnp.models.tensors import read_tensors, tensor_hash, write_sealed
 from ase_nnp.registry.config import resolve_config
 from ase_nnp.registry.family import ModelFamily, Pretrained
@@ -83,7 +83,7 @@ def load_model(
     device: str | torch.device = "auto",
     dtype: str | torch.dtype | None = None,
     uncertainty: bool = True,
-    corrections: Sequence[str] = (),
+    corrections: Corrections = (),
     **options: Any,
 ) -> Potential:
     """Return a model with trained weights, ready for inference.
@@ -108,7 +108,8 @@ def load_model(
     uncertainty
         Whether a pretrained model that comes with a fitted uncertainty has it on.
     corrections
-        Terms to add, by name: ``["zbl"]``; a functional follows a colon.
+        Terms to add, by name: ``["zbl"]``; a functional follows a colon, ``["d3bj:pbe"]``; or a
+        mapping from names to parameters.
     options
         Further configuration keys, or arguments of the family's checkpoint loader.
 
@@ -284,11 +285,14 @@ def save_model(model: Potential, path: str | Path, **provenance: Any) -> None:
 
 
 def model_hash(model: Potential) -> str:
-    """Return the SHA-256 of the model's weights and configuration."""
+    """Return the SHA-256 of the model's weights, configuration and corrections."""
     known = getattr(model, "_hash", None)
     if known is None:
         import hashlib
 
-        text = json.dumps([model.family, dict(model.config)], sort_keys=True, default=str)
+        said = [model.family, dict(model.config)]
+        if model.corrections:
+            said += stored_corrections(model)
+        text = json.dumps(said, sort_keys=True, default=str)
         known = hashlib.sha256((tensor_hash(model.state_dict()) + text).encode()).hexdigest()
     return str(known)

@@ -252,6 +252,11 @@ class Potential(nn.Module):
         """The model itself, without error bars or other layers around it."""
         return self
 
+    @property
+    def plain_graph(self) -> bool:
+        """Whether :meth:`make_graph` adds nothing to positions and edges within the cutoff."""
+        return type(self).make_graph is Potential.make_graph
+
     def describe(self) -> dict[str, Any]:
         """Return what a caller must know, as plain JSON-able values."""
         return {

@@ -9,23 +9,15 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor, nn
 
-from ase_nnp.errors import AseNnpError, CheckpointError, ConfigError
+from ase_nnp.errors import AseNnpError, ConfigError
 from ase_nnp.models.graph import AtomGraph
 from ase_nnp.models.potential import Conservative, Potential
-from ase_nnp.registry.correction import parse_correction
-from ase_nnp.registry.installed import installed
+from ase_nnp.models.structures import structures_of
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-__all__ = [
-    "SumOfEnergies",
-    "SumPotential",
-    "add_corrections",
-    "stored_corrections",
-    "sum_potentials",
-    "with_stored_corrections",
-]
+__all__ = ["Sum", "SumOfEnergies", "SumPotential", "sum_potentials", "within"]
 
 #: What adds up; everything else is the first potential's alone.
 ADDITIVE = ("energy", "forces", "stress", "energies")
@@ -73,98 +65,21 @@ def sum_potentials(
         if "energy" not in one.outputs:
             raise ConfigError(f"'{name}' gives no energy to add: {', '.join(one.outputs)}.")
 
-    first, *others = potentials
-    # The first one's edges serve all where they are every pair within a cutoff that is enough.
-    shared = _sees_all_pairs(first) and all(
-        _sees_all_pairs(p) and p.cutoff <= first.cutoff for p in others
+    # A model that computes its results in a way of its own has no energies() to differentiate.
+    gradients = all(
+        isinstance(p, Conservative) and type(p).compute is Conservative.compute for p in potentials
     )
-    gradients = all(isinstance(p, Conservative) for p in potentials)
-    kind = SumOfEnergies if shared and gradients else SumPotential
+    kind = SumOfEnergies if gradients else SumPotential
     return kind(potentials, factors, called).eval()
 
 
-def add_corrections(
-    model: Potential, corrections: Sequence[str], options: Mapping[str, Any] | None = None
-) -> Potential:
-    """Return a model with corrections of installed plugins added.
-
-    Parameters
-    ----------
-    model
-        Any potential.
-    corrections
-        Names such as ``"zbl"``, with the functional where one is needed: ``"d3bj:pbe"``.
-    options
-        Parameters by the name of the correction, over its defaults.
-
-    Raises
-    ------
-    ConfigError
-        An unknown or repeated correction, or one that does not go with the model.
-    """
-    if not corrections:
-        return model
-    terms: list[Potential] = []
-    for text in corrections:
-        name, functional = parse_correction(text)
-        correction = installed().correction(name)
-        if text in model.corrections or text in corrections[: len(terms)]:
-            raise ConfigError(f"The correction '{text}' is already in the model: counted twice.")
-        config = correction.resolve(functional, (options or {}).get(name, {}))
-        term = correction.build(config).to(model.dtype).to(model.device)
-        term.family, term.config = name, config
-        terms.append(term)
-
-    total = sum_potentials([model, *terms], names=[model.family or "model", *corrections])
-    total.corrections = (*model.corrections, *corrections)
-    return total.freeze() if not any(p.requires_grad for p in model.parameters()) else total
-
-
-def stored_corrections(model: Potential) -> list[dict[str, Any]]:
-    """Return the corrections of a model as its file keeps them: name and parameters, in order.
-
-    Raises
-    ------
-    CheckpointError
-        The model is a sum of other potentials, which one file cannot hold.
-    """
-    layer: Any = model
-    stored: list[dict[str, Any]] = []
-    while layer is not layer.unwrapped:
-        if len(getattr(layer, "potentials", ())) > 1:
-            raise CheckpointError(
-                f"{len(layer.potentials)} models are no one model; save the members alone."
-            )
-        if isinstance(layer, _Sum):
-            terms = layer.corrections[len(layer.base.corrections) :]
-            if len(terms) != len(layer.members) - 1 or set(layer.weights) != {1.0}:
-                raise CheckpointError(
-                    f"A sum of {', '.join(layer.names)} is no one model; save its parts alone."
-                )
-            configs = [dict(term.config) for _, _, _, term in list(layer.terms())[1:]]
-            added = zip(terms, configs, strict=True)
-            stored = [{"name": n, "config": c} for n, c in added] + stored
-        layer = layer.base
-    return stored
-
-
-def with_stored_corrections(model: Potential, stored: Sequence[Mapping[str, Any]]) -> Potential:
-    """Add the corrections that :func:`stored_corrections` returned."""
-    for entry in stored:
-        name, _ = parse_correction(entry["name"])
-        options = {k: v for k, v in entry["config"].items() if k != "functional"}
-        model = add_corrections(model, [entry["name"]], {name: options})
-    return model
-
-
 def _sees_all_pairs(model: Potential) -> bool:
-    inner = model.unwrapped
-    own = type(inner).make_graph is not Potential.make_graph
-    return not (own or model.max_neighbors is not None or dict(model.graph_options))
+    limited = model.max_neighbors is not None or bool(dict(model.graph_options))
+    return model.plain_graph and not limited
 
 
-class _Sum(Potential):
-    """What both kinds of sums share: the members and what is said of them."""
+class Sum(Potential):
+    """What both kinds of sums share: the members, their graphs and what is said of them."""
 
     def __init__(
         self, potentials: Sequence[Potential], weights: Sequence[float], names: Sequence[str]
@@ -184,6 +99,15 @@ class _Sum(Potential):
         self.outputs = _outputs(potentials)
         known = [p.elements for p in potentials if p.elements is not None]
         self.elements = frozenset.intersection(*known) if known else None
+        # The first one's edges serve all where they are every pair within a cutoff that is enough.
+        self.shared = _sees_all_pairs(first) and all(
+            _sees_all_pairs(p) and p.cutoff <= first.cutoff for p in potentials[1:]
+        )
+
+    @property
+    def plain_graph(self) -> bool:
+        """Whether the graph is nothing but the first potential's positions and edges."""
+        return self.shared
 
     @property
     def base(self) -> Potential:
@@ -218,38 +142,35 @@ class _Sum(Potential):
         """What the error bars of the first potential are."""
         return getattr(self.base, "uq", None)
 
+    def freeze(self) -> Self:
+        """Freeze each potential by itself, so that one taken out again can still be trained."""
+        for _, _, _, term in self.terms():
+            term.freeze()
+        return self.eval()
+
+    def set_scales(self, references: Mapping[int, float], **units: float) -> None:
+        """Set the units of the first potential; the terms have none."""
+        self.base.set_scales(references, **units)
+
+    def shift_references(self, shift: Mapping[int, float]) -> None:
+        """Shift the reference energies of the first potential."""
+        self.base.shift_references(shift)
+
     def terms(self) -> Iterator[tuple[int, str, float, Any]]:
         """Number, name, weight and potential of each term."""
         for k, (name, weight) in enumerate(zip(self.names, self.weights, strict=True)):
             yield k, name, weight, self.members[k]
 
-
-class SumOfEnergies(_Sum, Conservative):
-    """A sum whose derivatives come from one backward pass, on one list of edges."""
-
-    conservative = True
-
-    def energies(self, graph: AtomGraph) -> dict[str, Tensor]:
-        """Return the summed energies (B,) in eV beside what else the first potential gives."""
-        results: dict[str, Tensor] = {}
-        for k, name, weight, term in self.terms():
-            with _named(name):
-                part = term.energies(graph if k == 0 else within(graph, term.cutoff))
-            part = part if isinstance(part, dict) else {"energy": part}
-            _accumulate(results, part, weight, first=k == 0)
-        return {k: v for k, v in results.items() if k not in ADDITIVE or k in self.outputs}
-
-
-class SumPotential(_Sum):
-    """A sum of any potentials: each is evaluated as it wants to be, on edges of its own."""
-
     def make_graph(
         self, atoms: Atoms | Sequence[Atoms], device: torch.device | str | None = None
     ) -> AtomGraph:
-        """Return the first potential's graph, the edges of the others beside it in ``extra``."""
+        """Return the first potential's graph, what the others need beside it in ``extra``."""
         structures: list[Any] = [atoms] if hasattr(atoms, "get_positions") else list(atoms)
         self.check_elements(structures)
         graph = self.base.make_graph(structures, device)
+        if self.shared:
+            return graph
+
         for k, name, _, term in self.terms():
             if k == 0:
                 continue
@@ -262,7 +183,49 @@ class SumPotential(_Sum):
             graph.extra[f"sum{k}_edges"] = (own.edge_index - first[of_structure]).T.contiguous()
             graph.extra[f"sum{k}_shifts"] = own.edge_shift
             graph.extra[f"sum{k}_counts"] = counts
+            graph.extra.update({f"sum{k}:{key}": value for key, value in own.extra.items()})
         return graph
+
+    def _graph_of(self, k: int, term: Potential, graph: AtomGraph) -> AtomGraph:
+        """Return the batch as one of the terms wants it, at the same positions and cells."""
+        if k == 0:
+            return graph
+        if self.shared:
+            return within(graph, term.cutoff)
+        prefix = f"sum{k}:"
+        if f"sum{k}_edges" not in graph.extra:
+            # Somebody made the graph by the first one's rule alone; atoms and images stay in order.
+            made = term.make_graph(structures_of(graph), graph.positions.device)
+            return made.replace(positions=graph.positions, cell=graph.cell)
+
+        counts = graph.extra[f"sum{k}_counts"]
+        structures = torch.arange(graph.num_structures, device=counts.device)
+        offset = _first_atoms(graph)[structures.repeat_interleave(counts)]
+        return graph.replace(
+            edge_index=graph.extra[f"sum{k}_edges"].T + offset,
+            edge_shift=graph.extra[f"sum{k}_shifts"],
+            extra={n.removeprefix(prefix): v for n, v in graph.extra.items() if prefix in n},
+        )
+
+
+class SumOfEnergies(Sum, Conservative):
+    """A sum whose derivatives come from one backward pass through all of its energies."""
+
+    conservative = True
+
+    def energies(self, graph: AtomGraph) -> dict[str, Tensor]:
+        """Return the summed energies (B,) in eV beside what else the first potential gives."""
+        results: dict[str, Tensor] = {}
+        for k, name, weight, term in self.terms():
+            with _named(name):
+                part = term.energies(self._graph_of(k, term, graph))
+            part = part if isinstance(part, dict) else {"energy": part}
+            _accumulate(results, part, weight, first=k == 0)
+        return {k: v for k, v in results.items() if k not in ADDITIVE or k in self.outputs}
+
+
+class SumPotential(Sum):
+    """A sum of any potentials, each with derivatives of its own making."""
 
     def forward(self, graph: AtomGraph) -> dict[str, Tensor]:
         """Return everything in :attr:`outputs`."""
@@ -277,18 +240,10 @@ class SumPotential(_Sum):
         results: dict[str, Tensor] = {}
         for k, name, weight, term in self.terms():
             with _named(name):
-                part = term.compute(self._graph_of(k, graph), needed & set(term.outputs))
+                own = self._graph_of(k, term, graph)
+                part = term.compute(own, needed & set(term.outputs))
             _accumulate(results, dict(part), weight, first=k == 0)
         return {k: v for k, v in results.items() if k not in ADDITIVE or k in self.outputs}
-
-    def _graph_of(self, k: int, graph: AtomGraph) -> AtomGraph:
-        if f"sum{k}_edges" not in graph.extra:
-            return graph
-        counts = graph.extra[f"sum{k}_counts"]
-        structures = torch.arange(graph.num_structures, device=counts.device)
-        offset = _first_atoms(graph)[structures.repeat_interleave(counts)]
-        edges = graph.extra[f"sum{k}_edges"].T + offset
-        return graph.replace(edge_index=edges, edge_shift=graph.extra[f"sum{k}_shifts"], extra={})
 
 
 def _outputs(potentials: Sequence[Potential]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""What a plugin hands over for a term that is added to any potential: repulsion, dispersion."""
+"""What a plugin hands over for a term added to any potential: repulsion, dispersion, charges."""
 
 from __future__ import annotations
 
@@ -29,11 +29,22 @@ class Correction:
     defaults
         Every parameter with its default; a key that is not here is refused.
     functionals
-        Exchange-correlation functionals that there are parameters for, in lower case; users write
-        ``"NAME:FUNCTIONAL"``, and ``build`` finds it as ``config["functional"]``. Empty for a term
-        that is the same for all.
+        Exchange-correlation functionals that there are parameters for, in lower case, or what
+        returns them; users write ``"NAME:FUNCTIONAL"``, and ``build`` gets it as
+        ``config["functional"]``. Empty for a term that is the same for all.
+    included_in
+        Words in the name of a model's functional that say its labels hold the term already
+        (``"d3"`` in ``"RPBE+D3"``); such a model refuses it.
+    energy_kinds
+        Kinds of energy that it may be added to. A long-ranged term of a whole structure is none of
+        an adsorption energy, which is a difference of three structures.
     cutoff, elements
         Angstrom; atomic numbers, or None for all.
+    requires, install
+        Packages without which it cannot be built, as they are imported, and what installs them.
+    violations, test_config
+        As those of :class:`~ase_nnp.ModelFamily`, for the conformance suite; ``test_config`` may
+        name the ``functional``.
     cite, bibtex, license, notes
         Reference, license of the code, and what a user should know.
     """
@@ -42,9 +53,15 @@ class Correction:
     summary: str
     build: Callable[[dict[str, Any]], Potential]
     defaults: Mapping[str, Any] = field(default_factory=dict)
-    functionals: Collection[str] = ()
+    functionals: Collection[str] | Callable[[], Collection[str]] = ()
+    included_in: Collection[str] = ()
+    energy_kinds: Collection[str] = ("total",)
     cutoff: float | None = None
     elements: Collection[int] | None = None
+    requires: tuple[str, ...] = ()
+    install: str = ""
+    violations: Mapping[str, float] = field(default_factory=dict)
+    test_config: Mapping[str, Any] = field(default_factory=dict)
     cite: str = ""
     bibtex: str = ""
     license: str = "MIT"
@@ -65,7 +82,8 @@ class Correction:
                 f"{', '.join(self.defaults) or 'none'}."
             )
         config = {**self.defaults, **options}
-        if not self.functionals:
+        known = self.known_functionals()
+        if not known:
             if functional is not None:
                 raise ConfigError(
                     f"The correction '{self.name}' is the same for every functional: write "
@@ -73,15 +91,21 @@ class Correction:
                 )
             return config
 
-        known = sorted(self.functionals)
-        if functional is None or functional.lower() not in known:
-            close = difflib.get_close_matches(str(functional).lower(), known, n=3)
+        # B3-LYP, PBE0 and r2SCAN are written in many ways.
+        name = str(functional).lower()
+        spelled = [n for n in (name, name.replace("-", ""), name.replace("_", "")) if n in known]
+        if functional is None or not spelled:
+            close = difflib.get_close_matches(name, known, n=3)
             raise ConfigError(
                 f"The correction '{self.name}' needs one of {len(known)} functionals, as in "
                 f"'{self.name}:{(close or known)[0]}'; found {functional!r}. It knows: "
                 f"{', '.join(close or known[:20])}."
             )
-        return {**config, "functional": functional.lower()}
+        return {**config, "functional": spelled[0]}
+
+    def known_functionals(self) -> list[str]:
+        """Return the functionals that there are parameters for, sorted."""
+        return sorted(self.functionals() if callable(self.functionals) else self.functionals)
 
 
 RegisterCorrection = Callable[[Correction], None]

@@ -198,10 +198,19 @@ class Registry:
         ------
         UnknownModelError
             Saying what was meant and what is installed.
+        PluginError
+            The correction is there, but a package that it needs is not.
         """
         if name not in self.corrections:
             raise UnknownModelError(self._unknown(name, self.corrections, "correction"))
-        return self.corrections[name]
+        correction = self.corrections[name]
+        missing = missing_packages(correction)
+        if missing:
+            raise PluginError(
+                f"The correction '{name}' needs {', '.join(missing)}, which is not installed. "
+                f"Install it with: {install_line(correction)}"
+            )
+        return correction
 
     def _unknown(
         self, name: str, table: Iterable[str], what: str, others: Iterable[str] = ()
@@ -225,12 +234,12 @@ def first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
 
 
-def missing_packages(family: ModelFamily) -> list[str]:
+def missing_packages(family: ModelFamily | Correction) -> list[str]:
     """Return the packages of ``family.requires`` that cannot be found, without importing them."""
     return [name for name in family.requires if util.find_spec(name) is None]
 
 
-def install_line(family: ModelFamily) -> str:
+def install_line(family: ModelFamily | Correction) -> str:
     """Return the command that installs what a family needs."""
     return family.install or f"pip install {' '.join(missing_packages(family))}"
 

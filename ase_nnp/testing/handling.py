@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 import tempfile
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from ase_nnp.errors import StructureError, UnsupportedElementError
+from ase_nnp.models.graph import AtomGraph
+from ase_nnp.models.potential import Conservative, Potential
+from ase_nnp.registry.correction import Correction
 from ase_nnp.testing.outcomes import NotApplicable
 from ase_nnp.testing.subject import Subject, check, compare
 
@@ -22,11 +27,37 @@ def check_save_and_load(subject: Subject) -> float:
     from ase_nnp.models.files import load_model, save_model
 
     before = subject.predict(subject.crystal())[0]
+    if isinstance(subject.family, Correction):
+        stored = Subject(subject.family, _stored(subject))
+        return compare(stored.predict(subject.crystal())[0], before)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.nnp"
         save_model(subject.model, path)
         again = load_model(path, device="cpu", dtype="float64")
     return compare(Subject(subject.family, again).predict(subject.crystal())[0], before)
+
+
+def _stored(subject: Subject) -> Potential:
+    """Return a correction as it comes out of the header of the model that it was saved with."""
+    from ase_nnp.models.corrections import with_stored_corrections
+
+    term = subject.model
+    functional = term.config.get("functional")
+    name = term.family if functional is None else f"{term.family}:{functional}"
+    entry = json.loads(json.dumps({"name": name, "config": dict(term.config)}))
+    return with_stored_corrections(_Nothing().double(), [entry])
+
+
+class _Nothing(Conservative):
+    """A model without an energy, to which a correction is added."""
+
+    outputs = ("energy", "energies", "forces", "stress")
+
+    def energies(self, graph: AtomGraph) -> dict[str, Tensor]:
+        """Return zeros, eV."""
+        shares = 0.0 * graph.positions.sum(dim=1)
+        total = shares.new_zeros(graph.num_structures).index_add(0, graph.batch, shares)
+        return {"energy": total, "energies": shares}
 
 
 @check(1e-12)

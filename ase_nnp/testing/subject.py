@@ -13,6 +13,7 @@ from ase.build import bulk
 
 from ase_nnp.errors import StructureError, UnsupportedElementError
 from ase_nnp.models.potential import Potential
+from ase_nnp.registry.correction import Correction
 from ase_nnp.registry.family import ModelFamily
 
 __all__ = ["CHECKS", "Check", "Subject", "check", "compare", "relative"]
@@ -45,9 +46,9 @@ def check(tolerance: float) -> Callable[[Callable[[Subject], float]], Callable[[
 
 @dataclass
 class Subject:
-    """A model under test, with structures of elements that it knows."""
+    """A model or correction under test, with structures of elements that it knows."""
 
-    family: ModelFamily
+    family: ModelFamily | Correction
     model: Potential
     rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(7))
 

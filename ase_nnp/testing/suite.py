@@ -27,6 +27,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from ase_nnp.registry.correction import Correction
 from ase_nnp.registry.family import ModelFamily
 from ase_nnp.testing.checks import CHECKS, Check, Subject
 from ase_nnp.testing.outcomes import NotApplicable, Outcome
@@ -34,16 +35,33 @@ from ase_nnp.testing.outcomes import NotApplicable, Outcome
 __all__ = ["CHECKS", "Outcome", "conformance", "make_subject", "run_check", "run_checks"]
 
 
-def make_subject(family: ModelFamily | str, seed: int = 0, **config: Any) -> Subject:
-    """Return a small model of ``family`` (its ``test_config``) in float64, ready for checks."""
+def make_subject(family: ModelFamily | Correction | str, seed: int = 0, **config: Any) -> Subject:
+    """Return a small model of ``family`` (its ``test_config``) in float64, ready for checks.
+
+    A correction, or its name, is a subject too: the term alone. A name that both have is the
+    family's.
+    """
     from ase_nnp.models.files import build_model
     from ase_nnp.registry.installed import installed
 
     if isinstance(family, str):
-        family = installed().family(family)
+        registry = installed()
+        known = family in registry.corrections and family not in registry.families
+        family = registry.correction(family) if known else registry.family(family)
+    if isinstance(family, Correction):
+        return _correction_subject(family, config)
     full = {**family.test_config, **config}
     model = build_model(family.name, full, seed=seed, device="cpu", dtype="float64")
     return Subject(family, model)
+
+
+def _correction_subject(correction: Correction, config: dict[str, Any]) -> Subject:
+    from ase_nnp.models.corrections import build_term
+
+    options = {**correction.test_config, **config}
+    functional = options.pop("functional", next(iter(correction.known_functionals()), None))
+    text = correction.name if functional is None else f"{correction.name}:{functional}"
+    return Subject(correction, build_term(text, options).double())
 
 
 def run_check(check: Check, subject: Subject) -> Outcome:
@@ -72,7 +90,7 @@ def run_checks(subject: Subject) -> Iterator[Outcome]:
 
 
 def conformance(family: str, **config: Any) -> Callable[..., None]:
-    """Return a parametrized pytest test that runs every check on the family called ``family``."""
+    """Return a parametrized pytest test that runs every check on a family or correction."""
     import pytest
 
     subjects: dict[str, Subject] = {}

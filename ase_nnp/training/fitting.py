@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ase_nnp.errors import ConfigError, DatasetError
+from ase_nnp.errors import CheckpointError, ConfigError, DatasetError
+from ase_nnp.models.corrections import stored_corrections
 from ase_nnp.models.files import is_fresh, load_model
 from ase_nnp.models.potential import Potential
 from ase_nnp.models.tensors import tensor_hash
+from ase_nnp.training.corrected_labels import without_corrections
 from ase_nnp.training.normalization import TrainingReport, apply_normalization, fit_normalization
 from ase_nnp.training.references import adapt_references
 from ase_nnp.training.run_record import check_same_run, run_identity, write_record
@@ -69,7 +71,8 @@ def fit(
     ----------
     model
         From :func:`~ase_nnp.build_model` or :func:`~ase_nnp.load_model`; trained in place. Error
-        bars around it are left out: they belong to the weights as they were.
+        bars around it are left out: they belong to the weights as they were. Corrections of the
+        model are subtracted from the labels before anything else, and saved with what is trained.
     train, valid
         An AtomsDataset, or Atoms with results of a calculator. The validation set chooses the
         weights that are kept; without it the last ones are.
@@ -110,13 +113,13 @@ def fit(
     except ImportError as error:
         raise ConfigError("Training needs Lightning: pip install ase_nnp[train]") from error
     settings = Settings() if settings is None else settings
-    if isinstance(model, UncertainPotential):
-        # Error bars belong to weights that are about to change.
-        if len(model.members) > 1:
-            raise ConfigError(
-                "An ensemble is not trained as one: fit its members, then wrap them again."
-            )
-        model = model.unwrapped
+    # Error bars belong to weights that are about to change.
+    if isinstance(model, UncertainPotential) and len(model.members) > 1:
+        raise ConfigError(
+            "An ensemble is not trained as one: fit its members, then wrap them again."
+        )
+    stored = _corrections_of(model)
+    model = model.unwrapped
     if settings.tensorboard and find_spec("tensorboard") is None:
         raise ConfigError("tensorboard is not installed: pip install tensorboard, or leave it out.")
 
@@ -127,7 +130,19 @@ def fit(
         raise ConfigError(f"{folder} holds a run already; name another folder, or let it go on.")
     folder.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng(), _quiet():
-        return _fit(model, train, valid, settings, folder, penalty, dict(notes or {}))
+        noted = dict(notes or {}) | ({"corrections": stored} if stored else {})
+        with _reading(settings, "taking off corrections") as progress:
+            train = without_corrections(train, stored, settings.wanted(), progress)
+        if valid is not None:
+            valid = without_corrections(valid, stored, settings.wanted())
+        return _fit(model, train, valid, settings, folder, penalty, noted)
+
+
+def _corrections_of(model: Potential) -> list[dict[str, Any]]:
+    try:
+        return stored_corrections(model)
+    except CheckpointError as error:  # a sum of models, whose labels cannot be shared out
+        raise ConfigError(f"This is not trained as one model: {error}") from error
 
 
 def _fit(
@@ -176,7 +191,8 @@ def _fit(
     if not fresh:
         provenance["started_from"] = started_from
 
-    callbacks = RunCallbacks(folder, held, identity, provenance, compare_on)
+    stored = notes.get("corrections", [])
+    callbacks = RunCallbacks(folder, held, identity, provenance, compare_on, stored)
     if state is not None:
         loop.go_to(state["position"])
         callbacks.restore(state)
@@ -294,7 +310,9 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _reading(settings: Settings) -> Iterator[Callable[[int, int], None] | None]:
+def _reading(
+    settings: Settings, what: str = "reading the training set"
+) -> Iterator[Callable[[int, int], None] | None]:
     """A progress bar over the pass through the training set, on a terminal."""
     if not settings.progress or not sys.stderr.isatty():
         yield None
@@ -303,5 +321,5 @@ def _reading(settings: Settings) -> Iterator[Callable[[int, int], None] | None]:
     from rich.progress import Progress
 
     with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("reading the training set")
+        task = bar.add_task(what)
         yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -7,6 +7,7 @@ import io
 import math
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ import torch
 
 from ase_nnp.errors import CheckpointError
 from ase_nnp.files.atomic import read_checked, whole_file, write_checked
+from ase_nnp.models.corrections import with_stored_corrections
 from ase_nnp.models.files import save_model
 from ase_nnp.training import sanity_checks
 from ase_nnp.training.finetune import plain
@@ -66,6 +68,8 @@ class RunCallbacks:
     compare_on
         Batches on which a trained start is compared with what the first epoch made of it; None for
         fresh weights. Those of ``valid`` where there are any.
+    corrections
+        Saved with the model, which was trained without them.
     """
 
     def __init__(
@@ -75,9 +79,11 @@ class RunCallbacks:
         identity: dict[str, Any],
         provenance: dict[str, Any],
         compare_on: GraphLoader | None = None,
+        corrections: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         self.folder, self.valid, self.compare_on = folder, valid, compare_on
         self.identity, self.provenance = identity, provenance
+        self.corrections = corrections
         self.rows: list[dict[str, Any]] = []
         self.untouched: dict[str, float] = {}
         self.best, self.best_epoch = math.inf, 0
@@ -170,7 +176,7 @@ class RunCallbacks:
     def _save_model(self, loop: TrainingLoop, row: dict[str, Any]) -> None:
         errors = {k: v for k, v in row.items() if k.endswith(("_mae", "loss", "epoch"))}
         errors = {k: v if math.isfinite(v) else None for k, v in errors.items()}
-        model = plain(loop.average.model)
+        model = with_stored_corrections(plain(loop.average.model), self.corrections)
         save_model(model, self.folder / "model.nnp", **self.provenance, training=errors)
 
     def _stop_early(self, loop: TrainingLoop) -> None:

@@ -75,10 +75,15 @@ class FineTune(_Part):
 
 
 class RunFile(Settings):
-    """A whole run: the settings of :class:`Settings`, the model, the data, and where to."""
+    """A whole run: the settings of :class:`Settings`, the model, the data, and where to.
+
+    ``corrections`` are terms by name (``[zbl, "d3bj:pbe"]``), or a mapping from names to their
+    parameters; they are subtracted from the labels, and added again by the model that is saved.
+    """
 
     model: ModelPart
     data: DataPart
+    corrections: list[str] | dict[str, dict[str, Any]] = Field(default_factory=list)
     finetune: FineTune = FineTune()
     output: str = "run"
 

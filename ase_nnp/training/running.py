@@ -11,9 +11,15 @@ import numpy as np
 import torch
 
 from ase_nnp.errors import ConfigError, DatasetError
+from ase_nnp.models.corrections import (
+    add_corrections,
+    stored_corrections,
+    with_stored_corrections,
+)
 from ase_nnp.models.files import build_model, load_model
 from ase_nnp.models.potential import Potential
 from ase_nnp.training import finetune as tuning
+from ase_nnp.training.corrected_labels import without_corrections
 from ase_nnp.training.fitting import FitResult, fit
 from ase_nnp.training.new_elements import add_elements, train_new_elements_only
 from ase_nnp.training.references import refit_references
@@ -46,17 +52,20 @@ def run(config: RunFile) -> FitResult:
     notes: dict[str, Any] = {"train": config.data.train, "finetune": config.finetune.model_dump()}
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        model = _model(config)
+        whole = add_corrections(_model(config), config.corrections)
+        stored, model = stored_corrections(whole), whole.unwrapped
         known = model.elements
         model = add_elements(model, config.finetune.add_elements)
-        _fit_references(config, model, known, train, notes)
-        penalty = _prepare(config, model, notes)
+        # References are compared with the labels as they are, so with the corrections on.
+        whole = with_stored_corrections(model, stored)
+        _fit_references(config, whole, known, train, notes)
+        penalty = _prepare(config, model, stored, notes)
         if config.finetune.replay is not None:
             old = _open(config.finetune.replay)
             train = tuning.mix(list(train), old, config.finetune.replay_fraction, config.seed)
         folder.mkdir(parents=True, exist_ok=True)
         write_run_file(config, folder / "run.yaml")
-        return fit(model, train, valid, settings, folder=folder, penalty=penalty, notes=notes)
+        return fit(whole, train, valid, settings, folder=folder, penalty=penalty, notes=notes)
 
 
 def _open(path: str) -> Sequence[Atoms]:
@@ -120,7 +129,9 @@ def _fit_references(
         print("\n".join(report.lines()), file=sys.stderr)
 
 
-def _prepare(config: RunFile, model: Potential, notes: dict[str, Any]) -> Any:
+def _prepare(
+    config: RunFile, model: Potential, stored: list[dict[str, Any]], notes: dict[str, Any]
+) -> Any:
     """Apply what the run file says under finetune; returns the penalty."""
     tune = config.finetune
     if tune.lora_rank is not None and (tune.freeze or tune.ewc):
@@ -138,7 +149,7 @@ def _prepare(config: RunFile, model: Potential, notes: dict[str, Any]) -> Any:
         notes["frozen"] = tuning.freeze_parts(model, tune.freeze)
     if tune.new_elements_only:
         notes["trained"] = train_new_elements_only(model)
-    weights = _importance(config, model) if tune.ewc else None
+    weights = _importance(config, model, stored) if tune.ewc else None
     if tune.lora_rank is not None:
         tuning.add_low_rank(model, tune.lora_rank, tune.lora_alpha, tune.lora_on)
     if tune.ewc:
@@ -146,13 +157,17 @@ def _prepare(config: RunFile, model: Potential, notes: dict[str, Any]) -> Any:
     return tuning.keep_close(model, tune.keep_close) if tune.keep_close else None
 
 
-def _importance(config: RunFile, model: Potential) -> Any:
+def _importance(config: RunFile, model: Potential, stored: list[dict[str, Any]]) -> Any:
     from ase_nnp.training.graph_loader import AtomGraphDataset
     from ase_nnp.training.losses import LossFunction
 
     if config.finetune.replay is None:
         raise ConfigError("finetune.ewc weighs by the old data: name it with finetune.replay.")
     old = _open(config.finetune.replay)
-    data = AtomGraphDataset(old, model=model, labels=config.settings().wanted())
-    some = np.random.default_rng(config.seed).permutation(len(data))[:100]
-    return tuning.importance(model, LossFunction(config.losses), [data[int(k)] for k in some])
+    names = config.settings().wanted()
+    some = np.random.default_rng(config.seed).permutation(len(old))[:100]
+    drawn = without_corrections([old[int(k)] for k in some], stored, names)
+    data = AtomGraphDataset(drawn, model=model, labels=names)
+    return tuning.importance(
+        model, LossFunction(config.losses), [data[k] for k in range(len(data))]
+    )

@@ -78,7 +78,8 @@ def screen(
         Called as ``progress(finished, failed)`` with numbers of structures of this shard.
     **task
         ``task`` (``"relax"`` or ``"predict"``), ``checkpoint``, ``device``, ``dtype``, ``fmax``,
-        ``steps``, ``optimizer``, ``cell``, as in :class:`~ase_nnp.workflows.tasks.ModelTask`.
+        ``steps``, ``optimizer``, ``cell``, ``corrections``, as in
+        :class:`~ase_nnp.workflows.tasks.ModelTask`.
 
     Returns
     -------

@@ -46,7 +46,7 @@ class ModelTask:
     task
         ``"relax"`` (:func:`ase_nnp.relax_many`) or ``"predict"`` (energy, forces and what else
         there is).
-    checkpoint, device, dtype
+    checkpoint, device, dtype, corrections
         As in :func:`ase_nnp.load_model`.
     fmax, steps, optimizer, cell
         Of a relaxation, as in :func:`ase_nnp.relax_many`.
@@ -66,6 +66,7 @@ class ModelTask:
     steps: int = 300
     optimizer: str = "FIRE"
     cell: bool = False
+    corrections: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         # Torch takes seconds to import: forked workers inherit it from here.
@@ -102,7 +103,8 @@ class ModelTask:
         return self._predictor().model
 
     def _predictor(self) -> Predictor:
-        return _predictor(self.model, self.checkpoint, self.device, self.dtype)
+        where = (self.device, self.dtype)
+        return _predictor(self.model, self.checkpoint, *where, tuple(self.corrections))
 
     def __call__(self, atoms: Atoms) -> Atoms:
         """Return a copy with results, and what the relaxation did in ``info``.
@@ -192,11 +194,18 @@ class ModelTask:
 
 
 @lru_cache(maxsize=1)
-def _predictor(model: Any, checkpoint: str | None, device: str, dtype: str | None) -> Predictor:
+def _predictor(
+    model: Any,
+    checkpoint: str | None,
+    device: str,
+    dtype: str | None,
+    corrections: tuple[str, ...],
+) -> Predictor:
     from ase_nnp.models.files import load_model
     from ase_nnp.models.predictor import Predictor
 
-    return Predictor(load_model(model, checkpoint=checkpoint, device=device, dtype=dtype))
+    options: dict[str, Any] = {"device": device, "dtype": dtype, "corrections": corrections}
+    return Predictor(load_model(model, checkpoint=checkpoint, **options))
 
 
 def labelled(atoms: Atoms, results: Mapping[str, Any]) -> Atoms:

@@ -77,7 +77,8 @@ def tail():
 def test_a_sum_is_the_sum_of_its_parts(cutoff):
     one, two = model(), model(epsilon=0.1, sigma=1.5, cutoff=cutoff)
     total = sum_potentials([one, two], [1.0, -0.5])
-    assert isinstance(total, SumOfEnergies if cutoff < 6 else SumPotential)
+    assert isinstance(total, SumOfEnergies)
+    assert total.plain_graph == (cutoff < 6)
     wanted = ("energy", "forces", "stress")
     parts = [predict(m, structures(), wanted) for m in (one, two)]
     for results, a, b in zip(predict(total, structures(), wanted), *parts, strict=True):
@@ -89,6 +90,7 @@ def test_a_sum_is_the_sum_of_its_parts(cutoff):
 def test_parts_may_want_edges_of_their_own():
     one, two = model(), Direct().to(torch.float64)
     total = sum_potentials([two, one])
+    assert isinstance(total, SumPotential)
     assert not total.conservative
     assert "stress" not in total.outputs
     together = predict(total, structures())
@@ -148,7 +150,7 @@ def test_corrections_by_name_reach_the_calculator(tail):
 
 
 def test_a_file_keeps_the_corrections_with_their_parameters(tail, tmp_path):
-    from ase_nnp.models.sums import add_corrections
+    from ase_nnp.models.corrections import add_corrections
 
     total = add_corrections(model(sigma=2.2), ["tail", "disp:pbe"], {"tail": {"depth": 0.3}})
     save_model(total, tmp_path / "a.nnp")
@@ -203,3 +205,27 @@ def test_sums_that_cannot_be_are_refused():
         sum_potentials([])
     with pytest.raises(ConfigError, match="2 potentials and 1 weights"):
         sum_potentials([model(), model()], [1.0])
+
+
+def test_a_batched_relaxation_sees_the_edges_of_a_longer_term():
+    """A list of the first one's edges would cut the second one short, without a word."""
+    from ase.optimize import FIRE
+
+    total = sum_potentials([model(cutoff=3.0), model(epsilon=0.2, sigma=2.5, cutoff=8.0)])
+    start = structures()[0]
+    (row,) = ase_nnp.relax_many(total, [start.copy()], fmax=0.02, steps=30, optimizer="FIRE")
+    alone = start.copy()
+    alone.calc = NNPCalculator(total)
+    FIRE(alone, logfile=None).run(fmax=0.02, steps=30)
+    energy = row.atoms.get_potential_energy()
+    assert energy == pytest.approx(alone.get_potential_energy(), abs=1e-8)
+
+
+def test_a_graph_without_the_edges_of_a_longer_term_is_searched_again():
+    total = sum_potentials([model(cutoff=3.0), model(epsilon=0.1, cutoff=8.0)])
+    atoms = structures()[0]
+    bare = total.base.make_graph([atoms])
+    (wanted,) = predict(total, [atoms])
+    results = total.compute(bare, ("energy", "forces"))
+    assert float(results["energy"]) == pytest.approx(wanted["energy"], rel=1e-12)
+    np.testing.assert_allclose(results["forces"].numpy(), wanted["forces"], atol=1e-10)

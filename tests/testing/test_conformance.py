@@ -28,6 +28,21 @@ def test_every_family_keeps_what_it_promises(name, check):
         assert SUBJECTS[name].family.notes, f"{name} declares a violation and does not say why"
 
 
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
+@pytest.mark.parametrize("name", sorted(installed().corrections))
+def test_every_correction_keeps_what_it_promises(name, check):
+    correction = installed().corrections[name]
+    if missing := missing_packages(correction):
+        pytest.skip(f"needs {', '.join(missing)}, which is not installed")
+    key = f"correction {name}"
+    if key not in SUBJECTS:
+        SUBJECTS[key] = make_subject(correction)
+    outcome = run_check(check, SUBJECTS[key])
+    assert outcome.ok, f"{name}: {outcome.message}"
+    if outcome.status == "declared":
+        assert correction.notes, f"{name} declares a violation and does not say why"
+
+
 def broken_lj(change):
     """A Lennard-Jones subject whose model was broken by hand."""
     subject = make_subject("lj")

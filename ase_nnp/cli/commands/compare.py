@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ase_nnp.cli.commands.model_argument import model_from
+from ase_nnp.cli.commands.model_argument import CorrectionOption, model_from
 from ase_nnp.cli.commands.output import JsonOption, print_json, print_table, read_structures, say
 from ase_nnp.errors import ConfigError
 
@@ -39,6 +39,7 @@ def compare(
         bool, typer.Option(help="Fit one energy shift per element to the first model.")
     ] = True,
     plot: Annotated[Path | None, typer.Option(help="Write a picture here (PNG, PDF, SVG).")] = None,
+    correction: CorrectionOption = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
     as_json: JsonOption = False,
@@ -52,7 +53,7 @@ def compare(
         raise ConfigError(f"{', '.join(repeated)} is there twice.")
     kind = "" if plot is None else _kind_of(plot)
     data = read_structures(Path(last))
-    models = {spec: model_from(spec, None, device, dtype) for spec in specs}
+    models = {spec: model_from(spec, None, device, dtype, correction) for spec in specs}
     from ase_nnp.workflows.compare import compare as run
     from ase_nnp.workflows.compare import plot_comparison
 

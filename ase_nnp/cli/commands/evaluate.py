@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ase_nnp.cli.commands.model_argument import model_from
+from ase_nnp.cli.commands.model_argument import CorrectionOption, model_from
 from ase_nnp.cli.commands.output import JsonOption, print_json, print_table, say
 from ase_nnp.errors import ConfigError
 
@@ -36,6 +36,7 @@ def evaluate(
     group: Annotated[
         str | None, typer.Option(help="Key of atoms.info that names groups of structures.")
     ] = None,
+    correction: CorrectionOption = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
     as_json: JsonOption = False,
@@ -48,7 +49,9 @@ def evaluate(
     *names, data = paths
     if not names and not data.exists():
         raise ConfigError(f"There is no dataset {data}: ase-nnp evaluate [MODEL]... DATASET.")
-    models: list[Any] = list(names) or [model_from(None, None, device, dtype)]
+    models: list[Any] = list(names)
+    if correction or not names:
+        models = [model_from(n, None, device, dtype, correction) for n in names or [None]]
     progress = False if as_json else None
     evaluation = measure(models, data, group=group, device=device, dtype=dtype, progress=progress)
     page = None

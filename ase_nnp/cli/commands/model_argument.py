@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CheckpointOption",
+    "CorrectionOption",
     "DeviceOption",
     "DtypeOption",
     "InputsArgument",
@@ -35,14 +36,26 @@ InputsArgument = Annotated[
 CheckpointOption = Annotated[
     Path | None, typer.Option(help="With a family's name: its checkpoint file.")
 ]
+CorrectionOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--correction",
+        metavar="NAME[:FUNCTIONAL]",
+        help="Add a term to the model, such as zbl or d3bj:pbe; again for a further one.",
+    ),
+]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 DtypeOption = Annotated[str, typer.Option(help="float32 or float64.")]
 
 
 def model_from(
-    model: str | Path | None, checkpoint: Path | None, device: str, dtype: str
+    model: str | Path | None,
+    checkpoint: Path | None,
+    device: str,
+    dtype: str,
+    corrections: Sequence[str] | None = None,
 ) -> Potential:
-    """Load what the command line names, or the default model.
+    """Load what the command line names, or the default model, with corrections added.
 
     Raises
     ------
@@ -50,20 +63,23 @@ def model_from(
         In words for the command line: an environment that is not there, a file of structures in
         the model's place, a file that no family reads.
     """
+    from ase_nnp.models.corrections import add_corrections
     from ase_nnp.models.files import load_model
 
+    added = corrections or ()
     text = "" if model is None else str(model)
     if model is None and checkpoint is not None:
         raise ConfigError("--checkpoint goes with a family's name: give MODEL too.")
     _check_environment(text)
     if text.startswith("ase:"):
-        return _ase_calculator(text.removeprefix("ase:"))
+        return add_corrections(_ase_calculator(text.removeprefix("ase:")), added)
     try:
-        return load_model(model, checkpoint=checkpoint, device=device, dtype=dtype)
+        loaded = load_model(model, checkpoint=checkpoint, device=device, dtype=dtype)
     except UnsafeFileError:
         raise
     except CheckpointError as error:
         raise _shorter(text, error) from error
+    return add_corrections(loaded, added)
 
 
 def model_and_structures(

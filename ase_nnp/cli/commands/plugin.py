@@ -43,7 +43,9 @@ def new(
 
 @plugin.command("check")
 def check(
-    name: Annotated[str | None, typer.Argument(help="An installed model family.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="An installed model family or correction.")
+    ] = None,
     ase_calculator: Annotated[
         str | None,
         typer.Option(
@@ -53,12 +55,14 @@ def check(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Run the conformance suite on a family, or the ASE contract on any ASE calculator.
+    """Run the conformance suite on a family or correction, or the ASE contract on any calculator.
 
     Exit code 1 if a promise is broken.
     """
     if (name is None) == (ase_calculator is None):
-        raise typer.BadParameter("name either a model family or --ase-calculator module:factory")
+        raise typer.BadParameter(
+            "name either a model family or correction, or --ase-calculator module:factory"
+        )
     if ase_calculator is not None:
         from ase_nnp.testing.ase_contract import CONTRACT, check_calculator
 
@@ -67,11 +71,15 @@ def check(
     else:
         from ase_nnp.registry.installed import installed
 
-        family = installed().family(str(name))  # raises for a plugin that cannot be used
+        registry = installed()
+        if name in registry.corrections and name not in registry.families:
+            registry.correction(str(name))
+        else:
+            registry.family(str(name))  # raises for a plugin that cannot be used
         from ase_nnp.testing import CHECKS, make_subject, run_checks
 
         try:
-            subject = make_subject(family)
+            subject = make_subject(str(name))
         except AseNnpError:
             raise
         except Exception as error:  # a plugin's constructor may raise anything

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from ase_nnp.cli.commands.model_argument import CorrectionOption
 from ase_nnp.cli.commands.output import JsonOption, print_json, print_table, read_structures, say
 from ase_nnp.errors import ConfigError
 
@@ -71,6 +72,7 @@ def run(
     checkpoint: Annotated[
         Path | None, typer.Option(help="With a family's name: its checkpoint file.")
     ] = None,
+    correction: CorrectionOption = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
     as_json: JsonOption = False,
@@ -91,6 +93,7 @@ def run(
         steps=steps,
         optimizer=optimizer,
         cell=cell,
+        corrections=tuple(correction or ()),
     )
     made = None if executor is None else _executor(executor)
     data = read_structures(structures.resolve())  # processes may work in another folder

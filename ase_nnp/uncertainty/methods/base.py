@@ -93,6 +93,11 @@ class UncertainPotential(Potential):
         return self.base.unwrapped
 
     @property
+    def plain_graph(self) -> bool:
+        """Whether the graph of the first member is nothing but positions and edges."""
+        return self.base.plain_graph
+
+    @property
     def provenance(self) -> Mapping[str, Any]:  # type: ignore[override]
         """Where the weights are from: that of the first member, beside it those of the others."""
         origin = dict(self.base.provenance)

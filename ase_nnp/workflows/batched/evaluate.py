@@ -102,9 +102,7 @@ class Evaluator:
             options = [self.max_edges]
         self.tuner = BatchSizeTuner(options)
 
-        # The graph is made by the model within all error bars that wrap it.
-        plain = type(model.unwrapped).make_graph is Potential.make_graph
-        self.neighbors = NeighborLists(model, settings.skin) if plain else None
+        self.neighbors = NeighborLists(model, settings.skin) if model.plain_graph else None
         self.calls = 0  # of the model
         self._divisions: dict[int, list[MicroBatch]] = {}  # by budget
 

@@ -57,6 +57,8 @@ def register_corrections(register: Callable[[Correction], None]) -> None:
             summary="screened repulsion of nuclei, for models that have none",
             build=_build,
             defaults=DEFAULTS,
+            # Too short to tell the three structures of an adsorption energy apart.
+            energy_kinds=("total", "adsorption", "formation"),
             cutoff=3.9,
             cite=CITE,
             bibtex=BIBTEX,

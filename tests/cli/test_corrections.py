@@ -1,0 +1,56 @@
+"""``--correction`` of the commands that take a model, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from ase import Atoms
+from ase.io import write
+
+import ase_nnp
+from ase_nnp.cli import main
+
+
+def call(*words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([str(w) for w in words])
+    return stop.value.code, capsys.readouterr()
+
+
+@pytest.fixture
+def close(tmp_path):
+    atoms = Atoms("Cu2", positions=[[0, 0, 0], [0.7, 0, 0]])
+    write(tmp_path / "close.extxyz", atoms)
+    return atoms, tmp_path / "close.extxyz"
+
+
+def test_predict_adds_the_correction(close, capsys):
+    atoms, path = close
+    code, out = call("predict", "lj", path, "--correction", "zbl", "--json", capsys=capsys)
+    assert code == 0
+    parts = [ase_nnp.build_model(name, device="cpu") for name in ("lj", "zbl")]
+    expected = sum(ase_nnp.predict(m, [atoms], ("energy",))[0]["energy"] for m in parts)
+    assert json.loads(out.out)[0]["energy"] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "command", ["predict", "relax", "md", "eos", "elastic", "phonons", "bench", "compare", "screen"]
+)
+def test_every_command_with_a_model_knows_the_option(command, capsys):
+    words = ["screen", "run"] if command == "screen" else [command]
+    code, out = call(*words, "--help", capsys=capsys)
+    assert code == 0
+    assert "--correction" in out.out
+
+
+def test_an_unknown_correction_is_one_clear_line(close, capsys):
+    code, out = call("predict", "lj", close[1], "--correction", "zbll", capsys=capsys)
+    assert code == 2
+    assert "Did you mean 'zbl'" in out.err
+
+
+def test_plugin_check_takes_the_name_of_a_correction(capsys):
+    code, out = call("plugin", "check", "zbl", "--json", capsys=capsys)
+    assert code == 0
+    assert all(row["ok"] for row in json.loads(out.out))
