@@ -6,6 +6,8 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+
 from ase_nnp.errors import CheckpointError, ConfigError
 from ase_nnp.models.potential import Potential
 from ase_nnp.models.sums import Sum, sum_potentials
@@ -156,9 +158,8 @@ def with_stored_corrections(model: Potential, stored: Sequence[Mapping[str, Any]
 
 def sum_of_terms(stored: Sequence[Mapping[str, Any]]) -> Potential:
     """Return the corrections alone, added up in float64, without the model."""
-    terms = [build_term(entry["name"], _options(entry)).double() for entry in stored]
-    names = [entry["name"] for entry in stored]
-    return sum_potentials([t.to(terms[0].dtype) for t in terms], names=names)
+    terms = [build_term(entry["name"], _options(entry)).to(torch.float64) for entry in stored]
+    return sum_potentials(terms, names=[entry["name"] for entry in stored])
 
 
 def _options(entry: Mapping[str, Any]) -> dict[str, Any]:

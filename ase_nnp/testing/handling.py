@@ -39,13 +39,15 @@ def check_save_and_load(subject: Subject) -> float:
 
 def _stored(subject: Subject) -> Potential:
     """Return a correction as it comes out of the header of the model that it was saved with."""
+    import torch
+
     from ase_nnp.models.corrections import with_stored_corrections
 
     term = subject.model
     functional = term.config.get("functional")
     name = term.family if functional is None else f"{term.family}:{functional}"
     entry = json.loads(json.dumps({"name": name, "config": dict(term.config)}))
-    return with_stored_corrections(_Nothing().double(), [entry])
+    return with_stored_corrections(_Nothing().to(torch.float64), [entry])
 
 
 class _Nothing(Conservative):

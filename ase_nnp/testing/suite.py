@@ -56,12 +56,14 @@ def make_subject(family: ModelFamily | Correction | str, seed: int = 0, **config
 
 
 def _correction_subject(correction: Correction, config: dict[str, Any]) -> Subject:
+    import torch
+
     from ase_nnp.models.corrections import build_term
 
     options = {**correction.test_config, **config}
     functional = options.pop("functional", next(iter(correction.known_functionals()), None))
     text = correction.name if functional is None else f"{correction.name}:{functional}"
-    return Subject(correction, build_term(text, options).double())
+    return Subject(correction, build_term(text, options).to(torch.float64))
 
 
 def run_check(check: Check, subject: Subject) -> Outcome:

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
@@ -25,7 +26,7 @@ WIDE = {"zbl": {"inner": 0.5, "outer": 1.4}}  # reaches the bonds, so that label
 
 
 def wide():
-    return build_term("zbl", WIDE["zbl"]).double()
+    return build_term("zbl", WIDE["zbl"]).to(torch.float64)
 
 
 def fresh(**config):
