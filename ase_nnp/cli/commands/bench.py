@@ -136,13 +136,15 @@ def _others(model: str, compare_with: str) -> list[str]:
 
 
 def _model(name: str, options: ModelOptions, random_weights: bool) -> Potential:
+    from ase_nnp.models.corrections import add_corrections
     from ase_nnp.models.files import build_model
     from ase_nnp.registry.installed import installed
 
     if random_weights and not name:
         raise ConfigError("--random-weights needs a family's name: bench FAMILY.")
     if random_weights and options.checkpoint is None:
-        return build_model(name, seed=0, device=options.device, dtype=options.dtype).freeze()
+        fresh = build_model(name, seed=0, device=options.device, dtype=options.dtype).freeze()
+        return add_corrections(fresh, options.correction or ())
     family = installed().families.get(name)
     try:
         return options.load(name or None)

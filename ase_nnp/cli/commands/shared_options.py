@@ -13,6 +13,7 @@ import typer
 
 from ase_nnp.cli.commands.model_argument import (
     CheckpointOption,
+    CorrectionOption,
     DeviceOption,
     DtypeOption,
     model_from,
@@ -39,13 +40,14 @@ class ModelOptions:
     """How a model is loaded, and whether the command prints JSON."""
 
     checkpoint: CheckpointOption = None
+    correction: CorrectionOption = None
     device: DeviceOption = "auto"
     dtype: DtypeOption = "float32"
     as_json: JsonOption = False
 
     def load(self, model: str | Path | None) -> Potential:
         """Load the model that the command line names, or the default one."""
-        return model_from(model, self.checkpoint, self.device, self.dtype)
+        return model_from(model, self.checkpoint, self.device, self.dtype, self.correction)
 
 
 @dataclass(frozen=True)
