@@ -51,7 +51,8 @@ def evaluate(
         raise ConfigError(f"There is no dataset {data}: ase-nnp evaluate [MODEL]... DATASET.")
     models: list[Any] = list(names)
     if correction or not names:
-        models = [model_from(n, None, device, dtype, correction) for n in names or [None]]
+        wanted = names or (None,)
+        models = [model_from(name, None, device, dtype, correction) for name in wanted]
     progress = False if as_json else None
     evaluation = measure(models, data, group=group, device=device, dtype=dtype, progress=progress)
     page = None
