@@ -166,9 +166,9 @@ CALIBRATORS = {
     "factor, absolute": one_map(cal.scale_abs),
     "factor, CRPS": one_map(cal.scale_crps),
     "affine": one_map(cal.fit_affine_variance),
-    "affine by element": by_element(cal.fit_affine_variance_per_group),
+    "affine by element": by_element(cal.fit_affine_variance),
     "isotonic": one_map(cal.fit_isotonic),
-    "isotonic by element": by_element(cal.fit_isotonic_per_group),
+    "isotonic by element": by_element(cal.fit_isotonic),
 }
 
 

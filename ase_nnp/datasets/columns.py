@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ase_nnp.datasets.symbols import atomic_number
 from ase_nnp.errors import DatasetError
 from ase_nnp.files.atomic import whole_file
 from ase_nnp.files.npz import read_npz
@@ -119,17 +120,6 @@ class Columns:
                 values = [value.astype(str) for value in values]
             joined[field.name] = np.concatenate(values) if values else np.zeros(0)
         return Columns(**joined)
-
-
-def atomic_number(element: int | str) -> int:
-    """Return the atomic number of a symbol or number."""
-    from ase.data import atomic_numbers
-
-    if isinstance(element, str):
-        if element not in atomic_numbers:
-            raise DatasetError(f"{element!r} is no chemical symbol")
-        return int(atomic_numbers[element])
-    return int(element)
 
 
 def cache_folder() -> Path:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ase_nnp.datasets.stats import DatasetStats, dataset_stats
-from ase_nnp.errors import AseNnpError, DatasetError
+from ase_nnp.errors import DatasetError
 from ase_nnp.files.atomic import whole_file
+from ase_nnp.files.pictures import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,14 +52,8 @@ def plot_stats(stats: DatasetStats, title: str = "") -> Figure:
     matplotlib.figure.Figure
         Drawn without a display; ``figure.savefig(path)`` writes it.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise AseNnpError(
-            "plots need matplotlib; install it with: pip install ase_nnp[plot]"
-        ) from error
     stats.flush()
-    figure = Figure(figsize=(11, 8.6), layout="constrained")
+    figure = new_figure(11, 8.6)
     parts: Any = figure.subfigures(2, 1, height_ratios=[1.5, 1])
     upper, lower = parts
     _elements(upper, stats)

@@ -7,7 +7,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ase_nnp.datasets.columns import Columns, atomic_number
+from ase_nnp.datasets.columns import Columns
+from ase_nnp.datasets.symbols import atomic_number
 from ase_nnp.errors import DatasetError
 
 __all__ = ["select", "split"]

@@ -12,7 +12,10 @@ import torch
 
 from ase_nnp.errors import AseNnpError
 
-__all__ = ["CudaMemory", "LoopOrBatch", "Memory", "MemoryLimit"]
+__all__ = ["BatchSizeTuner", "CudaMemory", "LoopOrBatch", "Memory", "MemoryLimit"]
+
+#: Seconds a structure above which the cost of a call itself no longer matters.
+LONG = 0.1
 
 
 class Memory(Protocol):
@@ -180,3 +183,37 @@ class LoopOrBatch:
         """Seconds per load of a structure alone, of the nearest size that is known."""
         size = load.bit_length()
         return median(self._alone[min(self._alone, key=lambda known: abs(known - size))])
+
+
+class BatchSizeTuner:
+    """Choose the micro-batch size from measured time: each of several is timed twice.
+
+    On a GPU, or where a caller has chosen, there is nothing to measure. Batches save what a call
+    costs beside its arithmetic, milliseconds; where one structure takes :data:`LONG`, the loop
+    (option 0) stands and batches are not tried.
+    """
+
+    def __init__(self, options: Sequence[int]) -> None:
+        self.options = list(options)
+        self.seconds: dict[int, float] = {}
+        twice = [option for option in self.options for _ in range(2)]
+        self._left = twice if len(self.options) > 1 else []
+
+    @property
+    def budget(self) -> int:
+        """Edges of a batch; 0 is one structure at a time."""
+        if self._left:
+            return self._left[0]
+        return min(self.options, key=lambda o: self.seconds.get(o, math.inf))
+
+    @property
+    def measuring(self) -> bool:
+        """Whether the choice is still open."""
+        return bool(self._left)
+
+    def note(self, seconds: float, structures: int) -> None:
+        """Take what the present option has cost for all structures."""
+        option = self._left.pop(0)
+        self.seconds[option] = min(seconds, self.seconds.get(option, math.inf))
+        if option == 0 and 0 not in self._left and self.seconds[0] > LONG * structures:
+            self._left = []

@@ -314,6 +314,18 @@ class Conservative(Potential):
         return result if keep else {k: v.detach() for k, v in result.items()}
 
 
+def with_strain(graph: AtomGraph, positions: Tensor) -> tuple[AtomGraph, Tensor]:
+    """Return the graph at ``positions`` under a strain that is zero, and the strain (B, 3, 3).
+
+    An energy of that graph can be differentiated in both. Only the symmetric part acts: a turn of
+    the cell is no stress (Knuth et al. 2015, doi:10.1016/j.cpc.2015.01.003).
+    """
+    strain = torch.zeros_like(graph.cell, requires_grad=True)
+    symmetric = 0.5 * (strain + strain.transpose(1, 2))
+    moved = positions + torch.einsum("nc,ncd->nd", positions, symmetric[graph.batch])
+    return graph.replace(positions=moved, cell=graph.cell + graph.cell @ symmetric), strain
+
+
 def gradients(
     energies: Any, graph: AtomGraph, *, forces: bool, stress: bool, keep: bool
 ) -> dict[str, Tensor]:
@@ -326,11 +338,8 @@ def gradients(
         wanted.append(positions)
 
     if stress:
-        strain = torch.zeros_like(cell, requires_grad=True)
-        symmetric = 0.5 * (strain + strain.transpose(1, 2))
+        graph, strain = with_strain(graph, positions)
         wanted.append(strain)
-        moved = positions + torch.einsum("nc,ncd->nd", positions, symmetric[graph.batch])
-        graph = graph.replace(positions=moved, cell=cell + cell @ symmetric)
     elif forces:
         graph = graph.replace(positions=positions)
 

@@ -15,7 +15,15 @@ if TYPE_CHECKING:
 
     from ase_nnp.models.graph import AtomGraph
 
-__all__ = ["arrays_of", "as_atoms", "check_numbers", "has_volume", "name_of", "structures_of"]
+__all__ = [
+    "arrays_of",
+    "as_atoms",
+    "check_numbers",
+    "has_volume",
+    "name_of",
+    "structures_of",
+    "with_labels",
+]
 
 
 def as_atoms(structure: Any) -> Atoms:
@@ -189,3 +197,19 @@ def structures_of(graph: AtomGraph, inputs: Collection[str] | None = None) -> li
             atoms.set_array(name, values[own])
         rebuilt.append(atoms)
     return rebuilt
+
+
+def with_labels(atoms: Atoms, results: Mapping[str, Any]) -> Atoms:
+    """Attach the energy, forces and stress among ``results`` as stored labels; returns ``atoms``.
+
+    Other names are left out, which ASE's SinglePointCalculator refuses. The stress may have shape
+    (3, 3) or (6,); ASE holds (6,).
+    """
+    from ase.calculators.singlepoint import SinglePointCalculator
+    from ase.stress import full_3x3_to_voigt_6_stress
+
+    labels = {k: results[k] for k in ("energy", "forces", "stress") if k in results}
+    if "stress" in labels and np.ndim(labels["stress"]) == 2:
+        labels["stress"] = full_3x3_to_voigt_6_stress(labels["stress"])
+    atoms.calc = SinglePointCalculator(atoms, **labels)
+    return atoms

@@ -11,6 +11,7 @@ import numpy as np
 
 from ase_nnp.errors import ConfigError
 from ase_nnp.files.atomic import whole_file
+from ase_nnp.files.pictures import new_figure
 from ase_nnp.files.report_page import figure, heading, page, paragraph, table
 from ase_nnp.training.evaluation import Evaluation
 
@@ -45,10 +46,6 @@ def write_report(evaluation: Evaluation, folder: str | Path, title: str = "Evalu
     ConfigError
         matplotlib is not installed, or the folder is a file.
     """
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise ConfigError("The report draws with matplotlib: pip install ase_nnp[plot]") from error
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is a file; name a folder for the report.")
@@ -74,9 +71,7 @@ def _plain(value: Any) -> Any:
 
 
 def _parity(true: Any, pred: Any, name: str, model: str) -> bytes:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.4, 3.9), layout="constrained")
+    figure = new_figure(4.4, 3.9)
     axes = figure.add_subplot()
     step = max(1, len(true) // 20000)
     low, high = float(min(true.min(), pred.min())), float(max(true.max(), pred.max()))

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ase_nnp.errors import ConfigError
 from ase_nnp.files.atomic import whole_file
+from ase_nnp.files.pictures import new_figure
 from ase_nnp.files.report_page import figure, heading, page, paragraph, table
 from ase_nnp.uncertainty.evaluation import Evaluation, PropertyTable
 from ase_nnp.uncertainty.statistics import metrics as met
@@ -35,16 +35,12 @@ def write_report(
     ConfigError
         matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ConfigError("The report draws with matplotlib: pip install ase_nnp[plot]") from error
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     images: list[tuple[str, bytes]] = []
 
     def draw(name: str, caption: str, plot: Callable[..., None], *given: Any) -> None:
-        canvas = Figure(figsize=(4.6, 3.8), layout="constrained")
+        canvas = new_figure(4.6, 3.8)
         plot(canvas.add_subplot(), *given)
         with whole_file(folder / f"{name}.png") as beside:
             canvas.savefig(beside, dpi=120, metadata={"Software": None})

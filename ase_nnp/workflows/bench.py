@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ase_nnp.errors import ConfigError
+from ase_nnp.files.pictures import new_figure
 from ase_nnp.models.potential import Potential
 from ase_nnp.models.predictor import Predictor
 
@@ -239,12 +240,7 @@ def draw(results: Sequence[Bench]) -> Figure:
     matplotlib.figure.Figure
         Drawn without a display; ``figure.savefig(path)`` writes it.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ConfigError("plots need matplotlib; pip install ase_nnp[plot]") from error
-
-    figure = Figure(figsize=(11, 7.5), layout="constrained")
+    figure = new_figure(11, 7.5)
     axes: Any = figure.subplots(2, 2)
     (time_of_size, speed), (shares, memory) = axes
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ase_nnp.errors import ConfigError
+from ase_nnp.files.pictures import new_figure
 from ase_nnp.models.predictor import Predictor, as_atoms
 from ase_nnp.uncertainty.statistics.pool import composition_matrix, fit_element_shifts
 
@@ -186,15 +187,8 @@ def plot_comparison(result: Comparison) -> Figure:
     ConfigError
         matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ConfigError(
-            "Plots need matplotlib; install it with: pip install ase_nnp[plot]"
-        ) from error
-
     panels = 1 if result.forces is None else 2
-    figure = Figure(figsize=(5.2 * panels, 4.6), layout="constrained")
+    figure = new_figure(5.2 * panels, 4.6)
     axes = figure.subplots(1, panels, squeeze=False)[0]
 
     values = [result.aligned / result.atoms]

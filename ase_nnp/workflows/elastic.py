@@ -209,11 +209,10 @@ def draw_elastic(result: ElasticConstants, path: str | os.PathLike[str]) -> None
     path
         ``.png``, ``.pdf``, ``.svg`` or ``.jpg``.
     """
-    from matplotlib.figure import Figure
-
+    from ase_nnp.files.pictures import new_figure
     from ase_nnp.workflows.picture import save_figure
 
-    figure = Figure(figsize=(5.6, 4.8), layout="constrained")
+    figure = new_figure(5.6, 4.8)
     axes = figure.add_subplot()
     limit = float(np.abs(result.tensor).max())
     image = axes.imshow(result.tensor, cmap="RdBu_r", vmin=-limit, vmax=limit)

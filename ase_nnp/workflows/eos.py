@@ -197,15 +197,15 @@ def draw_eos(result: EquationOfState, path: str | os.PathLike[str], energy_std: 
     """
     import ase.eos
     from ase.units import GPa
-    from matplotlib.figure import Figure
 
+    from ase_nnp.files.pictures import new_figure
     from ase_nnp.workflows.picture import save_figure
 
     form = getattr(ase.eos, result.form)
     parameters = (result.energy, result.bulk_modulus * GPa, result.derivative, result.volume)
     smooth = np.linspace(result.volumes.min(), result.volumes.max(), 200)
 
-    figure = Figure(figsize=(6, 4.5), layout="constrained")
+    figure = new_figure(6, 4.5)
     axes = figure.add_subplot()
     axes.plot(smooth, form(smooth, *parameters), label=result.form)
     axes.errorbar(result.volumes, result.energies, yerr=energy_std, fmt="o", capsize=3)

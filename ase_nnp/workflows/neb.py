@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ase_nnp.errors import ConfigError, StructureError
+from ase_nnp.models.structures import with_labels
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -189,11 +190,8 @@ def _end(
 
 def _frozen(atoms: Atoms) -> Atoms:
     """Attach what the calculator says now, so that others may use it."""
-    from ase.calculators.singlepoint import SinglePointCalculator
-
     energy, forces = atoms.get_potential_energy(), atoms.get_forces(apply_constraint=False)
-    atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=forces)
-    return atoms
+    return with_labels(atoms, {"energy": energy, "forces": forces})
 
 
 def _force(chain: Any) -> float:
@@ -253,12 +251,12 @@ def draw_neb(
         Standard deviation of each image's energy above the first, eV.
     """
     from ase.utils.forcecurve import fit_images
-    from matplotlib.figure import Figure
 
+    from ase_nnp.files.pictures import new_figure
     from ase_nnp.workflows.picture import save_figure
 
     fit = fit_images(result.images)
-    figure = Figure(figsize=(6.5, 4.5), layout="constrained")
+    figure = new_figure(6.5, 4.5)
     axes = figure.add_subplot()
     axes.plot(fit.fit_path, fit.fit_energies, color="tab:blue")
     axes.errorbar(fit.path, fit.energies, yerr=energy_std, fmt="o", color="tab:blue", capsize=3)

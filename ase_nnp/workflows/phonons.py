@@ -203,11 +203,10 @@ def draw_phonons(
     std
         (Q, 3 N) THz, standard deviation of the bands, drawn as a shade.
     """
-    from matplotlib.figure import Figure
-
+    from ase_nnp.files.pictures import new_figure
     from ase_nnp.workflows.picture import save_figure
 
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    figure = new_figure(8, 4.5)
     bands, density = figure.subplots(1, 2, sharey=True, width_ratios=(3, 1))
     for k, branch in enumerate(result.bands.T):
         bands.plot(result.distances, branch, color="tab:blue", linewidth=1)

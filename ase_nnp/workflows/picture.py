@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ase_nnp.errors import AseNnpError, ConfigError
+from ase_nnp.errors import ConfigError
 from ase_nnp.files.atomic import whole_file
+from ase_nnp.files.pictures import new_figure
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -28,21 +29,14 @@ def check_picture(path: str | os.PathLike[str]) -> None:
     Raises
     ------
     ConfigError
-        An ending that is none of :data:`KINDS`, or a folder that is not there.
-    AseNnpError
-        matplotlib is not installed.
+        An ending that is none of :data:`KINDS`, a folder that is not there, or no matplotlib.
     """
     target = Path(path)
     if target.suffix.lower() not in KINDS:
         raise ConfigError(f"{target}: a picture ends in one of {', '.join(KINDS)}.")
     if not target.absolute().parent.is_dir():
         raise ConfigError(f"There is no folder {target.parent} for the picture.")
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError as error:
-        raise AseNnpError(
-            "Pictures need matplotlib; install it with: pip install ase_nnp[plot]"
-        ) from error
+    new_figure(1, 1)  # refuses where matplotlib is missing
 
 
 def save_figure(figure: Any, path: str | os.PathLike[str]) -> None:
@@ -64,9 +58,7 @@ def draw(atoms: Atoms, path: str | os.PathLike[str], title: str = "") -> None:
         Above the picture.
     """
     check_picture(path)
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 4.8), layout="constrained")
+    figure = new_figure(9, 4.8)
     for axes, (name, turn) in zip(figure.subplots(1, 2), VIEWS, strict=True):
         _view(axes, atoms, turn)
         axes.set_title(name, fontsize=10)
@@ -100,9 +92,7 @@ def draw_relaxation(
         Above the picture.
     """
     check_picture(path)
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 8), layout="constrained")
+    figure = new_figure(11, 8)
     grid = figure.add_gridspec(2, 3, width_ratios=(1, 1, 1.3), height_ratios=(1.5, 1))
     for column, (stage, atoms) in enumerate((("start", start), ("end", end))):
         for row, (name, turn) in enumerate(VIEWS):

@@ -213,15 +213,9 @@ def labelled(atoms: Atoms, results: Mapping[str, Any]) -> Atoms:
 
     Energy, forces and stress go into a SinglePointCalculator, further scalars into ``info``.
     """
-    from ase.calculators.singlepoint import SinglePointCalculator
-    from ase.stress import full_3x3_to_voigt_6_stress
+    from ase_nnp.models.structures import with_labels
 
     twin: Atoms = atoms.copy()
-    standard = {k: v for k, v in results.items() if k in ("energy", "forces", "stress")}
-    if "stress" in standard:
-        standard["stress"] = full_3x3_to_voigt_6_stress(standard["stress"])
-
     twin.info.update({k: v for k, v in results.items() if isinstance(v, float)})
     twin.info.pop("energy", None)
-    twin.calc = SinglePointCalculator(twin, **standard)
-    return twin
+    return with_labels(twin, results)

@@ -90,7 +90,7 @@ def test_each_element_gets_its_own_scale_and_floor():
     law = {1: (1.5, 0.4), 8: (0.5, 0.1)}
     a, b = (np.array([law[int(z)][i] for z in group]) for i in (0, 1))
     error = rng.standard_normal(60000) * np.sqrt(a**2 * std**2 + b**2)
-    fits = cal.fit_affine_variance_per_group(error, np.zeros(60000), std, group)
+    fits = cal.fit_per_group(cal.fit_affine_variance, error, np.zeros(60000), std, group)
     assert set(fits) == {1, 8}
     for z, fit in fits.items():
         assert (fit.a, fit.b) == pytest.approx(law[z], rel=0.04)
@@ -113,7 +113,8 @@ def test_isotonic_map_rises_and_calibrates():
     grid = np.linspace(0.3, 1.9, 50)
     assert (np.diff(fit(grid)) >= 0).all()
     np.testing.assert_allclose(fit(grid), grid**2, rtol=0.25)
-    by_group = cal.fit_isotonic_per_group([1.0, 2, 5, 6], [0.0] * 4, [1.0, 2, 1, 2], [1, 1, 8, 8])
+    true, std, groups = [1.0, 2, 5, 6], [1.0, 2, 1, 2], [1, 1, 8, 8]
+    by_group = cal.fit_per_group(cal.fit_isotonic, true, [0.0] * 4, std, groups)
     assert set(by_group) == {1, 8}
     assert by_group[8](1.0) == pytest.approx(5 * np.sqrt(np.pi / 2))
 

@@ -104,7 +104,7 @@ def test_an_ensemble_gets_its_lists_with_a_skin(model):
 
 
 def test_batches_are_not_tried_where_one_structure_takes_long():
-    from ase_nnp.workflows.batched.micro_batch import LONG, BatchSizeTuner
+    from ase_nnp.models.batch_size import LONG, BatchSizeTuner
 
     quick, slow = BatchSizeTuner([0, 20_000]), BatchSizeTuner([0, 20_000])
     for tuner, seconds in ((quick, 0.5 * LONG), (slow, 2 * LONG)):

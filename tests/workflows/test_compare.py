@@ -125,7 +125,7 @@ def test_the_command_prints_tables_json_and_a_picture(run, tmp_path):
         ([EMT_SPEC, EMT_SPEC, "DATA"], "twice"),
         ([EMT_SPEC, "ase:nowhere:X", "DATA"], "names no calculator"),
         ([EMT_SPEC, LJ_SPEC, "nowhere.xyz"], "no such file"),
-        ([EMT_SPEC, LJ_SPEC, "DATA", "--plot", "picture.bmp"], "png, pdf or svg"),
+        ([EMT_SPEC, LJ_SPEC, "DATA", "--plot", "picture.bmp"], ".png, .pdf, .svg, .jpg"),
     ],
 )
 def test_bad_words_end_in_one_line(run, tmp_path, words, message):

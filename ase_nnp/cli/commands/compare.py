@@ -45,13 +45,16 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Compare energies and forces of several models, and how far they are apart."""
+    from ase_nnp.workflows.picture import check_picture, save_figure
+
     *specs, last = arguments
     if len(specs) < 2:
         raise ConfigError("Say: ase-nnp compare MODEL MODEL [MODEL ...] STRUCTURES.")
     repeated = sorted({s for s in specs if specs.count(s) > 1})
     if repeated:
         raise ConfigError(f"{', '.join(repeated)} is there twice.")
-    kind = "" if plot is None else _kind_of(plot)
+    if plot is not None:
+        check_picture(plot)
     data = read_structures(Path(last))
     models = {spec: model_from(spec, None, device, dtype, correction) for spec in specs}
     from ase_nnp.workflows.compare import compare as run
@@ -59,25 +62,11 @@ def compare(
 
     result = run(models, data, align=align, progress=False if as_json else None)
     if plot is not None:
-        from ase_nnp.files.atomic import whole_file
-
-        figure = plot_comparison(result)
-        with whole_file(plot) as beside:
-            figure.savefig(beside, format=kind, dpi=150)
+        save_figure(plot_comparison(result), plot)
     if as_json:
         print_json(result.as_dict())
     else:
         show(result)
-
-
-def _kind_of(plot: Path) -> str:
-    """Return the picture's format; refuse, before anything runs, one that cannot be written."""
-    kind = plot.suffix.removeprefix(".").lower() or "png"
-    if kind not in ("png", "pdf", "svg"):
-        raise ConfigError(f"A picture can be png, pdf or svg, not {kind}.")
-    if not plot.absolute().parent.is_dir():
-        raise ConfigError(f"There is no folder {plot.parent} for the picture.")
-    return kind
 
 
 def show(result: Comparison) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +10,7 @@ import typer
 
 from ase_nnp.cli.commands.output import JsonOption, print_json, print_table, say
 from ase_nnp.cli.commands.progress import progress_bar
+from ase_nnp.cli.commands.shared_options import takes
 from ase_nnp.errors import DatasetError
 
 __all__ = ["add_to"]
@@ -21,15 +23,35 @@ Source = Annotated[Path, typer.Argument(help="A dataset: a file, a folder or a p
 FormatOption = Annotated[
     str | None, typer.Option("--format", help="Name of the format, where content does not tell.")
 ]
-KindOption = Annotated[
-    str | None,
-    typer.Option("--energy-kind", help="Convert energies: total, adsorption or formation."),
-]
-KeyOption = Annotated[
-    list[str] | None,
-    typer.Option("--key", help="A label's name in the file: energy=REF_energy. Repeatable."),
-]
-WorkersOption = Annotated[int, typer.Option(help="Processes that read.", min=1)]
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How a dataset is read, and whether the command prints JSON."""
+
+    format: FormatOption = None
+    energy_kind: Annotated[
+        str | None,
+        typer.Option("--energy-kind", help="Convert energies: total, adsorption or formation."),
+    ] = None
+    key: Annotated[
+        list[str] | None,
+        typer.Option("--key", help="A label's name in the file: energy=REF_energy. Repeatable."),
+    ] = None
+    workers: Annotated[int, typer.Option(help="Processes that read.", min=1)] = 1
+    as_json: JsonOption = False
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the command line sets of ``open_dataset``, beside the format."""
+        kind = {"energy_kind": self.energy_kind} if self.energy_kind else {}
+        return {**kind, "keys": _keys(self.key)} if self.key else kind
+
+    def open(self, path: Path) -> Any:
+        """Open a dataset."""
+        from ase_nnp.datasets import open_dataset
+
+        return open_dataset(path, self.format, **self.settings)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -48,15 +70,6 @@ def _keys(pairs: list[str]) -> dict[str, str]:
             raise DatasetError(f"--key {pair!r}; it is LABEL=NAME, such as energy=REF_energy")
         keys[label] = name
     return check_keys(keys)
-
-
-def _open(
-    path: Path, format: str | None, energy_kind: str | None, keys: list[str] | None = None
-) -> Any:
-    from ase_nnp.datasets import open_dataset
-
-    options: dict[str, Any] = {"energy_kind": energy_kind} if energy_kind else {}
-    return open_dataset(path, format, keys=_keys(keys or []), **options)
 
 
 def _number(value: Any) -> str:
@@ -82,22 +95,14 @@ _FORCES = {
 
 
 @data.command()
-def info(
-    source: Source,
-    format: FormatOption = None,
-    energy_kind: KindOption = None,
-    key: KeyOption = None,
-    workers: WorkersOption = 1,
-    as_json: JsonOption = False,
-) -> None:
+@takes(ReadOptions)
+def info(source: Source, options: ReadOptions) -> None:
     """Print counts, elements, sizes, and energy and force statistics."""
     from ase_nnp.datasets.stats import dataset_info
 
     with progress_bar("reading") as progress:
-        summary = dataset_info(
-            _open(source, format, energy_kind, key), progress=progress, workers=workers
-        )
-    if as_json:
+        summary = dataset_info(options.open(source), progress=progress, workers=options.workers)
+    if options.as_json:
         print_json(summary)
         return
     kinds = ", ".join(f"{n:,} {kind}" for kind, n in summary["energy_kind"].items())
@@ -142,27 +147,26 @@ def _elements(counts: dict[str, int]) -> str:
 
 
 @data.command()
+@takes(ReadOptions)
 def stats(
     source: Source,
+    options: ReadOptions,
     fit_references: Annotated[
         bool, typer.Option("--fit-references", help="Fit one energy per element.")
     ] = False,
-    format: FormatOption = None,
-    energy_kind: KindOption = None,
-    key: KeyOption = None,
-    workers: WorkersOption = 1,
-    as_json: JsonOption = False,
 ) -> None:
     """Print mean, spread and range of the labels, and element references on request."""
     from ase_nnp.datasets.stats import dataset_stats
 
     with progress_bar("reading") as progress:
-        dataset = _open(source, format, energy_kind, key)
         summary = dataset_stats(
-            dataset, fit_references=fit_references, progress=progress, workers=workers
+            options.open(source),
+            fit_references=fit_references,
+            progress=progress,
+            workers=options.workers,
         ).as_dict()
     names = (*_ENERGIES, *_FORCES)
-    if as_json:
+    if options.as_json:
         keys = ("structures", "atoms", "energy_kind", *names, "fit")
         print_json({key: summary[key] for key in keys if key in summary})
         return
@@ -206,18 +210,16 @@ def verify(source: Source, format: FormatOption = None, as_json: JsonOption = Fa
 
 
 @data.command()
+@takes(ReadOptions)
 def convert(
     source: Source,
+    options: ReadOptions,
     target: Annotated[
         Path, typer.Argument(help=".aselmdb, .lmdb, .extxyz, .extxyz.xz or .h5; one file.")
     ],
-    format: FormatOption = None,
     to: Annotated[
         str | None, typer.Option("--to", help="Format to write, where the ending does not tell.")
     ] = None,
-    energy_kind: KindOption = None,
-    key: KeyOption = None,
-    workers: Annotated[int, typer.Option(help="Processes that read and encode.", min=1)] = 1,
     skip_broken: Annotated[
         bool, typer.Option("--skip-broken", help="Leave broken records out and list them.")
     ] = False,
@@ -228,16 +230,13 @@ def convert(
         bool, typer.Option("--restart", help="Do not continue an interrupted conversion.")
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the target.")] = False,
-    as_json: JsonOption = False,
 ) -> None:
     """Convert a dataset; run the same command again to continue after an interruption."""
     from ase_nnp.datasets.convert import convert as run
 
-    options: dict[str, Any] = {"energy_kind": energy_kind} if energy_kind else {}
-    if key:
-        options["keys"] = _keys(key)
-    if format:
-        options["source_format"] = format
+    settings = dict(options.settings)
+    if options.format:
+        settings["source_format"] = options.format
     if not source.exists() and not any(sign in str(source) for sign in "*?["):
         raise DatasetError("no such file or folder", path=source)
     with progress_bar("converting") as progress:
@@ -245,15 +244,15 @@ def convert(
             source,
             target,
             format=to,
-            workers=workers,
+            workers=options.workers,
             skip_broken=skip_broken,
             resume=not restart,
             overwrite=overwrite,
             progress=progress,
             shard_size=shard_size,
-            **options,
+            **settings,
         )
-    if as_json:
+    if options.as_json:
         print_json(result.as_dict())
         return
     if result.resumed_at:
@@ -264,26 +263,26 @@ def convert(
 
 
 @data.command()
+@takes(ReadOptions)
 def plot(
     source: Source,
+    options: ReadOptions,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The picture: .png, .pdf, .svg or .jpg.")
     ] = Path("dataset.png"),
-    format: FormatOption = None,
-    energy_kind: KindOption = None,
-    key: KeyOption = None,
-    workers: WorkersOption = 1,
-    as_json: JsonOption = False,
 ) -> None:
     """Draw the element table and histograms of sizes, energies and forces."""
     from ase_nnp.datasets.plot import plot_dataset
 
     with progress_bar("reading") as progress:
-        dataset = _open(source, format, energy_kind, key)
         counts = plot_dataset(
-            dataset, output, title=source.name, progress=progress, workers=workers
+            options.open(source),
+            output,
+            title=source.name,
+            progress=progress,
+            workers=options.workers,
         )
-    if as_json:
+    if options.as_json:
         print_json({"picture": str(output), "structures": counts.count})
     else:
         say(f"{counts.count:,} structures drawn in {output}")

@@ -148,14 +148,11 @@ def _labeled(atoms: Atoms, results: dict[str, Any]) -> Atoms:
     lost on the way to the file.
     """
     import numpy as np
-    from ase.calculators.singlepoint import SinglePointCalculator
-    from ase.stress import full_3x3_to_voigt_6_stress
+
+    from ase_nnp.models.structures import with_labels
 
     twin: Atoms = atoms.copy()
-    standard = {k: v for k, v in results.items() if k in ("energy", "forces", "stress")}
-    if "stress" in standard:
-        standard["stress"] = full_3x3_to_voigt_6_stress(standard["stress"])
-    for name in results.keys() - standard.keys():
+    for name in results.keys() - {"energy", "forces", "stress"}:
         value = np.asarray(results[name])
         if value.ndim and len(value) == len(twin):
             twin.arrays[name] = value
@@ -163,5 +160,4 @@ def _labeled(atoms: Atoms, results: dict[str, Any]) -> Atoms:
             twin.info[name] = value.item() if value.ndim == 0 else value
 
     twin.info.pop("energy", None)
-    twin.calc = SinglePointCalculator(twin, **standard)
-    return twin
+    return with_labels(twin, results)

@@ -75,7 +75,7 @@ class PropertyOptions(ModelOptions):
 
 
 def takes(
-    options: type[ModelOptions], **defaults: Any
+    options: type[Any], **defaults: Any
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Spread the fields of a dataclass over a command's options; it gets them as ``options``.
 

@@ -170,11 +170,10 @@ def _rehearse(path: Path, format: str, structures: Sequence[Atoms]) -> None:
 
 def _labeled(atoms: Atoms) -> Atoms:
     import numpy as np
-    from ase.calculators.singlepoint import SinglePointCalculator
 
-    twin: Atoms = atoms.copy()
-    twin.calc = SinglePointCalculator(twin, energy=0.0, forces=np.zeros((len(twin), 3)))
-    return twin
+    from ase_nnp.models.structures import with_labels
+
+    return with_labels(atoms.copy(), {"energy": 0.0, "forces": np.zeros((len(atoms), 3))})
 
 
 def _write(path: Path, structures: Sequence[Atoms], format: str, overwrite: bool) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 
 from ase_nnp.datasets.base import AtomsDataset
 from ase_nnp.datasets.formats.lmdb_sniff import lmdb_kind, open_lmdb
+from ase_nnp.datasets.formats.oc20_mapping import as_references, reference_of
 from ase_nnp.datasets.formats.rows import parse_json, row_to_sample
 from ase_nnp.datasets.formats.schnetpack import SchNetPackUnits
 from ase_nnp.datasets.metadata_npz import attach_natoms
@@ -183,10 +184,7 @@ class AseLmdbShard(SpeakingShard):
         self._units.apply(sample)
         info = sample["info"]
         sid = info.setdefault("sid", self.first + index)
-        if self.references is not None:
-            reference = self.references.get(sid, self.references.get(f"random{sid}"))
-            if reference is not None:
-                info["reference_energy"] = float(reference)
+        info.update(reference_of(self.references, sid))
         return sample
 
     def close(self) -> None:
@@ -223,10 +221,7 @@ def open_aselmdb(
     metadata
         Whether to use (and check) ``metadata.npz`` beside the files.
     """
-    if isinstance(references, (str, Path)):
-        from ase_nnp.datasets.formats.oc20_mapping import load_references
-
-        references = load_references(references)
+    references = as_references(references)
     shards: list[AseLmdbShard] = []
     first = 0
     for path in files:

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from ase_nnp.datasets.base import AtomsDataset
-from ase_nnp.datasets.columns import atomic_number
 from ase_nnp.datasets.formats.array_files import npy_array
 from ase_nnp.datasets.formats.framefile import read_text
 from ase_nnp.datasets.sample import Sample
 from ase_nnp.datasets.shard import Shard
+from ase_nnp.datasets.symbols import atomic_number
 from ase_nnp.errors import DatasetError
 from ase_nnp.registry.family import DatasetFormat
 

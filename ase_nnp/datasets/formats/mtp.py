@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from ase_nnp.datasets.base import AtomsDataset
-from ase_nnp.datasets.columns import atomic_number
 from ase_nnp.datasets.formats.framefile import first_bytes
 from ase_nnp.datasets.formats.text_blocks import BlockShard, numbers_table
 from ase_nnp.datasets.sample import Sample
+from ase_nnp.datasets.symbols import atomic_number
 from ase_nnp.errors import DatasetError
 from ase_nnp.registry.family import DatasetFormat
 

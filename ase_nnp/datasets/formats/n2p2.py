@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -17,6 +16,7 @@ from ase_nnp.datasets.base import AtomsDataset
 from ase_nnp.datasets.formats.framefile import first_bytes
 from ase_nnp.datasets.formats.text_blocks import BlockShard, numbers_table
 from ase_nnp.datasets.sample import Sample
+from ase_nnp.datasets.symbols import atomic_numbers_of
 from ase_nnp.errors import DatasetError
 from ase_nnp.registry.family import DatasetFormat
 
@@ -87,7 +87,7 @@ class InputDataShard(BlockShard):
         # Both programs take a structure as periodic in all directions or in none.
         periodic = len(lattice) == 3
         sample: Sample = {
-            "atomic_numbers": _atomic_numbers(symbols),
+            "atomic_numbers": atomic_numbers_of(symbols),
             "positions": table[:, :3] * self._length,
             "cell": lattice * self._length if periodic else np.zeros((3, 3)),
             "pbc": np.full(3, periodic),
@@ -112,15 +112,6 @@ def _one(words: dict[str, list[list[str]]], name: str) -> float | None:
     if len(table) != 1:
         raise DatasetError(f"{len(table)} values of {name} in one structure")
     return float(table[0, 0])
-
-
-def _atomic_numbers(symbols: list[str]) -> Any:
-    from ase.data import atomic_numbers
-
-    try:
-        return np.array([atomic_numbers[symbol] for symbol in symbols], np.int64)
-    except KeyError as error:
-        raise DatasetError(f"{error.args[0]!r} is no chemical symbol") from None
 
 
 def sniff(path: Path) -> bool:

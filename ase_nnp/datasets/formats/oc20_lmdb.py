@@ -21,6 +21,7 @@ import numpy as np
 
 from ase_nnp.datasets.base import AtomsDataset
 from ase_nnp.datasets.formats.lmdb_sniff import lmdb_kind, open_lmdb
+from ase_nnp.datasets.formats.oc20_mapping import as_references, reference_of
 from ase_nnp.datasets.formats.oc20_pickles import record_fields
 from ase_nnp.datasets.labels import full_stress
 from ase_nnp.datasets.metadata_npz import attach_natoms
@@ -245,11 +246,7 @@ class LegacyShard(Shard):
         if not data:
             raise DatasetError("an empty value")
         sample = decode(data)
-        if self.references is not None:
-            sid = sample["info"].get("sid")
-            reference = self.references.get(f"random{sid}", self.references.get(sid))
-            if reference is not None:
-                sample["info"]["reference_energy"] = float(reference)
+        sample["info"].update(reference_of(self.references, sample["info"].get("sid")))
         return sample
 
     def close(self) -> None:
@@ -285,10 +282,7 @@ def open_legacy(
     metadata
         Whether to use (and check) ``metadata.npz`` beside the files.
     """
-    if isinstance(references, (str, Path)):
-        from ase_nnp.datasets.formats.oc20_mapping import load_references
-
-        references = load_references(references)
+    references = as_references(references)
     shards = [
         LegacyShard(path, stored_energy_kind=stored_energy_kind, references=references)
         for path in files

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from ase_nnp.errors import DatasetError
 from ase_nnp.files.regular import read_regular
 from ase_nnp.files.unpickle import load
 
-__all__ = ["load_mapping", "load_references"]
+__all__ = ["as_references", "load_mapping", "load_references", "reference_of"]
 
 _MAX_LINES = 1 << 30  # bytes
 
@@ -56,3 +57,21 @@ def load_references(path: str | Path) -> dict[Any, float]:
         except ValueError:
             raise DatasetError(f"{line!r} is not 'id,energy'", path=path, key=number) from None
     return table
+
+
+def as_references(
+    references: Mapping[Any, float] | str | Path | None,
+) -> Mapping[Any, float] | None:
+    """Return reference energies that are given as such or as a file."""
+    return load_references(references) if isinstance(references, (str, Path)) else references
+
+
+def reference_of(references: Mapping[Any, float] | None, sid: Any) -> dict[str, float]:
+    """Return what a system's information gains by the table: its reference energy, if it has one.
+
+    OC20's own tables say ``"random123"`` where the records of the LMDB files say 123.
+    """
+    if references is None:
+        return {}
+    energy = references.get(f"random{sid}", references.get(sid))
+    return {} if energy is None else {"reference_energy": float(energy)}

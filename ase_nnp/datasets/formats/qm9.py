@@ -20,6 +20,7 @@ from ase_nnp.datasets.formats.framefile import first_bytes, read_text
 from ase_nnp.datasets.formats.text_blocks import numbers_table
 from ase_nnp.datasets.sample import Sample
 from ase_nnp.datasets.shard import Shard
+from ase_nnp.datasets.symbols import atomic_numbers_of
 from ase_nnp.errors import DatasetError
 from ase_nnp.registry.family import DatasetFormat
 
@@ -69,7 +70,7 @@ class QM9Shard(Shard):
         if names:
             info["smiles"] = names[-1]
         return {
-            "atomic_numbers": _atomic_numbers([row[0] for row in rows]),
+            "atomic_numbers": atomic_numbers_of([row[0] for row in rows]),
             "positions": table[:, :3],
             "cell": np.zeros((3, 3)),
             "pbc": np.zeros(3, bool),
@@ -77,15 +78,6 @@ class QM9Shard(Shard):
             "results": {"charges": table[:, 3]},
             "info": info,
         }
-
-
-def _atomic_numbers(symbols: list[str]) -> Any:
-    from ase.data import atomic_numbers
-
-    try:
-        return np.array([atomic_numbers[symbol] for symbol in symbols], np.int64)
-    except KeyError as error:
-        raise DatasetError(f"{error.args[0]!r} is no chemical symbol") from None
 
 
 def sniff(path: Path) -> bool:

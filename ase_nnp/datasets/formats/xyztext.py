@@ -10,6 +10,7 @@ import numpy as np
 from ase_nnp.datasets.formats.rows import parse_json, plain, scalar
 from ase_nnp.datasets.labels import full_stress, stress_of_virial
 from ase_nnp.datasets.sample import Sample
+from ase_nnp.datasets.symbols import atomic_numbers_of
 from ase_nnp.datasets.writing.encode import ARRAYS, REST, put_back
 from ase_nnp.errors import DatasetError
 
@@ -204,14 +205,10 @@ def _numbers(columns: dict[str, Array]) -> Array:
         return numbers
     if species.ndim != 1 or species.dtype.kind != "U":
         raise DatasetError("species are no column of symbols")
-    try:
-        return np.array([atomic_numbers[symbol] for symbol in species.tolist()], np.int64)
-    except KeyError:
-        pass
-    try:  # CREST and CP2K write CU
-        return np.array([atomic_numbers[s.capitalize()] for s in species.tolist()], np.int64)
-    except KeyError as error:
-        raise DatasetError(f"{error.args[0]!r} is no chemical symbol") from None
+    symbols = species.tolist()
+    if not all(symbol in atomic_numbers for symbol in symbols):
+        symbols = [symbol.capitalize() for symbol in symbols]  # CREST and CP2K write CU
+    return atomic_numbers_of(symbols)
 
 
 def _box(pairs: dict[str, Any], sample: Sample) -> None:

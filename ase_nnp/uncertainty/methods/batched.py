@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ase_nnp.errors import UncertaintyError
 from ase_nnp.models.graph import AtomGraph
-from ase_nnp.models.potential import Conservative, Potential
+from ase_nnp.models.potential import Conservative, Potential, with_strain
 
 __all__ = ["Batched"]
 
@@ -136,11 +136,8 @@ def _joint_gradients(
     with torch.enable_grad():
         moved = graph.replace(positions=wanted[0])
         if stress:
-            wanted.append(torch.zeros_like(graph.cell, requires_grad=True))
-            symmetric = 0.5 * (wanted[1] + wanted[1].transpose(1, 2))
-            shift = torch.einsum("nc,ncd->nd", wanted[0], symmetric[graph.batch])
-            cell = graph.cell + graph.cell @ symmetric
-            moved = graph.replace(positions=wanted[0] + shift, cell=cell)
+            moved, strain = with_strain(graph, wanted[0])
+            wanted.append(strain)
         result = _named(energies(moved))
         total = result["energy"].sum(dim=1)  # (M,)
         seed = torch.eye(count, dtype=total.dtype, device=total.device)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ase_nnp.errors import UncertaintyError
 from ase_nnp.models.graph import AtomGraph
-from ase_nnp.models.potential import Conservative, Potential
+from ase_nnp.models.potential import Conservative, Potential, with_strain
 from ase_nnp.uncertainty.methods.features import LastLayer, ParameterLayer, energy_of
 
 __all__ = ["FeatureJacobian", "feature_jacobian", "plain_features"]
@@ -64,11 +64,8 @@ def feature_jacobian(
     with layer.watch(model) as caught, torch.enable_grad():
         moved = graph.replace(positions=wanted[0])
         if stress:
-            wanted.append(torch.zeros_like(graph.cell, requires_grad=True))
-            symmetric = 0.5 * (wanted[1] + wanted[1].transpose(1, 2))
-            shift = torch.einsum("nc,ncd->nd", wanted[0], symmetric[graph.batch])
-            cell = graph.cell + graph.cell @ symmetric
-            moved = graph.replace(positions=wanted[0] + shift, cell=cell)
+            moved, strain = with_strain(graph, wanted[0])
+            wanted.append(strain)
         energy = energy_of(model, moved)
         atoms, total = layer.read(caught, moved, energy, differentiable=True)
         if not total.requires_grad:

@@ -19,9 +19,8 @@ __all__ = [
     "IsotonicStd",
     "StudentT",
     "fit_affine_variance",
-    "fit_affine_variance_per_group",
     "fit_isotonic",
-    "fit_isotonic_per_group",
+    "fit_per_group",
     "fit_student_t",
     "scale_abs",
     "scale_crps",
@@ -169,36 +168,27 @@ def fit_affine_variance(y_true: ArrayLike, y_pred: ArrayLike, y_std: ArrayLike) 
     return AffineVariance(float(np.sqrt(best.x[0])), float(unit * np.sqrt(best.x[1])))
 
 
-def _per_group(
+def fit_per_group(
     fit: Callable[..., Fit],
     y_true: ArrayLike,
     y_pred: ArrayLike,
     y_std: ArrayLike,
     groups: ArrayLike,
 ) -> dict[int, Fit]:
-    group = np.asarray(groups)
-    arrays = [np.asarray(a, dtype=np.float64) for a in (y_true, y_pred, as_std("y_std", y_std))]
-    return {int(g): fit(*(a[group == g] for a in arrays)) for g in np.unique(group)}
-
-
-def fit_affine_variance_per_group(
-    y_true: ArrayLike, y_pred: ArrayLike, y_std: ArrayLike, groups: ArrayLike
-) -> dict[int, AffineVariance]:
-    """One scale and floor for each group, for instance for each element.
+    """One fit for each group, for instance for each element.
 
     Parameters
     ----------
+    fit
+        :func:`fit_affine_variance` or :func:`fit_isotonic`; what it raises is raised.
     y_true, y_pred, y_std
         (N,), of one unit.
     groups
         (N,) integers, such as atomic numbers.
-
-    Raises
-    ------
-    UncertaintyError
-        As :func:`fit_affine_variance` of any group.
     """
-    return _per_group(fit_affine_variance, y_true, y_pred, y_std, groups)
+    group = np.asarray(groups)
+    arrays = [np.asarray(a, dtype=np.float64) for a in (y_true, y_pred, as_std("y_std", y_std))]
+    return {int(g): fit(*(a[group == g] for a in arrays)) for g in np.unique(group)}
 
 
 @dataclass(frozen=True)
@@ -262,23 +252,3 @@ def fit_isotonic(
     # A block of exact predictions at the small end would claim certainty.
     fitted = np.maximum(fitted, fitted[fitted > 0].min())
     return IsotonicStd(knots, factor * fitted)
-
-
-def fit_isotonic_per_group(
-    y_true: ArrayLike, y_pred: ArrayLike, y_std: ArrayLike, groups: ArrayLike
-) -> dict[int, IsotonicStd]:
-    """One isotonic map for each group, for instance for each element.
-
-    Parameters
-    ----------
-    y_true, y_pred, y_std
-        (N,), of one unit.
-    groups
-        (N,) integers, such as atomic numbers.
-
-    Raises
-    ------
-    UncertaintyError
-        As :func:`fit_isotonic` of any group.
-    """
-    return _per_group(fit_isotonic, y_true, y_pred, y_std, groups)

@@ -15,9 +15,10 @@ import numpy as np
 import torch
 
 from ase_nnp.errors import ConfigError, PredictionError, StructureError
+from ase_nnp.models.batch_size import BatchSizeTuner
 from ase_nnp.models.modes import usual_default_dtype
 from ase_nnp.models.potential import Potential
-from ase_nnp.workflows.batched.micro_batch import BatchSizeTuner, MicroBatch
+from ase_nnp.workflows.batched.micro_batch import MicroBatch
 from ase_nnp.workflows.batched.neighbor_lists import NeighborLists
 from ase_nnp.workflows.batched.settings import RunSettings
 from ase_nnp.workflows.batched.state import Array, Batch, Segments

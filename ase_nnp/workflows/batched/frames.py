@@ -16,6 +16,7 @@ import numpy as np
 
 from ase_nnp.errors import DatasetError
 from ase_nnp.files.atomic import whole_file
+from ase_nnp.models.structures import with_labels
 from ase_nnp.workflows.batched.state import Array
 
 if TYPE_CHECKING:
@@ -102,9 +103,6 @@ class FrameFile:
             )
 
     def __iter__(self) -> Iterator[Atoms]:
-        from ase.calculators.singlepoint import SinglePointCalculator
-        from ase.stress import full_3x3_to_voigt_6_stress
-
         if not len(self):
             return
 
@@ -119,11 +117,10 @@ class FrameFile:
 
             results: dict[str, Any] = {"energy": float(row[1]), "forces": vectors[1]}
             if np.isfinite(row[11]):
-                results["stress"] = full_3x3_to_voigt_6_stress(np.array(row[11:20]).reshape(3, 3))
+                results["stress"] = np.array(row[11:20]).reshape(3, 3)
 
             atoms.info["step"] = int(row[0])
-            atoms.calc = SinglePointCalculator(atoms, **results)
-            yield atoms
+            yield with_labels(atoms, results)
 
     def export(self, path: Path) -> None:
         """Write all frames as ``.traj`` or ``.h5``; the file appears whole or not at all."""

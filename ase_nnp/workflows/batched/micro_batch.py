@@ -1,11 +1,10 @@
-"""Micro-batches: structures that go through the model in one call, and how large they are."""
+"""Micro-batches: structures that go through the model in one call."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,44 +13,7 @@ from ase_nnp.models.graph import AtomGraph
 from ase_nnp.models.lattice import recentered
 from ase_nnp.models.neighbors import MIN_DISTANCE, sort_and_cap_edges
 
-__all__ = ["BatchSizeTuner", "MicroBatch", "NeighborCache"]
-
-#: Seconds a structure above which the cost of a call itself no longer matters.
-LONG = 0.1
-
-
-class BatchSizeTuner:
-    """Choose the micro-batch size from measured time: each of several is timed twice.
-
-    On a GPU, or where a caller has chosen, there is nothing to measure. Batches save what a call
-    costs beside its arithmetic, milliseconds; where one structure takes :data:`LONG`, the loop
-    (option 0) stands and batches are not tried.
-    """
-
-    def __init__(self, options: Sequence[int]) -> None:
-        self.options = list(options)
-        self.seconds: dict[int, float] = {}
-        twice = [option for option in self.options for _ in range(2)]
-        self._left = twice if len(self.options) > 1 else []
-
-    @property
-    def budget(self) -> int:
-        """Edges of a batch; 0 is one structure at a time."""
-        if self._left:
-            return self._left[0]
-        return min(self.options, key=lambda o: self.seconds.get(o, np.inf))
-
-    @property
-    def measuring(self) -> bool:
-        """Whether the choice is still open."""
-        return bool(self._left)
-
-    def note(self, seconds: float, structures: int) -> None:
-        """Take what the present option has cost for all structures."""
-        option = self._left.pop(0)
-        self.seconds[option] = min(seconds, self.seconds.get(option, np.inf))
-        if option == 0 and 0 not in self._left and self.seconds[0] > LONG * structures:
-            self._left = []
+__all__ = ["MicroBatch", "NeighborCache"]
 
 
 @dataclass

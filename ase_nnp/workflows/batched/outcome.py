@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ase_nnp.models.structures import with_labels
 from ase_nnp.workflows.batched.evaluate import BatchResults
 from ase_nnp.workflows.batched.state import Batch
 
@@ -57,9 +58,6 @@ class Outcome:
 
 def labelled(batch: Batch, results: BatchResults, k: int) -> Atoms:
     """Return structure ``k`` as it is, with what the model says of it."""
-    from ase.calculators.singlepoint import SinglePointCalculator
-    from ase.stress import full_3x3_to_voigt_6_stress
-
     atoms = batch.snapshot(k)
     rows = batch.segments.slice(k)
     labels: dict[str, Any] = {
@@ -67,10 +65,10 @@ def labelled(batch: Batch, results: BatchResults, k: int) -> Atoms:
         "forces": results.forces[rows].copy(),
     }
     if results.stress is not None:
-        labels["stress"] = full_3x3_to_voigt_6_stress(results.stress[k])
+        labels["stress"] = results.stress[k]
+    with_labels(atoms, labels)
 
-    # SinglePointCalculator refuses names that ASE does not know.
-    atoms.calc = SinglePointCalculator(atoms, **labels)
+    # SinglePointCalculator's constructor refuses names that ASE does not know.
     atoms.calc.results |= {
         name: value[rows].copy() if len(value) == batch.segments.rows else value[k].copy()
         for name, value in results.extra.items()

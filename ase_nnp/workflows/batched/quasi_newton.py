@@ -12,18 +12,32 @@ __all__ = ["BFGS", "LBFGS"]
 ALPHA = 70.0  # eV/Angstrom^2, the curvature before anything is known
 
 
-class LBFGS(Optimizer):
-    """Limited-memory BFGS (Nocedal 1980, doi:10.1090/S0025-5718-1980-0572855-7).
-
-    The histories of all structures stand side by side, newest last; one that is younger has zeros
-    in the older entries, which change nothing.
-    """
+class _QuasiNewton(Optimizer):
+    """What both remember of the last step; ``fresh`` structures have none yet."""
 
     per_row = ("last_x", "last_forces")
     per_structure = ("fresh",)
     last_x: Array
     last_forces: Array
     fresh: Array
+
+    def blank(self, segments: Segments) -> dict[str, Array]:
+        """Return structures that have not moved yet."""
+        zeros = np.zeros((segments.rows, 3))
+        return {
+            "last_x": zeros,
+            "last_forces": zeros,
+            "fresh": np.ones(len(segments), dtype=bool),
+        }
+
+
+class LBFGS(_QuasiNewton):
+    """Limited-memory BFGS (Nocedal 1980, doi:10.1090/S0025-5718-1980-0572855-7).
+
+    The histories of all structures stand side by side, newest last; one that is younger has zeros
+    in the older entries, which change nothing.
+    """
+
     MEMORY = 100
 
     def __init__(self) -> None:
@@ -31,15 +45,6 @@ class LBFGS(Optimizer):
         self.steps: list[Array] = []  # each (R, 3)
         self.changes: list[Array] = []  # of the gradient, each (R, 3)
         self.weights: list[Array] = []  # each (B,)
-
-    def blank(self, segments: Segments) -> dict[str, Array]:
-        """Return structures without a history."""
-        zeros = np.zeros((segments.rows, 3))
-        return {
-            "last_x": zeros,
-            "last_forces": zeros,
-            "fresh": np.ones(len(segments), dtype=bool),
-        }
 
     def add(self, segments: Segments) -> None:
         """Append structures without a history."""
@@ -111,7 +116,7 @@ class LBFGS(Optimizer):
         return self._shortened(-z)
 
 
-class BFGS(Optimizer):
+class BFGS(_QuasiNewton):
     """BFGS with the whole Hessian, as ASE has it: step along ``-|H|^-1 g``, no line search.
 
     The Hessian of each structure holds its free components only: the others would stay at the
@@ -119,24 +124,9 @@ class BFGS(Optimizer):
     solve does for the eigenvectors.
     """
 
-    per_row = ("last_x", "last_forces")
-    per_structure = ("fresh",)
-    last_x: Array
-    last_forces: Array
-    fresh: Array
-
     def __init__(self) -> None:
         super().__init__()
         self.hessians: list[Array | None] = []
-
-    def blank(self, segments: Segments) -> dict[str, Array]:
-        """Return structures of which nothing is known."""
-        zeros = np.zeros((segments.rows, 3))
-        return {
-            "last_x": zeros,
-            "last_forces": zeros,
-            "fresh": np.ones(len(segments), dtype=bool),
-        }
 
     def add(self, segments: Segments) -> None:
         """Append structures of which nothing is known."""

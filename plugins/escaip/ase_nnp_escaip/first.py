@@ -15,7 +15,14 @@ from torch.nn import functional
 from ase_nnp_escaip.attention import Geometry, attend
 from ase_nnp_escaip.config import Settings
 from ase_nnp_escaip.edges import EdgeAttributes, Features
-from ase_nnp_escaip.layers import Activated, add_part, feed_forward, normalization, part
+from ase_nnp_escaip.layers import (
+    Activated,
+    ResidualBlock,
+    add_part,
+    feed_forward,
+    normalization,
+    part,
+)
 from ase_nnp_escaip.slots import reduce_rows
 from ase_nnp_escaip.third import FeedForward
 
@@ -151,7 +158,7 @@ class FirstAttention(FirstEdgeAttributes):
         return result
 
 
-class FirstBlock(nn.Module):
+class FirstBlock(ResidualBlock):
     """Attention and feed-forward, each added to its input."""
 
     def __init__(self, settings: Settings) -> None:
@@ -171,18 +178,12 @@ class FirstBlock(nn.Module):
         nodes = nodes + self._drop(self.feedforward.mlp_node(self.norm_ffn.node_norm(nodes)))
         if only_nodes:
             return nodes, edges
-        found = []
-        for k, e in enumerate(changes):
-            e = edges[k] + self._drop(e)
-            edges[k] = changes[k] = e.new_empty(0)  # let go of the old ones early
-            found.append(e + self._drop(self.feedforward.mlp_edge(self.norm_ffn.edge_norm(e))))
-        return nodes, found
 
-    def _drop(self, x: Tensor) -> Tensor:
-        if not self.training or not self.depth:
-            return x
-        keep = torch.rand(len(x), 1, device=x.device, dtype=x.dtype) >= self.depth
-        return x * keep / (1.0 - self.depth)
+        def update(e: Tensor) -> Tensor:
+            change: Tensor = self.feedforward.mlp_edge(self.norm_ffn.edge_norm(e))
+            return change
+
+        return nodes, self._changed_edges(edges, changes, update)
 
 
 class FirstReadout(nn.Module):

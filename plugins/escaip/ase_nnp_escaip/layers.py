@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -15,6 +17,7 @@ __all__ = [
     "Constants",
     "DistanceBasis",
     "OutputLayer",
+    "ResidualBlock",
     "add_part",
     "feed_forward",
     "legendre",
@@ -67,6 +70,33 @@ class Activation(nn.Module):
             parabola = (x + 2).square() / 8
             x = torch.where(x.abs() <= 2, parabola, functional.relu(x))
         return functional.dropout(x, self.dropout) if self.training and self.dropout else x
+
+
+class ResidualBlock(nn.Module):
+    """A block whose changes are added to its input, each dropped at random while training.
+
+    The drop is stochastic depth (Huang et al. 2016, arXiv:1603.09382), a row at a time.
+    """
+
+    depth: float
+
+    def _drop(self, x: Tensor) -> Tensor:
+        if not self.training or not self.depth:
+            return x
+        keep = torch.rand(len(x), 1, device=x.device, dtype=x.dtype) >= self.depth
+        return x * keep / (1.0 - self.depth)
+
+    def _changed_edges(
+        self, edges: list[Tensor], changes: list[Tensor], update: Callable[[Tensor], Tensor]
+    ) -> list[Tensor]:
+        """Return edges with the attention's changes and then their own update added."""
+        new_edges = []
+        for k in range(len(changes)):
+            edge = edges[k] + self._drop(changes[k])
+            # Edges are the largest arrays there are: the old ones are let go of at once.
+            edges[k] = changes[k] = edge.new_empty(0)
+            new_edges.append(edge + self._drop(update(edge)))
+        return new_edges
 
 
 class RMSNorm(nn.RMSNorm):

@@ -13,7 +13,15 @@ from torch.nn import functional
 from ase_nnp_escaip.attention import Geometry, attend
 from ase_nnp_escaip.config import Settings
 from ase_nnp_escaip.edges import EdgeAttributes, Features
-from ase_nnp_escaip.layers import Activated, add_part, feed_forward, legendre, normalization, part
+from ase_nnp_escaip.layers import (
+    Activated,
+    ResidualBlock,
+    add_part,
+    feed_forward,
+    legendre,
+    normalization,
+    part,
+)
 from ase_nnp_escaip.slots import reduce_rows
 
 __all__ = ["Backbone", "FeedForward"]
@@ -169,7 +177,7 @@ class FeedForward(nn.Module):
         )
 
 
-class Block(nn.Module):
+class Block(ResidualBlock):
     """Attention and feed-forward, each on normalised input and added to it."""
 
     def __init__(self, settings: Settings, last: bool) -> None:
@@ -195,18 +203,12 @@ class Block(nn.Module):
         nodes = nodes + self._drop(self.feedforward.mlp_node(self.norm_ffn_node(nodes)))
         if only_nodes:
             return nodes, edges
-        found = []
-        for k, e in enumerate(changes):
-            e = edges[k] + self._drop(e)
-            edges[k] = changes[k] = e.new_empty(0)  # let go of the old ones early
-            found.append(e + self._drop(self.feedforward.mlp_edge(self.norm_ffn_edge(e))))
-        return nodes, found
 
-    def _drop(self, x: Tensor) -> Tensor:
-        if not self.training or not self.depth:
-            return x
-        keep = torch.rand(len(x), 1, device=x.device, dtype=x.dtype) >= self.depth
-        return x * keep / (1.0 - self.depth)
+        def update(e: Tensor) -> Tensor:
+            change: Tensor = self.feedforward.mlp_edge(self.norm_ffn_edge(e))
+            return change
+
+        return nodes, self._changed_edges(edges, changes, update)
 
 
 class Readout(nn.Module):
