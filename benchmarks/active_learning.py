@@ -131,10 +131,10 @@ def main() -> None:
     def measure(model):
         rows = ase_nnp.predict(model, test, ("forces",), progress=False)
         error = np.abs(np.concatenate([r["forces"].ravel() for r in rows]) - true)
-        found = {"forces_mae": error.mean(), "forces_rmse": np.sqrt(np.square(error).mean())}
+        errors = {"forces_mae": error.mean(), "forces_rmse": np.sqrt(np.square(error).mean())}
         if rare.any():
-            found["rare_mae"] = error[rare].mean()
-        return {name: round(float(value), 4) for name, value in found.items()}
+            errors["rare_mae"] = error[rare].mean()
+        return {name: round(float(value), 4) for name, value in errors.items()}
 
     def train(known):
         settings = Settings(

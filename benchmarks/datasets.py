@@ -283,16 +283,16 @@ def python_of(path: str) -> Path:
 
 
 def references(options: argparse.Namespace, folder: Path) -> dict[str, Path]:
-    found: dict[str, Path] = {}
+    pythons: dict[str, Path] = {}
     if options.no_references:
-        return found
+        return pythons
     for name in ("fairchem1", "fairchem2"):
         given = getattr(options, name)
         try:
-            found[name] = python_of(given) if given else install(name, folder / name)
+            pythons[name] = python_of(given) if given else install(name, folder / name)
         except (OSError, subprocess.CalledProcessError) as error:
             print(f"{name} could not be installed ({error}); going on without it", file=sys.stderr)
-    return found
+    return pythons
 
 
 def compare(case: tuple, folder: Path, refs: dict[str, Path], repeats: int) -> dict:

@@ -52,39 +52,39 @@ def seeds(folder: Path) -> dict[str, list[Path]]:
 
     from ase_nnp.datasets import open_dataset, write_dataset
 
-    found: dict[str, list[Path]] = collections.defaultdict(list)
+    files: dict[str, list[Path]] = collections.defaultdict(list)
     toy = [open_dataset(ROOT / "data" / "oc25_toy")[k] for k in range(3)]
     for name in ("toy.aselmdb", "flat.lmdb", "toy.extxyz", "toy.extxyz.xz", "toy.h5"):
         write_dataset(folder / name, toy)
         kind = name.partition(".")[2] if name != "flat.lmdb" else "flat"
-        found[kind].append(folder / name)
+        files[kind].append(folder / name)
     plain = [atoms.copy() for atoms in toy]
     for atoms, source in zip(plain, toy, strict=True):
         atoms.calc, atoms.info = source.calc, {}
     write(folder / "toy.traj", plain)
-    found["traj"].append(folder / "toy.traj")
+    files["traj"].append(folder / "toy.traj")
     for name in ("toy.db", "toy.json"):
         with connect(folder / name, use_lock_file=False) as database:
             for atoms in plain:
                 database.write(atoms, key_value_pairs={"kind": "toy"}, data={"list": [1, 2.5]})
-        found["ase-" + name.partition(".")[2]].append(folder / name)
+        files["ase-" + name.partition(".")[2]].append(folder / name)
     (folder / "structures.json").write_text(json.dumps([_pymatgen(atoms) for atoms in plain]))
-    found["pymatgen"].append(folder / "structures.json")
+    files["pymatgen"].append(folder / "structures.json")
     raw = folder / "raw.extxyz"
     raw.write_bytes((folder / "toy.extxyz").read_bytes())
     (folder / "raw.txt").write_text("".join(f"random{k},frame{k},-1.5\n" for k in range(3)))
-    found["raw"].append(raw)
-    found["lmdb"].append(
+    files["raw"].append(raw)
+    files["lmdb"].append(
         _legacy(ROOT / "data" / "oc20_toy" / "data.0000.lmdb", folder / "toy.lmdb")
     )
     for name in ("oc20_is2re_old", "oc20_is2re_new", "oc20_s2ef_new"):
         source = next((REFERENCE / name).glob("*.lmdb"), None) if REFERENCE.is_dir() else None
         if source is not None:
-            found["lmdb"].append(_legacy(source, folder / f"{name}.lmdb"))
+            files["lmdb"].append(_legacy(source, folder / f"{name}.lmdb"))
     if REFERENCE.is_dir():
-        found["aselmdb"].append(REFERENCE / "aselmdb_misc" / "misc.aselmdb")
-        found["mapping"].append(REFERENCE / "oc20_mapping" / "oc20_data_mapping.pkl")
-    return dict(found) | foreign_seeds(folder, [_pymatgen(atoms) for atoms in plain])
+        files["aselmdb"].append(REFERENCE / "aselmdb_misc" / "misc.aselmdb")
+        files["mapping"].append(REFERENCE / "oc20_mapping" / "oc20_data_mapping.pkl")
+    return dict(files) | foreign_seeds(folder, [_pymatgen(atoms) for atoms in plain])
 
 
 def _legacy(source: Path, target: Path) -> Path:

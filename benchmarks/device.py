@@ -26,7 +26,7 @@ from ase_nnp.models.predictor import Predictor
 def mixed(count: int, seed: int = 0) -> list[Atoms]:
     """Cells and slabs of copper from 4 to about 500 atoms."""
     rng = np.random.default_rng(seed)
-    found = []
+    structures = []
     for _ in range(count):
         if rng.random() < 0.3:
             atoms = bulk("Cu", cubic=True) * tuple(rng.integers(1, 5, 3))
@@ -35,8 +35,8 @@ def mixed(count: int, seed: int = 0) -> list[Atoms]:
             atoms = fcc111("Cu", (side, side, int(rng.integers(3, 8))), vacuum=8.0)
             atoms.pbc = True
         atoms.rattle(0.03, rng=rng)
-        found.append(atoms)
-    return found
+        structures.append(atoms)
+    return structures
 
 
 def wait(device: torch.device) -> float:

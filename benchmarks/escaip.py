@@ -98,7 +98,7 @@ def structures(kind: str, count: int, seed: int, given: str) -> list[Any]:
     if kind == "slab":
         return moved(given, count, seed)
     rng = np.random.default_rng(seed)
-    found = []
+    slabs = []
     for _ in range(count):
         repeats = {64: (4, 2, 2), 128: (4, 4, 2)}
         n = int(kind.split("-")[1])
@@ -109,8 +109,8 @@ def structures(kind: str, count: int, seed: int, given: str) -> list[Any]:
         atoms = bulk("Cu", cubic=True).repeat(repeats.get(n, tuple(shape)))
         assert len(atoms) == n
         atoms.positions += rng.normal(scale=0.01, size=atoms.positions.shape)
-        found.append(atoms)
-    return found
+        slabs.append(atoms)
+    return slabs
 
 
 def find_slab(given: str | None, folder: Path) -> Path:
@@ -205,8 +205,8 @@ def work(which: str, config: str, weights: str, slab: str) -> None:
         start = time.process_time()
         energy, forces = call(atoms)
         spent = time.process_time() - start
-        found = {"s": spent, "energy": energy.tolist(), "forces": forces.tolist()}
-        return {**found, "mib": peak_mib(), "base_mib": base}
+        row = {"s": spent, "energy": energy.tolist(), "forces": forces.tolist()}
+        return {**row, "mib": peak_mib(), "base_mib": base}
 
     serve(answer)
 
@@ -230,7 +230,7 @@ def compare(
     row["atoms"] = len(answers["ours"]["forces"])
     workers = {w: Worker(p, HERE, w, config, str(weights), str(slab)) for w, p in pythons.items()}
     turns = take_turns(workers, repeat, kind=kind, count=count)
-    times = {which: [answer["s"] for answer in found] for which, found in turns.items()}
+    times = {which: [answer["s"] for answer in rows] for which, rows in turns.items()}
     for which, worker in workers.items():
         worker.close()
         row[f"{which}_s"] = statistics.median(times[which])

@@ -93,7 +93,7 @@ def overhead() -> dict[str, float]:
 
 def throughput(models: dict[str, ase_nnp.Potential]) -> dict[str, float]:
     """Time of a loop over that of one batched call, for 16 structures."""
-    found = {}
+    ratios = {}
     sets = {"16 slabs of 66 atoms": [slab() for _ in range(16)]}
     sets["16 cells of 4 atoms"] = [bulk("Cu", cubic=True) for _ in range(16)]
     for label, structures in sets.items():
@@ -109,9 +109,9 @@ def throughput(models: dict[str, ase_nnp.Potential]) -> dict[str, float]:
                 },
                 rounds=5,
             )
-            found[f"{name}, {label}, default batches"] = times["loop"] / times["batched"]
-            found[f"{name}, {label}, one batch"] = times["loop"] / times["one batch"]
-    return found
+            ratios[f"{name}, {label}, default batches"] = times["loop"] / times["batched"]
+            ratios[f"{name}, {label}, one batch"] = times["loop"] / times["one batch"]
+    return ratios
 
 
 def main() -> None:

@@ -63,8 +63,8 @@ def once(atoms: Atoms, calculator: object) -> tuple[float, tuple[float, np.ndarr
     twin = atoms.copy()
     twin.calc = calculator
     start = time.process_time()
-    found = twin.get_potential_energy(), twin.get_forces(), twin.get_stress()
-    return time.process_time() - start, found
+    results = twin.get_potential_energy(), twin.get_forces(), twin.get_stress()
+    return time.process_time() - start, results
 
 
 def main() -> None:

@@ -182,7 +182,7 @@ def compare(
         energies.append(answer["energies"])
     workers = {w: Worker(p, HERE, w, config, str(weights), str(slab)) for w, p in pythons.items()}
     answers = take_turns(workers, repeat, count=count, drawn=False)
-    times = {which: [answer["s"] for answer in found] for which, found in answers.items()}
+    times = {which: [answer["s"] for answer in rows] for which, rows in answers.items()}
     for which, worker in workers.items():
         worker.close()
         row[f"{which}_s"] = statistics.median(times[which])

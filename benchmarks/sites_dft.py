@@ -49,7 +49,7 @@ def main() -> None:
     torch.set_num_threads(1)
     calc = NNPCalculator(args.model, device="cpu", uncertainty=False)
     clean: dict[str, float] = {}
-    found = defaultdict(dict)
+    by_site = defaultdict(dict)
     for row in json.loads(lzma.decompress(args.table.read_bytes())):
         if row["adsorbate"] not in ADSORBATES or float(row["coverage"]) != 0.25:
             continue
@@ -63,10 +63,10 @@ def main() -> None:
         atoms.calc = calc
         count = sum(s == row["adsorbate"] for s in atoms.symbols)
         own = (atoms.get_potential_energy() - clean[metal]) / count
-        found[metal, row["adsorbate"]][row["site"]] = (float(row["energy"]), float(own))
+        by_site[metal, row["adsorbate"]][row["site"]] = (float(row["energy"]), float(own))
 
     near, best, pairs = 0, 0, {}
-    for (metal, adsorbate), sites in found.items():
+    for (metal, adsorbate), sites in by_site.items():
         dft = {s: e for s, (e, _) in sites.items()}
         ours = min(sites, key=lambda s: sites[s][1])
         gap = dft[ours] - min(dft.values())
@@ -75,11 +75,11 @@ def main() -> None:
         pairs[f"{adsorbate} on {metal}"] = {"site": ours, "above_DFT_best_eV": round(gap, 3)}
     errors = []
     for adsorbate in ADSORBATES:
-        both = np.array([e for (_, a), s in found.items() if a == adsorbate for e in s.values()])
+        both = np.array([e for (_, a), s in by_site.items() if a == adsorbate for e in s.values()])
         shift = np.median(both[:, 1] - both[:, 0])
         errors += list(np.abs(both[:, 1] - both[:, 0] - shift))
     value = {
-        "pairs": len(found),
+        "pairs": len(by_site),
         "within_0.1_eV_of_DFT_best": int(near),
         "the_best_itself": int(best),
         "energies": len(errors),

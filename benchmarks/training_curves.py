@@ -78,9 +78,9 @@ def settings_of(family: str, epochs: int) -> Settings:
 
 def rmse(model, frames) -> tuple[float, float]:
     """Root mean square of energy (meV) and of force components (meV/A)."""
-    found = ase_nnp.predict(model, frames, ("energy", "forces"), progress=False)
-    energy = [r["energy"] - a.get_potential_energy() for r, a in zip(found, frames, strict=True)]
-    forces = [(r["forces"] - a.get_forces()).ravel() for r, a in zip(found, frames, strict=True)]
+    results = ase_nnp.predict(model, frames, ("energy", "forces"), progress=False)
+    energy = [r["energy"] - a.get_potential_energy() for r, a in zip(results, frames, strict=True)]
+    forces = [(r["forces"] - a.get_forces()).ravel() for r, a in zip(results, frames, strict=True)]
     return tuple(1e3 * float(np.sqrt(np.mean(np.square(x)))) for x in (energy, np.hstack(forces)))
 
 

@@ -116,13 +116,15 @@ def mace_peer(config: Mapping[str, Any], weights: str) -> Program:
     ).train()
 
     def prepare(atoms: list[Any]) -> Any:
-        found = [
+        batches = [
             data.AtomicData.from_config(
                 data.config_from_atoms(a), z_table=numbers, cutoff=float(model.r_max)
             )
             for a in atoms
         ]
-        loader = torch_geometric.dataloader.DataLoader(found, batch_size=len(found), shuffle=False)
+        loader = torch_geometric.dataloader.DataLoader(
+            batches, batch_size=len(batches), shuffle=False
+        )
         return next(iter(loader))
 
     def forward(batch: Any) -> tuple[Any, Any]:

@@ -91,12 +91,12 @@ def write_structures(folder: Path, given: str | None, acac: str | None) -> dict[
         atoms.pbc = True
         metal.append(atoms)
     write(folder / "metal.extxyz", metal)
-    found = {"metal": folder / "metal.extxyz", "slab": scn.find_slab(given, folder)}
+    paths = {"metal": folder / "metal.extxyz", "slab": scn.find_slab(given, folder)}
     frames = acac or str(HERE.parents[2] / "shared/data_real/acac/train_300K.xyz")
     if Path(frames).is_file():
-        found["acac"] = folder / "acac.extxyz"
-        write(found["acac"], [a.copy() for a in read(frames, ":20")])
-    return found
+        paths["acac"] = folder / "acac.extxyz"
+        write(paths["acac"], [a.copy() for a in read(frames, ":20")])
+    return paths
 
 
 def work(which: str, case: str, weights: str, path: str, adam: str) -> None:

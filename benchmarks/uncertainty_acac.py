@@ -102,20 +102,20 @@ def fit_member(family, config, train, seed, epochs, batch=5, rate=5e-3):
 def collect(model, frames):
     """Labels, predictions and raw stds of forces (n, atoms, 3), and scores of structures."""
     rows = Predictor(model)(frames, progress=False)
-    found = {
+    values = {
         "true": np.array([a.get_forces() for a in frames]),
         "pred": np.array([r["forces"] for r in rows]),
         "score": structure_scores_of(rows)[1],
     }
     if "ood_scores" in rows[0]:  # the mean over atoms, as for deviations of forces; and the largest
-        found["worst"] = found["score"]
-        found["score"] = np.array([r["ood_scores"].mean() for r in rows])
+        values["worst"] = values["score"]
+        values["score"] = np.array([r["ood_scores"].mean() for r in rows])
     if "forces_std" in rows[0]:
-        found["std"] = np.array([r["forces_std"] for r in rows])
+        values["std"] = np.array([r["forces_std"] for r in rows])
     if "energies_std" in rows[0]:
-        found["atoms"] = np.array([r["energies_std"].max() for r in rows])
-        found["total"] = np.array([r["energy_std"] for r in rows])
-    return found
+        values["atoms"] = np.array([r["energies_std"].max() for r in rows])
+        values["total"] = np.array([r["energy_std"] for r in rows])
+    return values
 
 
 def kept(path, make):
@@ -214,14 +214,14 @@ def measures(known, test, shifted, numbers):
         better = CALIBRATORS[chosen[-1]](*fit[:3], own)
         q = cal.mondrian_quantiles(cal.normalized_scores(*fit[:3]), own, 0.1)
         table = np.array([q[z] for z in numbers])[:, None]
-        for found, (true, pred, std, _) in ((cool, check), (hot, shifted)):
-            found.append((true - pred, scale * std, better(std, elements(std)), table * std))
+        for terms, (true, pred, std, _) in ((cool, check), (hot, shifted)):
+            terms.append((true - pred, scale * std, better(std, elements(std)), table * std))
         ood = met.auroc_ood(check[3], shifted[3])
         rows.append({"scale": scale, "ood_auroc": ood, **adaptive(fit, shifted)})
     row = {k: float(np.mean([r[k] for r in rows])) for k in rows[0]}
     row["chosen"] = " / ".join(dict.fromkeys(chosen))
-    for name, found in (("300", cool), ("600", hot)):
-        error, std, better, half = (np.concatenate(x) for x in zip(*found, strict=True))
+    for name, terms in (("300", cool), ("600", hot)):
+        error, std, better, half = (np.concatenate(x) for x in zip(*terms, strict=True))
         atom = np.linalg.norm(error, axis=-1), np.linalg.norm(std, axis=-1)
         row[f"rmse_{name}"] = 1e3 * float(np.sqrt((error**2).mean()))
         row[f"spearman_{name}"] = met.spearman(*atom)
@@ -243,7 +243,7 @@ def adaptive(fit, shifted, count=50, orders=10):
     calibration = cal.normalized_scores(*fit[:3]).ravel()
     scores = cal.normalized_scores(*shifted[:3]).reshape(len(shifted[0]), -1)
     window = count * scores.shape[1]
-    found = []
+    coverages = []
     for seed in range(orders):
         shuffled = scores[np.random.default_rng(seed).permutation(len(scores))]
         # A label is a structure: all its values together move alpha by one step. The window
@@ -254,11 +254,11 @@ def adaptive(fit, shifted, count=50, orders=10):
         )
         for score in shuffled[:count].ravel():
             state.update(float(score))
-        found.append(float((shuffled[count:] <= state.quantile()).mean()))
+        coverages.append(float((shuffled[count:] <= state.quantile()).mean()))
     return {
-        "adaptive_coverage90_600": found[0],
-        "adaptive_coverage90_600_mean": float(np.mean(found)),
-        "adaptive_coverage90_600_spread": float(np.std(found)),
+        "adaptive_coverage90_600": coverages[0],
+        "adaptive_coverage90_600_mean": float(np.mean(coverages)),
+        "adaptive_coverage90_600_spread": float(np.std(coverages)),
     }
 
 
@@ -407,8 +407,8 @@ def main() -> None:
     def sampled():
         """Return all samples of the three chains, as members."""
         paths = [args.out / f"chain_{i}.safetensors" for i in range(3)]
-        found = samples or [load_samples(path)[0] for path in paths]
-        joined = {k: torch.cat([one[k] for one in found]) for k in found[0]}
+        chains = samples or [load_samples(path)[0] for path in paths]
+        joined = {k: torch.cat([one[k] for one in chains]) for k in chains[0]}
         return members_from_samples(members[:3], joined)
 
     fits = methods(members, train, noise)
@@ -428,8 +428,8 @@ def main() -> None:
         return
 
     result: dict = {"table": {}, "single model, cheap": {}}
-    for name, found in collected.items():
-        parts = found["held"], found.get("test"), found["hot"]
+    for name, values in collected.items():
+        parts = values["held"], values.get("test"), values["hot"]
         if name.startswith("cheap"):
             row = result["single model, cheap"][name] = cheap_auroc(*parts)
         else:

@@ -40,9 +40,9 @@ def adsorbate(name: str) -> Atoms:
     """The atom or molecule, with the atom that binds first."""
     if len(name) == 1:
         return Atoms(name)
-    found = molecule(name)
+    atoms = molecule(name)
     order = [1, 0] if name == "CO" else [0, 1]
-    return found[order] if found.symbols[order[0]] == name[0] else found[order[::-1]]
+    return atoms[order] if atoms.symbols[order[0]] == name[0] else atoms[order[::-1]]
 
 
 def structures(count: int, rng: np.random.Generator) -> list[Atoms]:

@@ -34,7 +34,7 @@ CONFIG = {
 def trajectory_frames(seed: int) -> list:
     """Structures with EMT labels: slabs as made, and frames of hot dynamics from them."""
     rng = np.random.default_rng(seed)
-    found = []
+    frames = []
     for slab in structures(40, rng):
         atoms = slab.copy()
         atoms.calc = EMT()
@@ -42,9 +42,9 @@ def trajectory_frames(seed: int) -> list:
         for _ in range(8):
             frame = atoms.copy()
             energy = atoms.get_potential_energy()
-            found.append((frame, energy, atoms.get_forces(apply_constraint=False)))
+            frames.append((frame, energy, atoms.get_forces(apply_constraint=False)))
             run.run(12)
-    return found
+    return frames
 
 
 def main(steps: int) -> None:
@@ -69,12 +69,12 @@ def main(steps: int) -> None:
     rng = np.random.default_rng(0)
     for step in range(steps):
         chosen = rng.choice(len(train), 8, replace=False)
-        found = model(AtomGraph.collate([graphs[k] for k in chosen]))
+        outputs = model(AtomGraph.collate([graphs[k] for k in chosen]))
         size = torch.tensor([len(train[k][0]) for k in chosen])
         energy = torch.tensor([train[k][1] for k in chosen], dtype=torch.float32)
         forces = torch.tensor(np.concatenate([train[k][2] for k in chosen]), dtype=torch.float32)
-        loss = ((found["energy"] - energy) / size).square().mean() * 10
-        loss = loss + (found["forces"] - forces).square().mean()
+        loss = ((outputs["energy"] - energy) / size).square().mean() * 10
+        loss = loss + (outputs["forces"] - forces).square().mean()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)

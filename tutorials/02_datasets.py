@@ -135,12 +135,12 @@ loader = GraphLoader(
 
 
 def score():
-    found = metrics.IS2REMetrics()
+    scores = metrics.IS2REMetrics()
     data = AtomGraphDataset(val, model=model, labels=("energy",))
     with torch.no_grad():
         for batch in GraphLoader(data, budget=200, shuffle=False):
-            found.update(model(batch.graph)["energy"].numpy(), batch.targets["energy"].numpy())
-    return found.compute()["energy_mae"]
+            scores.update(model(batch.graph)["energy"].numpy(), batch.targets["energy"].numpy())
+    return scores.compute()["energy_mae"]
 
 
 # %%

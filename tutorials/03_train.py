@@ -91,8 +91,8 @@ with open("run.yaml", "w") as file:
 # same command is given again.
 
 # %%
-found = json.loads(run("train", "run.yaml", "--optimizer.lr", "2e-2", "--json"))
-print(found["model"], found["last"])
+trained = json.loads(run("train", "run.yaml", "--optimizer.lr", "2e-2", "--json"))
+print(trained["model"], trained["last"])
 
 # %% [markdown]
 # ## Measure

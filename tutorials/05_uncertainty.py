@@ -86,9 +86,9 @@ def trained(seed, steps=200):
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     for _ in range(steps):
         optimizer.zero_grad()
-        found = model(graph)
-        loss = ((found["energy"] - energy) ** 2).mean() / 8
-        loss = loss + ((found["forces"] - forces) ** 2).mean()
+        results = model(graph)
+        loss = ((results["energy"] - energy) ** 2).mean() / 8
+        loss = loss + ((results["forces"] - forces) ** 2).mean()
         loss.backward()
         optimizer.step()
     return model.freeze()
@@ -113,13 +113,13 @@ single = uq.fit(
     noise={"energy": 0.05, "forces": 0.05},
 )
 for name, method in (("ensemble", ensemble), ("last layer", single)):
-    found = evaluate(method, test).measures["forces"]
+    scores = evaluate(method, test).measures["forces"]
     print(
-        f"{name}: force RMSE {1000 * found['rmse']:.0f} meV/A, mean std "
-        f"{1000 * found['sharpness']:.0f} meV/A, 90 % interval holds "
-        f"{100 * found['interval_coverage']:.0f} %, Spearman {found['spearman']:.2f}"
+        f"{name}: force RMSE {1000 * scores['rmse']:.0f} meV/A, mean std "
+        f"{1000 * scores['sharpness']:.0f} meV/A, 90 % interval holds "
+        f"{100 * scores['interval_coverage']:.0f} %, Spearman {scores['spearman']:.2f}"
     )
-    assert abs(found["interval_coverage"] - 0.9) < 0.06
+    assert abs(scores["interval_coverage"] - 0.9) < 0.06
 
 # %% [markdown]
 # ## Keep them

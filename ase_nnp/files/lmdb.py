@@ -202,8 +202,8 @@ class LmdbFile:
             page = pread(fd, self._page_size, number * self._page_size)
             if len(page) != self._page_size:
                 raise self._error("the file shrank while it was open")
-            found, _, flags, lower, _ = _HEADER.unpack_from(page)
-            if found != number or flags & 7 not in (_BRANCH, _LEAF) or flags & 0x20:
+            page_number, _, flags, lower, _ = _HEADER.unpack_from(page)
+            if page_number != number or flags & 7 not in (_BRANCH, _LEAF) or flags & 0x20:
                 raise self._error(f"damaged: page {number} is not a tree page")
             if not 16 <= lower <= self._page_size:
                 raise self._error(f"damaged: page {number} has a broken header")
@@ -265,8 +265,8 @@ class LmdbFile:
         data = pread(fd, 16 + (size if size < _ONE_READ else 0), position)
         if len(data) < 16:
             raise self._error("the file shrank while it was open")
-        found, _, kind, low, high = _HEADER.unpack_from(data)
-        if found != number or not kind & _OVERFLOW:
+        page_number, _, kind, low, high = _HEADER.unpack_from(data)
+        if page_number != number or not kind & _OVERFLOW:
             raise self._error(f"damaged: page {number} is not an overflow page")
         if size > (low | high << 16) * self._page_size - 16:
             raise self._error(f"damaged: a value of {size} bytes on too few pages")

@@ -139,18 +139,18 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if self.dry and module == "torch._utils":
             return NOTHING
-        found = GLOBALS.get((module, name))
+        allowed = GLOBALS.get((module, name))
         if self.without_numpy and module.split(".")[0] == "numpy":
-            found = None
-        if found is None:
-            found = self.stand_ins.get(f"{module}.{name}")
-            if found is None:
+            allowed = None
+        if allowed is None:
+            allowed = self.stand_ins.get(f"{module}.{name}")
+            if allowed is None:
                 raise UnsafeFileError(
                     f"refused: it asks for {module}.{name}, which is not a plain data type"
                 )
         if (name == "_reconstruct" and not self.without_numpy) or module.startswith("omegaconf"):
             self.untidy = True
-        return found.within(self.budget) if type(found) is Counted else found
+        return allowed.within(self.budget) if type(allowed) is Counted else allowed
 
 
 class _TorchUnpickler(_Unpickler):

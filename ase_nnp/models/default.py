@@ -17,15 +17,15 @@ def default_pretrained() -> tuple[ModelFamily, Pretrained]:
     ConfigError
         None is installed, or more than one.
     """
-    found = [(f, p) for f in installed().families.values() for p in f.pretrained if p.default]
-    if not found:
+    offered = [(f, p) for f in installed().families.values() for p in f.pretrained if p.default]
+    if not offered:
         raise ConfigError(
             "Which model? No installed family has a default one. NNPCalculator('my.nnp'), or "
             "NNPCalculator('NAME', checkpoint=...); `ase-nnp models` lists what is installed."
         )
-    if len(found) > 1:
-        names = ", ".join(f"'{p.name}' of '{f.name}'" for f, p in found)
+    if len(offered) > 1:
+        names = ", ".join(f"'{p.name}' of '{f.name}'" for f, p in offered)
         raise ConfigError(
-            f"Which model? {len(found)} installed ones claim to be the default: {names}. Name one."
+            f"Which model? {len(offered)} of them claim to be the default: {names}. Name one."
         )
-    return found[0]
+    return offered[0]

@@ -135,14 +135,14 @@ def download(
     for last in (False, True):
         resumed = part.exists() and part.stat().st_size > 0
         receive(offered, part, progress)
-        found = file_hash(part)
-        if found == digest:
+        received = file_hash(part)
+        if received == digest:
             os.replace(part, target)
             return
         part.unlink()
         if not resumed or last:  # a part of something older may have spoilt it: once more, whole
             raise DownloadError(
-                f"'{offered.name}': what {offered.source} sends has the SHA-256 {found}, and "
+                f"'{offered.name}': what {offered.source} sends has the SHA-256 {received}, and "
                 f"{digest} was announced. Nothing was kept."
             )
 

@@ -64,13 +64,13 @@ def _sources(model: Any) -> list[tuple[ModelFamily, str | None]]:
     if name in registry.families:
         weights = str(getattr(model, "provenance", {}).get("pretrained", "")) or None
         return [(registry.families[name], weights or "")]
-    found: dict[str, tuple[ModelFamily, str | None]] = {}
+    sources: dict[str, tuple[ModelFamily, str | None]] = {}
     for part in getattr(model, "modules", list)():
         inner_name = getattr(part, "family", "")
         if part is not model and inner_name in registry.families:
-            found[inner_name] = (registry.families[inner_name], None)
-    if not found:
+            sources[inner_name] = (registry.families[inner_name], None)
+    if not sources:
         raise UnknownModelError(
             f"No installed family is known behind this {type(model).__name__}; say its name."
         )
-    return list(found.values())
+    return list(sources.values())

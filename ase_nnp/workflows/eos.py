@@ -121,10 +121,10 @@ def require_crystal(atoms: Atoms, what: str) -> None:
 
     gap = max(vacuum_gaps(atoms))
     if atoms.cell.rank < 3 or not atoms.pbc.all() or gap > 6.0:
-        found = f"a vacuum of {gap:.1f} Å" if gap > 6.0 else f"pbc = {atoms.pbc.tolist()}"
+        obstacle = f"a vacuum of {gap:.1f} Å" if gap > 6.0 else f"pbc = {atoms.pbc.tolist()}"
         raise StructureError(
             f"{what} needs a crystal, periodic in three directions; "
-            f"{atoms.get_chemical_formula()} has {found}."
+            f"{atoms.get_chemical_formula()} has {obstacle}."
         )
 
 

@@ -84,8 +84,8 @@ def test_many_optimizers_in_threads_share_batches_and_end_where_they_should(mode
         expected.append(relaxed(alone))
         atoms.calc = calculator.clone()
     with ThreadPoolExecutor(6) as pool:
-        found = list(pool.map(relaxed, structures))
-    for one, other in zip(found, expected, strict=True):
+        relaxed_ones = list(pool.map(relaxed, structures))
+    for one, other in zip(relaxed_ones, expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-9)
     assert max(calculator.batches) > 2
     assert len(calculator.batches) < sum(calculator.batches)

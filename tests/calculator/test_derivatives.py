@@ -54,11 +54,11 @@ def facet():
 )
 def test_the_hessian_is_the_derivative_of_the_forces(make):
     model, atoms = make(), crystal()
-    found = NNPCalculator(model).get_hessian(atoms)
-    assert found.shape == (12, 4, 3)
+    hessian = NNPCalculator(model).get_hessian(atoms)
+    assert hessian.shape == (12, 4, 3)
     expected = differences(model, atoms)
-    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
-    square = found.reshape(12, 12)
+    np.testing.assert_allclose(hessian, expected, atol=1e-5 * np.abs(expected).max())
+    square = hessian.reshape(12, 12)
     np.testing.assert_allclose(square, square.T, atol=1e-8 * np.abs(square).max())
 
 

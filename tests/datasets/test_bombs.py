@@ -66,15 +66,15 @@ def test_a_chunk_that_unpacks_to_gigabytes_is_refused(tmp_path):
     path = tmp_path / "bomb.h5"
     write_dataset(path, labelled())
     with h5py.File(path, "r+") as file:
-        found = []
+        names = []
         file.visititems(
             lambda name, item: (
-                found.append(name)
+                names.append(name)
                 if isinstance(item, h5py.Dataset) and name.endswith("positions")
                 else None
             )
         )
-        for name in found:
+        for name in names:
             values = file[name][()]
             del file[name]
             chunk = (1, 1 << 29, 3)[-values.ndim :] if values.ndim > 1 else (1 << 29,)
@@ -82,7 +82,7 @@ def test_a_chunk_that_unpacks_to_gigabytes_is_refused(tmp_path):
                 name, values.shape, "f8", chunks=chunk, maxshape=(None,) * values.ndim,
                 compression="gzip",
             )  # fmt: skip
-        assert found
+        assert names
     with pytest.raises(DatasetError, match="chunks of more than"):
         open_dataset(path)[0]
 

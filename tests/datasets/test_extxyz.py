@@ -163,8 +163,8 @@ def test_a_file_that_says_what_its_energies_are_is_believed(tmp_path, name):
         write_dataset(tmp_path / name, [atoms])
     dataset = open_dataset(tmp_path / name)
     assert dataset.energy_kind == "adsorption"
-    found = dataset.with_energy("total")[0].get_potential_energy()
-    assert found == pytest.approx(atoms.get_potential_energy() + atoms.info["reference_energy"])
+    energy = dataset.with_energy("total")[0].get_potential_energy()
+    assert energy == pytest.approx(atoms.get_potential_energy() + atoms.info["reference_energy"])
 
 
 def test_somebodys_notes_beside_a_file_are_no_list_of_frames(tmp_path):
@@ -182,8 +182,8 @@ def test_a_large_file_is_scanned_in_pieces(tmp_path, monkeypatch):
         stream.write((tmp_path / "a.extxyz").read_bytes())
     for name in ("a.extxyz", "b.extxyz.xz"):
         dataset = open_dataset(tmp_path / name)
-        found = [dataset[k].get_potential_energy() for k in (3, 4, 0, 11, 5)]
-        assert found == whole[[3, 4, 0, 11, 5]].tolist()
+        energies = [dataset[k].get_potential_energy() for k in (3, 4, 0, 11, 5)]
+        assert energies == whole[[3, 4, 0, 11, 5]].tolist()
 
 
 def test_few_inflated_files_are_held_at_a_time(tmp_path):

@@ -16,8 +16,8 @@ def expected(folder):
     return json.loads((folder / "expected.json").read_text())
 
 
-def close(found, wanted, tolerance):
-    np.testing.assert_allclose(found, wanted, rtol=tolerance, atol=tolerance)
+def close(values, wanted, tolerance):
+    np.testing.assert_allclose(values, wanted, rtol=tolerance, atol=tolerance)
 
 
 def check_structure(atoms, wanted, tolerance, *, fixed=True, tags=True, positions=True):
@@ -138,8 +138,8 @@ def test_raw_pairs(shared):
         assert info["reference_energy"] == pytest.approx(sample["ref_energy"], abs=1e-12)
         assert atoms.get_potential_energy() == pytest.approx(sample["energy_total"], abs=1e-9)
         assert atoms.calc.results["free_energy"] != atoms.calc.results["energy"]
-        found = referenced[number].get_potential_energy()
-        assert found == pytest.approx(sample["energy_referenced"], abs=1e-7)
+        energy = referenced[number].get_potential_energy()
+        assert energy == pytest.approx(sample["energy_referenced"], abs=1e-7)
         assert dataset.locate(number)[0].name.startswith(str(sample["file"]) + ".extxyz")
 
 
@@ -204,8 +204,8 @@ def test_aselmdb_with_everything_a_row_can_hold(shared):
             assert atoms.info[key] == value
         assert atoms.info.get("key_value_pairs", {}) == sample["key_value_pairs"]
         for key, value in sample["data"].items():
-            found = atoms.info[key]
-            assert (found.tolist() if isinstance(found, np.ndarray) else found) == value
+            stored = atoms.info[key]
+            assert (stored.tolist() if isinstance(stored, np.ndarray) else stored) == value
         for name in ("stress", "dipole", "magmoms", "charges", "free_energy"):
             if name in sample:
                 close(atoms.calc.results[name], sample[name], 1e-15)
@@ -217,14 +217,14 @@ def test_aselmdb_with_everything_a_row_can_hold(shared):
 def test_solvation_cycles(shared):
     folder = shared / "datasets" / "oc25_solvation"
     wanted = {row["identifier"]: row for row in expected(folder)["rows"]}
-    found = {}
+    cycles = {}
     for atoms in open_dataset(folder):
         cycle = wanted[atoms.info["identifier"]]
         part = atoms.info["part"]
         assert len(atoms) == cycle["natoms"][part]
-        found.setdefault(atoms.info["identifier"], {})[part] = atoms.get_potential_energy()
-    assert found.keys() == wanted.keys()
-    for identifier, energies in found.items():
+        cycles.setdefault(atoms.info["identifier"], {})[part] = atoms.get_potential_energy()
+    assert cycles.keys() == wanted.keys()
+    for identifier, energies in cycles.items():
         assert energies == pytest.approx(wanted[identifier]["energies"], abs=1e-9)
 
 

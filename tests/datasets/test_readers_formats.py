@@ -87,9 +87,9 @@ def test_pymatgen_json_reads_as_pymatgen_reads_it(tmp_path):
         assert ours.cell.array == pytest.approx(theirs.cell.array)
     assert len(open_dataset(tmp_path / "one.json")) == 1
     assert [a.info["sid"] for a in open_dataset(tmp_path / "dict.json")] == ["a", "b"]
-    (found,) = open_dataset(tmp_path / "molecule.json")
-    assert found.positions == pytest.approx(molecule("H2O").positions)
-    assert not found.pbc.any()
+    (opened,) = open_dataset(tmp_path / "molecule.json")
+    assert opened.positions == pytest.approx(molecule("H2O").positions)
+    assert not opened.pbc.any()
     (entry,) = open_dataset(tmp_path / "entry.json")
     assert entry.get_potential_energy() == -7.5
     assert entry.info["sid"] == "mp-1"

@@ -31,9 +31,9 @@ def test_workers_of_every_kind_read_what_we_read(dataset, method):
     wanted = energies(dataset)  # the files are open here
     context = multiprocessing.get_context(method)
     with context.Pool(2) as pool:
-        found = pool.starmap(read_energy, [(dataset, k) for k in range(len(dataset))])
-    assert [energy for energy, _ in found] == wanted
-    assert os.getpid() not in {pid for _, pid in found}
+        answers = pool.starmap(read_energy, [(dataset, k) for k in range(len(dataset))])
+    assert [energy for energy, _ in answers] == wanted
+    assert os.getpid() not in {pid for _, pid in answers}
     assert energies(dataset) == wanted
 
 

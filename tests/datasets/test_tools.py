@@ -82,20 +82,27 @@ def test_elements_that_never_come_apart_are_reported():
 
 
 def test_statistics_against_numpy(slabs):
-    found = dataset_stats(slabs, fit_references=False).as_dict()
+    statistics = dataset_stats(slabs, fit_references=False).as_dict()
     energies = np.array([a.calc.results["energy"] for a in slabs])
     forces = np.concatenate([a.calc.results["forces"] for a in slabs])
     free = np.concatenate([a.calc.results["forces"][a.get_tags() > 0] for a in slabs])
-    assert found["structures"] == 6
-    assert found["energy"]["std"] == pytest.approx(energies.std(), rel=1e-12)
-    assert found["forces"]["rms"] == pytest.approx(np.sqrt((forces**2).mean()), rel=1e-12)
-    assert found["forces_free_atoms"]["mean"] == pytest.approx(free.mean(), rel=1e-10)
-    assert found["force_norm"]["max"] == pytest.approx(np.linalg.norm(forces, axis=1).max())
-    assert found["elements"]["Cu"] == 3 * 12
-    assert found["structures_with_element"] == {"C": 6, "O": 6, "Cu": 3, "Pd": 1, "Ag": 1, "Pt": 1}
-    assert found["size_histogram"] == {"14": 6}
-    assert found["tags"] == {"0": 48, "1": 24, "2": 12}
-    assert found["energy_kind"] == {"adsorption": 6}
+    assert statistics["structures"] == 6
+    assert statistics["energy"]["std"] == pytest.approx(energies.std(), rel=1e-12)
+    assert statistics["forces"]["rms"] == pytest.approx(np.sqrt((forces**2).mean()), rel=1e-12)
+    assert statistics["forces_free_atoms"]["mean"] == pytest.approx(free.mean(), rel=1e-10)
+    assert statistics["force_norm"]["max"] == pytest.approx(np.linalg.norm(forces, axis=1).max())
+    assert statistics["elements"]["Cu"] == 3 * 12
+    assert statistics["structures_with_element"] == {
+        "C": 6,
+        "O": 6,
+        "Cu": 3,
+        "Pd": 1,
+        "Ag": 1,
+        "Pt": 1,
+    }
+    assert statistics["size_histogram"] == {"14": 6}
+    assert statistics["tags"] == {"0": 48, "1": 24, "2": 12}
+    assert statistics["energy_kind"] == {"adsorption": 6}
 
 
 def test_statistics_of_parts_add_up(slabs):
@@ -131,9 +138,9 @@ def test_references_of_mixed_energies_are_refused(slabs):
 
 def test_info_lists_files(tmp_path, slabs):
     write_dataset(tmp_path / "a.lmdb", slabs)
-    found = dataset_info(open_dataset(tmp_path / "a.lmdb"))
-    assert found["files"] == [{"path": str(tmp_path / "a.lmdb"), "structures": 6}]
-    assert found["format"] == "flat-lmdb"
+    summary = dataset_info(open_dataset(tmp_path / "a.lmdb"))
+    assert summary["files"] == [{"path": str(tmp_path / "a.lmdb"), "structures": 6}]
+    assert summary["format"] == "flat-lmdb"
 
 
 def break_records(path, *keys):

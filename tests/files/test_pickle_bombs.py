@@ -154,9 +154,9 @@ def test_a_storage_that_is_used_again_and_again_is_refused(tmp_path, kind):
 def test_tied_weights_and_expanded_ones_are_read(tmp_path):
     weight = torch.arange(1000.0)
     torch.save({"a": weight, "b": weight, "c": torch.ones(1).expand(50, 3)}, tmp_path / "tied.pt")
-    found = read_tensors(tmp_path / "tied.pt")
-    assert torch.equal(found["a"], found["b"])
-    assert torch.equal(found["c"], torch.ones(50, 3))
+    tensors = read_tensors(tmp_path / "tied.pt")
+    assert torch.equal(tensors["a"], tensors["b"])
+    assert torch.equal(tensors["c"], torch.ones(50, 3))
 
 
 def test_every_door_of_pickles_is_guarded(tmp_path):

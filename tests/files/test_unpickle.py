@@ -74,10 +74,10 @@ def test_plain_containers_come_back_as_they_were(protocol):
     ids=str,
 )
 def test_numpy_arrays_and_scalars_come_back_as_they_were(protocol, array):
-    found = loads(pickle.dumps({"deep": [(array,)]}, protocol))["deep"][0][0]
-    assert found.dtype == array.dtype
-    assert found.shape == array.shape
-    assert np.array_equal(found, array)
+    loaded = loads(pickle.dumps({"deep": [(array,)]}, protocol))["deep"][0][0]
+    assert loaded.dtype == array.dtype
+    assert loaded.shape == array.shape
+    assert np.array_equal(loaded, array)
 
 
 def test_old_and_new_module_names_of_numpy_are_one(tmp_path):
@@ -145,14 +145,14 @@ def test_a_name_in_the_dotted_form_of_protocol_4_opens_no_attribute():
 
 def test_stand_ins_hold_attributes_and_nothing_else():
     names = {"argparse.Namespace": stand_in("argparse.Namespace")}
-    found = loads(pickle.dumps(argparse.Namespace(lr=0.1, name="x"), 2), stand_ins=names)
-    assert isinstance(found, StandIn)
-    assert found.lr == 0.1
-    assert vars(found) == {"lr": 0.1, "name": "x"}
+    loaded = loads(pickle.dumps(argparse.Namespace(lr=0.1, name="x"), 2), stand_ins=names)
+    assert isinstance(loaded, StandIn)
+    assert loaded.lr == 0.1
+    assert vars(loaded) == {"lr": 0.1, "name": "x"}
     with pytest.raises(AttributeError):
-        found.lr = 1
+        loaded.lr = 1
     with pytest.raises(AttributeError):
-        type(found).lr = 1
+        type(loaded).lr = 1
 
 
 def test_a_pickle_cannot_set_attributes_of_what_it_calls():
@@ -187,22 +187,22 @@ TENSORS = {
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "stream"])
 def test_tensors_of_every_kind_come_back_as_arrays(zipped):
-    found = load_torch(saved(TENSORS, zipped))
-    assert list(found) == list(TENSORS)
+    loaded = load_torch(saved(TENSORS, zipped))
+    assert list(loaded) == list(TENSORS)
     for name, tensor in TENSORS.items():
         wanted = tensor.detach()
         wanted = wanted.float() if wanted.dtype is torch.bfloat16 else wanted
-        assert found[name].shape == tuple(tensor.shape), name
-        assert found[name].dtype == wanted.numpy().dtype, name
-        assert np.array_equal(found[name], wanted.numpy()), name
+        assert loaded[name].shape == tuple(tensor.shape), name
+        assert loaded[name].dtype == wanted.numpy().dtype, name
+        assert np.array_equal(loaded[name], wanted.numpy()), name
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "stream"])
 def test_tensors_that_share_a_storage_are_both_right(zipped):
     whole = torch.arange(8.0)
-    found = load_torch(saved([whole, whole[2:5]], zipped))
-    assert np.array_equal(found[1], [2, 3, 4])
-    assert np.shares_memory(found[0], found[1])
+    loaded = load_torch(saved([whole, whole[2:5]], zipped))
+    assert np.array_equal(loaded[1], [2, 3, 4])
+    assert np.shares_memory(loaded[0], loaded[1])
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "stream"])
@@ -217,11 +217,11 @@ def test_a_training_checkpoint_keeps_its_order(zipped):
         "metrics": {"mae": np.float64(0.25), "curve": np.arange(3)},
         "epoch": 1.5,
     }
-    found = load_torch(saved(checkpoint, zipped))
-    assert list(found["state_dict"]) == list(model.state_dict())
-    assert found["metrics"]["mae"] == 0.25
-    assert found["metrics"]["curve"].tolist() == [0, 1, 2]
-    assert found["optimizer"]["state"].keys() == optimizer.state_dict()["state"].keys()
+    loaded = load_torch(saved(checkpoint, zipped))
+    assert list(loaded["state_dict"]) == list(model.state_dict())
+    assert loaded["metrics"]["mae"] == 0.25
+    assert loaded["metrics"]["curve"].tolist() == [0, 1, 2]
+    assert loaded["optimizer"]["state"].keys() == optimizer.state_dict()["state"].keys()
 
 
 def test_arrays_are_read_only_and_aligned():
@@ -233,8 +233,8 @@ def test_arrays_are_read_only_and_aligned():
 
 def test_torch_agrees_for_uint16_and_its_like():
     tensors = [torch.arange(3).to(dtype) for dtype in (torch.uint16, torch.uint32, torch.uint64)]
-    for found, tensor in zip(load_torch(saved(tensors)), tensors, strict=True):
-        assert np.array_equal(found, tensor.numpy())
+    for loaded, tensor in zip(load_torch(saved(tensors)), tensors, strict=True):
+        assert np.array_equal(loaded, tensor.numpy())
 
 
 # ---------------------------------------------------------------- damage and bombs

@@ -28,10 +28,10 @@ class Pairs(Conservative):
         pair = self.embedding(graph.atomic_numbers)
         pair = (hidden * pair[source] * pair[target]).sum(1) * (1 - (r / self.cutoff) ** 2) ** 2
         size = graph.num_structures
-        found = pair.new_zeros(size).index_add(0, graph.batch[target], pair) * self.scale
-        table = torch.tensor(self.table, dtype=torch.float64, device=found.device)
+        pair_energy = pair.new_zeros(size).index_add(0, graph.batch[target], pair) * self.scale
+        table = torch.tensor(self.table, dtype=torch.float64, device=pair_energy.device)
         own = table[graph.atomic_numbers]
-        return found.double() + own.new_zeros(size).index_add(0, graph.batch, own)
+        return pair_energy.double() + own.new_zeros(size).index_add(0, graph.batch, own)
 
     def set_scales(self, references, *, mean=0.0, energy=1.0, forces=1.0):
         self.table = [float(references.get(z, 0.0)) for z in range(100)]

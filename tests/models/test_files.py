@@ -164,9 +164,9 @@ def test_named_tensors_are_read_from_any_usual_file(tmp_path, kind):
             np.savez(file, **{k: v.numpy() for k, v in tensors.items()})
     else:
         torch.save(tensors, path, _use_new_zipfile_serialization=kind == "torch zip")
-    found = read_tensors(path)
-    assert found.keys() == tensors.keys()
-    assert all(torch.equal(found[k], v) for k, v in tensors.items())
+    loaded = read_tensors(path)
+    assert loaded.keys() == tensors.keys()
+    assert all(torch.equal(loaded[k], v) for k, v in tensors.items())
 
 
 def test_weights_that_do_not_fit_are_named(tmp_path):

@@ -33,16 +33,16 @@ def make_lj():
 def test_the_numbers_are_the_calculators_own(given):
     model = from_ase(given)
     truth = given if hasattr(given, "results") and not isinstance(given, type) else given()
-    for atoms, found in zip(
+    for atoms, results in zip(
         structures(), ase_nnp.predict(model, structures(), ("energy", "forces", "stress")),
         strict=True,
     ):  # fmt: skip
         atoms.calc = truth
-        assert found["energy"] == pytest.approx(atoms.get_potential_energy(), abs=1e-12)
-        np.testing.assert_allclose(found["forces"], atoms.get_forces(), atol=1e-12)
-        assert ("stress" in found) == bool(atoms.pbc.any())
+        assert results["energy"] == pytest.approx(atoms.get_potential_energy(), abs=1e-12)
+        np.testing.assert_allclose(results["forces"], atoms.get_forces(), atol=1e-12)
+        assert ("stress" in results) == bool(atoms.pbc.any())
         if atoms.pbc.any():
-            np.testing.assert_allclose(found["stress"], atoms.get_stress(voigt=False), atol=1e-12)
+            np.testing.assert_allclose(results["stress"], atoms.get_stress(voigt=False), atol=1e-12)
 
 
 def test_it_works_behind_our_calculator():

@@ -37,14 +37,14 @@ def obvious(atoms: Atoms, cutoff: float) -> dict[tuple[int, ...], float]:
         int(np.ceil(cutoff / h + s)) + 1 if p else 0
         for h, s, p in zip(heights, spread, atoms.pbc, strict=True)
     ]
-    found = {}
+    distances = {}
     for n in itertools.product(*(range(-r, r + 1) for r in reach)):
         vectors = atoms.positions[None] + np.array(n) @ cell - atoms.positions[:, None]
         lengths = np.linalg.norm(vectors, axis=-1)
         for i, j in zip(*np.nonzero(lengths <= cutoff), strict=True):
             if i != j or any(n):
-                found[(int(i), int(j), *n)] = float(lengths[i, j])
-    return found
+                distances[(int(i), int(j), *n)] = float(lengths[i, j])
+    return distances
 
 
 def as_set(graph: AtomGraph) -> set[tuple[int, ...]]:
@@ -272,9 +272,9 @@ def test_a_search_in_single_precision_misses_no_more_than_rounding(backend):
     graph = AtomGraph.from_atoms(atoms, 5.0, dtype=torch.float64)
     single = (graph.positions.float(), graph.cell.float(), graph.pbc, graph.batch)
     edges, shifts, distance = SEARCHES[backend](*single, 5.0)
-    found = set(zip(*edges.flip(0).tolist(), *shifts.T.tolist(), strict=True))
+    edge_set = set(zip(*edges.flip(0).tolist(), *shifts.T.tolist(), strict=True))
     near = {k for k, d in obvious(atoms, 5.001).items() if abs(d - 5) < 1e-4}
-    assert found ^ as_set(graph) <= near
+    assert edge_set ^ as_set(graph) <= near
     assert distance.dtype == torch.float32
 
 

@@ -40,24 +40,24 @@ def graph(model):
 
 
 def test_evaluation_returns_detached_results_from_one_evaluation(model, graph):
-    found = model.eval()(graph)
-    assert set(found) == {"energy", "forces", "stress"}
-    assert not any(v.requires_grad for v in found.values())
+    results = model.eval()(graph)
+    assert set(results) == {"energy", "forces", "stress"}
+    assert not any(v.requires_grad for v in results.values())
     assert model.evaluations == 1
-    assert found["stress"].shape == (2, 3, 3)
-    assert (found["stress"][1] == 0).all()  # the molecule has no volume
+    assert results["stress"].shape == (2, 3, 3)
+    assert (results["stress"][1] == 0).all()  # the molecule has no volume
 
 
 def test_an_energy_alone_takes_no_gradient(model, graph):
     model.eval()
-    found = model.compute(graph, ("energy",))
-    assert set(found) == {"energy"}
-    assert not found["energy"].requires_grad
+    results = model.compute(graph, ("energy",))
+    assert set(results) == {"energy"}
+    assert not results["energy"].requires_grad
 
 
 def test_a_loss_on_forces_reaches_the_weights(model, graph):
-    found = model.train()(graph)
-    (found["forces"].square().sum() + found["stress"].square().sum()).backward()
+    results = model.train()(graph)
+    (results["forces"].square().sum() + results["stress"].square().sum()).backward()
     assert (model.weight.grad.abs() > 0).all()
 
 
@@ -96,9 +96,9 @@ def test_a_hessian_comes_from_differentiable_evaluation(model):
 def test_atoms_that_see_nobody_have_no_forces(model):
     from ase import Atoms
 
-    found = model.eval()(model.make_graph([Atoms("H2", positions=[[0, 0, 0], [9, 0, 0]])]))
-    assert (found["forces"] == 0).all()
-    assert found["forces"].shape == (2, 3)
+    results = model.eval()(model.make_graph([Atoms("H2", positions=[[0, 0, 0], [9, 0, 0]])]))
+    assert (results["forces"] == 0).all()
+    assert results["forces"].shape == (2, 3)
 
 
 def test_freezing_ends_with_training(model):
@@ -119,9 +119,9 @@ def test_freezing_remembers_what_was_frozen_before(model):
 def test_forces_are_right_under_inference_mode(model, graph):
     wanted = model.eval()(graph)["forces"]
     with torch.inference_mode():
-        found = model(graph)["forces"]
+        results = model(graph)["forces"]
         again = model(graph.clone())["forces"]
-    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(results, wanted)
     torch.testing.assert_close(again, wanted)
 
 

@@ -24,21 +24,21 @@ def lj():
 def many():
     rng = np.random.default_rng(0)
     slab = fcc111("Cu", (2, 2, 2), vacuum=4)
-    found = [bulk("Cu", cubic=True), Atoms("He"), molecule("C2H6"), slab]
-    for atoms in found * 3:
+    structures = [bulk("Cu", cubic=True), Atoms("He"), molecule("C2H6"), slab]
+    for atoms in structures * 3:
         atoms.rattle(0.05, rng=rng)
-    return [a.copy() for a in found * 3]
+    return [a.copy() for a in structures * 3]
 
 
 @pytest.mark.parametrize("budget", [1, 500, 10**6])
 def test_batches_of_any_size_give_what_one_by_one_gives(lj, many, budget):
     together = predict(lj, many, ("energy", "forces", "stress"), max_edges=budget)
-    for atoms, found in zip(many, together, strict=True):
+    for atoms, results in zip(many, together, strict=True):
         alone = predict(lj, [atoms], ("energy", "forces", "stress"))[0]
-        assert found.keys() == alone.keys()
-        assert ("stress" in found) == (atoms.cell.rank == 3)
-        for name in found:
-            assert np.allclose(found[name], alone[name], rtol=1e-12, atol=1e-12)
+        assert results.keys() == alone.keys()
+        assert ("stress" in results) == (atoms.cell.rank == 3)
+        for name in results:
+            assert np.allclose(results[name], alone[name], rtol=1e-12, atol=1e-12)
 
 
 def test_the_budget_decides_the_number_of_batches(lj, many):
@@ -53,10 +53,10 @@ def test_no_structures_give_no_results(lj):
 
 
 def test_results_are_floats_and_double_arrays():
-    found = predict(build_model("lj", device="cpu"), [bulk("Cu")])[0]
-    assert type(found["energy"]) is float
-    assert found["forces"].dtype == np.float64
-    assert set(found) == {"energy", "forces"}
+    results = predict(build_model("lj", device="cpu"), [bulk("Cu")])[0]
+    assert type(results["energy"]) is float
+    assert results["forces"].dtype == np.float64
+    assert set(results) == {"energy", "forces"}
 
 
 def test_a_property_the_model_lacks_is_refused(lj):
@@ -166,13 +166,13 @@ class OnDevice(Potential):
 def mixed(count):
     """Cells of 1 to 108 atoms and molecules, in no order of size."""
     rng = np.random.default_rng(3)
-    found = []
+    structures = []
     for k in range(count):
         size = int(rng.integers(1, 4))
         atoms = molecule("C2H6") if k % 5 == 0 else bulk("Cu", cubic=True) * (size, size, size)
         atoms.rattle(0.03, rng=rng)
-        found.append(atoms)
-    return found
+        structures.append(atoms)
+    return structures
 
 
 @pytest.mark.parametrize("silent", [False, True])
@@ -180,8 +180,8 @@ def test_batches_grow_to_what_a_device_holds_and_results_stay_right(lj, silent):
     structures = mixed(120)
     device = Device(capacity=9_000_000, silent=silent)
     model = OnDevice(lj, device)
-    found = Predictor(model, memory=device)(structures)
-    for one, two in zip(found, predict(lj, structures, ("energy", "forces")), strict=True):
+    results = Predictor(model, memory=device)(structures)
+    for one, two in zip(results, predict(lj, structures, ("energy", "forces")), strict=True):
         assert one["energy"] == pytest.approx(two["energy"], abs=1e-10)
         assert np.allclose(one["forces"], two["forces"], atol=1e-10)
     assert max(model.loads) > 3 * model.loads[0]
@@ -346,9 +346,9 @@ def test_the_error_of_lower_precision_is_measured(many):
         seed=0,
         device="cpu",
     )
-    found = precision_error(model, many, "bf16")
-    assert set(found) == {"energy_per_atom", "forces"}
-    for name, error in found.items():
+    deviations = precision_error(model, many, "bf16")
+    assert set(deviations) == {"energy_per_atom", "forces"}
+    for name, error in deviations.items():
         assert 0 < error["rms"] <= error["max"], name
         assert error["rms"] < 0.1 * error["spread"] + 1e-3, name
     with pytest.raises(ConfigError, match="no structures"):

@@ -46,8 +46,8 @@ def structures():
 
 
 def test_the_numbers_are_those_of_the_calculator(emt):
-    found = ase_nnp.predict(emt, structures(), ("energy", "forces", "stress"))
-    for atoms, row in zip(structures(), found, strict=True):
+    results = ase_nnp.predict(emt, structures(), ("energy", "forces", "stress"))
+    for atoms, row in zip(structures(), results, strict=True):
         atoms.calc = EMT()
         assert row["energy"] == pytest.approx(atoms.get_potential_energy(), abs=1e-12)
         np.testing.assert_allclose(row["forces"], atoms.get_forces(), atol=1e-12)
@@ -71,8 +71,8 @@ def test_an_adapter_gets_the_whole_batch_and_the_charge():
     potential = model("Batched", reads=("charge",))
     charged = bulk("Cu")
     charged.info["charge"] = 2
-    found = ase_nnp.predict(potential, [bulk("Cu"), charged, bulk("Ni")])
-    assert [row["energy"] for row in found] == [3.0, 5.0, 3.0]
+    results = ase_nnp.predict(potential, [bulk("Cu"), charged, bulk("Ni")])
+    assert [row["energy"] for row in results] == [3.0, 5.0, 3.0]
     potential.close()
 
 
@@ -82,12 +82,12 @@ def test_workers_make_a_pool_with_error_bars(emt):
     members = [emt, model("emt", {"scale": 1.01})]
     cells = [bulk("Cu", a=a) for a in (3.5, 3.6, 3.7)] + [bulk("Ni", a=3.5)]
     pool = fit("pool", members, align_on=cells)
-    found = ase_nnp.predict(pool, structures()[:2])
-    assert all(row["forces_std"].shape == row["forces"].shape for row in found)
-    forces = found[1]["forces"]
+    results = ase_nnp.predict(pool, structures()[:2])
+    assert all(row["forces_std"].shape == row["forces"].shape for row in results)
+    forces = results[1]["forces"]
     # Two members, forces F and 1.01 F: the sample deviation is 0.01 |F| / sqrt(2), pooled over xyz.
     expected = 0.01 * np.linalg.norm(forces / 1.005, axis=1) / np.sqrt(2) / np.sqrt(3)
-    np.testing.assert_allclose(found[1]["forces_std"][:, 0], expected, rtol=1e-6)
+    np.testing.assert_allclose(results[1]["forces_std"][:, 0], expected, rtol=1e-6)
 
 
 def test_copies_share_the_worker_and_pickles_work_elsewhere(emt):

@@ -148,9 +148,9 @@ def test_messages_carry_arrays_exactly():
     }
     with ours, theirs:
         protocol.send(ours, {"do": "this"}, arrays)
-        header, found = protocol.receive(theirs)
+        header, received = protocol.receive(theirs)
         assert header == {"do": "this"}
         for name, array in arrays.items():
-            assert np.array_equal(found[name], array)
+            assert np.array_equal(received[name], array)
         with pytest.raises(protocol.ProtocolError, match="cannot be sent"):
             protocol.send(ours, {}, {"text": np.array(["x"])})

@@ -50,15 +50,15 @@ def test_a_state_gets_the_answers_of_the_calculator():
     sheared = bulk("Cu", a=3.6) * (2, 1, 1)
     sheared.rattle(0.1, seed=2)
     structures = [sheared, bulk("Cu", a=3.5, cubic=True)]
-    found = as_model(lj())(state_of(structures, [True, True, True]))
+    results = as_model(lj())(state_of(structures, [True, True, True]))
     first = 0
     for k, atoms in enumerate(structures):
         atoms.calc = ase_nnp.NNPCalculator(lj())
         rows = slice(first, first + len(atoms))
         first += len(atoms)
-        assert float(found["energy"][k]) == pytest.approx(atoms.get_potential_energy(), abs=1e-10)
-        np.testing.assert_allclose(found["forces"][rows], atoms.get_forces(), atol=1e-10)
-        np.testing.assert_allclose(found["stress"][k], atoms.get_stress(voigt=False), atol=1e-10)
+        assert float(results["energy"][k]) == pytest.approx(atoms.get_potential_energy(), abs=1e-10)
+        np.testing.assert_allclose(results["forces"][rows], atoms.get_forces(), atol=1e-10)
+        np.testing.assert_allclose(results["stress"][k], atoms.get_stress(voigt=False), atol=1e-10)
 
 
 def test_what_a_potential_lacks_is_said():

@@ -74,8 +74,8 @@ class Pair(Calculator):
         twin = atoms.copy()
         twin.set_constraint()
         self.atoms = atoms.copy()
-        found = {name: inner.get_property(name, twin) for name in names}
-        self.results = {**found, "free_energy": found["energy"]}
+        answers = {name: inner.get_property(name, twin) for name in names}
+        self.results = {**answers, "free_energy": answers["energy"]}
 
 
 def outcome_of(name, factory):
@@ -331,10 +331,10 @@ def test_a_factory_that_fails_is_one_outcome():
 def test_the_command_line_checks_any_ase_calculator(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["plugin", "check", "--ase-calculator", "ase.calculators.lj:LennardJones", "--json"])
-    found = {o["check"]: o for o in json.loads(capsys.readouterr().out)}
-    assert found["stress_is_the_strain_derivative"]["status"] == "passed"
-    assert found["unsupported_elements_are_refused_clearly"]["status"] == "not applicable"
-    assert not found["results_are_replaced"]["ok"]
+    by_check = {o["check"]: o for o in json.loads(capsys.readouterr().out)}
+    assert by_check["stress_is_the_strain_derivative"]["status"] == "passed"
+    assert by_check["unsupported_elements_are_refused_clearly"]["status"] == "not applicable"
+    assert not by_check["results_are_replaced"]["ok"]
     assert stop.value.code == 1
     with pytest.raises(SystemExit) as stop:
         main(["plugin", "check"])

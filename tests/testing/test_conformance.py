@@ -67,18 +67,18 @@ def summed_over_the_batch(self, graph):
 
 
 def doubled_stress(self, graph, properties):
-    found = type(self).__mro__[1].compute(self, graph, properties)
-    return {k: 2 * v if k == "stress" else v for k, v in found.items()}
+    results = type(self).__mro__[1].compute(self, graph, properties)
+    return {k: 2 * v if k == "stress" else v for k, v in results.items()}
 
 
 def wrong_sign(self, graph, properties):
-    found = type(self).__mro__[1].compute(self, graph, properties)
-    return {k: -v if k == "forces" else v for k, v in found.items()}
+    results = type(self).__mro__[1].compute(self, graph, properties)
+    return {k: -v if k == "forces" else v for k, v in results.items()}
 
 
 def squeezed(self, graph, properties):
-    found = type(self).__mro__[1].compute(self, graph, properties)
-    return {k: v.squeeze(0) if k == "forces" else v for k, v in found.items()}
+    results = type(self).__mro__[1].compute(self, graph, properties)
+    return {k: v.squeeze(0) if k == "forces" else v for k, v in results.items()}
 
 
 def direction_matters(self, graph):

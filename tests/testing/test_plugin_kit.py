@@ -81,20 +81,20 @@ def test_a_plugin_that_cannot_be_used_says_how(kind, environment, tmp_path):
 BROKEN_PHYSICS = {
     "stress in GPa": (
         "def compute(self, graph, properties):\n"
-        "        found = super().compute(graph, properties)\n"
-        "        return {k: v * 160.21766 if k == 'stress' else v for k, v in found.items()}\n",
+        "        results = super().compute(graph, properties)\n"
+        "        return {k: v * 160.21766 if k == 'stress' else v for k, v in results.items()}\n",
         {"stress_is_the_strain_derivative"},
     ),
     "forces that are no gradient": (
         "def compute(self, graph, properties):\n"
-        "        found = super().compute(graph, properties)\n"
-        "        return {k: v * 1.01 if k == 'forces' else v for k, v in found.items()}\n",
+        "        results = super().compute(graph, properties)\n"
+        "        return {k: v * 1.01 if k == 'forces' else v for k, v in results.items()}\n",
         {"forces_are_minus_the_gradient"},
     ),
     "a leak between structures of a batch": (
         "def compute(self, graph, properties):\n"
-        "        found = super().compute(graph, properties)\n"
-        "        return {**found, 'energy': found['energy'] + 1e-3 * (graph.num_structures - 1)}\n",
+        "        results = super().compute(graph, properties)\n"
+        "        return {**results, 'energy': results['energy'] + 1e-3 * (graph.num_structures - 1)}\n",
         {"batching_changes_nothing"},
     ),
 }
@@ -167,8 +167,8 @@ def test_a_check_that_fails_is_exit_code_1(capsys, monkeypatch):
     from lj_model import LennardJones
 
     def wrong(self, graph, properties):
-        found = super(LennardJones, self).compute(graph, properties)
-        return {k: 2 * v if k == "stress" else v for k, v in found.items()}
+        results = super(LennardJones, self).compute(graph, properties)
+        return {k: 2 * v if k == "stress" else v for k, v in results.items()}
 
     monkeypatch.setattr(LennardJones, "compute", wrong, raising=False)
     with pytest.raises(SystemExit) as stop:

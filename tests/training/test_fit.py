@@ -18,10 +18,10 @@ QUICK = {"batch": {"structures": 4}, "optimizer": {"lr": 1e-2}, "progress": Fals
 
 
 def rmse(model, frames, name):
-    found = ase_nnp.predict(model, frames, (name,), progress=False)
+    rows = ase_nnp.predict(model, frames, (name,), progress=False)
     pairs = [
         (np.asarray(r[name]).ravel() - np.asarray(a.calc.results[name]).ravel())
-        for r, a in zip(found, frames, strict=True)
+        for r, a in zip(rows, frames, strict=True)
     ]
     return float(np.sqrt(np.mean(np.concatenate(pairs) ** 2)))
 
@@ -182,8 +182,8 @@ def test_tensorboard_gets_a_point_an_epoch(frames, pairs, tmp_path):
     result = fit(pairs(), frames(4), None, settings, folder=tmp_path)
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    found = {}
+    points = {}
     for file in (tmp_path / "tensorboard").iterdir():
         events = EventAccumulator(str(file)).Reload()
-        found |= {e.step: e.value for e in events.Scalars("loss")}
-    assert found == pytest.approx({r["step"]: r["loss"] for r in result.history}, rel=1e-6)
+        points |= {e.step: e.value for e in events.Scalars("loss")}
+    assert points == pytest.approx({r["step"]: r["loss"] for r in result.history}, rel=1e-6)

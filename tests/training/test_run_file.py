@@ -103,16 +103,16 @@ def test_low_rank_additions_go_with_no_other_hold_on_the_weights(other, place, c
 def test_train_then_evaluate_on_the_command_line(place, capsys):
     code, said = call("train", "run.yaml", "--output", "out", "--json", capsys=capsys)
     assert code == 0, said.err
-    found = json.loads(said.out)
+    trained = json.loads(said.out)
     resolved = read_run_file(place / "out" / "run.yaml")
     assert resolved.optimizer.clip == 10.0
     assert resolved.output == "out"
-    assert found["epochs"] == 2
+    assert trained["epochs"] == 2
     words = ["evaluate", "out/model.nnp", "test.extxyz", "--json", "--report", "report"]
     code, said = call(*words, capsys=capsys)
     assert code == 0, said.err
     measured = json.loads(said.out)["models"][0]
-    assert measured["metrics"]["forces_mae"] == pytest.approx(found["test"]["forces_mae"])
+    assert measured["metrics"]["forces_mae"] == pytest.approx(trained["test"]["forces_mae"])
     page = (place / "report" / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 3
     assert json.loads((place / "report" / "report.json").read_text())["structures"] == 4
@@ -128,9 +128,9 @@ def test_evaluation_is_what_numpy_makes_of_the_predictions(place, frames):
         atoms.set_constraint(FixAtoms([0]))
         atoms.info["group"] = "silver" if 47 in atoms.numbers else "copper"
     models = [ase_nnp.build_model("pairs", seed=k, device="cpu") for k in (0, 1)]
-    found = evaluate(models, some, progress=False)
-    assert [m.name for m in found.models] == ["pairs (1)", "pairs (2)"]
-    for model, scores in zip(models, found.models, strict=True):
+    report = evaluate(models, some, progress=False)
+    assert [m.name for m in report.models] == ["pairs (1)", "pairs (2)"]
+    for model, scores in zip(models, report.models, strict=True):
         rows = ase_nnp.predict(model, some, ("energy", "forces", "stress"), progress=False)
         both = list(zip(rows, [a.calc.results for a in some], strict=True))
         energy = np.array([r["energy"] - label["energy"] for r, label in both])

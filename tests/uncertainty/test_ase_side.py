@@ -131,9 +131,9 @@ def test_flags_and_scores_survive_files(train, tmp_path):
         read(tmp_path / "a.traj"),
         row.toatoms(add_additional_information=True),
     ):
-        found = read_uncertainty(back)
-        assert found["ood_flag"] is True
-        np.testing.assert_allclose(found["ood_scores"], strange.calc.results["ood_scores"])
+        stored = read_uncertainty(back)
+        assert stored["ood_flag"] is True
+        np.testing.assert_allclose(stored["ood_scores"], strange.calc.results["ood_scores"])
 
 
 def test_aliases_speak_the_language_of_others(atoms):

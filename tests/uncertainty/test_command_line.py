@@ -52,11 +52,11 @@ def test_fit_evaluate_report(capsys, folder):
     more = ("--dtype", "float64", "--shifted", folder / "strange.extxyz")
     code, out, err = run(capsys, "evaluate", *given, *more, "--json")
     assert code == 0, err
-    found = json.loads(out)
-    assert found["measures"]["forces"]["interval_coverage"] == pytest.approx(0.8, abs=0.1)
-    assert set(found["measures"]["forces"]["interval_coverage_by_element"]) == {"H", "C", "O"}
-    assert 0 <= found["ood"]["auroc"] <= 1
-    assert "not covered" in found["notes"][0]
+    report = json.loads(out)
+    assert report["measures"]["forces"]["interval_coverage"] == pytest.approx(0.8, abs=0.1)
+    assert set(report["measures"]["forces"]["interval_coverage_by_element"]) == {"H", "C", "O"}
+    assert 0 <= report["ood"]["auroc"] <= 1
+    assert "not covered" in report["notes"][0]
     code, out, _ = run(capsys, "evaluate", *given, *more)
     assert code == 0
     assert "miscalibration_area" in out

@@ -61,9 +61,9 @@ def test_the_one_default_model_is_what_a_calculator_without_a_name_uses(offering
     copper = bulk("Cu", cubic=True)
     copper.rattle(0.1, seed=1)
     expected = load_model(offering.file, device="cpu")
-    found = copper.copy()
-    copper.calc, found.calc = NNPCalculator(expected), NNPCalculator(device="cpu")
-    assert found.get_potential_energy() == pytest.approx(copper.get_potential_energy())
+    nameless = copper.copy()
+    copper.calc, nameless.calc = NNPCalculator(expected), NNPCalculator(device="cpu")
+    assert nameless.get_potential_energy() == pytest.approx(copper.get_potential_energy())
     assert default_pretrained()[1].name == "mine"
 
 

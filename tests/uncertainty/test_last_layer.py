@@ -84,14 +84,14 @@ def test_backward_passes_in_parts_give_what_one_for_each_row_gives(train, monkey
     laplace = wrap("last_layer", model, train=train[:4])
     graph = model.make_graph(bulk("Cu", "fcc", 3.6).repeat((2, 1, 1)))
     wanted = ("energy", "forces", "forces_std", "stress", "stress_std")
-    found = []
+    answers = []
     for rows in (1, 4, 100):
         monkeypatch.setattr(jacobian, "ROWS", rows)
         monkeypatch.setattr(jacobian, "FEWEST", 1)
-        found.append(laplace.compute(graph, wanted))
-    assert set(found[0]) >= set(wanted) & set(laplace.outputs)
-    for other in found[1:]:
-        for name, value in found[0].items():
+        answers.append(laplace.compute(graph, wanted))
+    assert set(answers[0]) >= set(wanted) & set(laplace.outputs)
+    for other in answers[1:]:
+        for name, value in answers[0].items():
             torch.testing.assert_close(other[name], value, rtol=1e-10, atol=1e-12)
 
 
@@ -161,15 +161,15 @@ def test_a_shallow_ensemble_learns_the_size_of_its_errors(train, held_back):
     model = Pair(width=4, seed=1).double()
     exact = fit("shallow", model, train=train, heads=12, tune=0, details=True)
     tuned = fit("shallow", model, train=train, heads=12, details=True)
-    found = predict(tuned, held_back)
+    results = predict(tuned, held_back)
     true = np.concatenate([a.get_forces() for a in held_back])
 
     def nll(rows):
         pred = np.concatenate([r["forces"] for r in rows])
         return met.nll_gaussian(true, pred, np.concatenate([r["forces_std"] for r in rows]))
 
-    assert nll(found) < nll(predict(exact, held_back)) - 1
-    row = found[0]
+    assert nll(results) < nll(predict(exact, held_back)) - 1
+    row = results[0]
     np.testing.assert_allclose(row["forces"], row["forces_members"].mean(axis=0), atol=1e-10)
     assert row["energy_std"] == pytest.approx(row["energy_members"].std(ddof=1), rel=1e-6)
     std = met.forces_std(row["forces_members"])

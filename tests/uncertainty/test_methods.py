@@ -243,8 +243,8 @@ def test_native_uncertainties_get_canonical_names(train):
     np.testing.assert_allclose(row["forces_std_norm"], 0.076, rtol=1e-6)
     logits = torch.randn(4, 50)
     assert torch.allclose(confidence_to_std(logits), confidence_to_std(logits.softmax(dim=1)))
-    found = to_canonical({"forces_var": torch.full((3,), 4.0)})
-    assert torch.equal(found["forces_std"], torch.full((3, 3), 2.0))
+    results = to_canonical({"forces_var": torch.full((3,), 4.0)})
+    assert torch.equal(results["forces_std"], torch.full((3, 3), 2.0))
     with pytest.raises(UncertaintyError, match="states no uncertainty"):
         wrap("native", Pair())
 
@@ -332,12 +332,12 @@ def test_distances_on_a_device_are_those_on_arrays(train, monkeypatch, block):
     numbers = np.array(sorted(method.distance.means) * 3)
     width = len(next(iter(method.distance.means.values())))
     features = rng.standard_normal((len(numbers), width))
-    found = method.far(torch.as_tensor(features), torch.as_tensor(numbers))
-    np.testing.assert_allclose(found.numpy(), method.distance(features, numbers), rtol=1e-9)
+    distances = method.far(torch.as_tensor(features), torch.as_tensor(numbers))
+    np.testing.assert_allclose(distances.numpy(), method.distance(features, numbers), rtol=1e-9)
     features[0, 0] = np.nan  # not known to be near anything
     numbers[1] = 92  # was not there
-    found = method.far(torch.as_tensor(features), torch.as_tensor(numbers))
-    assert torch.isinf(found).tolist() == [True, True] + [False] * (len(numbers) - 2)
+    distances = method.far(torch.as_tensor(features), torch.as_tensor(numbers))
+    assert torch.isinf(distances).tolist() == [True, True] + [False] * (len(numbers) - 2)
 
 
 @pytest.mark.parametrize("terminal", [True, False])

@@ -72,8 +72,8 @@ def label(structures, model, noise=0.0, seed=0):
     def jitter(*shape):
         return noise * torch.randn(*shape, generator=generator, dtype=torch.float64).numpy()
 
-    for atoms, found in zip(structures, predict(model, structures), strict=True):
-        energy = found["energy"] + float(jitter(1)[0])
-        forces = found["forces"] + jitter(len(atoms), 3)
+    for atoms, results in zip(structures, predict(model, structures), strict=True):
+        energy = results["energy"] + float(jitter(1)[0])
+        forces = results["forces"] + jitter(len(atoms), 3)
         atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=forces)
     return structures

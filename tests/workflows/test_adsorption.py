@@ -51,27 +51,27 @@ REACTIONS = {
 @pytest.mark.parametrize("name", REACTIONS)
 def test_the_named_scheme_balances_and_says_its_reaction(slab, name):
     adsorbate = Atoms(name, positions=[[0, 0, 1.1 * k] for k in range(len(Atoms(name)))])
-    found = adsorption_energy(with_adsorbate(slab, adsorbate), slab, "oc20", Sum())
+    adsorption = adsorption_energy(with_adsorbate(slab, adsorbate), slab, "oc20", Sum())
     reaction, energy = REACTIONS[name]
-    assert found.reaction == reaction
-    assert float(found) == pytest.approx(energy, abs=1e-5)  # a sum over atoms binds nothing
-    assert found.reference == "oc20"
-    assert reaction in str(found)
-    assert "eV" in str(found)
+    assert adsorption.reaction == reaction
+    assert float(adsorption) == pytest.approx(energy, abs=1e-5)  # a sum over atoms binds nothing
+    assert adsorption.reference == "oc20"
+    assert reaction in str(adsorption)
+    assert "eV" in str(adsorption)
 
 
 def test_a_direct_molecule_is_taken_as_it_is_also_by_halves(slab):
     oxygen = with_adsorbate(slab, "O")
-    found = adsorption_energy(oxygen, slab, molecule("O2"), Sum())
-    assert found.reaction == "* + 1/2 O2(g) -> O*"
-    assert found.parts["O2(g)"] == pytest.approx(2 * PER_ATOM[8])
-    assert float(found) == pytest.approx(0.0, abs=1e-5)
+    adsorption = adsorption_energy(oxygen, slab, molecule("O2"), Sum())
+    assert adsorption.reaction == "* + 1/2 O2(g) -> O*"
+    assert adsorption.parts["O2(g)"] == pytest.approx(2 * PER_ATOM[8])
+    assert float(adsorption) == pytest.approx(0.0, abs=1e-5)
 
 
 def test_the_energy_is_that_of_ase_for_a_real_potential(slab):
     model = ase_nnp.build_model("lj", {"epsilon": 0.1, "sigma": 1.2}, dtype="float64")
     both = with_adsorbate(slab, molecule("CO"))
-    found = adsorption_energy(both, slab, molecule("CO"), model)
+    adsorption = adsorption_energy(both, slab, molecule("CO"), model)
 
     def energy(atoms):
         atoms = atoms.copy()
@@ -79,7 +79,7 @@ def test_the_energy_is_that_of_ase_for_a_real_potential(slab):
         return atoms.get_potential_energy()
 
     by_hand = energy(both) - energy(slab) - energy(molecule("CO"))
-    assert float(found) == pytest.approx(by_hand, abs=1e-10)
+    assert float(adsorption) == pytest.approx(by_hand, abs=1e-10)
     assert by_hand != 0
 
 
@@ -102,10 +102,10 @@ class Referenced(Sum):
 
 def test_a_model_of_adsorption_energies_answers_alone_for_its_own_references(slab):
     both = with_adsorbate(slab, "O")
-    found = adsorption_energy(both, slab, "oc20", Referenced())
-    assert float(found) == pytest.approx(8 * PER_ATOM[29] + PER_ATOM[8])
-    assert "OC20" in found.reference
-    assert set(found.parts) == {"adslab"}
+    adsorption = adsorption_energy(both, slab, "oc20", Referenced())
+    assert float(adsorption) == pytest.approx(8 * PER_ATOM[29] + PER_ATOM[8])
+    assert "OC20" in adsorption.reference
+    assert set(adsorption.parts) == {"adslab"}
 
 
 def test_kinds_of_energies_are_never_mixed(slab):

@@ -165,15 +165,15 @@ def test_the_energy_drifts_as_with_velocity_verlet_to_rounding(model, tmp_path):
         for step, _ in enumerate(driver.irun(steps=200)):
             if step % 10 == 0:
                 expected.append(moving.get_total_energy())
-        found = [frame.get_total_energy() for frame in ours]
-        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-8)
-        assert np.ptp(found) < 0.01 * moving.get_kinetic_energy()
+        energies = [frame.get_total_energy() for frame in ours]
+        np.testing.assert_allclose(energies, expected, rtol=0, atol=1e-8)
+        assert np.ptp(energies) < 0.01 * moving.get_kinetic_energy()
 
 
 def test_structures_without_momenta_get_a_temperature_and_no_drift(model):
     atoms = bulk("Cu", a=3.55, cubic=True) * (3, 3, 3)
-    found = run_dynamics(model, [atoms, atoms], "nve", steps=0, temperature_K=300, seed=5)
-    first, second = (o.atoms for o in found)
+    outcomes = run_dynamics(model, [atoms, atoms], "nve", steps=0, temperature_K=300, seed=5)
+    first, second = (o.atoms for o in outcomes)
     assert 240 < first.get_temperature() < 360
     np.testing.assert_allclose(first.get_momenta().sum(0), 0, atol=1e-9)
     assert not np.allclose(first.get_momenta(), second.get_momenta())
@@ -201,10 +201,10 @@ def test_npt_refuses_what_it_cannot_move(model):
     held = bulk("Cu", cubic=True)
     held.set_constraint(FixAtoms([0]))
     free = Atoms("Cu2", positions=[[0, 0, 0], [2.5, 0, 0]])
-    found = run_dynamics(model, [held, free], "npt", steps=2, temperature_K=300)
-    assert [o.status for o in found] == ["failed", "failed"]
-    assert "fixed atoms" in found[0].reason
-    assert "volume" in found[1].reason
+    outcomes = run_dynamics(model, [held, free], "npt", steps=2, temperature_K=300)
+    assert [o.status for o in outcomes] == ["failed", "failed"]
+    assert "fixed atoms" in outcomes[0].reason
+    assert "volume" in outcomes[1].reason
 
 
 class Argon(Potential):

@@ -31,22 +31,22 @@ class Doubtful(Conservative):
         return r.new_zeros(graph.num_structures).index_add(0, centre, (r - 2.0) ** 2)
 
     def compute(self, graph, properties):
-        found = super().compute(graph, properties)
+        results = super().compute(graph, properties)
         r = graph.edge_vectors().norm(dim=-1).detach()
         doubt = r.new_zeros(graph.num_atoms).scatter_reduce(0, graph.edge_index[1], r, "amax")
-        return {**found, "forces_std_norm": (doubt - 2.0).abs()}
+        return {**results, "forces_std_norm": (doubt - 2.0).abs()}
 
 
 def test_the_monitor_stops_one_structure_and_flags_in_another_mode():
     model = Doubtful().to(torch.float64)
     calm, wild = (Atoms("Cu2", positions=[[0, 0, 0], [d, 0, 0]]) for d in (2.1, 3.5))
     watch = {"key": "forces_std_norm", "threshold": 0.5, "mode": "stop"}
-    found = relax_many(model, [calm, wild], steps=100, fmax=0.01, monitor=watch)
-    assert [o.status for o in found] == ["converged", "stopped"]
-    assert found[1].steps == 0
-    assert found[1].events[0]["value"] == pytest.approx(1.5)
-    assert "forces_std_norm = 1.5 exceeds 0.5 at step 0" in found[1].reason
-    assert found[1].atoms.calc.results["forces_std_norm"].shape == (2,)
+    outcomes = relax_many(model, [calm, wild], steps=100, fmax=0.01, monitor=watch)
+    assert [o.status for o in outcomes] == ["converged", "stopped"]
+    assert outcomes[1].steps == 0
+    assert outcomes[1].events[0]["value"] == pytest.approx(1.5)
+    assert "forces_std_norm = 1.5 exceeds 0.5 at step 0" in outcomes[1].reason
+    assert outcomes[1].atoms.calc.results["forces_std_norm"].shape == (2,)
     flagged = relax_many(
         model, [calm, wild], steps=100, fmax=0.01, monitor={**watch, "mode": "flag"}
     )
@@ -71,12 +71,12 @@ def test_running_out_of_memory_halves_the_batch_and_changes_nothing(model):
     gold = Atoms("Au2", positions=[[0, 0, 0], [2.5, 0, 0]])
     structures = [*(mixed()[k] for k in (1, 2, 4, 1, 2, 4)), gold]
     expected = relax_many(model, structures[:6], steps=20)
-    found = relax_many(small, structures, steps=20, batch=10**6)
-    for one, other in zip(found[:6], expected, strict=True):
+    outcomes = relax_many(small, structures, steps=20, batch=10**6)
+    for one, other in zip(outcomes[:6], expected, strict=True):
         assert one.status == other.status
         np.testing.assert_allclose(one.atoms.positions, other.atoms.positions, atol=1e-9)
     assert small.most == 2
-    assert (found[6].status, "too large" in found[6].reason) == ("failed", True)
+    assert (outcomes[6].status, "too large" in outcomes[6].reason) == ("failed", True)
 
 
 def test_an_ensemble_gets_its_lists_with_a_skin(model):
@@ -90,16 +90,16 @@ def test_an_ensemble_gets_its_lists_with_a_skin(model):
     atoms = [slab(2, 1), mixed()[1]]
     batch = Batch.of(atoms, [0, 1])
     for _ in range(3):
-        found = evaluator(batch)
+        answer = evaluator(batch)
         batch.positions += 0.01
     assert evaluator.neighbors.searches == 2
-    assert found.failed == {}
+    assert answer.failed == {}
     one = atoms[0].copy()
     one.positions += 0.02
     one.calc = ase_nnp.NNPCalculator(ensemble)
-    np.testing.assert_allclose(found.forces[: len(one)], one.get_forces(False), atol=1e-9)
+    np.testing.assert_allclose(answer.forces[: len(one)], one.get_forces(False), atol=1e-9)
     np.testing.assert_allclose(
-        found.extra["forces_std_norm"][: len(one)], one.calc.results["forces_std_norm"], atol=1e-9
+        answer.extra["forces_std_norm"][: len(one)], one.calc.results["forces_std_norm"], atol=1e-9
     )
 
 

@@ -117,10 +117,10 @@ def test_a_cap_on_neighbours_and_folded_positions_are_as_in_the_calculator():
     atoms = bulk("Cu", a=3.4, cubic=True) * (2, 1, 1)
     atoms.rattle(0.2, seed=1)
     atoms.positions += [30.0, -11.0, 0.3]
-    found = relax_many(model, [atoms], steps=12, fmax=1e-6)[0]
+    outcome = relax_many(model, [atoms], steps=12, fmax=1e-6)[0]
     path, _, energy = path_of_ase(atoms, model, "FIRE", False, 1e-6, 12)
-    assert found.energy == pytest.approx(energy, abs=1e-8)
-    np.testing.assert_allclose(found.atoms.positions, path[-1][0], rtol=0, atol=1e-8)
+    assert outcome.energy == pytest.approx(energy, abs=1e-8)
+    np.testing.assert_allclose(outcome.atoms.positions, path[-1][0], rtol=0, atol=1e-8)
 
 
 def test_company_and_waiting_in_line_change_nothing(model):
@@ -148,11 +148,11 @@ def test_company_and_waiting_in_line_change_nothing(model):
 
 def test_fixed_atoms_stay_exactly(model):
     atoms = slab(3, 9)
-    found = relax_many(model, [atoms], steps=40)[0]
+    outcome = relax_many(model, [atoms], steps=40)[0]
     held = atoms.constraints[0].index
-    assert np.array_equal(found.atoms.positions[held], atoms.positions[held])
-    assert np.abs(found.atoms.positions - atoms.positions).max() > 0.05
-    assert found.atoms.constraints[0].index.tolist() == held.tolist()
+    assert np.array_equal(outcome.atoms.positions[held], atoms.positions[held])
+    assert np.abs(outcome.atoms.positions - atoms.positions).max() > 0.05
+    assert outcome.atoms.constraints[0].index.tolist() == held.tolist()
 
 
 class Fussy(Conservative):
@@ -216,22 +216,22 @@ def test_an_explosion_is_a_failure_and_ends():
 
     model = Cliff().to(torch.float64)
     lone = Atoms("Cu2", positions=[[0, 0, 0], [3.0, 0, 0]])
-    found = run_dynamics(model, [lone], "nve", steps=400, timestep_fs=5.0)[0]
-    assert found.status == "failed"
-    assert "exploded" in found.reason or "finite" in found.reason
+    outcome = run_dynamics(model, [lone], "nve", steps=400, timestep_fs=5.0)[0]
+    assert outcome.status == "failed"
+    assert "exploded" in outcome.reason or "finite" in outcome.reason
 
 
 def test_a_float32_model_writes_hdf5(tmp_path):
     model = ase_nnp.build_model("lj", config={})
-    found = relax_many(
+    outcomes = relax_many(
         model, [mixed()[2], slab(2, 1)], steps=150, optimizer="FIRE", fmax=0.05,
         folder=tmp_path / "run", trajectory="h5", interval=5,
     )  # fmt: skip
-    assert found[0].converged
+    assert outcomes[0].converged
     frames = ase_nnp.open_dataset(tmp_path / "run" / "000001.h5")
     last = frames[len(frames) - 1]
-    assert last.get_potential_energy() == pytest.approx(found[1].energy, abs=1e-5)
-    np.testing.assert_allclose(last.positions, found[1].atoms.positions, atol=1e-6)
+    assert last.get_potential_energy() == pytest.approx(outcomes[1].energy, abs=1e-5)
+    np.testing.assert_allclose(last.positions, outcomes[1].atoms.positions, atol=1e-6)
 
 
 def test_a_folder_belongs_to_one_run(model, tmp_path):

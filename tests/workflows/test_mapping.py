@@ -47,10 +47,10 @@ def test_structures_are_read_only_a_little_ahead():
             yield atoms
 
     with ThreadPoolExecutor(1) as pool:
-        found = map_structures(len, source(), pool, in_flight=3)
-        assert [next(found) for _ in range(4)] == [1, 2, 3, 4]
+        answers = map_structures(len, source(), pool, in_flight=3)
+        assert [next(answers) for _ in range(4)] == [1, 2, 3, 4]
         assert len(read) <= 7
-        found.close()
+        answers.close()
 
 
 def test_a_failure_names_the_structure_and_its_reason():
@@ -65,7 +65,7 @@ def test_a_failure_names_the_structure_and_its_reason():
 def test_failures_can_stand_in_the_place_of_results():
     seen = []
     with ThreadPoolExecutor(2) as pool:
-        found = list(
+        answers = list(
             map_structures(
                 count,
                 [bulk("Cu"), Atoms("He"), bulk("Ni")],
@@ -74,9 +74,9 @@ def test_failures_can_stand_in_the_place_of_results():
                 progress=seen.append,
             )
         )
-    assert found[0] == found[2] == 1
-    assert isinstance(found[1], Failure)
-    assert (found[1].index, type(found[1].error)) == (1, ValueError)
+    assert answers[0] == answers[2] == 1
+    assert isinstance(answers[1], Failure)
+    assert (answers[1].index, type(answers[1].error)) == (1, ValueError)
     assert seen == [1, 2, 3]
 
 
@@ -99,9 +99,9 @@ def test_a_process_that_dies_costs_nothing_but_time(tmp_path):
 @pytest.mark.slow
 def test_the_structure_that_kills_is_found_and_no_other_is_blamed():
     structures = [*crystals(2), Atoms("Ne"), *crystals(2)]
-    found = list(map_structures(deadly, structures, processes, retries=1, on_error="return"))
-    assert [f for k, f in enumerate(found) if k != 2] == [1, 2, 1, 2]
-    assert found[2].name == "Structure 2 (Ne)"
+    answers = list(map_structures(deadly, structures, processes, retries=1, on_error="return"))
+    assert [f for k, f in enumerate(answers) if k != 2] == [1, 2, 1, 2]
+    assert answers[2].name == "Structure 2 (Ne)"
 
 
 @pytest.mark.slow
@@ -129,8 +129,8 @@ def test_dask_finishes_when_one_of_two_workers_is_killed(tmp_path):
         distributed.Client(cluster) as client,
         client.get_executor() as pool,
     ):
-        found = list(map_structures(dies_once, structures, pool, in_flight=8))
-    assert found == list(range(1, 31))
+        answers = list(map_structures(dies_once, structures, pool, in_flight=8))
+    assert answers == list(range(1, 31))
     assert (tmp_path / "died").exists()
 
 
@@ -150,12 +150,12 @@ def test_ray_finishes_when_a_worker_process_dies(tmp_path, monkeypatch):
         runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).parents[1] / "helpers")}},
     )
     try:
-        found = list(map_structures(dies_once, structures, RayExecutor(max_retries=3)))
+        answers = list(map_structures(dies_once, structures, RayExecutor(max_retries=3)))
         with pytest.raises(TaskError, match=r"Structure 0 \(He\)"):
             list(map_structures(count, [Atoms("He")], RayExecutor()))
     finally:
         ray.shutdown()
-    assert found == list(range(1, 11))
+    assert answers == list(range(1, 11))
     assert (tmp_path / "died").exists()
 
 

@@ -43,9 +43,9 @@ def test_workers_read_the_same_lmdb(method):
     workers = [context.Process(target=read_through, args=(dataset, queue)) for _ in range(2)]
     for worker in workers:
         worker.start()
-    found = [queue.get(timeout=120) for _ in workers]
+    answers = [queue.get(timeout=120) for _ in workers]
     for worker in workers:
         worker.join(30)
         assert worker.exitcode == 0
-    assert found == [wanted, wanted]
+    assert answers == [wanted, wanted]
     assert [float(np.abs(atoms.positions).sum()) for atoms in dataset] == wanted

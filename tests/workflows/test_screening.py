@@ -226,9 +226,9 @@ def test_damage_is_our_error_and_never_another_result(tmp_path, pool, name):
         except (DatasetError, ConfigError):
             refused += 1
         else:
-            found = list(open_dataset(tmp_path / "out.lmdb"))
-            assert [len(a) for a in found] == [len(a) for a in expected]
-            for one, two in zip(found, expected, strict=True):
+            merged = list(open_dataset(tmp_path / "out.lmdb"))
+            assert [len(a) for a in merged] == [len(a) for a in expected]
+            for one, two in zip(merged, expected, strict=True):
                 assert one.get_potential_energy() == two.get_potential_energy()
     assert refused > 50
 

@@ -80,7 +80,7 @@ class Worker:
             running = self._connected()
             try:
                 protocol.send(running.socket, dict(header), dict(arrays))
-                reply, found = protocol.receive(running.socket)
+                reply, arrays_received = protocol.receive(running.socket)
             except (OSError, EOFError) as error:
                 raise self._lost(error) from error
             except BaseException:  # interrupted half-way: what comes next would answer this
@@ -92,7 +92,7 @@ class Worker:
                 f"The model '{self.job.factory}' in {self.job.python} raised "
                 f"{message.strip().splitlines()[-1]}"
             ) from RuntimeError(message)
-        return dict(found)
+        return dict(arrays_received)
 
     def close(self) -> None:
         """End the worker; the next question starts another."""

@@ -123,14 +123,14 @@ class RemotePotential(Potential):
             if value is not None:
                 arrays[name] = value
         wanted = [p for p in self.outputs if p in properties]
-        found = self.worker.ask(
+        answer = self.worker.ask(
             {"do": "predict", "properties": wanted},
             {k: v.cpu().numpy() for k, v in arrays.items()},
         )
-        missing = [p for p in wanted if p not in found]
+        missing = [p for p in wanted if p not in answer]
         if missing:
             raise WorkerError(f"The worker did not answer for {', '.join(missing)}.")
-        return {k: torch.tensor(found[k], device=graph.positions.device) for k in wanted}
+        return {k: torch.tensor(answer[k], device=graph.positions.device) for k in wanted}
 
     def close(self) -> None:
         """End the worker; the next call starts another."""

@@ -131,12 +131,12 @@ class Model:
 
     def one(self, atoms: Any, properties: list[str]) -> dict[str, Any]:
         """Return the results of one structure, from a single calculation where that is possible."""
-        found: dict[str, Any] = {}
+        results: dict[str, Any] = {}
         wanted = [p for p in properties if p != "stress" or atoms.cell.rank == 3]
         # Stress and forces first: they bring the energy along in most calculators.
         for name in reversed(wanted):
-            found[name] = np.asarray(self.inner.get_property(name, atoms), dtype=float)
-        return found
+            results[name] = np.asarray(self.inner.get_property(name, atoms), dtype=float)
+        return results
 
 
 def answer(
@@ -257,14 +257,14 @@ class Server:
                     return
                 try:
                     with self.lock:
-                        reply, found = answer(self.model, header, arrays)
+                        reply, answers = answer(self.model, header, arrays)
                 except Exception as error:  # the model may raise anything
                     text = "".join(traceback.format_exception(type(error), error, None)).strip()
                     reply = {"ok": False, "type": type(error).__name__, "message": text[-4000:]}
-                    found = {}
+                    answers = {}
                     traceback.print_exc()
                 try:
-                    send(client, reply, found)
+                    send(client, reply, answers)
                 except OSError:
                     return
 

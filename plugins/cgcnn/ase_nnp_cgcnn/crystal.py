@@ -178,12 +178,12 @@ class CrystalModel(Potential):
         """Return the property under its name, (B,), and what follows from it."""
         raw = self.raw(graph)
         value = raw.softmax(1)[:, 1] if self.classifies else raw[:, 0] * self.std + self.mean
-        found = {self.property.output: value}
+        properties = {self.property.output: value}
         if self.property.derived == "energy":
-            found["energy"] = value * graph.atoms_per_structure()
+            properties["energy"] = value * graph.atoms_per_structure()
         elif self.property.derived:
-            found[self.property.derived] = 10.0**value
-        return {name: found[name].to(self.fc_out.weight.dtype) for name in self.outputs}
+            properties[self.property.derived] = 10.0**value
+        return {name: properties[name].to(self.fc_out.weight.dtype) for name in self.outputs}
 
     def raw(self, graph: AtomGraph) -> Tensor:
         """Return what the last layer gives, (B, 1) or (B, 2) in float64."""

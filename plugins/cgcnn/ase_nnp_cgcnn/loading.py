@@ -172,6 +172,6 @@ def _matrix(state: Mapping[str, Any], name: str, path: str | Path) -> tuple[int,
     """Shape of a weight, after which the sizes of the model are guessed."""
     shape: tuple[int, ...] = np.shape(state[name]) if name in state else ()
     if len(shape) != 2:
-        found = f"has shape {shape}" if name in state else "is missing"
-        raise CheckpointError(f"{path}: the matrix '{name}' {found}.")
+        problem = f"has shape {shape}" if name in state else "is missing"
+        raise CheckpointError(f"{path}: the matrix '{name}' {problem}.")
     return shape

@@ -175,10 +175,10 @@ class AdsorptionModel(Conservative):
 
     def compute(self, graph: AtomGraph, properties: Collection[str]) -> dict[str, Tensor]:
         """As the base class, with the forces on their own scale where a checkpoint has one."""
-        found = super().compute(graph, properties)
-        if self.force_scale != 1.0 and "forces" in found:
-            found["forces"] = found["forces"] * self.force_scale
-        return found
+        results = super().compute(graph, properties)
+        if self.force_scale != 1.0 and "forces" in results:
+            results["forces"] = results["forces"] * self.force_scale
+        return results
 
     def energies(self, graph: AtomGraph) -> Tensor:
         """Return the energy of each structure, (B,) eV."""

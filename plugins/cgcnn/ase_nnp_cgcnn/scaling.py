@@ -39,14 +39,14 @@ def oc20_scales(normalizer: Any) -> dict[str, dict[str, float]]:
         raise ConfigError(f"normalizer must be a dictionary, not {normalizer!r}.")
     if "mean" in normalizer:
         return {"target": read_scale(normalizer)}
-    found = {}
+    scales = {}
     for ours, later in (("target", "energy"), ("grad_target", "forces")):
         for name in (ours, later):
             if normalizer.get(name):
-                found[ours] = read_scale(normalizer[name])
-    if not found:
+                scales[ours] = read_scale(normalizer[name])
+    if not scales:
         raise ConfigError(
             f"normalizer has {', '.join(map(repr, normalizer))}; 'target' and 'grad_target' (or "
             "'energy' and 'forces') were expected."
         )
-    return found
+    return scales

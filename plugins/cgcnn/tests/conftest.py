@@ -33,14 +33,14 @@ def neighbours(atoms, i, cutoff, reach=3):
     images = range(-reach, reach + 1)
     shifts = [(a, b, c) for a in images for b in images for c in images]
     shifts = [s for s in shifts if all(p or n == 0 for p, n in zip(atoms.pbc, s, strict=True))]
-    found = []
+    pairs = []
     for j in range(len(atoms)):
         for shift in shifts:
             vector = atoms.positions[j] + shift @ np.asarray(atoms.cell) - atoms.positions[i]
             distance = np.linalg.norm(vector)
             if 0.01 < distance <= cutoff:
-                found.append((distance, j))
-    return sorted(found)
+                pairs.append((distance, j))
+    return sorted(pairs)
 
 
 def message(w, name, norm, target, source, edge):

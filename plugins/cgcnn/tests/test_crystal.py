@@ -188,16 +188,16 @@ def test_each_property_goes_by_its_own_name_and_unit(known):
     task = "classification" if known.output == "metal_probability" else "regression"
     config = {**SMALL, "property": known.name, "task": task}
     model = build_model("cgcnn", config, seed=0, device="cpu", dtype="float64")
-    found = predict(model, [bulk("Cu", "fcc", a=3.6, cubic=True)])[0]
-    assert set(found) == set(known.outputs) == set(model.outputs)
-    assert set(model.units) == set(found)
+    results = predict(model, [bulk("Cu", "fcc", a=3.6, cubic=True)])[0]
+    assert set(results) == set(known.outputs) == set(model.outputs)
+    assert set(model.units) == set(results)
     assert model.units[known.output] == known.unit
-    assert model.energy_kind == ("total" if "energy" in found else "none")
-    value = found[known.output]
+    assert model.energy_kind == ("total" if "energy" in results else "none")
+    value = results[known.output]
     if known.derived == "energy":
-        assert found["energy"] == pytest.approx(4 * value, rel=1e-12)
+        assert results["energy"] == pytest.approx(4 * value, rel=1e-12)
     elif known.derived:
-        assert found[known.derived] == pytest.approx(10**value, rel=1e-12)
+        assert results[known.derived] == pytest.approx(10**value, rel=1e-12)
     if task == "classification":
         assert 0 < value < 1
 

@@ -83,8 +83,8 @@ def test_published_predictions_follow_from_the_published_file(shared):
             atoms.set_cell(stored[f"{name}/cell"])
             atoms.numbers = stored[f"{name}/numbers"]
             atoms.positions = stored[f"{name}/positions"]
-            found = predict(model, [atoms])[0]["formation_energy_per_atom"]
-            assert found == pytest.approx(predictions[name][key], abs=tolerance)
+            predicted = predict(model, [atoms])[0]["formation_energy_per_atom"]
+            assert predicted == pytest.approx(predictions[name][key], abs=tolerance)
 
 
 def test_a_published_file_under_another_name_still_says_its_property(shared, tmp_path):

@@ -60,17 +60,17 @@ def stored_graph(atoms, name, wanted, dtype):
 def test_float64_agrees_on_stored_edges(shared, case):
     model, structures, wanted = stored(shared, case, "float64")
     for name, atoms in structures.items():
-        found = model(stored_graph(atoms, name, wanted, torch.float64))
-        np.testing.assert_allclose(found["energy"], wanted[f"{name}/energy_f64"][0], atol=1e-6)
-        np.testing.assert_allclose(found["forces"], wanted[f"{name}/forces_f64"], atol=1e-6)
+        results = model(stored_graph(atoms, name, wanted, torch.float64))
+        np.testing.assert_allclose(results["energy"], wanted[f"{name}/energy_f64"][0], atol=1e-6)
+        np.testing.assert_allclose(results["forces"], wanted[f"{name}/forces_f64"], atol=1e-6)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_float32_agrees_within_five_times_the_stored_gap(shared, case):
     model, structures, wanted = stored(shared, case, "float32")
     for name, atoms in structures.items():
-        found = model(stored_graph(atoms, name, wanted, torch.float32))
-        for key, value in found.items():
+        results = model(stored_graph(atoms, name, wanted, torch.float32))
+        for key, value in results.items():
             if key == "stress":
                 continue
             single, double = (wanted[f"{name}/{key}_{bits}"] for bits in ("f32", "f64"))
@@ -104,11 +104,13 @@ def test_our_own_edges_are_the_stored_ones(shared, case):
 def test_published_training_snapshot_is_reproduced(shared):
     weights = "weights_initial_seed4.safetensors"
     model, structures, wanted = stored(shared, CASES[0], "float32", weights)
-    found = model.train()(stored_graph(structures["oc20_slab"], "oc20_slab", wanted, torch.float32))
-    energy = found["energy"].detach()
+    results = model.train()(
+        stored_graph(structures["oc20_slab"], "oc20_slab", wanted, torch.float32)
+    )
+    energy = results["energy"].detach()
     np.testing.assert_allclose(energy, wanted["snapshot/train_mode_energy"][0], atol=1e-6)
     np.testing.assert_allclose(energy, -0.6980915, atol=1e-6)
-    forces = found["forces"].detach()
+    forces = results["forces"].detach()
     np.testing.assert_allclose(forces, wanted["snapshot/train_mode_forces"], atol=1e-6)
 
 
@@ -242,6 +244,6 @@ def test_a_configuration_that_contradicts_itself_is_refused(options, says):
 def test_training_on_forces_reaches_every_parameter():
     model = small().train()
     graph = model.make_graph([molecule("CH3OH"), bulk("Cu", "fcc", a=3.6)])
-    found = model(graph)
-    (found["energy"].sum() + (found["forces"] ** 2).sum()).backward()
+    results = model(graph)
+    (results["energy"].sum() + (results["forces"] ** 2).sum()).backward()
     assert all(p.grad is not None for p in model.parameters())

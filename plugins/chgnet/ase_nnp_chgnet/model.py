@@ -132,10 +132,10 @@ class CHGNet(Conservative):
         if len(angles.table) == 0 or not self.config["update_bond"]:
             return None
         net: Any = self.network
-        found: Tensor = net.angle_embedding(
+        features: Tensor = net.angle_embedding(
             net.angle_basis_expansion(unit[angles.left], unit[angles.right])
         )
-        return found
+        return features
 
     def _has_angles(self, graph: AtomGraph, bonds: Bonds, angles: Angles) -> Tensor | None:
         """(U, 1): whether a bond's structure has any angle, or None where it does not matter.
@@ -171,8 +171,8 @@ def published_vectors(graph: AtomGraph, bonds: Bonds) -> Tensor:
         scaled = torch.einsum("nc,ncd->nd", graph.positions, inverse[graph.batch]).float()
         places = torch.einsum("nc,ncd->nd", scaled, cell[graph.batch].float())
         offset = torch.einsum("ec,ecd->ed", image, cell[graph.batch[centre]].float())
-    found = (places[neighbour] + offset) - places[centre]
-    return torch.where(full[graph.batch[centre], None], found, bonds.vectors.float())
+    edge_vectors = (places[neighbour] + offset) - places[centre]
+    return torch.where(full[graph.batch[centre], None], edge_vectors, bonds.vectors.float())
 
 
 def build_network(config: Mapping[str, Any]) -> nn.Module:

@@ -94,13 +94,13 @@ def own_results(name: str, structures, double: bool = False):
                 lambda self, graphs: count(self, graphs).double(),
             )
         calculator = CHGNetCalculator(network, use_device="cpu", return_site_energies=True)
-        found = []
+        per_structure = []
         for atoms in structures:
             twin = boxed(atoms)
             twin.calc = calculator
             twin.get_forces()
-            found.append(dict(calculator.results))
-        return found
+            per_structure.append(dict(calculator.results))
+        return per_structure
 
 
 @pytest.mark.parametrize("dtype", [pytest.param("float64", marks=pytest.mark.slow), "float32"])
@@ -129,9 +129,9 @@ def test_every_set_of_weights_is_read_as_the_package_reads_it(name):
     structures = [crystal(), wire(), Atoms("O", [[0.0, 0.0, 0.0]])]
     model = ase_nnp.load_model("chgnet", checkpoint=name, device="cpu", dtype="float64")
     own = own_results(name, structures, double=True)
-    for found, theirs in zip(ase_nnp.predict(model, structures), own, strict=True):
-        assert found["energy"] == pytest.approx(float(theirs["energy"]), abs=1e-5)
-        np.testing.assert_allclose(found["forces"], theirs["forces"], atol=1e-9)
+    for results, theirs in zip(ase_nnp.predict(model, structures), own, strict=True):
+        assert results["energy"] == pytest.approx(float(theirs["energy"]), abs=1e-5)
+        np.testing.assert_allclose(results["forces"], theirs["forces"], atol=1e-9)
 
 
 def test_pretrained_weights_are_the_files_they_are_said_to_be():

@@ -46,9 +46,9 @@ class Geometry:
             if self.kernel == "math" and self.repeats:
                 length = (padded.detach().square().sum(-1) > 0).to(padded.dtype)
                 unit = length[:, :, None] * length[:, None, :]
-                found = legendre(cosine, len(self.repeats) - 1, unit)[1:]
-                if found:
-                    self.pairs = torch.stack(found)[:, :, None]
+                polynomials = legendre(cosine, len(self.repeats) - 1, unit)[1:]
+                if polynomials:
+                    self.pairs = torch.stack(polynomials)[:, :, None]
         return self
 
 
@@ -157,11 +157,11 @@ def _products(q: Tensor, k: Tensor, at: Geometry, first: bool) -> Tensor:
 
 def _expand(x: Tensor, harmonics: Tensor, repeats: tuple[int, ...]) -> Tensor:
     """Multiply the channels (n, heads, M, dh) of each degree with its harmonics (n, 1, M, D)."""
-    found, channel, column = [], 0, 0
+    parts, channel, column = [], 0, 0
     for degree, channels in enumerate(repeats):
         size = 2 * degree + 1
         values = x[..., channel : channel + channels, None]
-        found.append((values * harmonics[..., None, column : column + size]).flatten(-2))
+        parts.append((values * harmonics[..., None, column : column + size]).flatten(-2))
         channel, column = channel + channels, column + size
-    expanded = torch.cat(found, dim=-1)
+    expanded = torch.cat(parts, dim=-1)
     return functional.pad(expanded, (0, -expanded.shape[-1] % 8))

@@ -256,7 +256,7 @@ def head_kinds(config: Mapping[str, Any], settings: Settings) -> dict[str, tuple
             return {"energyandforcehead": ("grad", True)}
         energy = {"oc20_energy": ("energy", False)}
         return {**energy, "forces": ("force", False)} if settings.edge_outputs else energy
-    found: dict[str, tuple[str, bool]] = {}
+    kinds: dict[str, tuple[str, bool]] = {}
     for name, value in given.items():
         text = str(value.get("module", "") if isinstance(value, Mapping) else value)
         word = text.lower()
@@ -273,7 +273,7 @@ def head_kinds(config: Mapping[str, Any], settings: Settings) -> dict[str, tuple
             raise ConfigError(
                 f"The head '{name}' is {text!r}; an energy, direct-force or gradient head is known."
             )
-        found[str(name)] = (kind, wrapped)
-    if not any(kind in ("energy", "grad") for kind, _ in found.values()):
-        raise ConfigError(f"None of the heads {', '.join(found)} gives an energy.")
-    return found
+        kinds[str(name)] = (kind, wrapped)
+    if not any(kind in ("energy", "grad") for kind, _ in kinds.values()):
+        raise ConfigError(f"None of the heads {', '.join(kinds)} gives an energy.")
+    return kinds

@@ -61,11 +61,11 @@ class FirstInputLayer(FirstEdgeAttributes):
     def forward(self, features: Features) -> list[Tensor]:
         """Return edge features (R, H) of each block."""
         atoms = self.of_atoms(features)
-        found = []
+        new_edges = []
         for basis, at in zip(features.basis, features.geometry, strict=True):
             e = self.of_edges(atoms, basis, at)
-            found.append(e + self.edge_ffn(self.norm(e)))
-        return found
+            new_edges.append(e + self.edge_ffn(self.norm(e)))
+        return new_edges
 
 
 class FirstInputBlock(nn.Module):

@@ -125,10 +125,10 @@ def _ranks(graph: AtomGraph, distance: Tensor, settings: Settings) -> tuple[Tens
     )
     step = (table[:, 1 : inside + 1, None] - table[:, None, :]) / settings.knn_sigmoid_scale
     soft = _half_sine(step) if settings.knn_use_low_mem else torch.sigmoid(step)
-    found = soft.sum(-1).reshape(-1)
+    soft_ranks = soft.sum(-1).reshape(-1)
     ranked = ranked & (place <= inside)
-    where = (centre * inside + place - 1).clamp(0, max(0, found.numel() - 1))
-    rank = found[where] if found.numel() else distance
+    where = (centre * inside + place - 1).clamp(0, max(0, soft_ranks.numel() - 1))
+    rank = soft_ranks[where] if soft_ranks.numel() else distance
     return rank, ranked
 
 
@@ -173,8 +173,8 @@ def _search(graph: AtomGraph, settings: Settings) -> AtomGraph:
         Atoms(numbers[owner == b], positions[owner == b], cell=cells[b], pbc=pbc[b])
         for b in range(len(cells))
     ]
-    found = AtomGraph.from_atoms(structures, reach(settings), device=graph.positions.device)
-    return graph.replace(edge_index=found.edge_index, edge_shift=found.edge_shift, extra={})
+    searched = AtomGraph.from_atoms(structures, reach(settings), device=graph.positions.device)
+    return graph.replace(edge_index=searched.edge_index, edge_shift=searched.edge_shift, extra={})
 
 
 def _given(graph: AtomGraph, full: AtomGraph, settings: Settings) -> Edges:

@@ -199,11 +199,11 @@ def legendre(cosine: Tensor, order: int, unit: Tensor | float = 1.0) -> list[Ten
     ``unit`` is the product of the squared lengths of the two directions: with 0 for a pair that
     has no direction, every degree above 0 vanishes there.
     """
-    found = [torch.ones_like(cosine), cosine]
+    polynomials = [torch.ones_like(cosine), cosine]
     for degree in range(2, order + 1):
-        first = (2 * degree - 1) / degree * cosine * found[-1]
-        found.append(first - (degree - 1) / degree * unit * found[-2])
-    return found[: order + 1]
+        first = (2 * degree - 1) / degree * cosine * polynomials[-1]
+        polynomials.append(first - (degree - 1) / degree * unit * polynomials[-2])
+    return polynomials[: order + 1]
 
 
 def part(layer: nn.Linear, first: int, last: int, x: Tensor) -> Tensor:

@@ -181,11 +181,11 @@ class EScAIP(Potential):
         if self.settings.rotations == 1:
             pairs = zip(numbers, at, strict=True)
             return torch.cat([slots.sum(d * u) for d, (slots, u) in pairs])
-        found = []
+        forces = []
         for d, (slots, u) in zip(numbers, at, strict=True):
             tensor = self._rotations.like(u)[0]
-            found.append(slots.sum(torch.einsum("rb,bac,rc->ra", d, tensor, u)))
-        return torch.cat(found)
+            forces.append(slots.sum(torch.einsum("rb,bac,rc->ra", d, tensor, u)))
+        return torch.cat(forces)
 
     def load_weights(self, tensors: Mapping[str, Tensor]) -> None:
         """As the base class; says so where the weights are of another generation."""

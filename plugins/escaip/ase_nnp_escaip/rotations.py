@@ -24,11 +24,11 @@ def rotation_matrices(count: int) -> Tensor:
     The first is the identity. With a multiple of three the mean of the direct forces is exactly
     equivariant, with any other number nearly so.
     """
-    found = []
+    matrices = []
     for k in range(count):
         turn = torch.eye(3, dtype=torch.float64)[list(CYCLE[k % 3])]
-        found.append(turn @ _axes(k // 3))
-    return torch.stack(found)
+        matrices.append(turn @ _axes(k // 3))
+    return torch.stack(matrices)
 
 
 def _axes(k: int) -> Tensor:

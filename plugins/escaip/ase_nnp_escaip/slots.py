@@ -82,7 +82,7 @@ def blocks(sender: Tensor, receiver: Tensor, atoms: int, rows_per_block: int) ->
             rows = 0
         rows += count
     cuts.append(atoms)
-    found, row = [], 0
+    slots, row = [], 0
     for first, last in itertools.pairwise(cuts):
         size, width = sum(on_host[first:last]), max(on_host[first:last])
         here = slice(row, row + size)
@@ -92,9 +92,9 @@ def blocks(sender: Tensor, receiver: Tensor, atoms: int, rows_per_block: int) ->
         table[flat] = torch.arange(size, device=receiver.device)
         mask[flat] = True
         shape = (last - first, width)
-        found.append(
+        slots.append(
             Slots(first, last, row, row + size, sender[here], receiver[here],
                   table.view(shape), mask.view(shape), flat)
         )  # fmt: skip
         row += size
-    return found
+    return slots

@@ -38,11 +38,11 @@ class InputLayer(EdgeAttributes):
     def forward(self, features: Features) -> list[Tensor]:
         """Return edge features (R, H) of each block."""
         atoms = self.of_atoms(features)
-        found = []
+        new_edges = []
         for basis, at in zip(features.basis, features.geometry, strict=True):
             e = self.edge_attr_norm(self.of_edges(atoms, basis, at))
-            found.append(e + self.edge_ffn(e))
-        return found
+            new_edges.append(e + self.edge_ffn(e))
+        return new_edges
 
 
 class GraphAttention(EdgeAttributes):

@@ -27,8 +27,8 @@ def obvious(atoms: Atoms, settings, *, images: int = 4) -> dict[tuple[int, ...],
     k, scale = settings.knn_k, settings.knn_sigmoid_scale
 
     def ranks(rows: np.ndarray) -> np.ndarray:
-        found = np.full(rows.shape, np.inf)
-        for row, out in zip(rows, found, strict=True):
+        places = np.full(rows.shape, np.inf)
+        for row, out in zip(rows, places, strict=True):
             order = np.argsort(row, kind="stable")
             if not settings.knn_soft:
                 out[order] = np.arange(len(order))
@@ -40,7 +40,7 @@ def obvious(atoms: Atoms, settings, *, images: int = 4) -> dict[tuple[int, ...],
             else:
                 step = 1 / (1 + np.exp(-(row[order][:, None] - row[order]) / scale))
             out[order] = step.sum(1)
-        return found
+        return places
 
     n = len(atoms)
     source = ranks(distance.reshape(n, -1)).reshape(distance.shape)
@@ -102,12 +102,14 @@ def random_atoms(seed: int, pbc: tuple[bool, bool, bool], count: int) -> Atoms:
 def test_the_graph_equals_its_dense_definition(make, options, seed, pbc):
     model = make(**{"max_radius": 3.5, "knn_k": 9, **options})
     atoms = random_atoms(seed, pbc, 6)
-    wanted, found = obvious(atoms, model.settings), ours(atoms, model)
-    assert wanted.keys() == found.keys()
+    wanted, envelopes = obvious(atoms, model.settings), ours(atoms, model)
+    assert wanted.keys() == envelopes.keys()
     keys = list(wanted)
     # Without a cutoff of its own the sigmoid also feels images that are not listed here.
     tolerance = 1e-6 if not model.settings.knn_use_low_mem else 1e-12
-    np.testing.assert_allclose([found[k] for k in keys], [wanted[k] for k in keys], atol=tolerance)
+    np.testing.assert_allclose(
+        [envelopes[k] for k in keys], [wanted[k] for k in keys], atol=tolerance
+    )
     assert len(keys) > 6 or not any(pbc)
 
 
@@ -132,10 +134,10 @@ def test_every_edge_has_its_reverse(make, crystal):
 def test_the_kept_set_is_symmetric(make, soft):
     model = make(knn_soft=soft, knn_k=6)
     atoms = random_atoms(7, (True, True, False), 8)
-    found = ours(atoms, model)
-    assert found
-    for (i, j, a, b, c), env in found.items():
-        assert found[(j, i, -a, -b, -c)] == pytest.approx(env, abs=1e-12)
+    envelopes = ours(atoms, model)
+    assert envelopes
+    for (i, j, a, b, c), env in envelopes.items():
+        assert envelopes[(j, i, -a, -b, -c)] == pytest.approx(env, abs=1e-12)
 
 
 def test_a_plain_radius_graph_is_taken_for_what_it_is(make, slab):

@@ -75,15 +75,15 @@ class Case:
                 continue
             single = self.out[f"{key}_f32"].astype(float).ravel()
             double = self.out[f"{key}_f64"].ravel()
-            found = result[key].detach().double().numpy().ravel()
+            values = result[key].detach().double().numpy().ravel()
             if dtype == "float64":
                 # Forces that vanish by symmetry are rounding in the reference too.
                 limit = max(1e-8 * np.abs(double).max(), 1e-13)
-                assert np.abs(found - double).max() < limit, key
+                assert np.abs(values - double).max() < limit, key
             else:
                 eps = 4 * np.finfo(np.float32).eps * max(1.0, np.abs(double).max())
                 gap = np.abs(single - double).max()
-                assert np.abs(found - single).max() < 5 * gap + eps, key
+                assert np.abs(values - single).max() < 5 * gap + eps, key
 
 
 def stored_edges(case: Case, dtype: str, atoms: Atoms) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -149,8 +149,8 @@ def test_envelopes_of_our_graph_are_the_stored_ones(shared, name, structure):
     edges = nearest(model.make_graph(case.atoms("float64")), model.settings)
     for atom, stored in enumerate(case.out["env_f64"]):
         wanted = np.sort(stored[np.isfinite(stored) & (stored > 0)])
-        found = np.sort(edges.env[edges.receiver == atom].numpy())
-        np.testing.assert_allclose(found, wanted, atol=1e-12)
+        envelopes = np.sort(edges.env[edges.receiver == atom].numpy())
+        np.testing.assert_allclose(envelopes, wanted, atol=1e-12)
 
 
 @pytest.mark.parametrize("structure", ["bulk_CuAu_4", "molecule_ethanol"])
@@ -172,11 +172,11 @@ def test_features_after_every_block_are_the_stored_ones(shared, name, structure)
     model = case.model("float64")
     features, _ = model.features(model.make_graph(case.atoms("float64")))
     nodes, edges = model.backbone.input_block(features)
-    found = {"input_block": nodes}
+    after_block = {"input_block": nodes}
     for k, block in enumerate(model.backbone.transformer_blocks):
         nodes, edges = block(nodes, edges, features, only_nodes=False)
-        found[f"block{k}"] = nodes
-    for key, value in found.items():
+        after_block[f"block{k}"] = nodes
+    for key, value in after_block.items():
         stored = case.out[f"inter/{key}_node"]
         np.testing.assert_allclose(value.numpy(), stored, atol=2e-5 * np.abs(stored).max())
 
@@ -199,8 +199,8 @@ def test_published_sizes_have_the_published_names_and_shapes(shared, name):
 
         given = {k: v for k, v in published["config"].items() if k not in FAMILY.ignored}
         model = build({**FAMILY.defaults, **given, "heads": published.get("heads")})
-    found = {k: list(v.shape) for k, v in model.state_dict().items()}
-    assert found == published["state_dict_shapes"]
+    shapes = {k: list(v.shape) for k, v in model.state_dict().items()}
+    assert shapes == published["state_dict_shapes"]
     assert sum(p.numel() for p in model.parameters()) == published["n_parameters"]
 
 
@@ -209,8 +209,8 @@ def test_small_sizes_have_the_stored_names_shapes_and_number_of_parameters(share
     folder = shared / "reference" / "escaip" / name
     config = json.loads((folder / "config.json").read_text())
     model = build_model("escaip", folder / "config.json", device="cpu")
-    found = {k: list(v.shape) for k, v in model.state_dict().items()}
-    assert found == config["state_dict_shapes"]
+    shapes = {k: list(v.shape) for k, v in model.state_dict().items()}
+    assert shapes == config["state_dict_shapes"]
     assert sum(p.numel() for p in model.parameters()) == config["n_parameters"]
 
 

@@ -33,8 +33,8 @@ def outcomes(**config):
 
 @pytest.mark.slow
 def test_gradient_models_pass_every_check_without_excuse():
-    found = outcomes(**CONSERVATIVE)
-    for name, outcome in found.items():
+    by_check = outcomes(**CONSERVATIVE)
+    for name, outcome in by_check.items():
         assert outcome.ok, f"{name}: {outcome.message}"
         # What is declared for direct forces is exact here.
         assert outcome.figure is None or outcome.figure < 1e-2
@@ -48,9 +48,9 @@ def test_three_rotations_make_direct_forces_exactly_equivariant():
 
 @pytest.mark.parametrize("direct", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_generation_1_passes_all_checks_but_its_known_ones(direct):
-    found = outcomes(**FIRST, direct_force=direct)
+    by_check = outcomes(**FIRST, direct_force=direct)
     known = {"cutoff_is_smooth", "forces_rotate_with_the_atoms"}
-    for name, outcome in found.items():
+    for name, outcome in by_check.items():
         if name in known:
             assert outcome.figure is None or outcome.figure < 3.0
         else:
@@ -96,7 +96,7 @@ def test_gradient_forces_and_stress_are_the_derivatives_of_the_energy(make, slab
     model = make(**options)
     step = 1e-4
     for atoms in (slab, crystal):
-        found = model(model.make_graph(atoms))
+        results = model(model.make_graph(atoms))
         for atom, axis in ((0, 2), (len(atoms) - 1, 0)):
             energies = []
             for sign in (1, -1):
@@ -104,7 +104,7 @@ def test_gradient_forces_and_stress_are_the_derivatives_of_the_energy(make, slab
                 moved.positions[atom, axis] += sign * step
                 energies.append(energy_of(model, moved))
             slope = -(energies[0] - energies[1]) / (2 * step)
-            assert float(found["forces"][atom, axis]) == pytest.approx(slope, abs=2e-6)
+            assert float(results["forces"][atom, axis]) == pytest.approx(slope, abs=2e-6)
     energies = []
     for sign in (1, -1):
         strain = np.eye(3)
@@ -113,7 +113,7 @@ def test_gradient_forces_and_stress_are_the_derivatives_of_the_energy(make, slab
         moved.set_cell(crystal.cell.array @ strain, scale_atoms=True)
         energies.append(energy_of(model, moved))
     stress = (energies[0] - energies[1]) / (2 * step) / crystal.get_volume()
-    assert float(found["stress"][0, 0, 1]) == pytest.approx(stress, abs=1e-6)
+    assert float(results["stress"][0, 0, 1]) == pytest.approx(stress, abs=1e-6)
 
 
 @pytest.mark.parametrize("generation", [1, 3])
@@ -128,9 +128,9 @@ def test_the_average_over_rotations_is_that_of_turned_structures(make, slab, gen
         turned.set_cell(slab.cell.array @ matrix.T)
         turned.positions = slab.positions @ matrix.T
         total += plain(plain.make_graph(turned))["forces"].detach().numpy() @ matrix
-    found = averaged(averaged.make_graph(slab))["forces"].detach().numpy()
-    np.testing.assert_allclose(found, total / count, atol=1e-12)
-    assert np.abs(found - plain(plain.make_graph(slab))["forces"].detach().numpy()).max() > 1e-6
+    forces = averaged(averaged.make_graph(slab))["forces"].detach().numpy()
+    np.testing.assert_allclose(forces, total / count, atol=1e-12)
+    assert np.abs(forces - plain(plain.make_graph(slab))["forces"].detach().numpy()).max() > 1e-6
 
 
 def test_rotations_are_rotations():
@@ -185,11 +185,11 @@ def test_the_size_of_blocks_does_not_change_the_result(make, slab, crystal, opti
 
 def test_padding_is_no_wider_than_the_most_neighbours():
     receiver = torch.repeat_interleave(torch.arange(5), torch.tensor([1, 4, 2, 7, 1]))
-    found = blocks(receiver, receiver, 5, rows_per_block=7)
-    assert [tuple(s.mask.shape) for s in found] == [(3, 4), (1, 7), (1, 1)]
-    assert sum(int(s.mask.sum()) for s in found) == len(receiver)
+    parts = blocks(receiver, receiver, 5, rows_per_block=7)
+    assert [tuple(s.mask.shape) for s in parts] == [(3, 4), (1, 7), (1, 1)]
+    assert sum(int(s.mask.sum()) for s in parts) == len(receiver)
     rows = torch.arange(len(receiver), dtype=torch.float64)
-    for s in found:
+    for s in parts:
         part = s.rows(rows)
         torch.testing.assert_close(s.unpad(s.pad(part)), part)
 

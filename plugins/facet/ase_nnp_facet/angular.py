@@ -16,8 +16,8 @@ def wigner_3j(l1: int, l2: int, l3: int) -> Tensor:
     """Return the real Wigner 3j tensor (2 l1 + 1, 2 l2 + 1, 2 l3 + 1), norm 1, float64."""
     from e3nn import o3
 
-    found: Tensor = o3.wigner_3j(l1, l2, l3, dtype=torch.float64)
-    return found
+    symbols: Tensor = o3.wigner_3j(l1, l2, l3, dtype=torch.float64)
+    return symbols
 
 
 class Harmonics(nn.Module):

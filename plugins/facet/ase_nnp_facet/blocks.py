@@ -116,13 +116,13 @@ class _Recomputed(torch.autograd.Function):
             with torch.enable_grad():
                 out = ctx.local(*leaves[:3], leaves[3:])
             asked = [leaf for leaf in leaves if leaf.requires_grad]
-            found = iter(torch.autograd.grad(out, asked, own))
+            gradients = iter(torch.autograd.grad(out, asked, own))
             flat = block.table.flatten()
             mask = block.mask.flatten()[:, None]
             for place, total in enumerate(totals):
                 if total is None:
                     continue
-                grad = next(found)
+                grad = next(gradients)
                 if place == 0:
                     total.index_add_(0, ctx.source.index_select(0, flat), grad.flatten(0, 1))
                 elif place < 3:

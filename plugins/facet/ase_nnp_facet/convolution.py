@@ -105,13 +105,13 @@ class Convolution(nn.Module):
 
     def _assemble(self, parts: dict[int, Tensor], norm: Tensor) -> dict[int, Tensor]:
         """Sort (N, U, Q) of each l1 into degrees, channels in the order of (l1, l2)."""
-        found: dict[int, list[Tensor]] = {k: [] for k in self.outputs.degrees}
+        by_degree: dict[int, list[Tensor]] = {k: [] for k in self.outputs.degrees}
         for l1 in self.degrees:
             ends = [p.l3 for p in self.paths if p.l1 == l1]
             pieces = parts[l1].split([2 * l3 + 1 for l3 in ends], dim=2)
             for l3, piece in zip(ends, pieces, strict=True):
-                found[l3].append(piece)
-        return {k: torch.cat(v, dim=1) / norm for k, v in found.items()}
+                by_degree[l3].append(piece)
+        return {k: torch.cat(v, dim=1) / norm for k, v in by_degree.items()}
 
     # The sum over neighbours first
 

@@ -119,7 +119,7 @@ class Doubt(UncertainPotential):
 
     def distance(self, kind: str, rows: Tensor, numbers: Tensor) -> Tensor:
         """Mean distance (N,) to the nearest training atoms of the same element, whitened."""
-        found = rows.new_full((len(rows),), 1e3)
+        distances = rows.new_full((len(rows),), 1e3)
         for z in numbers.unique().tolist():
             if f"{kind}.points.{z}" not in self.tables:
                 continue
@@ -129,8 +129,8 @@ class Doubt(UncertainPotential):
                 self.tables[f"{kind}.white.{z}"].to(rows)
             )
             near = torch.cdist(white.float(), points).topk(NEIGHBORS, dim=1, largest=False).values
-            found[own] = near.double().mean(dim=1)
-        return found
+            distances[own] = near.double().mean(dim=1)
+        return distances
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The tables."""

@@ -79,7 +79,7 @@ def errors_and_signs(
     for start in range(0, len(structures), BATCH):
         part = list(structures[start : start + BATCH])
         graph = doubt.base.make_graph(part)
-        result, found = doubt.look(graph, ("energy", "forces"))
+        result, seen = doubt.look(graph, ("energy", "forces"))
         label = np.concatenate([a.get_forces(apply_constraint=False) for a in part])
         square = (result["forces"].detach().double() - torch.as_tensor(label)).square().mean(dim=1)
         energy = torch.tensor([a.get_potential_energy() for a in part], dtype=torch.float64)
@@ -88,8 +88,8 @@ def errors_and_signs(
         gap = (result["energy"].detach().double() - energy).abs() / count
         wrong.append(torch.stack([mean.sqrt(), gap], dim=1))
         atom_wrong.append(square.sqrt())
-        signs.append(found.structures)
-        atom_signs.append(found.atoms)
+        signs.append(seen.structures)
+        atom_signs.append(seen.atoms)
         owner.append(graph.batch + start)
     return tuple(torch.cat(x) for x in (wrong, atom_wrong, signs, atom_signs, owner))  # type: ignore[return-value]
 
@@ -120,22 +120,22 @@ def _formula(signs: Tensor, wrong: Tensor, weight: Tensor, coverage: float) -> T
     middle, width = a[:, 1:].mean(dim=0), a[:, 1:].std(dim=0).clamp(min=1e-6)
     scaled = with_one((a[:, 1:] - middle) / width)
     y = wrong.clamp(min=1e-3 * float(wrong.median())).log()
-    found = torch.zeros(a.shape[1], dtype=a.dtype, requires_grad=True)
-    search = torch.optim.LBFGS([found], max_iter=300, line_search_fn="strong_wolfe")
+    coefficients = torch.zeros(a.shape[1], dtype=a.dtype, requires_grad=True)
+    search = torch.optim.LBFGS([coefficients], max_iter=300, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         search.zero_grad()
-        gap = y - scaled @ found
+        gap = y - scaled @ coefficients
         # The corner of the loss is rounded over a twentieth of a factor e.
         pinball = 0.05 * F.softplus(gap / 0.05) - (1 - coverage) * gap
-        value = (weight * pinball).mean() + 1e-4 * found[1:].square().sum()
+        value = (weight * pinball).mean() + 1e-4 * coefficients[1:].square().sum()
         value.backward()
         return value
 
     search.step(loss)
-    slopes = found.detach()[1:] / width
+    slopes = coefficients.detach()[1:] / width
     normal = torch.distributions.Normal(0.0, 1.0).icdf(torch.tensor(0.5 + 0.5 * coverage))
-    first = found.detach()[0] - (slopes * middle).sum() - torch.log(normal)
+    first = coefficients.detach()[0] - (slopes * middle).sum() - torch.log(normal)
     return torch.cat([first[None], slopes])
 
 

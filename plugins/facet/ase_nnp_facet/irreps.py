@@ -77,14 +77,14 @@ class Irreps:
         mults: dict[int, int] = {}
         labels: dict[int, str] = {}
         for term in text.split("+"):
-            found = re.fullmatch(r"(?:(\d+)x)?(\d+)([eo])", term.strip())
-            if found is None or int(found[2]) in mults:
+            match = re.fullmatch(r"(?:(\d+)x)?(\d+)([eo])", term.strip())
+            if match is None or int(match[2]) in mults:
                 raise ConfigError(
                     f"hidden_irreps entry {text!r} is not of the form '128x0e + 64x1o + 32x2e' "
                     "with each degree once."
                 )
-            mults[int(found[2])] = int(found[1] or 1)
-            labels[int(found[2])] = found[3]
+            mults[int(match[2])] = int(match[1] or 1)
+            labels[int(match[2])] = match[3]
         if not mults.get(0):
             raise ConfigError(f"hidden_irreps entry {text!r} has no scalars (0e).")
         natural = {degree: "eo"[degree % 2] for degree in mults}

@@ -331,15 +331,15 @@ class Facet(Conservative):
 
     def reference_names(self) -> dict[str, nn.Parameter]:
         """Return the parameters under the names of the published weights."""
-        found: dict[str, nn.Parameter] = {"node_embedding/embed/embedding": self.embedding}
+        parameters: dict[str, nn.Parameter] = {"node_embedding/embed/embedding": self.embedding}
         if isinstance(self.rmax, nn.Parameter):
-            found["edge_embedding/rmax"] = self.rmax
-        found |= {f"edge_embedding/basis/{k}": v for k, v in self.basis.named_parameters()}
+            parameters["edge_embedding/rmax"] = self.rmax
+        parameters |= {f"edge_embedding/basis/{k}": v for k, v in self.basis.named_parameters()}
         for number, layer in enumerate(self.layers):
             if isinstance(layer, Layer):
-                found |= {f"mace/layer_{number}/{k}": v for k, v in layer.names()}
-        found |= {f"head/{k}": v for k, v in self.head.names()}
-        return found | {f"rescale/{k}": v for k, v in self.energy_scale.names()}
+                parameters |= {f"mace/layer_{number}/{k}": v for k, v in layer.names()}
+        parameters |= {f"head/{k}": v for k, v in self.head.names()}
+        return parameters | {f"rescale/{k}": v for k, v in self.energy_scale.names()}
 
     def reference_state_dict(self) -> dict[str, Tensor]:
         """Return the weights under their published names."""

@@ -44,44 +44,44 @@ def stored(case, name, dtype):
 @pytest.mark.parametrize("name", STRUCTURES)
 def test_energies_forces_and_stress_are_the_stored_ones_in_double_precision(case, name, summation):
     data, _, graph = stored(case, name, torch.float64)
-    found = model_of(case, "float64", summation=summation)(graph)
-    assert abs(found["energy"].item() - data["out.energy_total"]) < 1e-9
-    np.testing.assert_allclose(found["forces"], data["out.forces"], rtol=0, atol=1e-9)
+    results = model_of(case, "float64", summation=summation)(graph)
+    assert abs(results["energy"].item() - data["out.energy_total"]) < 1e-9
+    np.testing.assert_allclose(results["forces"], data["out.forces"], rtol=0, atol=1e-9)
     if "out.stress" in data:
-        np.testing.assert_allclose(found["stress"][0], data["out.stress"], rtol=0, atol=1e-9)
+        np.testing.assert_allclose(results["stress"][0], data["out.stress"], rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", STRUCTURES)
 def test_intermediates_are_the_stored_ones_under_their_published_names(case, name):
     data, _, graph = stored(case, name, torch.float64)
-    found = model_of(case, "float64").intermediates(graph)
-    assert len(found) > 30
-    for key, value in found.items():
+    by_name = model_of(case, "float64").intermediates(graph)
+    assert len(by_name) > 30
+    for key, value in by_name.items():
         if f"mid.{key}" in data:
             np.testing.assert_allclose(value, data[f"mid.{key}"], rtol=0, atol=1e-9, err_msg=key)
-    compared = {key for key in found if f"mid.{key}" in data}
+    compared = {key for key in by_name if f"mid.{key}" in data}
     assert {"edge_sh", "mace/layer_0", "mace/layer_1/self_connection/proj_down", "head"} <= compared
-    assert set(found) == compared
+    assert set(by_name) == compared
 
 
 @pytest.mark.parametrize("name", STRUCTURES)
 def test_single_precision_errs_no_more_than_the_published_code_does(case, name):
     data, _, graph = stored(case, name, torch.float32)
     single = np.load(case / f"{name}.f32.npz")
-    found = model_of(case, "float32")(graph)
+    results = model_of(case, "float32")(graph)
     scale = np.abs(data["out.forces"]).max()
     allowed = max(np.abs(single["out.forces"] - data["out.forces"]).max(), 2e-6 * scale)
-    assert np.abs(found["forces"].numpy() - data["out.forces"]).max() <= 1.5 * allowed
+    assert np.abs(results["forces"].numpy() - data["out.forces"]).max() <= 1.5 * allowed
     energy = float(data["out.energy_total"])
     allowed = max(abs(float(single["out.energy_total"]) - energy), 2.4e-7 * abs(energy))
-    assert abs(found["energy"].item() - energy) <= 1.5 * allowed
+    assert abs(results["energy"].item() - energy) <= 1.5 * allowed
 
 
 def test_a_truncated_neighbour_list_is_found_again_from_the_atoms(case):
     data, atoms, _ = stored(case, "bulk_si8_knn13", torch.float64)
     model = model_of(case, "float64", max_neighbors=13)
-    found = model(model.make_graph(atoms))
-    np.testing.assert_allclose(found["forces"], data["out.forces"], rtol=0, atol=1e-9)
+    results = model(model.make_graph(atoms))
+    np.testing.assert_allclose(results["forces"], data["out.forces"], rtol=0, atol=1e-9)
 
 
 def test_weights_keep_their_published_names(case):

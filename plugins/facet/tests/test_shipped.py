@@ -138,10 +138,10 @@ def test_small_strains_of_a_metal_have_the_stiffness_of_the_report(recipe, metal
 
     stated = json.loads((recipe / "report.json").read_text())["elastic"]["model"][metal]
     calc = NNPCalculator(device="cpu", dtype="float64", uncertainty=False)
-    found = elastic.constants(metal, calc)
+    computed = elastic.constants(metal, calc)
     for name in ("C11", "C12", "C44"):
-        assert found[name] == pytest.approx(stated[name], rel=0.02, abs=1.0)
-        assert found[name] > 0
+        assert computed[name] == pytest.approx(stated[name], rel=0.02, abs=1.0)
+        assert computed[name] > 0
 
 
 def test_every_pair_of_elements_repels_at_half_an_angstrom():
@@ -149,9 +149,9 @@ def test_every_pair_of_elements_repels_at_half_an_angstrom():
     symbols = ase_nnp.list_models()["facet"].pretrained[0].elements
     pairs = combinations_with_replacement(symbols, 2)
     frames = [Atoms(p, [[0, 0, 0], [0, 0, 0.5]]) for p in pairs]
-    found = ase_nnp.predict(model, frames, properties=("forces",), progress=False)
+    results = ase_nnp.predict(model, frames, properties=("forces",), progress=False)
     assert len(frames) == 91
-    assert all(r["forces"][1, 2] > 0 for r in found)
+    assert all(r["forces"][1, 2] > 0 for r in results)
 
 
 @pytest.mark.slow
@@ -162,11 +162,11 @@ def test_the_figures_of_the_card_are_measured_again_on_the_stored_systems(recipe
     frames = [
         a for a in evaluate.load_frames(recipe / "test.extxyz.xz") if a.info["split"] == "test"
     ]
-    found = evaluate.frame_errors(ase_nnp.load_model("facet", device="cpu"), frames)
+    figures = evaluate.frame_errors(ase_nnp.load_model("facet", device="cpu"), frames)
     stated = report["held_back"]
-    assert found["structures"] == stated["structures"]
+    assert figures["structures"] == stated["structures"]
     for name in ("energy_mae_meV_per_atom", "force_mae_eV_per_A"):
-        assert found[name] == pytest.approx(stated[name], rel=0.02)
+        assert figures[name] == pytest.approx(stated[name], rel=0.02)
 
 
 @pytest.mark.slow

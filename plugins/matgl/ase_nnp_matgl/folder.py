@@ -42,11 +42,11 @@ def locate(name: str) -> Path:
     repository = name if "/" in name else f"materialyze/{name}"
     for cache in (Path.home() / ".cache" / "matgl", None):
         try:
-            found = [try_to_load_from_cache(repository, f, cache_dir=cache) for f in FILES]
+            cached = [try_to_load_from_cache(repository, f, cache_dir=cache) for f in FILES]
         except ValueError:  # not a name that a repository can have
             break
-        if all(isinstance(f, str) for f in found):
-            return Path(str(found[0])).parent
+        if all(isinstance(f, str) for f in cached):
+            return Path(str(cached[0])).parent
     raise CheckpointError(
         f"'{name}' is neither a folder nor a model in matgl's cache, and nothing is downloaded "
         f"here. With a network: python -c \"import matgl; matgl.load_model('{name}')\" fetches it "

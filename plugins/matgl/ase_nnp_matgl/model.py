@@ -162,19 +162,19 @@ class MatglPotential(Conservative):
         vectors = g.pos[g.edge_index[1]] + g.pbc_offshift - g.pos[g.edge_index[0]]
         lengths = torch.norm(vectors, dim=1)
         cutoff = float(self.network.threebody_cutoff)  # type: ignore[arg-type]
-        found: dict[str, Tensor] = create_line_graph_torch(
+        line_graph: dict[str, Tensor] = create_line_graph_torch(
             g.edge_index, lengths, vectors, g.num_nodes, cutoff
         )
-        return found
+        return line_graph
 
     def _repulsion_energy(self, g: SimpleNamespace) -> Tensor:
         """Energy (B,); the layer sizes its result by the last atom that has a neighbour."""
         last = int(g.edge_index[0].max()) + 1
         part = SimpleNamespace(**{**vars(g), "batch": g.batch[:last]})
         assert self.repulsion is not None
-        found: Tensor = self.repulsion(self.config["element_types"], part).reshape(-1)
-        total = found.new_zeros(g.num_graphs, dtype=torch.float64)
-        total[: len(found)] = found.double()
+        energies: Tensor = self.repulsion(self.config["element_types"], part).reshape(-1)
+        total = energies.new_zeros(g.num_graphs, dtype=torch.float64)
+        total[: len(energies)] = energies.double()
         return total
 
 

@@ -69,10 +69,10 @@ def _add_gradients(
     used: list[Degree],
     first: int,
     turns: Tensor,
-    found: tuple[Tensor, Tensor],
+    sums: tuple[Tensor, Tensor],
 ) -> None:
     """Take ``gradient`` (N, slots, H) back to the states (added) and the weight (written)."""
-    (x, weight), (of_x, of_weight) = saved, found
+    (x, weight), (of_x, of_weight) = saved, sums
     hidden, channels = len(weight), x.shape[2]
     for degree in used:
         block = x[:, degree.block].reshape(-1, channels)
@@ -111,12 +111,12 @@ class _FirstLayer(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         whole = used[-1].rows.stop == rows  # then every column is written
         of_weight = torch.empty_like(weight) if whole else torch.zeros_like(weight)
-        found = torch.zeros_like(x), of_weight
+        gradients = torch.zeros_like(x), of_weight
         gradient = gradient.contiguous()
-        _add_gradients(gradient, (x, weight), used, rows, near.rows, found)
+        _add_gradients(gradient, (x, weight), used, rows, near.rows, gradients)
         flat = near.source_slot.reshape(-1)
         by_slot = gradient.view(near.source.numel(), -1)
         by_slot = torch.cat([by_slot, torch.zeros_like(by_slot[:1])])
         by_source = by_slot.index_select(0, flat).view(len(x), -1, gradient.shape[2])
-        _add_gradients(by_source, (x, weight), used, 0, near.source_rows, found)
-        return *found, None, None, None
+        _add_gradients(by_source, (x, weight), used, 0, near.source_rows, gradients)
+        return *gradients, None, None, None

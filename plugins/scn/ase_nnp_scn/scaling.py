@@ -11,7 +11,7 @@ from ase_nnp.errors import ConfigError
 ALIASES = {"energy": ("energy", "target"), "forces": ("forces", "grad_target")}
 
 
-def read_normalizers(found: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+def read_normalizers(stored: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
     """Return (mean, standard deviation) of energy and forces, (0, 1) where there is none.
 
     Both spellings are read: ``energy``/``forces`` with ``rmsd``, ``target``/``grad_target`` with
@@ -24,7 +24,7 @@ def read_normalizers(found: Mapping[str, Any]) -> dict[str, tuple[float, float]]
     """
     result = {}
     for name, names in ALIASES.items():
-        entry = next((found[n] for n in names if n in found), None)
+        entry = next((stored[n] for n in names if n in stored), None)
         if entry is None:
             result[name] = (0.0, 1.0)
             continue

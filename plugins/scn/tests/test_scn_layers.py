@@ -51,8 +51,8 @@ def test_rotation_rows_turn_harmonics(lmax, mmax):
             for degree in range(lmax + 1)
             for order in range(-min(degree, mmax), min(degree, mmax) + 1)
         ]
-        found = harmonics(places, lmax) @ matrix(row, lmax, mmax).T
-        torch.testing.assert_close(found, turned[:, kept], rtol=0, atol=1e-13)
+        harmonic_values = harmonics(places, lmax) @ matrix(row, lmax, mmax).T
+        torch.testing.assert_close(harmonic_values, turned[:, kept], rtol=0, atol=1e-13)
 
 
 def test_frames_are_rotations_that_bring_edges_to_the_polar_axis():
@@ -69,9 +69,9 @@ def test_frames_are_rotations_that_bring_edges_to_the_polar_axis():
 
 
 def test_directions_of_frames_are_distinct_unit_vectors():
-    found = np.array([direction(k) for k in range(-50, 50)])
-    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1)
-    cosines = found @ found.T - np.eye(len(found))
+    directions = np.array([direction(k) for k in range(-50, 50)])
+    np.testing.assert_allclose(np.linalg.norm(directions, axis=1), 1)
+    cosines = directions @ directions.T - np.eye(len(directions))
     assert cosines.max() < 0.998
 
 
@@ -127,11 +127,11 @@ def test_messages_and_their_derivatives_equal_the_literal_sum_over_edges(
             h = silu(block.fc1_edge_proj(both)) * gate
             message = silu(block.fc2_edge(silu(block.fc1_edge(h)))).view(-1, channels)
             wanted[i] += turn_in.T @ message / taps
-    found = block(x, edge, near)
-    torch.testing.assert_close(found, wanted)
-    inputs, direction = [x, edge, *block.parameters()], torch.randn_like(found)
+    messages = block(x, edge, near)
+    torch.testing.assert_close(messages, wanted)
+    inputs, direction = [x, edge, *block.parameters()], torch.randn_like(messages)
     literal = torch.autograd.grad(wanted, inputs, direction)
-    torch.testing.assert_close(torch.autograd.grad(found, inputs, direction), literal)
+    torch.testing.assert_close(torch.autograd.grad(messages, inputs, direction), literal)
 
 
 @pytest.mark.parametrize("bands", [1, 2, 3])
@@ -162,7 +162,7 @@ def test_the_update_on_the_grid_equals_the_literal_one(bands):
 def test_distance_functions_follow_their_formulas(kind):
     basis = DistanceBasis(kind, cutoff=4.0, size=20, scale=1.5)
     d = torch.tensor([0.7, 2.2])
-    found = basis(d)
+    values = basis(d)
     if kind == "silu":
         weight, bias = basis.fc1.weight, basis.fc1.bias
         wanted = silu(d[:, None] * weight[:, 0] + weight[:, 1] + bias)
@@ -177,7 +177,7 @@ def test_distance_functions_follow_their_formulas(kind):
             "linearsigmoid": step + 0.001 * steps,
         }[kind]
         wanted = torch.tensor(wanted).float()
-    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(values, wanted, rtol=1e-5, atol=1e-5)
 
 
 @settings(max_examples=30, deadline=None)

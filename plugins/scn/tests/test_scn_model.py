@@ -92,8 +92,8 @@ def test_other_vacuum_and_repeated_cells_keep_the_frames():
     open_cell = atoms.copy()
     open_cell.cell[2] = 0
     wide = atoms.repeat((2, 1, 1))
-    found = predict(model, taller, open_cell, wide)["energy"]
-    np.testing.assert_allclose(found, energy * [1, 1, 2], rtol=1e-10)
+    energies = predict(model, taller, open_cell, wide)["energy"]
+    np.testing.assert_allclose(energies, energy * [1, 1, 2], rtol=1e-10)
 
 
 def test_wires_and_molecules_have_frames():
@@ -101,19 +101,19 @@ def test_wires_and_molecules_have_frames():
     wire = Atoms(
         "Cu2", positions=[[0, 0, 0], [0, 0, 2.4]], cell=[0, 0, 5], pbc=(False, False, True)
     )
-    found = predict(model, wire, molecule("CO2"), molecule("CH4"))
-    assert np.isfinite(found["energy"]).all()
-    assert np.isfinite(found["forces"]).all()
+    results = predict(model, wire, molecule("CO2"), molecule("CH4"))
+    assert np.isfinite(results["energy"]).all()
+    assert np.isfinite(results["forces"]).all()
 
 
 def test_more_frames_average_and_tell_their_spread():
     atoms = slab()
     single, many = tiny(), tiny(frames=8)
     assert many.outputs == ("energy", "forces", "energy_std", "forces_std")
-    found = predict(many, atoms, atoms[:5])
-    assert found["energy_std"].shape == (2,)
-    assert found["forces_std"].shape == found["forces"].shape == (len(atoms) + 5, 3)
-    assert found["energy_std"].min() > 0
+    results = predict(many, atoms, atoms[:5])
+    assert results["energy_std"].shape == (2,)
+    assert results["forces_std"].shape == results["forces"].shape == (len(atoms) + 5, 3)
+    assert results["energy_std"].min() > 0
     graph = single.make_graph(atoms)
     draws = []
     for seed in range(12):
@@ -123,7 +123,7 @@ def test_more_frames_average_and_tell_their_spread():
                 float(single(graph.replace(extra={"edge_random": drawn.double()}))["energy"])
             )
     # The mean over frames estimates the mean over the random draws of the reference.
-    error = abs(found["energy"][0] - np.mean(draws))
+    error = abs(results["energy"][0] - np.mean(draws))
     assert error < 3 * np.std(draws, ddof=1)
 
 
@@ -134,10 +134,10 @@ def test_many_frames_make_the_energy_independent_of_the_first():
     drawn = torch.rand(graph.num_edges, 3, generator=torch.Generator().manual_seed(0)).double()
     turned = turn_draw(graph, drawn)
     with torch.no_grad():
-        found = [
+        energies = [
             float(model(graph.replace(extra={"edge_random": d}))["energy"]) for d in (drawn, turned)
         ]
-    assert found[0] == pytest.approx(found[1], rel=1e-6)
+    assert energies[0] == pytest.approx(energies[1], rel=1e-6)
 
 
 def turn_draw(graph, drawn):
@@ -166,12 +166,12 @@ def test_structures_without_edges_have_a_defined_result(forces):
     model = tiny(forces=forces)
     alone = Atoms("Cu", positions=[[0.0, 0, 0]])
     apart = Atoms("CuO", positions=[[0.0, 0, 0], [0, 0, 30.0]])
-    found = predict(model, alone, apart, slab())
-    assert np.isfinite(found["energy"]).all()
-    np.testing.assert_allclose(found["energy"][1], predict(model, apart)["energy"][0], rtol=1e-12)
-    np.testing.assert_allclose(found["energy"][0], predict(model, alone)["energy"][0], rtol=1e-12)
+    results = predict(model, alone, apart, slab())
+    assert np.isfinite(results["energy"]).all()
+    np.testing.assert_allclose(results["energy"][1], predict(model, apart)["energy"][0], rtol=1e-12)
+    np.testing.assert_allclose(results["energy"][0], predict(model, alone)["energy"][0], rtol=1e-12)
     if forces == "gradient":
-        assert abs(found["forces"][:3]).max() == 0
+        assert abs(results["forces"][:3]).max() == 0
 
 
 def test_gradient_forces_are_the_gradient_also_where_frames_turn():
@@ -201,8 +201,8 @@ def test_gradient_forces_are_the_gradient_also_where_frames_turn():
 )
 def test_gradients_reach_every_parameter(options):
     model = build_model("scn", TINY | options, seed=0, device="cpu").train()
-    found = model(model.make_graph([slab(), molecule("C2H6")]))
-    (found["energy"].square().sum() + found["forces"].square().sum()).backward()
+    results = model(model.make_graph([slab(), molecule("C2H6")]))
+    (results["energy"].square().sum() + results["forces"].square().sum()).backward()
     silent = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert silent == []
 
@@ -223,9 +223,9 @@ def test_a_tiny_network_learns_eight_structures_by_heart():
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     losses = []
     for _ in range(150):
-        found = model(graph)
-        loss = (found["energy"] - energies).square().mean()
-        loss = loss + (found["forces"] - forces).square().mean()
+        results = model(graph)
+        loss = (results["energy"] - energies).square().mean()
+        loss = loss + (results["forces"] - forces).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -74,19 +74,19 @@ def single(stored):
 
 @pytest.mark.parametrize("structure", STRUCTURES)
 def test_double_precision_agrees_to_round_off(stored, double, structure):
-    found = double(stored.graph(structure, double))
+    results = double(stored.graph(structure, double))
     for name, key in (("energy", "energy_f64"), ("forces", "forces_f64")):
         wanted = stored.arrays[f"{structure}/{key}"]
         np.testing.assert_allclose(
-            found[name].numpy(), wanted, rtol=0, atol=1e-8 * abs(wanted).max()
+            results[name].numpy(), wanted, rtol=0, atol=1e-8 * abs(wanted).max()
         )
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)
 def test_single_precision_agrees_with_the_stored_single_precision(stored, single, structure):
-    found = single(stored.graph(structure, single))
+    results = single(stored.graph(structure, single))
     for name in ("energy", "forces"):
-        value = found[name].numpy()
+        value = results[name].numpy()
         np.testing.assert_allclose(
             value, stored.arrays[f"{structure}/{name}_f32"], rtol=1e-4, atol=1e-4
         )
@@ -115,9 +115,9 @@ def test_own_neighbours_are_the_stored_ones_in_the_stored_order(stored, double, 
 
 def test_structures_in_one_batch_keep_their_numbers(stored, double):
     names = [s for s in STRUCTURES if s != "oc20_slab"]
-    found = double(AtomGraph.collate([stored.graph(s, double) for s in names]))
+    results = double(AtomGraph.collate([stored.graph(s, double) for s in names]))
     wanted = np.concatenate([stored.arrays[f"{s}/energy_f64"] for s in names])
-    np.testing.assert_allclose(found["energy"].numpy(), wanted, rtol=1e-8)
+    np.testing.assert_allclose(results["energy"].numpy(), wanted, rtol=1e-8)
 
 
 def test_intermediate_results_agree(stored, single):
@@ -141,8 +141,8 @@ def test_intermediate_results_agree(stored, single):
             key = f"{structure}/inter/edge_block_{number}_out"
             if key in stored.arrays:
                 wanted = stored.arrays[key]
-                found = caught[f"block {number}"].numpy()
-                np.testing.assert_allclose(found, wanted, atol=2e-5 * abs(wanted).max())
+                value = caught[f"block {number}"].numpy()
+                np.testing.assert_allclose(value, wanted, atol=2e-5 * abs(wanted).max())
                 checked += 1
     for hook in hooks:
         hook.remove()
@@ -171,10 +171,10 @@ def test_features_and_messages_of_single_edges_agree(stored, single):
             )
         )
         centre = int(graph.edge_index[1, edge])
-        found = caught["sum"][centre].numpy()
-        np.testing.assert_allclose(found, message[edge], atol=2e-5 * abs(message).max())
-        found = caught["edge"][centre, 0].numpy()
-        np.testing.assert_allclose(found, features[edge], atol=2e-5 * abs(features).max())
+        value = caught["sum"][centre].numpy()
+        np.testing.assert_allclose(value, message[edge], atol=2e-5 * abs(message).max())
+        value = caught["edge"][centre, 0].numpy()
+        np.testing.assert_allclose(value, features[edge], atol=2e-5 * abs(features).max())
     for hook in hooks:
         hook.remove()
 
@@ -221,10 +221,10 @@ def test_a_training_checkpoint_gives_its_energies_and_forces(shared, ema, suffix
     model = load_model("scn", checkpoint=path, ema=ema, device="cpu")
     energy = "energy_eV_ema" if ema else "energy_eV_raw_state_dict"
     for structure, wanted in about["expected"].items():
-        found = model(stored.graph(structure, model))
-        assert float(found["energy"]) == pytest.approx(wanted[energy], abs=3e-5 + 1e-6)
+        results = model(stored.graph(structure, model))
+        assert float(results["energy"]) == pytest.approx(wanted[energy], abs=3e-5 + 1e-6)
         np.testing.assert_allclose(
-            found["forces"][0].numpy(), wanted[f"force0_eV_A_{suffix}"], atol=2e-5
+            results["forces"][0].numpy(), wanted[f"force0_eV_A_{suffix}"], atol=2e-5
         )
 
 
@@ -239,5 +239,5 @@ def test_a_checkpoint_says_what_its_energy_means(shared):
 
 def test_fresh_weights_of_a_stored_configuration_run(stored):
     model = build_model("scn", stored.folder / "config.json", seed=0, device="cpu")
-    found = model(model.make_graph(stored.atoms("molecule_ethanol")))
-    assert torch.isfinite(found["energy"]).all()
+    results = model(model.make_graph(stored.atoms("molecule_ethanol")))
+    assert torch.isfinite(results["energy"]).all()

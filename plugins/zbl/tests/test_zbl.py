@@ -42,8 +42,8 @@ def model():
 def test_a_pair_has_the_energy_of_the_closed_formula(model, pair, part):
     r = part * sum(covalent_radii[atomic_numbers[s]] for s in pair)
     atoms = Atoms(pair, [[0, 0, 0], [0.6 * r, 0, 0.8 * r]])
-    found = ase_nnp.predict(model, [atoms], ("energy",))[0]["energy"]
-    assert found == pytest.approx(by_hand(*pair, r), rel=1e-10)
+    predicted = ase_nnp.predict(model, [atoms], ("energy",))[0]["energy"]
+    assert predicted == pytest.approx(by_hand(*pair, r), rel=1e-10)
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids="-".join)
@@ -51,11 +51,11 @@ def test_it_repels_ever_less_and_vanishes_where_bonds_begin(model, pair):
     reach = sum(covalent_radii[atomic_numbers[s]] for s in pair)
     distances = np.linspace(0.05, 0.8, 60) * reach
     frames = [Atoms(pair, [[0, 0, 0], [r, 0, 0]]) for r in distances]
-    found = ase_nnp.predict(model, frames, ("energy", "forces"))
-    energy = np.array([f["energy"] for f in found])
+    results = ase_nnp.predict(model, frames, ("energy", "forces"))
+    energy = np.array([f["energy"] for f in results])
     inside = distances < 0.74 * reach
     assert (np.diff(energy[inside]) < 0).all()
-    assert all(f["forces"][1, 0] > 0 for f, near in zip(found, inside, strict=True) if near)
+    assert all(f["forces"][1, 0] > 0 for f, near in zip(results, inside, strict=True) if near)
     assert (energy[distances > 0.75 * reach] == 0).all()
 
 
