@@ -247,7 +247,7 @@ class NNPCalculator(Calculator):  # type: ignore[misc]
     def _read(self, atoms: Atoms) -> dict[str, Any]:
         """Return what the model reads beside geometry, as a copy."""
         seen: dict[str, Any] = {}
-        for name in self.model.reads:
+        for name in self.model.required_inputs:
             if name == "tags":
                 seen[name] = atoms.get_tags()
             elif name == "fixed":

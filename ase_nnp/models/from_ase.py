@@ -34,7 +34,7 @@ def from_ase(
     energy_reference: str = "",
     elements: Collection[int] | None = None,
     outputs: Sequence[str] | None = None,
-    reads: Sequence[str] = (),
+    required_inputs: Sequence[str] = (),
     name: str = "",
 ) -> CalculatorPotential:
     """Return any ASE calculator as a potential.
@@ -54,7 +54,7 @@ def from_ase(
     outputs
         Of energy, forces, stress, energies, magmoms and charges; by default those of the first
         three that the calculator declares, and of ASE's own calculators the atomic energies too.
-    reads
+    required_inputs
         What it reads beside geometry: ``charge`` and ``spin`` (from ``atoms.info``), ``tags``,
         ``initial_charges``, ``initial_magmoms``. Nothing else is passed on.
     name
@@ -63,7 +63,7 @@ def from_ase(
     Raises
     ------
     ConfigError
-        This is no calculator, or it gives no energy, or ``reads`` holds something else.
+        This is no calculator, or it gives no energy, or ``required_inputs`` is wrong.
 
     Examples
     --------
@@ -74,9 +74,11 @@ def from_ase(
     >>> round(ase_nnp.predict(model, [bulk("Cu")])[0]["energy"], 3)
     -0.006
     """
-    strange = sorted(set(reads) - set(READS))
+    strange = sorted(set(required_inputs) - set(READS))
     if strange:
-        raise ConfigError(f"reads holds {', '.join(strange)}; it may hold {', '.join(READS)}.")
+        raise ConfigError(
+            f"required_inputs holds {', '.join(strange)}; it may hold {', '.join(READS)}."
+        )
 
     model = CalculatorPotential(calculator, name)
     declared = list(model.calculator.implemented_properties)
@@ -92,7 +94,7 @@ def from_ase(
     model.conservative = conservative and "forces" in model.outputs
     model.energy_kind, model.energy_reference = energy_kind, energy_reference
     model.elements = None if elements is None else frozenset(int(z) for z in elements)
-    model.reads = tuple(reads)
+    model.required_inputs = tuple(required_inputs)
     return model
 
 
@@ -174,11 +176,16 @@ class CalculatorPotential(Potential):
         self.check_elements(structures)
         empty = np.zeros((2, 0), dtype=np.int64)
         graph = AtomGraph.from_edges(
-            structures, empty, empty.T, dtype=torch.float64, device="cpu", inputs=self.reads
+            structures,
+            empty,
+            empty.T,
+            dtype=torch.float64,
+            device="cpu",
+            inputs=self.required_inputs,
         )
         extra = {
             key: torch.from_numpy(np.concatenate([_initial(a, key) for a in structures]))
-            for key in self.reads
+            for key in self.required_inputs
             if key.startswith("initial_")
         }
         return graph.replace(extra=extra)
@@ -200,7 +207,7 @@ class CalculatorPotential(Potential):
                 f"{self.name} is a calculator of ASE: its numbers cannot be differentiated."
             )
         wanted = [p for p in self.outputs if p in properties]
-        every = [self._one(atoms, wanted) for atoms in structures_of(graph, self.reads)]
+        every = [self._one(atoms, wanted) for atoms in structures_of(graph, self.required_inputs)]
         result = {}
         for key in wanted:
             rows = [r[key] for r in every]
@@ -211,7 +218,7 @@ class CalculatorPotential(Potential):
     def _one(self, atoms: Atoms, wanted: Sequence[str]) -> dict[str, np.ndarray]:
         rows: dict[str, np.ndarray] = {}
         volume = has_volume(atoms)
-        if self.reads and hasattr(self.calculator, "reset"):
+        if self.required_inputs and hasattr(self.calculator, "reset"):
             self.calculator.reset()  # most do not notice that atoms.info changed
 
         for key in wanted:

@@ -51,7 +51,7 @@ class Potential(nn.Module):
         what a referenced energy is referenced.
     units
         Unit of each output that is not in eV and Angstrom.
-    reads
+    required_inputs
         Fields beside geometry that the model reads: ``charge``, ``spin``, ``tags``, ``fixed``.
     graph_options
         Further arguments for :meth:`AtomGraph.from_atoms` (``wrap``, ``pbc``).
@@ -68,7 +68,7 @@ class Potential(nn.Module):
     per_atom: frozenset[str] = PER_ATOM
     #: Axis of the atoms or structures in outputs where it is not the first (members come first).
     row_axis: Mapping[str, int] = {}
-    reads: tuple[str, ...] = ()
+    required_inputs: tuple[str, ...] = ()
     graph_options: Mapping[str, Any] = {}
     #: Terms added to it, as they are named: ``"zbl"``, ``"d3bj:pbe"``.
     corrections: tuple[str, ...] = ()
@@ -106,7 +106,7 @@ class Potential(nn.Module):
             self.max_neighbors,
             dtype=self.dtype,
             device=self.device if device is None else device,
-            inputs=self.reads,
+            inputs=self.required_inputs,
             **{"recenter": True, **self.graph_options},
         )
 

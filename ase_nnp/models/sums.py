@@ -95,7 +95,9 @@ class Sum(Potential):
         self.per_atom, self.row_axis = first.per_atom, first.row_axis
         self.family, self.config, self.provenance = first.family, first.config, first.provenance
         self.conservative = all(p.conservative for p in potentials)
-        self.reads = tuple(dict.fromkeys(name for p in potentials for name in p.reads))
+        self.required_inputs = tuple(
+            dict.fromkeys(name for p in potentials for name in p.required_inputs)
+        )
         self.outputs = _outputs(potentials)
         known = [p.elements for p in potentials if p.elements is not None]
         self.elements = frozenset.intersection(*known) if known else None

@@ -91,7 +91,7 @@ class ModelFamily:
     requires, install
         Packages without which the family cannot be built, as they are imported, and the command
         that installs them where ``pip install`` with the same names does not.
-    cutoff, elements, pbc, reads
+    cutoff, elements, pbc, required_inputs
         Angstrom; atomic numbers, or None for no fixed set; ``"any"`` or what is special about the
         periodicity; what is read beside geometry (``charge``, ``spin``, ``tags``). All with the
         default configuration.
@@ -145,7 +145,7 @@ class ModelFamily:
     cutoff: float | None = None
     elements: Collection[int] | None = None
     pbc: str = "any"
-    reads: tuple[str, ...] = ()
+    required_inputs: tuple[str, ...] = ()
     energy_reference: str = ""
     functional: str = "not stated"
     training_data: str = "not stated"

@@ -127,7 +127,7 @@ class AtomGraphDataset(Dataset[GraphBatch]):
             cutoff = model.cutoff if cutoff is None else cutoff
             max_neighbors = model.max_neighbors if max_neighbors is None else max_neighbors
             dtype = model.dtype if dtype is None else dtype
-            self.graph_options = {"inputs": model.reads, **model.graph_options}
+            self.graph_options = {"inputs": model.required_inputs, **model.graph_options}
             if "energy" in labels:
                 _check_energy_kind(dataset, model)
 

@@ -61,7 +61,7 @@ class Bench:
     """What was measured of one model; ``sizes`` one structure a call, ``batches`` several."""
 
     name: str
-    about: dict[str, Any]
+    settings: dict[str, Any]
     sizes: list[Point] = field(default_factory=list)
     batches: list[Point] = field(default_factory=list)
 
@@ -130,7 +130,7 @@ def bench(
         raise ConfigError(f"Sizes {list(sizes)} and batches {list(batches)}; all must be above 0.")
 
     device = model.device
-    about = {
+    settings = {
         "clock": "CPU" if device.type == "cpu" else "wall",
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
@@ -140,7 +140,7 @@ def bench(
         "cutoff": model.cutoff,
         "torch": torch.__version__,
     }
-    result = Bench(name, about)
+    result = Bench(name, settings)
 
     singles = [slab(model, n) for n in sizes] if structures is None else list(structures)
     for one in singles:
@@ -261,7 +261,7 @@ def draw(results: Sequence[Bench]) -> Figure:
             if any(percent):
                 shares.plot(atoms, percent, "o" + kind, color=color)
 
-    where, clock = (results[0].about[k] for k in ("device", "clock")) if results else ("", "")
+    where, clock = (results[0].settings[k] for k in ("device", "clock")) if results else ("", "")
     for axis, title, across, up in (
         (time_of_size, f"One structure, {where}", "atoms", f"ms a call, {clock} time"),
         (speed, "Batches", "structures in a batch", "structures a second"),

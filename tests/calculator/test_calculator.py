@@ -33,7 +33,7 @@ class Reader(Potential):
     """Energy from what is beside the geometry, to see what triggers a recalculation."""
 
     outputs = ("energy", "forces")
-    reads = ("charge", "tags", "fixed", "external_field")
+    required_inputs = ("charge", "tags", "fixed", "external_field")
 
     def forward(self, graph):
         per_atom = graph.tags.double() + 10.0 * graph.fixed.double()

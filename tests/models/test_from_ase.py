@@ -119,7 +119,7 @@ def test_what_it_reads_reaches_it_and_nothing_comes_back():
     atoms = bulk("Fe")
     atoms.info["charge"] = 2
     atoms.set_initial_magnetic_moments([1.5])
-    blind, reading = from_ase(Reads), from_ase(Reads, reads=("charge", "initial_magmoms"))
+    blind, reading = from_ase(Reads), from_ase(Reads, required_inputs=("charge", "initial_magmoms"))
     assert ase_nnp.predict(blind, [atoms])[0]["energy"] == 0.0
     assert ase_nnp.predict(reading, [atoms, atoms])[1]["energy"] == 17.0
     assert "seen" not in atoms.info
@@ -149,7 +149,7 @@ def test_positions_that_are_no_numbers_never_reach_it():
         (3, {}, "An ASE calculator"),
         (dict, {}, "no ASE calculator"),
         (EMT, {"outputs": ["energy", "dipole"]}, "dipole was wanted"),
-        (EMT, {"reads": ["color"]}, "color"),
+        (EMT, {"required_inputs": ["color"]}, "color"),
     ],
 )
 def test_what_is_no_calculator_is_refused(given, options, message):

@@ -68,7 +68,7 @@ def test_it_is_a_calculator_like_any_other(emt):
 
 
 def test_an_adapter_gets_the_whole_batch_and_the_charge():
-    potential = model("Batched", reads=("charge",))
+    potential = model("Batched", required_inputs=("charge",))
     charged = bulk("Cu")
     charged.info["charge"] = 2
     results = ase_nnp.predict(potential, [bulk("Cu"), charged, bulk("Ni")])

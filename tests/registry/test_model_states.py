@@ -149,7 +149,7 @@ def test_the_command_line_shows_every_state(registry, capsys, monkeypatch):
     assert run("models", "show", "conflict") == 2
 
 
-FIELDS = ("elements", "cutoff", "outputs", "conservative", "pbc", "reads", "energy_kind",
+FIELDS = ("elements", "cutoff", "outputs", "conservative", "pbc", "required_inputs", "energy_kind",
           "energy_reference", "functional", "training_data", "license", "weights_license",
           "bibtex")  # fmt: skip
 

@@ -165,14 +165,14 @@ def _errors(model: Potential, given: Any, precision: str) -> dict[str, dict[str,
 
 
 def _print(result: Bench) -> None:
-    about = result.about
+    settings = result.settings
     title = (
-        f"{result.name}: {about['parameters']:,} parameters, {about['dtype']}, {about['device']}, "
-        f"{about['threads']} threads"
+        f"{result.name}: {settings['parameters']:,} parameters, {settings['dtype']}, {settings['device']}, "
+        f"{settings['threads']} threads"
     )
 
     # CUDA events or the processor's clock: wall time alone depends on what else runs.
-    clock = f"{about['clock']} ms"
+    clock = f"{settings['clock']} ms"
     heads = ("atoms", "edges", clock, "wall ms", "neighbors", "copies", "a second", "MB")
     rows = [
         (

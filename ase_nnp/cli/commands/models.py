@@ -227,7 +227,7 @@ def describe(family: Any, registry: Any) -> dict[str, Any]:
         "conservative",
         "cutoff",
         "pbc",
-        "reads",
+        "required_inputs",
         "functional",
         "training_data",
         "cite",

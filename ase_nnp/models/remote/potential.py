@@ -46,18 +46,18 @@ class RemotePotential(Potential):
         energy_reference: str = "",
         conservative: bool = True,
         elements: Collection[int] | None = None,
-        reads: Sequence[str] = (),
+        required_inputs: Sequence[str] = (),
         properties: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
-        strange = [name for name in reads if name not in READABLE]
+        strange = [name for name in required_inputs if name not in READABLE]
         if strange:
             raise ConfigError(
                 f"A worker can be told {', '.join(READABLE)}, not {', '.join(strange)}."
             )
         self.job = job
         self.energy_kind, self.energy_reference = energy_kind, energy_reference
-        self.conservative, self.reads = conservative, tuple(reads)
+        self.conservative, self.required_inputs = conservative, tuple(required_inputs)
         self.elements = None if elements is None else frozenset(elements)
         offered = self.worker.properties
         missing = [p for p in properties or ("energy",) if p not in offered]
@@ -96,7 +96,7 @@ class RemotePotential(Potential):
         none = np.zeros((2, 0), int), np.zeros((0, 3), int)
         where = self.device if device is None else device
         return AtomGraph.from_edges(
-            structures, *none, dtype=torch.float64, device=where, inputs=self.reads
+            structures, *none, dtype=torch.float64, device=where, inputs=self.required_inputs
         )
 
     def forward(self, graph: AtomGraph) -> dict[str, Tensor]:
@@ -118,7 +118,7 @@ class RemotePotential(Potential):
             "pbc": graph.pbc,
             "sizes": graph.atoms_per_structure().long(),
         }
-        for name in self.reads:
+        for name in self.required_inputs:
             value = getattr(graph, name)
             if value is not None:
                 arrays[name] = value
@@ -147,7 +147,7 @@ def remote(
     energy_reference: str = "",
     conservative: bool | None = None,
     elements: Collection[int] | None = None,
-    reads: Sequence[str] = (),
+    required_inputs: Sequence[str] = (),
     properties: Sequence[str] | None = None,
 ) -> RemotePotential:
     """Return a model of another environment as a potential, and start its worker.
@@ -164,7 +164,7 @@ def remote(
         Keyword arguments of the factory, as JSON values.
     path
         Folders from which the worker may import too.
-    energy_kind, energy_reference, conservative, elements, reads
+    energy_kind, energy_reference, conservative, elements, required_inputs
         What the model is, as in :class:`~ase_nnp.Potential`; by default total energies with
         conservative forces for any element, or what the environment says.
     properties
@@ -200,6 +200,6 @@ def remote(
         energy_reference=energy_reference,
         conservative=True if conservative is None else conservative,
         elements=elements,
-        reads=reads,
+        required_inputs=required_inputs,
         properties=properties,
     )

@@ -71,7 +71,7 @@ class UncertainPotential(Potential):
         self.cutoff, self.max_neighbors = base.cutoff, base.max_neighbors
         self.conservative, self.energy_kind = base.conservative, base.energy_kind
         self.energy_reference, self.units = base.energy_reference, base.units
-        self.reads, self.graph_options = base.reads, base.graph_options
+        self.required_inputs, self.graph_options = base.required_inputs, base.graph_options
         self.corrections = base.corrections
         known = [m.elements for m in members if m.elements is not None]
         self.elements = frozenset.intersection(*known) if known else None

@@ -118,7 +118,7 @@ class NeighborLists:
             None,
             dtype=torch.float64,
             device=self.model.device,
-            inputs=self.model.reads,
+            inputs=self.model.required_inputs,
             **options,
         )
         return NeighborCache(graph)

@@ -49,7 +49,7 @@ class MatglPotential(Conservative):
         self.elements = frozenset(numbers)
         self.outputs = ("energy", "forces", "stress", *_EXTRAS.get(self.kind, ()))
         self.units = {"magmoms": "Bohr magneton"} if self.kind == "CHGNet" else {}
-        self.reads = ("charge",) if self.kind == "QET" else ()
+        self.required_inputs = ("charge",) if self.kind == "QET" else ()
         place = torch.full((119,), -1, dtype=torch.int64)
         place[torch.tensor(numbers)] = torch.arange(len(numbers))
         self.register_buffer("place", place, persistent=False)

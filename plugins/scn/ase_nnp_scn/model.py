@@ -53,7 +53,7 @@ class SCN(Potential):
     energy_fc3: nn.Linear
     force_fc2: nn.Linear
     force_fc3: nn.Linear
-    reads = ()
+    required_inputs = ()
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
