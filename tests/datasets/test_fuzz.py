@@ -59,7 +59,7 @@ def test_good_files_of_every_kind_read(good, place):
     max_examples=40,
     deadline=None,
     derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(data=st.data())
 def test_changed_bytes_end_in_dataset_errors(good, place, kind, data):
@@ -87,7 +87,7 @@ def test_changed_bytes_end_in_dataset_errors(good, place, kind, data):
     max_examples=25,
     deadline=None,
     derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(seed=st.integers(0, 2**32))
 def test_damage_of_other_kinds_ends_in_dataset_errors(good, place, kind, seed):

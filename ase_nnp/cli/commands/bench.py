@@ -167,8 +167,8 @@ def _errors(model: Potential, given: Any, precision: str) -> dict[str, dict[str,
 def _print(result: Bench) -> None:
     settings = result.settings
     title = (
-        f"{result.name}: {settings['parameters']:,} parameters, {settings['dtype']}, {settings['device']}, "
-        f"{settings['threads']} threads"
+        f"{result.name}: {settings['parameters']:,} parameters, {settings['dtype']}, "
+        f"{settings['device']}, {settings['threads']} threads"
     )
 
     # CUDA events or the processor's clock: wall time alone depends on what else runs.
