@@ -10,9 +10,9 @@ used, and what came out is counted:
     unchanged   the answer of the good file (a blank, a file that is written anew)
     changed     another answer, without a word; wrong where a checksum covers, and only there
     other       another exception
-    hang        more than five seconds
+    hang        more than five seconds of CPU time, or a minute by the clock
 
-Processes of their own read 100 at a time, with bounded memory. Exit code 1, and the file kept, if
+Processes of their own read 2000 at a time, with bounded memory. Exit code 1, and the file kept, if
 anything was ``other``, ``hang`` or, of a kind with a checksum, ``changed``.
 """
 
@@ -32,14 +32,17 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from concurrent.futures import Executor, Future
 from pathlib import Path
 
 from datasets_fuzz import mutate
 
-BATCH, SECONDS = 100, 5
+BATCH = 2000
+SECONDS = 5  # of CPU time that one mutation may take
+STUCK = 60  # seconds by the clock: something waits that uses no time
 SOURCE: dict[str, Path] = {}  # of conversions: it must lie where it lay when they began
 #: Kinds whose every byte a checksum covers, or whose content does not matter.
-COVERED = ("model", "uncertainty", "samples", "relax", "dynamics", "train")
+COVERED = ("model", "uncertainty", "samples", "relax", "dynamics", "screen", "train")
 
 
 def structures():
@@ -145,8 +148,8 @@ def use_runfile(folder: Path) -> object:
     return [read_run_file(path).model_dump(mode="json") for path in sorted(folder.iterdir())]
 
 
-class Stop(Exception):
-    """Ends a run half-way."""
+class Stop(BaseException):
+    """Ends a run half-way, past whatever looks after errors."""
 
 
 def _interrupted(run, folder: Path, after: int) -> None:
@@ -191,6 +194,39 @@ def _dynamics(folder: Path) -> object:
     return [[o.status, o.reason, _rounded(o.atoms)] for o in outcomes]
 
 
+class _Here(Executor):
+    """Runs what it is given at once, in this process."""
+
+    def submit(self, function, /, *arguments, **options):
+        from ase_nnp.errors import AseNnpError
+
+        future = Future()
+        try:
+            future.set_result(function(*arguments, **options))
+        except AseNnpError as error:
+            future.set_exception(error)
+        return future
+
+
+def _screen(folder: Path) -> object:
+    from ase_nnp.datasets import open_dataset
+    from ase_nnp.workflows.screening import merge, screen
+
+    options = {"steps": 6, "fmax": 1e-6, "chunk": 2}
+    screen(small_model(), structures(), folder / "run", executor=_Here(), **options)
+    merge(folder / "run", folder / "merged.aselmdb")
+    rows = [
+        [_rounded(atoms), atoms.info["steps"]] for atoms in open_dataset(folder / "merged.aselmdb")
+    ]
+    (folder / "merged.aselmdb").unlink()
+    return rows
+
+
+def _half_screened(folder: Path) -> None:
+    """Stop inside the second chunk, so that results of one and checkpoints of another lie there."""
+    _interrupted(_screen, folder, 4)
+
+
 def _rounded(atoms) -> list:
     return [] if atoms is None else atoms.positions.round(8).tolist()
 
@@ -230,6 +266,7 @@ KINDS = {
     "runfile": (make_runfile, use_runfile),
     "train": (_half_trained, _train),
     "relax": (lambda folder: _interrupted(_relax, folder, 2), _relax),
+    "screen": (_half_screened, _screen),
     "dynamics": (lambda folder: _interrupted(_dynamics, folder, 2), _dynamics),
 }
 for _ending in ("aselmdb", "extxyz", "h5"):
@@ -312,8 +349,11 @@ def batch(kinds: list[str], first: int, last: int, seeds: Path) -> None:
             shutil.copytree(seeds / kind, folder)
             victim = damage(folder, rng).relative_to(folder)
             print(json.dumps([number, kind, str(victim)]), flush=True)
-            signal.alarm(SECONDS)
+            # CPU time, or a loaded machine makes hangs out of nothing.
+            signal.setitimer(signal.ITIMER_PROF, SECONDS)
+            signal.alarm(STUCK)
             outcome = examine(KINDS[kind][1], folder, good[kind])
+            signal.setitimer(signal.ITIMER_PROF, 0)
             signal.alarm(0)
             print(json.dumps(outcome), flush=True)
 
@@ -360,7 +400,9 @@ def run(options: argparse.Namespace, kinds: list[str], seeds: Path) -> int:
             raise SystemExit(f"a batch did not start:\n{done.stderr}")
         begun, outcomes = lines[::2], lines[1::2]
         if len(outcomes) < len(begun):  # it died in the last one
-            outcomes.append("hang" if done.returncode == -signal.SIGALRM else "other")
+            outcomes.append(
+                "hang" if -done.returncode in (signal.SIGALRM, signal.SIGPROF) else "other"
+            )
         for (which, kind, victim), outcome in zip(begun, outcomes, strict=True):
             counts[kind][outcome] += 1
             if outcome in ("other", "hang") or (outcome == "changed" and kind in COVERED):

@@ -11,6 +11,7 @@ import numpy as np
 
 from ase_nnp.datasets.shard import Shard
 from ase_nnp.errors import DatasetError, UnsafeFileError
+from ase_nnp.files.npz import check_members
 
 __all__ = ["attach_natoms"]
 
@@ -76,6 +77,7 @@ class _SideColumn:
         self._values: np.ndarray[Any, Any] | None = None
         try:
             with zipfile.ZipFile(file) as archive:
+                check_members(archive)
                 names = archive.namelist()
                 if "natoms.npy" not in names:
                     raise self._error(f"no natoms; it holds {', '.join(names[:5]) or 'nothing'}")

@@ -13,7 +13,7 @@ import numpy as np
 from ase_nnp.errors import AseNnpError, CheckpointError, DatasetError
 from ase_nnp.files.regular import open_regular
 
-__all__ = ["is_npz", "read_npz"]
+__all__ = ["check_members", "is_npz", "read_npz"]
 
 _DAMAGE = (
     *(OSError, ValueError, TypeError, KeyError, IndexError, RuntimeError, EOFError, MemoryError),
@@ -22,6 +22,22 @@ _DAMAGE = (
 )
 #: How many times its size an archive may inflate to; numbers that are measured give 1 to 3.
 MAX_RATIO, SMALL = 64, 1 << 20
+
+
+def check_members(archive: zipfile.ZipFile) -> None:
+    """Refuse members that are packed in a way whose unpacking cannot be bounded.
+
+    NumPy and torch store or deflate; ``zipfile`` inflates bzip2 and xz by whole pieces, of which
+    four kilobytes can be gigabytes.
+
+    Raises
+    ------
+    ValueError
+        Naming the member.
+    """
+    for member in archive.infolist():
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ValueError(f"{member.filename} is packed by method {member.compress_type}")
 
 
 def is_npz(file: IO[bytes]) -> bool:
@@ -48,7 +64,9 @@ def read_npz(
     try:
         with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
-            inflated = sum(entry.file_size for entry in zipfile.ZipFile(file).infolist())
+            archive = zipfile.ZipFile(file)
+            check_members(archive)
+            inflated = sum(entry.file_size for entry in archive.infolist())
             if inflated > MAX_RATIO * size + SMALL:
                 raise error(f"{path} inflates to many times its size ({inflated} bytes).")
             file.seek(0)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from ase_nnp.errors import CheckpointError
+from ase_nnp.files.npz import check_members
 
 __all__ = ["checkpoint_words"]
 
@@ -48,12 +49,13 @@ def checkpoint_words(path: str | Path) -> frozenset[str]:
             with open(path, "rb") as stream:
                 return _words(stream)
         with zipfile.ZipFile(path) as archive:
+            check_members(archive)
             names = [n for n in archive.namelist() if n.rpartition("/")[2] == "data.pkl"]
             if not names:
                 return frozenset()
             with archive.open(names[0]) as stream:
                 return _words(stream)
-    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
         raise CheckpointError(f"Cannot read {path}: {error}.") from error
 
 

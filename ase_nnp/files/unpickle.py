@@ -35,6 +35,7 @@ from typing import Any
 import numpy as np
 
 from ase_nnp.errors import AseNnpError, UnsafeFileError
+from ase_nnp.files.npz import check_members
 from ase_nnp.files.pickle_budget import Budget, check_unfolded
 from ase_nnp.files.pickle_scan import UnpickleError, end_of_pickle
 from ase_nnp.files.pickle_sealed import Counted, StandIn, stand_in
@@ -324,6 +325,7 @@ def _persistent(pid: Any) -> tuple[str, str, int]:
 def _load_zip(data: bytes, stand_ins: Mapping[str, type[StandIn]], budget: Budget) -> Any:
     try:
         archive = zipfile.ZipFile(io.BytesIO(data))
+        check_members(archive)
         entries = {info.filename.partition("/")[2]: info for info in archive.infolist()}
     except Exception as error:
         raise UnpickleError(f"not a readable torch archive: {error}") from None

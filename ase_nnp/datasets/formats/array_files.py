@@ -14,6 +14,7 @@ from typing import IO, Any
 import numpy as np
 
 from ase_nnp.errors import DatasetError, UnsafeFileError
+from ase_nnp.files.npz import check_members
 
 __all__ = ["NpzArrays", "npy_array", "npz_names"]
 
@@ -87,6 +88,7 @@ class NpzArrays:
 
     def _load(self, name: str) -> Array:
         with zipfile.ZipFile(self.path) as archive:
+            check_members(archive)
             member = archive.getinfo(f"{name}.npy" if f"{name}.npy" in archive.namelist() else name)
             with archive.open(member) as stream:
                 shape, order, dtype = _header(stream, name)

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import bz2
-import gzip
-import lzma
 import os
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, ClassVar
+from typing import Any, ClassVar
 
 from ase_nnp.errors import DatasetError
+from ase_nnp.files.inflate import COMPRESSED, DAMAGE, open_inflated
 from ase_nnp.files.lmdb import pread
 
 __all__ = ["ByteRanges", "compressed_size", "without_compression"]
 
-_OPENERS: dict[str, Any] = {".xz": lzma.open, ".gz": gzip.open, ".bz2": bz2.open}
-_DAMAGE = (OSError, EOFError, lzma.LZMAError, zlib.error, ValueError)
 _CHUNK = 8 << 20
 _HELD = 64 << 20  # inflated files up to this size are held in memory,
 _HOLDERS = 2  # as many at a time
@@ -26,7 +21,7 @@ _HOLDERS = 2  # as many at a time
 def without_compression(name: str) -> str:
     """Return a file's name in lower case without the ending of a compression."""
     name = name.lower()
-    for ending in _OPENERS:
+    for ending in COMPRESSED:
         name = name.removesuffix(ending)
     return name
 
@@ -39,7 +34,7 @@ def compressed_size(path: Path, limit: int) -> int | None:
     DatasetError
         For damaged data, or more than ``limit`` bytes.
     """
-    if path.suffix.lower() not in _OPENERS:
+    if path.suffix.lower() not in COMPRESSED:
         return None
     size = 0
     for piece in ByteRanges(path).chunks():
@@ -66,8 +61,8 @@ class ByteRanges:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._small = False
-        self._opener = _OPENERS.get(path.suffix.lower())
-        self._stream: IO[bytes] | None = None
+        self._compressed = path.suffix.lower() in COMPRESSED
+        self._stream: Any = None
         self._held: bytes | None = None
         self._pid = -1
 
@@ -78,10 +73,9 @@ class ByteRanges:
         if getattr(self, "_stream", None) is not None:
             self.close()
 
-    def _open(self) -> IO[bytes]:
+    def _open(self) -> Any:
         try:
-            opener = self._opener
-            return opener(self.path, "rb") if opener is not None else open(self.path, "rb")
+            return open_inflated(self.path)
         except OSError as error:
             raise DatasetError(f"cannot be read: {error.strerror}", path=self.path) from None
 
@@ -91,7 +85,7 @@ class ByteRanges:
             while True:
                 try:
                     piece = stream.read(size)
-                except _DAMAGE as error:
+                except DAMAGE as error:
                     raise DatasetError(
                         f"the compressed data are damaged or end early ({error})", path=self.path
                     ) from None
@@ -111,12 +105,12 @@ class ByteRanges:
         if self._stream is None or self._pid != os.getpid():  # positions are shared after a fork
             self._stream, self._pid = self._open(), os.getpid()
         try:
-            if self._opener is None:
+            if not self._compressed:
                 data = pread(self._stream.fileno(), stop - start, start)
             else:
                 self._stream.seek(start)
                 data = self._stream.read(stop - start)
-        except _DAMAGE as error:
+        except DAMAGE as error:
             raise DatasetError(f"cannot be read: {error}", path=self.path) from None
         if len(data) != stop - start:
             raise DatasetError("the file shrank while it was open", path=self.path)
@@ -124,7 +118,7 @@ class ByteRanges:
 
     def hold(self, size: int) -> None:
         """Say how large the inflated content is: a small one is held when it is read."""
-        self._small = self._opener is not None and size <= _HELD
+        self._small = self._compressed and size <= _HELD
 
     def _inflated(self) -> bytes:
         held = self._held

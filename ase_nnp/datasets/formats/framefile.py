@@ -6,23 +6,19 @@ The file is scanned once for where frames begin, in bounded memory. Plain files 
 
 from __future__ import annotations
 
-import bz2
-import gzip
-import lzma
 import os
-import zlib
+from array import array
 from pathlib import Path
-from typing import IO, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from ase_nnp.errors import DatasetError
+from ase_nnp.files.inflate import COMPRESSED, DAMAGE, open_inflated
 from ase_nnp.files.lmdb import pread
 
 __all__ = ["FrameFile", "first_bytes", "read_text"]
 
-_OPENERS: dict[str, Any] = {".xz": lzma.open, ".gz": gzip.open, ".bz2": bz2.open}
-_DAMAGE = (OSError, EOFError, lzma.LZMAError, zlib.error, ValueError)
 _CHUNK = 8 << 20
 _LONGEST_LINE = 4 << 20
 _LARGEST_FRAME = 512 << 20
@@ -30,24 +26,19 @@ _HELD = 128 << 20  # inflated files up to this size are held in memory,
 _HOLDERS = 2  # as many at a time
 
 
-def _open(path: Path) -> IO[bytes]:
-    opener = _OPENERS.get(path.suffix.lower())
-    return opener(path, "rb") if opener is not None else open(path, "rb")
-
-
 def first_bytes(path: Path, count: int = 65536) -> bytes:
     """Return the beginning of a file, inflated; empty if it cannot be read."""
     try:
-        with _open(path) as stream:
+        with open_inflated(path) as stream:
             return stream.read(count)
-    except _DAMAGE:
+    except (*DAMAGE, DatasetError):
         return b""
 
 
 def read_text(path: Path, limit: int = 1 << 30) -> str:
     """Return the whole (inflated) text of a small file."""
     try:
-        with _open(path) as stream:
+        with open_inflated(path) as stream:
             data, problem = _read_some(stream, limit + 1)
     except OSError as error:
         raise DatasetError(f"cannot be read: {error.strerror}", path=path) from None
@@ -68,7 +59,7 @@ def _read_some(stream: Any, count: int) -> tuple[bytes, str | None]:
                 break
             pieces.append(piece)
             have += len(piece)
-    except _DAMAGE as error:
+    except DAMAGE as error:
         return b"".join(pieces), f"the compressed data are damaged or end early ({error})"
     return b"".join(pieces), None
 
@@ -88,7 +79,7 @@ class FrameFile:
         self.path = Path(path)
         self._offsets: np.ndarray[Any, Any] | None = None
         self._problem: str | None = None
-        self._stream: IO[bytes] | None = None
+        self._stream: Any = None
         self._position = 0
         self._held: bytes | None = None
         self._pid = -1
@@ -117,7 +108,7 @@ class FrameFile:
     def frame(self, number: int) -> bytes:
         """Return the text of one frame."""
         start, stop = int(self.offsets[number]), int(self.offsets[number + 1])
-        if self.path.suffix.lower() not in _OPENERS:
+        if self.path.suffix.lower() not in COMPRESSED:
             stream = self._opened()
             data = pread(stream.fileno(), stop - start, start)
         else:
@@ -138,15 +129,15 @@ class FrameFile:
         if getattr(self, "_stream", None) is not None:
             self.close()
 
-    def _opened(self) -> IO[bytes]:
+    def _opened(self) -> Any:
         if self._stream is None or self._pid != os.getpid():  # positions are shared after fork
-            self._stream, self._position, self._pid = _open(self.path), 0, os.getpid()
+            self._stream, self._position, self._pid = open_inflated(self.path), 0, os.getpid()
         return self._stream
 
     def _inflated(self, start: int, stop: int) -> bytes:
         end = int(self.offsets[-1])
         if self._held is None and end <= _HELD:
-            with _open(self.path) as stream:
+            with open_inflated(self.path) as stream:
                 self._held, problem = _read_some(stream, end)
             if problem is not None and len(self._held) < end:
                 raise DatasetError(problem)
@@ -160,55 +151,104 @@ class FrameFile:
         stream = self._opened()
         if self._position != start:
             stream.seek(start)
-        data = stream.read(stop - start)
+        data: bytes = stream.read(stop - start)
         self._position = start + len(data)
         return data
 
-    # ---- the scan
-
     def _scan(self) -> None:
-        offsets, data, base, at_end = [0], b"", 0, False
         try:
-            stream = _open(self.path)
+            stream = open_inflated(self.path)
         except OSError as error:
             raise DatasetError(f"cannot be opened: {error.strerror}", path=self.path) from None
 
+        scan = _Scan()
         with stream:
-            while not at_end and self._problem is None:
-                more, self._problem = _read_some(stream, _CHUNK)
-                at_end = len(more) < _CHUNK
-                data += more
-                used = self._frames(data, base, offsets, at_end)
-                data, base = data[used:], base + used
-                if len(data) > _LARGEST_FRAME:
-                    self._problem = f"frame {len(offsets) - 1} is larger than any frame can be"
-        self._offsets = np.array(offsets, np.int64)
+            more, damage = _read_some(stream, _CHUNK)
+            while more and scan.problem is None:
+                scan.feed(more)
+                more, damage = _read_some(stream, _CHUNK) if damage is None else (b"", damage)
+        scan.finish(damage)
+        self._problem = scan.problem
+        self._offsets = np.array(scan.offsets, np.int64)
 
-    def _frames(self, data: bytes, base: int, offsets: list[int], at_end: bool) -> int:
-        """Append the ends of the whole frames in ``data``; return how much they take."""
-        size = len(data)
-        if at_end and data and not data.endswith(b"\n"):
-            data += b"\n"  # counts for the scan alone: the file does not have it
 
+class _Scan:
+    """Where frames begin in a text that comes in pieces, of which nothing but a line is kept.
+
+    Attributes
+    ----------
+    offsets
+        Where each frame begins, and where the last whole one ends.
+    problem
+        Why the text behind the last whole frame is none.
+    """
+
+    def __init__(self) -> None:
+        self.offsets = array("q", [0])
+        self.problem: str | None = None
+        self._size = 0  # of the text so far
+        self._lines = 0  # of the present frame, that are still to come
+        self._line = b""  # the beginning of a line with a number of atoms, or blanks at the end
+        self._blank = False
+
+    def feed(self, data: bytes) -> None:
+        """Take the next piece."""
         newlines = np.flatnonzero(np.frombuffer(data, np.uint8) == 10)
         line, start, total = 0, 0, len(newlines)
-        while line < total:
-            text = data[start : newlines[line]].strip()
-            if not text.isdigit() or len(text) > 12:
-                if text or data[start:].strip():
-                    number = len(offsets) - 1
-                    self._problem = self._problem or (
-                        f"frame {number} begins with {text[:40]!r}, not with a number of atoms"
-                    )
-                return start
+        while line < total and not self._blank:
+            # The lines of a frame are skipped at once.
+            if self._lines:
+                step = min(self._lines, total - line)
+                self._lines, line = self._lines - step, line + step
+                start, self._line = int(newlines[line - 1]) + 1, b""
+                if not self._lines:
+                    self.offsets.append(self._size + start)
+                continue
+            self._begin(self._line + data[start : newlines[line]])
+            if self.problem is not None:
+                return
+            line, start, self._line = line + 1, int(newlines[line]) + 1, b""
 
-            last = line + int(text) + 1
-            if last >= total:
-                if at_end and self._problem is None:
-                    self._problem = f"frame {len(offsets) - 1} is cut off"
-                return start
-            start, line = min(int(newlines[last]) + 1, size), last + 1
-            offsets.append(base + start)
-        if len(data) - start > _LONGEST_LINE and total == 0:
-            self._problem = "no line ends; this is no text of frames"
-        return start
+        self._keep(data[start:])
+        self._size += len(data)
+        if self._size - self.offsets[-1] > _LARGEST_FRAME:
+            self.problem = f"frame {len(self.offsets) - 1} is larger than any frame can be"
+
+    def finish(self, damage: str | None) -> None:
+        """Take the end of the text, or what ended it."""
+        if damage is None and self.problem is None:
+            # The last line may lack its end.
+            if self._lines == 1 and self._line:
+                self.offsets.append(self._size)
+                return
+            if not self._lines and self._line.strip():
+                self._begin(self._line)
+            if self._lines and self.problem is None:
+                self.problem = f"frame {len(self.offsets) - 1} is cut off"
+        self.problem = self.problem or damage
+
+    def _begin(self, line: bytes) -> None:
+        """Take the line in front of a frame."""
+        text = line.strip()
+        if text.isdigit() and len(text) <= 12:
+            self._lines = int(text) + 1
+        elif text:
+            self._not_a_number(text)
+        else:
+            self._blank = True
+
+    def _keep(self, rest: bytes) -> None:
+        """Take what is no whole line of a frame."""
+        if self._blank:
+            if rest.strip():
+                self._not_a_number(b"")
+        elif self._lines:
+            self._line = rest[-1:]
+        else:
+            self._line += rest
+            if len(self._line) > _LONGEST_LINE:
+                self.problem = "no line ends; this is no text of frames"
+
+    def _not_a_number(self, text: bytes) -> None:
+        number = len(self.offsets) - 1
+        self.problem = f"frame {number} begins with {text[:40]!r}, not with a number of atoms"

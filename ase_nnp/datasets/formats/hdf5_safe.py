@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ase_nnp.datasets.formats.hdf5_chunks import check_chunks
 from ase_nnp.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -18,9 +18,6 @@ MAX_ATOMS = 1_000_000
 """Atoms of one structure; a larger claim is a damaged or hostile file."""
 MAX_TEXT = 1_000_000
 """Bytes of one string field."""
-
-MAX_CHUNK = 1 << 28
-"""Bytes of one chunk, unpacked."""
 
 #: What h5py raises on damaged files.
 H5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, UnicodeDecodeError)
@@ -83,13 +80,6 @@ def dataset(group: h5py.Group, name: str) -> h5py.Dataset | None:
         )
     if not isinstance(item, h5py.Dataset):
         return None
-    # Reading one number of a packed chunk unpacks all of it.
-    if item.chunks is not None and math.prod(item.chunks) * item.dtype.itemsize > MAX_CHUNK:
-        raise DatasetError(
-            f"{name} is packed in chunks of more than {MAX_CHUNK >> 20} MB",
-            path=group.file.filename,
-            key=group.name,
-        )
     return item
 
 
@@ -121,6 +111,7 @@ def whole(group: h5py.Group, name: str, limit: int = 3 * MAX_ATOMS) -> Any:
         strings = _strings(data, limit)
         if strings is not None:
             return strings if data.shape else strings[0]
+    check_chunks(data)
     return text(data[()])
 
 
@@ -147,6 +138,7 @@ def row(group: h5py.Group, name: str, frame: int, limit: int = 3 * MAX_ATOMS) ->
         strings = _strings(data, limit)
         if strings is not None:
             return strings[frame]
+    check_chunks(data, frame)
     return text(data[frame])
 
 

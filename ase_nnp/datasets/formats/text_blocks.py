@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from array import array
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ class BlockShard(Shard):
 
     def _scan(self) -> tuple[Any, int]:
         pattern = re.compile(rb"^[ \t]*" + re.escape(self.marker), re.MULTILINE)
-        starts: list[int] = []
+        starts = array("q")
         base, text = 0, b""
         for chunk in self._file.chunks():
             text += chunk
@@ -64,9 +65,9 @@ class BlockShard(Shard):
             end = text.rfind(b"\n") + 1
             if not end and len(text) > _LONGEST_LINE:
                 raise DatasetError("no line ends; this is no text of frames", path=self.path)
-            starts += [base + match.start() for match in pattern.finditer(text[:end])]
+            starts.extend(base + match.start() for match in pattern.finditer(text[:end]))
             base, text = base + end, text[end:]
-        starts += [base + match.start() for match in pattern.finditer(text)]
+        starts.extend(base + match.start() for match in pattern.finditer(text))
         return np.array(starts, np.int64), base + len(text)
 
 
