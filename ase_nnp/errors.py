@@ -13,6 +13,7 @@
             DownloadError       weights that cannot be had from the network, or are not as announced
         UnsafeFileError         a file that asks for code to be run (also a DatasetError)
         DatasetError            a dataset, or one record of it
+            QueryError          a question to an index that is no query
         StructureError          atoms that cannot be meant (NaN, no atoms, cell without volume)
             UnsupportedElementError
         PredictionError         a model returned something that is no answer
@@ -36,6 +37,7 @@ __all__ = [
     "NewerPluginError",
     "PluginError",
     "PredictionError",
+    "QueryError",
     "RegistryError",
     "StructureError",
     "TaskError",
@@ -102,6 +104,10 @@ class DatasetError(AseNnpError):
         where = "" if path is None else f"{path}: "
         where += "" if key is None else f"record {key!r}: "
         super().__init__(where + message)
+
+
+class QueryError(DatasetError, ValueError):
+    """A query of a dataset's index that cannot be understood; the message names the place."""
 
 
 class UnsafeFileError(CheckpointError, DatasetError):

@@ -45,6 +45,7 @@ COMMANDS = (
     "evaluate",
     "doctor",
     "data",
+    "data_query",
     "uncertainty",
     "plugin",
     "env",

@@ -48,11 +48,22 @@ def register_datasets(register: Callable[[DatasetFormat], None]) -> None:
         oc20_lmdb,
         pymatgen_json,
         qm9,
+        reactions,
         vasp,
     )
 
     # Sniffed in this order: QM9's own form before extended XYZ, ASE's marks and endings last.
-    for module in (oc20_lmdb, aselmdb, flatlmdb, hdf5, qm9, extxyz, asedb, pymatgen_json):
+    for module in (
+        oc20_lmdb,
+        aselmdb,
+        flatlmdb,
+        hdf5,
+        qm9,
+        extxyz,
+        reactions,
+        asedb,
+        pymatgen_json,
+    ):
         register(module.FORMAT)
     for module in (lammps_dump, n2p2, mtp, molecules_npz, deepmd):
         register(module.FORMAT)

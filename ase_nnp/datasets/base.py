@@ -23,6 +23,8 @@ from ase_nnp.errors import DatasetError
 if TYPE_CHECKING:
     from ase import Atoms
 
+    from ase_nnp.datasets.catalog.index import DatasetIndex
+    from ase_nnp.datasets.catalog.pairs import Pair
 
 __all__ = ["AtomsDataset", "DatasetWarning", "Shard"]
 
@@ -64,6 +66,7 @@ class AtomsDataset(Sequence["Atoms"]):
             self._starts.append(self._starts[-1] + len(shard))
         self._index = index
         self._wanted = energy_kind
+        self._catalog: DatasetIndex | None = None
 
     # ---- a sequence
 
@@ -220,6 +223,54 @@ class AtomsDataset(Sequence["Atoms"]):
     def select(self, **conditions: Any) -> AtomsDataset:
         """Return the structures that meet all conditions; see :func:`~.views.select`."""
         return self[select(self, **conditions)]
+
+    # ---- the index beside the files
+
+    @property
+    def whole(self) -> AtomsDataset:
+        """All records of the files, whatever this view shows."""
+        view: AtomsDataset = object.__new__(type(self))
+        view.__dict__.update(self.__dict__, _index=None)
+        return view
+
+    def index(self, path: Any = None, *span: Any, **options: Any) -> Any:
+        """Return the SQLite index of the files, which is built once and checked every time.
+
+        ``index(path, mapping="oc20_data_mapping.pkl", rebuild=False, progress=None)``; see
+        :class:`~ase_nnp.datasets.catalog.index.DatasetIndex`. :meth:`where` and :meth:`pairs` of
+        this dataset and of its views then use it. Given ``Atoms``, it returns their position, as
+        ``index`` of any sequence does.
+        """
+        if hasattr(path, "get_atomic_numbers"):
+            return super().index(path, *span)
+        from ase_nnp.datasets.catalog.index import DatasetIndex
+
+        catalog = DatasetIndex(self.shards, path, *span, **options)
+        self._catalog = catalog
+        return catalog
+
+    def where(self, query: str = "", **conditions: Any) -> AtomsDataset:
+        """Return the records that meet a query and all conditions, from the index alone.
+
+        ``where("adsorbate = '*CO' and Cu")`` or ``where(adsorbate="*CO", contains=["Cu"],
+        energy=(-2, 0), natoms__lt=80)``; :mod:`~ase_nnp.datasets.catalog.grammar` has the language,
+        :mod:`~ase_nnp.datasets.catalog.conditions` the keywords. Records that cannot be read are
+        left out. Energies are those of this view: converted by :meth:`with_energy` or as stored.
+        """
+        chosen = self._indexed().positions(query, wanted=self._wanted, **conditions)
+        if self._index is None:
+            return self._view(chosen)
+        return self._view(self._index[np.isin(self._index, chosen)])
+
+    def pairs(self) -> list[Pair]:
+        """Return clean slab and molecules of each adslab here, as positions in :attr:`whole`."""
+        from ase_nnp.datasets.catalog.pairs import join_pairs
+
+        return join_pairs(self._indexed(), self._index)
+
+    def _indexed(self) -> DatasetIndex:
+        catalog: DatasetIndex = self.index() if self._catalog is None else self._catalog
+        return catalog
 
     # ---- metadata
 

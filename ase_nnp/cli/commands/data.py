@@ -16,7 +16,8 @@ from ase_nnp.errors import DatasetError
 __all__ = ["add_to"]
 
 data = typer.Typer(
-    help="Datasets: info, stats, verify, convert, plot, check-submission.", no_args_is_help=True
+    help="Datasets: info, stats, verify, convert, plot, query, check-submission.",
+    no_args_is_help=True,
 )
 
 Source = Annotated[Path, typer.Argument(help="A dataset: a file, a folder or a pattern.")]
