@@ -32,10 +32,15 @@ _PARTS = ("star", "surface", "bulk", "target")
 #: Keys of Catalysis-Hub and our names of them.
 _METADATA = dict(
     pair.split(":")
-    for pair in (
-        "facet:miller surfaceComposition:bulk dftFunctional:functional dftCode:code pubId:source "
-        "Equation:equation activationEnergy:activation_energy"
-    ).split()
+    for pair in [
+        "facet:miller",
+        "surfaceComposition:bulk",
+        "dftFunctional:functional",
+        "dftCode:code",
+        "pubId:source",
+        "Equation:equation",
+        "activationEnergy:activation_energy",
+    ]
 )
 
 
