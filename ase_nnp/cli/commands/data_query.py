@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ase_nnp.cli.commands.data import FormatOption, KindOption, Source, data
+from ase_nnp.cli.commands.data import FormatOption, Source, data
 from ase_nnp.cli.commands.output import JsonOption, note, print_json, print_table, say
 from ase_nnp.cli.commands.progress import progress_bar
 from ase_nnp.errors import DatasetError
@@ -59,7 +59,9 @@ def query(
     ] = None,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Build the index anew.")] = False,
     format: FormatOption = None,
-    energy_kind: KindOption = None,
+    energy_kind: Annotated[
+        str | None, typer.Option(help="Convert energies: total, adsorption or formation.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Ask a dataset: by adsorbate, elements, surface, energies, forces, split, solvent, ions."""
