@@ -178,11 +178,14 @@ class Sum(Potential):
                 continue
             with _named(name):
                 own = term.make_graph(structures, device)
-            first = _first_atoms(own)
-            of_structure = own.batch[own.edge_index[1]]
-            counts = torch.bincount(of_structure, minlength=own.num_structures)
-            # Numbered within their structure, so that graphs can be joined along the first axis.
-            graph.extra[f"sum{k}_edges"] = (own.edge_index - first[of_structure]).T.contiguous()
+            # Numbered within their structure, so that graphs can be joined along the first axis;
+            # lists of long terms are large, and one structure needs no new numbers.
+            edges, counts = own.edge_index, torch.tensor([own.num_edges], device=own.batch.device)
+            if own.num_structures > 1:
+                of_structure = own.batch[edges[1]]
+                edges = edges - _first_atoms(own)[of_structure]
+                counts = torch.bincount(of_structure, minlength=own.num_structures)
+            graph.extra[f"sum{k}_edges"] = edges.T
             graph.extra[f"sum{k}_shifts"] = own.edge_shift
             graph.extra[f"sum{k}_counts"] = counts
             graph.extra.update({f"sum{k}:{key}": value for key, value in own.extra.items()})
@@ -200,11 +203,13 @@ class Sum(Potential):
             made = term.make_graph(structures_of(graph), graph.positions.device)
             return made.replace(positions=graph.positions, cell=graph.cell)
 
-        counts = graph.extra[f"sum{k}_counts"]
-        structures = torch.arange(graph.num_structures, device=counts.device)
-        offset = _first_atoms(graph)[structures.repeat_interleave(counts)]
+        edges = graph.extra[f"sum{k}_edges"].T
+        if graph.num_structures > 1:
+            counts = graph.extra[f"sum{k}_counts"]
+            structures = torch.arange(graph.num_structures, device=counts.device)
+            edges = edges + _first_atoms(graph)[structures.repeat_interleave(counts)]
         return graph.replace(
-            edge_index=graph.extra[f"sum{k}_edges"].T + offset,
+            edge_index=edges,
             edge_shift=graph.extra[f"sum{k}_shifts"],
             extra={n.removeprefix(prefix): v for n, v in graph.extra.items() if prefix in n},
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -47,6 +48,11 @@ class D3(Conservative):
     """
 
     outputs = ("energy", "energies", "forces", "stress")
+    reference_cn: Tensor
+    reference_c6: Tensor
+    moments: Tensor
+    covalent: Tensor
+    van_der_waals: Tensor
 
     def __init__(
         self,
@@ -133,14 +139,15 @@ class D3(Conservative):
         exponent = -K3 * (known - coordination[:, None]).square()
         return torch.softmax(exponent.masked_fill(known < 0, -torch.inf), dim=1)
 
-    def _c6_function(self, numbers: Tensor, weights: Tensor) -> Any:
+    def _c6_function(self, numbers: Tensor, weights: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         """Return a function of two index tensors that gives C6 of the pairs."""
         present, kind = numbers.unique(return_inverse=True)
         table = self.reference_c6[present][:, present]  # elements are few, pairs are many
         mixed = torch.einsum("na,neab->neb", weights, table[kind])
 
         def c6(i: Tensor, j: Tensor) -> Tensor:
-            return (mixed[i, kind[j]] * weights[j]).sum(dim=1)
+            pairs: Tensor = (mixed[i, kind[j]] * weights[j]).sum(dim=1)
+            return pairs
 
         return c6
 
@@ -155,13 +162,15 @@ class D3(Conservative):
             scaled = self.van_der_waals[one, two] / r
             six = 1.0 / (1.0 + 6.0 * (p["rs6"] * scaled) ** p["alp"]) / r**6
             eight = 1.0 / (1.0 + 6.0 * (p["rs8"] * scaled) ** (p["alp"] + 2.0)) / r**8
-        return p["s6"] * six + p["s8"] * ratio * eight
+        damped: Tensor = p["s6"] * six + p["s8"] * ratio * eight
+        return damped
 
     def _switch(self, r: Tensor, reach: float) -> Tensor:
         if self.width == 0:
             return torch.ones_like(r)
         t = ((reach - r) / self.width).clamp(0.0, 1.0)
-        return t**3 * (10 - 15 * t + 6 * t * t)
+        step: Tensor = t**3 * (10 - 15 * t + 6 * t * t)
+        return step
 
     def _pair_shares(
         self, graph: AtomGraph, weights: Tensor, i: Tensor, j: Tensor, damped: Tensor
@@ -185,7 +194,7 @@ class D3(Conservative):
         shares = pair.new_zeros(graph.num_atoms)
         return shares.index_add(0, i, pair).index_add(0, j, pair)
 
-    def _triples(self, graph: AtomGraph, c6: Any) -> Tensor:
+    def _triples(self, graph: AtomGraph, c6: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         p, reach = self.parameters_of_functional, self.reach["three_body_cutoff"]
         numbers = graph.atomic_numbers
         return triple_energies(

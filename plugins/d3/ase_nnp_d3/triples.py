@@ -51,7 +51,7 @@ def triple_energies(
     # All that a side needs, once for each edge and not for each of its many triples.
     r = vectors.norm(dim=1)
     sides = (c6(target, source), radius(target, source), switch(r), r)
-    shares = r.new_zeros(graph.num_atoms, dtype=torch.float64)
+    shares: Tensor = r.new_zeros(graph.num_atoms, dtype=torch.float64)
 
     def piece(vectors: Tensor, one: Tensor, two: Tensor, *sides: Tensor) -> Tensor:
         c6_edges, radii, switches, r = sides
@@ -70,11 +70,12 @@ def triple_energies(
         damp = 1.0 / (1.0 + 6.0 * (radius_product / volume) ** exponent)
         strength = (c6_edges[one] * c6_edges[two] * c6(a, b)).abs().sqrt()
         ends = switches[one] * switches[two] * switch(r_ab)
-        return scale * strength * (1.0 + 3.0 * cosines) / volume**3 * damp * ends
+        energy: Tensor = scale * strength * (1.0 + 3.0 * cosines) / volume**3 * damp * ends
+        return energy
 
     for one, two in _pieces(graph, vectors.detach(), reach):
         # Each triple is met from its three corners; its energy goes to the corner.
-        energy = checkpoint(piece, vectors, one, two, *sides, use_reentrant=False)
+        energy: Tensor = checkpoint(piece, vectors, one, two, *sides, use_reentrant=False)
         shares = shares.index_add(0, target[one], energy.double() / 3.0)
     return shares
 
