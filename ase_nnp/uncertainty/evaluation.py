@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ase_nnp.errors import UncertaintyError
 from ase_nnp.uncertainty.statistics import metrics as met
@@ -26,7 +27,8 @@ class PropertyTable:
     """Labels, predictions and stds of one property, flat, with their units of bookkeeping.
 
     ``numbers`` and ``inside`` hold the atomic number and whether the interval held the label,
-    for per-atom properties of which intervals are given.
+    for per-atom properties of which intervals are given. ``kinds`` names the kind of the structure
+    of each value.
     """
 
     name: str
@@ -38,6 +40,7 @@ class PropertyTable:
     width: float = float("nan")
     atom_error: Array | None = None
     atom_std: Array | None = None
+    kinds: NDArray[np.str_] | None = None
 
 
 @dataclass(frozen=True)
@@ -65,10 +68,36 @@ class Evaluation:
         }
 
 
+def kinds_by(structures: Sequence[Atoms], kinds: Sequence[Any] | str | None) -> list[str]:
+    """Names of the kinds of structures.
+
+    Parameters
+    ----------
+    structures
+        What is evaluated.
+    kinds
+        One each; or a key of ``atoms.info`` that holds it; None for the compositions.
+    """
+    if kinds is None:
+        return [atoms.get_chemical_formula("hill", empirical=True) for atoms in structures]
+    if not isinstance(kinds, str):
+        if len(kinds) != len(structures):
+            raise UncertaintyError(f"{len(kinds)} kinds for {len(structures)} structures.")
+        return [str(kind) for kind in kinds]
+    for number, atoms in enumerate(structures):
+        if kinds not in atoms.info:
+            raise UncertaintyError(
+                f"Structure {number} has no info['{kinds}']. It has: {', '.join(atoms.info)}."
+            )
+    return [str(atoms.info[kinds]) for atoms in structures]
+
+
 def tables_of(
-    structures: Sequence[Atoms], rows: Sequence[Mapping[str, Any]]
+    structures: Sequence[Atoms],
+    rows: Sequence[Mapping[str, Any]],
+    kinds: Sequence[str] | None = None,
 ) -> dict[str, PropertyTable]:
-    """Collect labels and predictions of energy and forces."""
+    """Collect labels and predictions of energy and forces, with the kind of each structure."""
     from ase_nnp.uncertainty.fitting import labels_of
 
     labels = labels_of(structures)
@@ -80,6 +109,9 @@ def tables_of(
         pred = np.concatenate([np.atleast_1d(row[name]) for row in rows])
         std = np.concatenate([np.atleast_1d(row[f"{name}_std"]) for row in rows])
         more: dict[str, Any] = {}
+        if kinds is not None:
+            size = [3 * len(a) for a in structures] if name == "forces" else 1
+            more["kinds"] = np.repeat(np.asarray(kinds), size)
         if name == "forces":
             more["numbers"] = np.repeat(np.concatenate([a.numbers for a in structures]), 3)
             more["atom_error"] = np.linalg.norm(true - pred, axis=1)
@@ -106,6 +138,24 @@ def structure_scores_of(rows: Sequence[Mapping[str, Any]]) -> tuple[str, Array]:
     if "forces_std_norm" in rows[0]:
         return "mean forces_std_norm", np.array([row["forces_std_norm"].mean() for row in rows])
     return "energy_std", np.array([row["energy_std"] for row in rows])
+
+
+def by_kind(table: PropertyTable) -> dict[str, dict[str, float]]:
+    """Count, error, mean square of error over std and coverage of each kind."""
+    assert table.kinds is not None
+    error = table.true - table.pred
+    result: dict[str, dict[str, float]] = {}
+    for kind in dict.fromkeys(table.kinds.tolist()):
+        own = table.kinds == kind
+        row = {
+            "n": int(own.sum()),
+            "rmse": float(np.sqrt((error[own] ** 2).mean())),
+            "z_mean_square": float(((error[own] / table.std[own]) ** 2).mean()),
+        }
+        if table.inside is not None:
+            row["interval_coverage"] = float(table.inside[own].mean())
+        result[kind] = row
+    return result
 
 
 def measures_of(table: PropertyTable, bins: int) -> dict[str, Any]:
@@ -142,6 +192,8 @@ def measures_of(table: PropertyTable, bins: int) -> dict[str, Any]:
                 chemical_symbols[int(z)]: float(table.inside[table.numbers == z].mean())
                 for z in np.unique(table.numbers)
             }
+    if table.kinds is not None:
+        measures["by_kind"] = by_kind(table)
     return measures
 
 
@@ -150,6 +202,7 @@ def evaluate(
     structures: Sequence[Atoms],
     shifted: Sequence[Atoms] | None = None,
     *,
+    kinds: Sequence[Any] | str | None = None,
     bins: int = 20,
     progress: bool | None = None,
 ) -> Evaluation:
@@ -162,7 +215,11 @@ def evaluate(
     structures
         Labeled, of the kind that the model knows; not those of the calibration.
     shifted
-        Structures of another kind, labels not needed, to tell from the first.
+        Structures of another kind, labels not needed, to tell from the first. Where they have
+        labels, their errors and coverage stand in ``by_kind`` as ``"shifted: ..."``.
+    kinds
+        Kind of each structure, or a key of ``atoms.info``; compositions without it. Measures are
+        given by kind too, as an average over all hides the kind that is wrong.
     bins
         Of equal count, for the ENCE.
     progress
@@ -172,14 +229,25 @@ def evaluate(
 
     predictor = Predictor(model)
     rows = predictor(structures, progress=progress)
-    tables = tables_of(structures, rows)
+    tables = tables_of(structures, rows, kinds_by(structures, kinds))
+    measures = {name: measures_of(table, bins) for name, table in tables.items()}
     name, scores = structure_scores_of(rows)
+
     other, auroc = None, None
     if shifted is not None:
-        other = structure_scores_of(predictor(shifted, progress=progress))[1]
+        strange = predictor(shifted, progress=progress)
+        other = structure_scores_of(strange)[1]
         auroc = met.auroc_ood(scores, other)
+        key = kinds if isinstance(kinds, str) else None
+        try:
+            labels = [f"shifted: {kind}" for kind in kinds_by(shifted, key)]
+            more = tables_of(shifted, strange, labels)
+        except UncertaintyError:  # no labels: only to be told from the first
+            more = {}
+        for prop in set(more) & set(measures):
+            measures[prop]["by_kind"] |= by_kind(more[prop])
     return Evaluation(
-        {k: measures_of(t, bins) for k, t in tables.items()},
+        measures,
         tables,
         scores,
         other,

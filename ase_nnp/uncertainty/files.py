@@ -167,7 +167,15 @@ def _class_of(method: str) -> type[UncertainPotential]:
     """The class of a method, by its name; subclasses that plugins define count."""
     import importlib
 
-    for module in ("ensemble", "last_layer", "latent", "native", "shallow", "stochastic"):
+    for module in (
+        "ensemble",
+        "environment",
+        "last_layer",
+        "latent",
+        "native",
+        "shallow",
+        "stochastic",
+    ):
         importlib.import_module(f"ase_nnp.uncertainty.methods.{module}")
     from ase_nnp.registry.installed import installed
 

@@ -131,7 +131,8 @@ def fit(
     potentials: Potential | Sequence[Potential],
     *,
     train: Sequence[Atoms] | None = None,
-    calibration: Sequence[Atoms] | None = None,
+    calibration: Sequence[Atoms] | str | None = None,
+    held_back: Sequence[Atoms] | None = None,
     calibrator: str = "nll",
     coverage: float = 0.9,
     unit: str = "value",
@@ -142,18 +143,35 @@ def fit(
     Parameters
     ----------
     method
-        Name of a method; :func:`list_methods` lists them.
+        Name of a method; :func:`list_methods` lists them. ``"auto"`` is the one to begin with: for
+        one potential distances in its features, for several their spread as well, calibrated by
+        leaving kinds out.
     potentials
         One or several, as the method wants.
     train
         Training structures, for the methods that look at them.
     calibration
-        Labeled structures held back from training; without them nothing is calibrated.
+        Labeled structures held back from training; without them nothing is calibrated. Or
+        ``"leave-kind-out"``: the method's spread and the distances from the training structures
+        together, by formulas that are fitted to kinds left out (see
+        :func:`~ase_nnp.uncertainty.methods.environment_fit.fit_environment`, which takes
+        ``kinds``, ``false_alarms`` and ``score`` as further options).
+    held_back
+        Labeled structures that trained nothing, for ``calibration="leave-kind-out"``: they set the
+        level of the error bars. Twenty or more.
     calibrator, coverage, unit
-        As in :func:`calibrate`.
+        As in :func:`calibrate`; ``calibrator="leave-kind-out"`` takes ``calibration`` for
+        ``held_back``.
     options
         Of the method.
     """
+    if method == "auto" or isinstance(calibration, str) or calibrator == "leave-kind-out":
+        return _leave_kind_out(
+            method, potentials, train, calibration, held_back, coverage=coverage, **options
+        )
+    if held_back is not None:
+        raise ConfigError('held_back is for calibration="leave-kind-out"; else calibration=[...].')
+
     if train is not None and method == "pool":
         options.setdefault("align_on", train)
     elif train is not None and method in ("last_layer", "shallow", "latent"):
@@ -162,6 +180,45 @@ def fit(
     if calibration is not None:
         calibrate(model, calibration, calibrator=calibrator, coverage=coverage, unit=unit)
     return model
+
+
+def _leave_kind_out(
+    method: str,
+    potentials: Potential | Sequence[Potential],
+    train: Sequence[Atoms] | None,
+    calibration: Sequence[Atoms] | str | None,
+    held_back: Sequence[Atoms] | None,
+    **options: Any,
+) -> UncertainPotential:
+    from ase_nnp.uncertainty.methods.environment_fit import fit_environment
+
+    if isinstance(calibration, str) and calibration != "leave-kind-out":
+        raise ConfigError(
+            f"calibration is labeled structures or 'leave-kind-out', not {calibration!r}."
+        )
+    if train is None:
+        raise ConfigError(f"The method '{method}' needs the training structures: train=[...].")
+    if calibration is not None and not isinstance(calibration, str):
+        held_back = calibration if held_back is None else held_back
+    names = ("kinds", "coverage", "false_alarms", "score", "k", "max_points", "seed")
+    own = {name: options.pop(name) for name in names if name in options}
+
+    members = [potentials] if isinstance(potentials, Potential) else list(potentials)
+    if method in ("auto", "latent", "environment") and len(members) == 1:
+        inner: Potential = members[0]
+        if options:
+            raise ConfigError(f"'{method}' does not take the options {sorted(options)}.")
+    elif method == "auto":
+        inner = wrap("ensemble", members, mode="sequential", **options)
+    else:
+        inner = fit(method, members, train=train, **options)
+    return fit_environment(
+        inner,
+        train,
+        held_back,
+        data_hash=data_hash(held_back) if held_back else "",
+        **own,
+    )
 
 
 @usual_default_dtype()

@@ -11,6 +11,8 @@ from ase_nnp.registry.family import RegisterUncertainty, UncertaintyMethod
 from ase_nnp.registry.hookspecs import hookimpl
 
 if TYPE_CHECKING:
+    from ase import Atoms
+
     from ase_nnp.models.potential import Potential
 
 __all__ = ["METHODS", "register_uncertainties"]
@@ -37,7 +39,30 @@ def _fitted(potentials: Sequence[Potential], path: str | Path) -> Potential:
     return load_uncertainty(path, model)
 
 
+def _auto(
+    potentials: Sequence[Potential],
+    *,
+    train: Sequence[Atoms],
+    calibration: Sequence[Atoms] | None = None,
+    **options: Any,
+) -> Potential:
+    """Error bars by environment around one potential, or around the ensemble of several."""
+    from ase_nnp.uncertainty.methods.ensemble import DeepEnsemble
+    from ase_nnp.uncertainty.methods.environment_fit import fit_environment
+
+    several = len(potentials) > 1
+    inner = DeepEnsemble(potentials, mode="sequential") if several else potentials[0]
+    return fit_environment(inner, train, calibration, **options)
+
+
 METHODS = (
+    UncertaintyMethod(
+        name="auto",
+        summary="the one to begin with: how novel an atom and its neighbors are, and a committee's "
+        "spread, calibrated by leaving kinds out",
+        wrap=_auto,
+        cite="https://arxiv.org/abs/2510.00721",
+    ),
     UncertaintyMethod(
         name="fitted",
         summary="a fitted uncertainty from a file (path=...), on the model that it was fitted for",

@@ -128,19 +128,29 @@ def _ood(axes: Any, e: Evaluation) -> None:
 
 
 def _page(e: Evaluation, images: list[tuple[str, bytes]], title: str) -> str:
-    names = sorted({k for m in e.measures.values() for k in m})
+    names = sorted({k for m in e.measures.values() for k in m} - {"by_kind"})
 
     return page(
         title,
         paragraph(f"{e.structures} structures."),
         *(paragraph(note, strong=True) for note in e.notes),
         heading("Method"),
-        table([], list(e.uq.items())),
+        table([], [[k, json.dumps(v) if isinstance(v, dict) else v] for k, v in e.uq.items()]),
         heading("Measures"),
         table(
             ["", *e.measures],
             [[n, *(m.get(n, "") for m in e.measures.values())] for n in names],
         ),
+        heading("By kind"),
+        *(part for name in e.measures for part in _by_kind(name, e.measures[name])),
         heading("Figures"),
         *(figure(caption, image) for caption, image in images),
     )
+
+
+def _by_kind(name: str, measures: dict[str, Any]) -> list[Any]:
+    """A table of one property, a row a kind: an average hides the kind that is wrong."""
+    rows = measures.get("by_kind", {})
+    heads = ["n", "rmse", "z_mean_square", "interval_coverage"]
+    cells = [[kind, *(row.get(h, "") for h in heads)] for kind, row in rows.items()]
+    return [paragraph(f"{name} ({UNITS.get(name, '')})"), table(["kind", *heads], cells)]

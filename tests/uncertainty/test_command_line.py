@@ -75,6 +75,33 @@ def test_fit_evaluate_report(capsys, folder):
     assert "not covered" in text
 
 
+def test_coverage_is_shown_by_kind_and_of_a_shifted_set_with_labels(capsys, folder):
+    code, out, err = fit(capsys, folder, "auto", "--json")
+    assert code == 0, err
+    assert json.loads(out)["calibrator"] == "leave-kind-out"
+    test = read(folder / "test.extxyz", ":")
+    for number, atoms in enumerate(test):
+        atoms.info["phase"] = "cold" if number < 20 else "warm"
+    write(folder / "phases.extxyz", test)
+    given = (folder / "m0.nnp", folder / "auto.uq", folder / "phases.extxyz", "--kinds", "phase")
+    more = ("--dtype", "float64", "--shifted", folder / "phases.extxyz")
+    code, out, err = run(capsys, "evaluate", *given, *more, "--json")
+    assert code == 0, err
+    measures = json.loads(out)["measures"]["forces"]
+    table = measures["by_kind"]
+    assert list(table) == ["cold", "warm", "shifted: cold", "shifted: warm"]
+    assert table["cold"]["n"] == 20 * 5 * 3
+    assert table["cold"] == table["shifted: cold"]
+    mean = (2 * table["cold"]["interval_coverage"] + table["warm"]["interval_coverage"]) / 3
+    assert mean == pytest.approx(measures["interval_coverage"])
+    code, out, err = run(capsys, "report", *given, *more, "-o", folder / "by_kind")
+    assert code == 0, err
+    assert "shifted: warm" in (folder / "by_kind" / "report.html").read_text()
+    code, _, err = run(capsys, "evaluate", *given[:-1], "pressure", "--dtype", "float64")
+    assert code == 2
+    assert "info['pressure']" in err
+
+
 def test_what_the_command_line_fits_loads_beside_the_model(capsys, folder):
     code, _, err = fit(capsys, folder, "last_layer", "--seed", "3", "--option", "force_std=sampled")
     assert code == 0, err

@@ -26,7 +26,8 @@ FileArgument = Annotated[Path, typer.Argument(help="The fitted uncertainty, *.uq
 DataArgument = Annotated[Path, typer.Argument(help="Labeled structures not used before.")]
 OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Where to write.")]
 CalibratorOption = Annotated[
-    str, typer.Option(help="nll, abs, crps, corrected, affine or isotonic.")
+    str,
+    typer.Option(help="nll, abs, crps, corrected, affine, isotonic; leave-kind-out (only `fit`)."),
 ]
 CoverageOption = Annotated[float, typer.Option(help="Of the conformal intervals.")]
 UnitOption = Annotated[
@@ -34,6 +35,9 @@ UnitOption = Annotated[
 ]
 ShiftedOption = Annotated[
     Path | None, typer.Option(help="Structures of another kind, to tell from the first.")
+]
+KindsOption = Annotated[
+    str | None, typer.Option(help="Key of the structures' info that names their kind.")
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 DtypeOption = Annotated[str, typer.Option(help="float32 or float64.")]
@@ -158,7 +162,12 @@ def _tell(fitted: Any, output: Path, as_json: bool) -> None:
 
 
 def _evaluate(
-    model: Path, uncertainty: Path, data: Path, shifted: Path | None, *settings: Any
+    model: Path,
+    uncertainty: Path,
+    data: Path,
+    shifted: Path | None,
+    kinds: str | None,
+    *settings: Any,
 ) -> Any:
     from ase_nnp.uncertainty.evaluation import evaluate as evaluate_model
     from ase_nnp.uncertainty.files import load_uncertainty
@@ -166,7 +175,8 @@ def _evaluate(
     device, dtype, progress = settings
     fitted = load_uncertainty(uncertainty, _load(model, device, dtype))
     other = None if shifted is None else list(read_structures(shifted))
-    return evaluate_model(fitted, list(read_structures(data)), other, progress=progress)
+    structures = list(read_structures(data))
+    return evaluate_model(fitted, structures, other, kinds=kinds, progress=progress)
 
 
 @app.command("evaluate")
@@ -175,21 +185,27 @@ def evaluate(
     uncertainty: FileArgument,
     data: DataArgument,
     shifted: ShiftedOption = None,
+    kinds: KindsOption = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
     as_json: JsonOption = False,
 ) -> None:
     """Measure how good the error bars are."""
     progress = False if as_json else None
-    evaluation = _evaluate(model, uncertainty, data, shifted, device, dtype, progress)
+    evaluation = _evaluate(model, uncertainty, data, shifted, kinds, device, dtype, progress)
     if as_json:
         print_json(evaluation.to_json())
         return
-    names = sorted({k for m in evaluation.measures.values() for k in m})
+    names = sorted({k for m in evaluation.measures.values() for k in m} - {"by_kind"})
     rows = [[n, *(_cell(m.get(n, "")) for m in evaluation.measures.values())] for n in names]
     if evaluation.ood_auroc is not None:
         rows.append([f"OOD AUROC ({evaluation.score_name})", f"{evaluation.ood_auroc:.4f}"])
     print_table(f"{evaluation.structures} structures", ("", *evaluation.measures), rows)
+    for name, measures in evaluation.measures.items():
+        table = measures["by_kind"]
+        heads = list(next(iter(table.values())))
+        cells = [[kind, *(_cell(row[h]) for h in heads)] for kind, row in table.items()]
+        print_table(f"{name} by kind", ("kind", *heads), cells)
     say("\n".join(evaluation.notes))
 
 
@@ -206,6 +222,7 @@ def report(
     data: DataArgument,
     output: OutputOption,
     shifted: ShiftedOption = None,
+    kinds: KindsOption = None,
     title: Annotated[str, typer.Option(help="Of the page.")] = "Uncertainty report",
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
@@ -217,7 +234,7 @@ def report(
     if output.exists() and not output.is_dir():
         raise ConfigError(f"{output} is a file; name a folder for the report.")
     progress = False if as_json else None
-    evaluation = _evaluate(model, uncertainty, data, shifted, device, dtype, progress)
+    evaluation = _evaluate(model, uncertainty, data, shifted, kinds, device, dtype, progress)
     page = write_report(evaluation, output, title)
     if as_json:
         print_json({"page": str(page), **evaluation.to_json()})

@@ -1,0 +1,251 @@
+"""Fit error bars by environment, calibrated by leaving kinds of structures out."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ase_nnp.errors import UncertaintyError
+from ase_nnp.models.potential import Potential
+from ase_nnp.uncertainty.methods.base import UncertainPotential
+from ase_nnp.uncertainty.methods.ensemble import DeepEnsemble
+from ase_nnp.uncertainty.methods.environment import (
+    SCORES,
+    EnvironmentBars,
+    atom_signs,
+    score_table,
+)
+from ase_nnp.uncertainty.methods.environment_widths import Evidence, fit_widths, gather, join
+from ase_nnp.uncertainty.methods.feature_pass import FeaturePass, feature_pass, structure_means
+from ase_nnp.uncertainty.methods.latent import FAR, FeatureReader
+from ase_nnp.uncertainty.methods.refit import left_out_errors
+from ase_nnp.uncertainty.statistics.arrays import Array
+from ase_nnp.uncertainty.statistics.kinds import kinds_of
+from ase_nnp.uncertainty.statistics.novelty import LeftOut, choose_score, left_out_distances
+from ase_nnp.uncertainty.statistics.ood import KNNDistance
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+__all__ = ["fit_environment"]
+
+#: Held-back structures below which training structures, left out, join the calibration.
+FEW = 10
+
+
+def fit_environment(
+    model: Potential,
+    train: Sequence[Atoms],
+    held: Sequence[Atoms] | None = None,
+    *,
+    kinds: Sequence[Any] | str | None = None,
+    coverage: float = 0.9,
+    false_alarms: float = 0.05,
+    score: str | None = None,
+    k: int = 10,
+    max_points: int = 2000,
+    seed: int = 0,
+    data_hash: str = "",
+) -> EnvironmentBars:
+    """Put error bars by environment around a potential.
+
+    Parameters
+    ----------
+    model
+        A potential, or an uncertainty whose spread is to be one of the signs (an ensemble).
+    train
+        What it was trained on; labels are needed only without ``held``.
+    held
+        Labeled structures that trained nothing. They set the level. Without them the level is that
+        of training structures whose kind the last layer has not seen: a lower bound, and warned of.
+    kinds
+        Kind of each training structure, or a key of ``atoms.info`` that holds it. Without it
+        compositions, or clusters of features.
+    coverage
+        Of the intervals.
+    false_alarms
+        Part of structures of a known kind that the flag may mark.
+    score
+        Of a structure, instead of the one chosen by leaving kinds out.
+    k, max_points, seed
+        Neighbors, training atoms kept of each element, and the seed of draws.
+    data_hash
+        Digest of the labeled structures, kept with the result.
+    """
+    if not train:
+        raise UncertaintyError("Error bars by environment need the training structures: train=...")
+    if not 0 < false_alarms < 1:
+        raise UncertaintyError(f"false_alarms must lie in (0, 1); found {false_alarms}.")
+    if score is not None and score not in SCORES:
+        raise UncertaintyError(f"score must be one of {', '.join(SCORES)}, not {score!r}.")
+    if isinstance(model, DeepEnsemble):
+        # Features are read by hooks, which members run together do not call.
+        model = DeepEnsemble(model.potentials, mode="sequential", details=model.details)
+
+    reader = FeatureReader.of(model, train)
+    known = feature_pass(model, reader, train)
+    scale = known.features.std(axis=0)
+    scale = np.maximum(scale, 1e-3 * scale.max()) if scale.any() else np.ones_like(scale)
+    distance = KNNDistance.fit(
+        known.features / scale, known.numbers, k=k, max_points=max_points, seed=seed
+    )
+    distance = KNNDistance(distance.training, scale, k)
+
+    means = structure_means(known, len(train), scale)
+    labels = _labels(train, kinds)
+    kind, names = kinds_of([a.get_chemical_formula() for a in train], means, labels, seed)
+    apart = left_out_distances(
+        known.features / scale, known.numbers, known.owner, kind,
+        k=k, max_points=max_points, seed=seed,
+    )  # fmt: skip
+
+    bars = EnvironmentBars([model], reader=reader, distance=distance)
+    evidence = gather(bars, held or [])
+    honest = evidence.structures
+    if honest < FEW:
+        evidence = _with_training(evidence, bars, train, known, apart, kind, seed)
+    folds = _folds(bars, means, kind, evidence, held or [], seed)
+    bars.widths, facts = fit_widths(evidence, folds, coverage, names)
+
+    chosen, threshold, table = _choose(bars, known, apart, kind, false_alarms, score)
+    bars.facts = {
+        "score": chosen,
+        "score_threshold": threshold,
+        "score_false_alarms": false_alarms,
+        "score_auroc_left_out": table,
+        "kinds": names,
+        "coverage": coverage,
+        "calibrator": "leave-kind-out",
+        "n_cal": honest,
+        "level": "held-back structures" if honest else "training structures, kinds left out",
+        "calibration_hash": data_hash,
+        **facts,
+    }
+    bars.set_outputs()
+    return bars
+
+
+def _choose(
+    bars: EnvironmentBars,
+    known: FeaturePass,
+    apart: LeftOut,
+    kind: NDArray[np.intp],
+    false_alarms: float,
+    score: str | None,
+) -> tuple[str, float, dict[str, float]]:
+    """The score of structures, the flag's threshold, and AUROCs of kinds left out."""
+    inside, outside = (_scores(bars, known, far) for far in (apart.structure, apart.kind))
+    if "energy_std" in inside:
+        bars.ranked = {n: torch.as_tensor(np.sort(inside[n])) for n in ("mean", "energy_std")}
+        for scores in (inside, outside):
+            scores["rank"] = bars.rank({n: torch.as_tensor(v) for n, v in scores.items()}).numpy()
+    if score is not None and score not in inside:
+        raise UncertaintyError("score='rank' needs a potential that gives energy_std.")
+
+    best, table = choose_score(inside, outside, kind, [n for n in SCORES if n in inside])
+    chosen = score or best
+    # Left out with itself, a training structure is as one of a known kind that was not trained on.
+    threshold = float(np.quantile(inside[chosen], 1 - false_alarms))
+    return chosen, threshold, {name: round(value, 4) for name, value in table.items()}
+
+
+def _labels(train: Sequence[Atoms], kinds: Sequence[Any] | str | None) -> Sequence[Any] | None:
+    if not isinstance(kinds, str):
+        return kinds
+    missing = [i for i, atoms in enumerate(train) if kinds not in atoms.info]
+    if missing:
+        raise UncertaintyError(f"Training structure {missing[0]} has no info['{kinds}'].")
+    return [atoms.info[kinds] for atoms in train]
+
+
+def _folds(
+    bars: EnvironmentBars,
+    means: Array,
+    kind: NDArray[np.intp],
+    evidence: Evidence,
+    held: Sequence[Atoms],
+    seed: int,
+) -> NDArray[np.intp]:
+    """Kind of each structure of the evidence: of those held back, that of the nearest mean."""
+    if evidence.kind is not None:
+        return evidence.kind
+    own = structure_means(
+        feature_pass(bars.base, bars.reader, held), len(held), bars.distance.scale
+    )
+    centers = np.array([means[kind == k].mean(axis=0) for k in np.unique(kind)])
+    near = np.linalg.norm(own[:, None] - centers, axis=2).argmin(axis=1)
+    if len(np.unique(near)) > 1:
+        return np.asarray(near)
+    return np.random.default_rng(seed).permutation(len(held)) % min(5, len(held))
+
+
+def _with_training(
+    evidence: Evidence,
+    bars: EnvironmentBars,
+    train: Sequence[Atoms],
+    known: FeaturePass,
+    apart: LeftOut,
+    kind: NDArray[np.intp],
+    seed: int,
+) -> Evidence:
+    """Add training structures, with distances and the last layer as if their kind were new."""
+    warnings.warn(
+        f"{evidence.structures} labeled structures were held back; error bars rest on training "
+        "structures whose kind the last layer has not seen, which is a lower bound of errors. "
+        "Give 20 or more that trained nothing: calibration=...",
+        UserWarning,
+        stacklevel=4,
+    )
+    own = gather(bars, train)
+    far = np.minimum(np.where(np.isfinite(apart.kind), apart.kind, FAR), FAR)
+    own = replace(own, far=far, near=known.mixing @ far, kind=kind, source=np.ones_like(own.source))
+    own = _refitted(own, bars, train, kind, seed)
+    if not evidence.structures:
+        return replace(own, source=np.zeros_like(own.source))
+
+    # Held-back structures are few: each counts as a kind by itself that is never left out alone.
+    first = replace(evidence, kind=np.arange(evidence.structures) % 5)
+    return join(first, own)
+
+
+def _refitted(
+    own: Evidence,
+    bars: EnvironmentBars,
+    train: Sequence[Atoms],
+    kind: NDArray[np.intp],
+    seed: int,
+) -> Evidence:
+    """Errors of the model as they are, or with its last layer fitted without each kind."""
+    if isinstance(bars.base, UncertainPotential) and len(bars.base.members) > 1:
+        return own
+    has_forces = bool(np.isfinite(own.forces).any())
+    noise = {"energy": 0.02, **({"forces": 0.06} if has_forces else {})}
+    try:
+        energy, forces = left_out_errors(bars.unwrapped, train, kind, noise, seed=seed)
+    except UncertaintyError:  # no linear last layer
+        return own
+    missed = np.full_like(own.forces, np.nan)
+    for number, rows in forces.items():
+        missed[own.owner == number] = rows
+    return replace(own, energy=energy, forces=missed)
+
+
+def _scores(bars: EnvironmentBars, known: FeaturePass, far: Array) -> dict[str, Array]:
+    """All scores (B,) of training structures with these distances."""
+    bounded = np.minimum(np.where(np.isfinite(far), far, FAR), FAR)
+    near, distance = (torch.as_tensor(x) for x in (known.mixing @ bounded, far))
+    std = None if known.energy_std is None else torch.as_tensor(known.energy_std)
+    sigma = distance.clamp(max=FAR)
+    if "expected" in bars.widths:
+        signs = atom_signs(distance.clamp(min=1e-12), near, None).numpy()
+        sigma = torch.as_tensor(bars.widths["expected"](signs, known.numbers))
+    count = int(known.owner[-1]) + 1
+    square = torch.zeros(count, dtype=torch.float64).index_add(0, known.batch, sigma.square())
+    table = score_table(distance, square, known.batch, count, std)
+    return {name: values.numpy() for name, values in table.items()}
