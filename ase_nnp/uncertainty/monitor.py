@@ -18,7 +18,7 @@ __all__ = ["MonitorEvent", "UncertaintyMonitor", "UncertaintyWarning"]
 
 log = logging.getLogger(__name__)
 
-MODES = ("stop", "flag", "log", "callback")
+MODES = ("stop", "flag", "log", "callback", "branch")
 
 
 class UncertaintyWarning(UserWarning):
@@ -52,12 +52,16 @@ class UncertaintyMonitor:
         What to watch in ``calc.results``: ``"forces_std_norm"``, ``"ood_score"``, ``"energy_std"``
         and so on. Of vectors per atom the norm counts.
     threshold
-        Fires above; ``upper`` makes it a band: beyond ``upper`` structures are nonsense rather
-        than informative, and are neither saved nor called back, but do stop a run.
+        Fires above. None: for ``"ood_score"`` that of the model's own flag
+        (``uq["score_threshold"]``), for ``"ood_flag"`` the flag itself, and else 0.1. ``upper``
+        makes it a band: beyond ``upper`` structures are nonsense rather than informative, and are
+        neither saved nor called back, but do stop a run.
     patience
         Fire at the n-th step in a row above the threshold.
     mode
-        ``"stop"``, ``"flag"`` (``monitor.triggered``), ``"log"`` or ``"callback"``.
+        ``"stop"``, ``"flag"`` (``monitor.triggered``), ``"log"``, ``"callback"``, or ``"branch"``:
+        molecular dynamics goes on from the last step below the threshold, with new random
+        velocities of the same kinetic energy, so that one run finds many ways out.
     callback
         ``callback(atoms, event)``; called in every mode if given.
     relative
@@ -70,13 +74,15 @@ class UncertaintyMonitor:
         Path of a trajectory that collects the structures that fired.
     upper
         End of the band that begins at ``threshold``.
+    seed
+        Of the velocities of ``mode="branch"``.
     """
 
     def __init__(
         self,
         dyn: Any,
         key: str = "forces_std_norm",
-        threshold: float = 0.1,
+        threshold: float | None = None,
         patience: int = 1,
         *,
         upper: float | None = None,
@@ -86,14 +92,20 @@ class UncertaintyMonitor:
         per_atom: bool = True,
         interval: int | None = 1,
         save: str | Path | None = None,
+        seed: int = 0,
     ) -> None:
         if mode not in MODES:
             raise UncertaintyError(f"mode must be one of {', '.join(MODES)}, not {mode!r}.")
         if mode == "callback" and callback is None:
             raise UncertaintyError("mode='callback' needs callback=function.")
-        if patience < 1 or (upper is not None and upper <= threshold):
+        self.dyn, self.key, self.upper = dyn, key, upper
+        self.threshold = self._own_threshold() if threshold is None else threshold
+        if patience < 1 or (upper is not None and upper <= self.threshold):
             raise UncertaintyError("Needs patience >= 1 and upper > threshold.")
-        self.dyn, self.key, self.threshold, self.upper = dyn, key, threshold, upper
+        from ase.md.md import MolecularDynamics
+
+        if mode == "branch" and not isinstance(dyn, MolecularDynamics):
+            raise UncertaintyError("mode='branch' needs molecular dynamics, which has velocities.")
         self.patience, self.mode, self.callback = patience, mode, callback
         self.relative, self.per_atom = relative, per_atom
 
@@ -102,6 +114,8 @@ class UncertaintyMonitor:
         self.triggered = False
         self._above = 0
         self._last = -1
+        self._trusted: tuple[Any, Any] | None = None
+        self._random = np.random.default_rng(seed)
         self._file = None if save is None else UncertaintyTrajectory(save)
         if interval is not None:
             dyn.attach(self, interval=interval)
@@ -123,6 +137,8 @@ class UncertaintyMonitor:
         # Written so that NaN is no alarm and starts the count anew.
         if not value > self.threshold:
             self._above, self.triggered = 0, False
+            if self.mode == "branch":
+                self._trusted = (atoms.positions.copy(), atoms.get_momenta())
             return
         self._above += 1
         if self._above < self.patience or self.triggered:
@@ -160,6 +176,40 @@ class UncertaintyMonitor:
         # An observer cannot break out of ASE's loop, but lower its limit.
         if self.mode == "stop":
             self.dyn.max_steps = 0
+        elif self.mode == "branch":
+            self._branch(atoms)
+
+    def _branch(self, atoms: Any) -> None:
+        """Go back to the last trusted step and on in another direction."""
+        if self._trusted is None:
+            raise UncertaintyError(
+                f"{self.key} is above {self.threshold:.4g} at the first step: there is nothing to "
+                "go back to. Start from a structure that the model knows."
+            )
+        positions, momenta = self._trusted
+        masses = atoms.get_masses()[:, None]
+        energy = (momenta**2 / masses).sum()
+        # Maxwell's directions, scaled to the energy that the trusted step had.
+        drawn = np.sqrt(masses) * self._random.standard_normal(momenta.shape)
+        drawn *= np.sqrt(energy / (drawn**2 / masses).sum())
+        atoms.set_positions(positions)
+        atoms.set_momenta(drawn)
+        self._above, self.triggered = 0, False
+
+    def _own_threshold(self) -> float:
+        """The threshold where none is given."""
+        if self.key == "ood_flag":
+            return 0.5
+        if self.key != "ood_score":
+            return 0.1
+        model = getattr(self._atoms().calc, "model", None)
+        value = getattr(model, "uq", {}).get("score_threshold")
+        if value is None:
+            raise UncertaintyError(
+                "The model states no threshold of 'ood_score'. Give threshold=..., or fit error "
+                "bars with uq.fit('auto', ...)."
+            )
+        return float(value)
 
     def _atoms(self) -> Any:
         atoms = getattr(self.dyn, "atoms", None)

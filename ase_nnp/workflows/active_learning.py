@@ -39,9 +39,11 @@ class Explorer:
     steps
         Of a trajectory that the model trusts to its end.
     threshold
-        Of ``key``, eV/Angstrom: the structure at which it is first exceeded is chosen.
+        Of ``key``: the structure at which it is first exceeded is chosen. None: that of the model's
+        own flag, of ``ood_score``.
     key
-        What is watched: the largest norm of ``forces_std`` over atoms, or another result.
+        What is watched. Default: ``"ood_score"`` without a threshold, the same score as the flag's;
+        with one the largest norm of ``forces_std`` over atoms, eV/Angstrom.
     temperature
         Of molecular dynamics, K.
     timestep
@@ -52,8 +54,8 @@ class Explorer:
 
     kind: Literal["relax", "md"] = "md"
     steps: int = 100
-    threshold: float = 0.1
-    key: str = "forces_std_norm"
+    threshold: float | None = 0.1
+    key: str | None = None
     temperature: float = 600.0
     timestep: float = 2.0
     ceiling: float | None = None
@@ -62,10 +64,10 @@ class Explorer:
         self, model: Potential, starts: Sequence[Atoms], seed: int = 0
     ) -> tuple[list[Atoms], list[Atoms]]:
         """Walk from each start; returns the structures chosen and all that were visited."""
-        if "forces_std" not in model.outputs:
+        if self.watched() not in model.outputs:
             raise ConfigError(
-                "Exploring needs a model with error bars: wrap members with "
-                "ase_nnp.uncertainty.wrap('ensemble', [...])."
+                f"Exploring watches '{self.watched()}', which the model does not give: fit error "
+                "bars with ase_nnp.uncertainty.fit('auto', ...), or wrap('ensemble', [...])."
             )
         chosen: list[Atoms] = []
         visited: list[Atoms] = []
@@ -74,6 +76,10 @@ class Explorer:
             if uncertain is not None:
                 chosen.append(uncertain)
         return chosen, visited
+
+    def watched(self) -> str:
+        """The result that is watched."""
+        return self.key or ("ood_score" if self.threshold is None else "forces_std_norm")
 
     def _walk(self, model: Potential, start: Atoms, rng: Any, visited: list[Atoms]) -> Any:
         from ase_nnp.calculator.calculator import NNPCalculator
@@ -85,7 +91,7 @@ class Explorer:
         kept: list[Atoms] = []
         UncertaintyMonitor(
             dynamics,
-            self.key,
+            self.watched(),
             self.threshold,
             upper=self.ceiling,
             mode="stop",
@@ -219,7 +225,9 @@ def active_learning(
     """
     # Where chance chooses, every trajectory runs to its end.
     walk = (
-        explorer if select == "uncertain" else replace(explorer, threshold=math.inf, ceiling=None)
+        explorer
+        if select == "uncertain"
+        else replace(explorer, key=explorer.watched(), threshold=math.inf, ceiling=None)
     )
     known = list(labeled)
     model = train(known)

@@ -53,6 +53,22 @@ def test_a_model_without_error_bars_cannot_ask(pairs, frames):
         Explorer()(pairs(), frames(1))
 
 
+def test_without_a_threshold_the_score_of_the_flag_is_watched(pairs, frames):
+    from ase_nnp.uncertainty import fit as fit_bars
+
+    model = fit_bars(
+        "auto", pairs(0), train=frames(20, rattle=0.02), calibration=frames(12, seed=5)
+    )
+    explorer = Explorer(kind="md", steps=30, threshold=None, temperature=4000.0)
+    assert explorer.watched() == "ood_score"
+    chosen, visited = explorer(model, frames(1, rattle=0.02))
+    row = ase_nnp.predict(model, chosen, ("ood_score", "ood_flag"), progress=False)[0]
+    assert row["ood_flag"]
+    assert row["ood_score"] > model.uq["score_threshold"]
+    flags = ase_nnp.predict(model, visited[:-1], ("ood_flag",), progress=False)
+    assert not any(bool(one["ood_flag"]) for one in flags)
+
+
 def test_rounds_label_train_and_count_the_calls(frames, pairs, tmp_path):
     settings = Settings(epochs=3, batch={"structures": 4}, progress=False)
     times = []

@@ -90,3 +90,34 @@ def test_adaptive_follows_a_shift_that_fixed_conformal_misses():
     state = cal.AdaptiveConformal(start, 0.1, 0.05, extend=True, window=100)
     missed, _ = follow(state, shifted)
     assert 1 - missed.mean() == pytest.approx(0.9, abs=0.01)
+
+
+def shaken(count, factor, seed):
+    """Scores of structures of 45 values each that share a size; ``factor`` is the shift."""
+    rng = np.random.default_rng(seed)
+    size = factor * rng.gamma(8, 1 / 8, size=(count, 1))
+    return size * np.abs(rng.standard_normal((count, 45)))
+
+
+def test_intervals_along_a_trajectory_hold_after_fifty_labels_in_any_order():
+    start, hot = shaken(50, 1.0, 11), shaken(400, 2.0, 12)
+    assert np.mean(hot <= np.quantile(start, 0.9)) < 0.7
+    held = []
+    for seed in range(10):
+        order = np.random.default_rng(seed).permutation(len(hot))
+        state = cal.AdaptiveIntervals(start, 0.1)
+        for number in order[:50]:
+            state.update(hot[number])
+        held.append(np.mean(hot[order[50:]] <= state.factor()))
+    assert np.mean(held) == pytest.approx(0.9, abs=0.02)
+
+
+@given(st.integers(0, 2**31), st.sampled_from([0.005, 0.05]), st.floats(0.05, 0.4))
+def test_the_miss_rate_of_a_trajectory_keeps_its_bound_whatever_comes(seed, gamma, alpha):
+    rng = np.random.default_rng(seed)
+    drift = np.linspace(0.2, 5, 200) ** rng.uniform(-2, 2)
+    state = cal.AdaptiveIntervals(rng.exponential(size=(5, 6)), alpha, gamma)
+    missed = [1 - state.update(d * np.abs(rng.standard_normal(6))) for d in drift]
+    # Gibbs and Candes 2021, Prop. 4.1, whose proof asks only that a miss is between 0 and 1.
+    bound = (max(alpha, 1 - alpha) + gamma) / (gamma * 200)
+    assert abs(np.mean(missed) - alpha) <= bound + 1e-12

@@ -41,8 +41,13 @@ class BatchedOptions(ModelOptions):
             "--stop-above", help="Stop a structure whose forces_std_norm exceeds this, eV/Å."
         ),
     ] = None
+    at_flag: Annotated[
+        bool,
+        typer.Option("--stop-at-flag", help="Stop a structure that the model's own flag marks."),
+    ] = False
     uncertainty: Annotated[
-        Path | None, typer.Option(help="A fitted uncertainty of this model, for --stop-above.")
+        Path | None,
+        typer.Option(help="A fitted uncertainty of this model, for --stop-above, --stop-at-flag."),
     ] = None
 
     def load(self, model: str | Path | None) -> Potential:
@@ -84,7 +89,11 @@ def run_batched(
     from rich.console import Console
     from rich.progress import Progress
 
-    stop = {"key": "forces_std_norm", "threshold": options.threshold, "mode": "stop"}
+    stop: dict[str, Any] | None = None
+    if options.threshold is not None:
+        stop = {"key": "forces_std_norm", "threshold": options.threshold, "mode": "stop"}
+    elif options.at_flag:
+        stop = {"key": "ood_flag", "mode": "stop"}
     with Progress(console=Console(stderr=True), disable=options.as_json) as bar:
         task = bar.add_task("", total=total)
 
@@ -96,7 +105,7 @@ def run_batched(
         running = start(
             folder=options.folder or folder,
             trajectory=None if options.trajectory == "none" else options.trajectory,
-            monitor=None if options.threshold is None else stop,
+            monitor=stop,
             progress=show,
         )
         outcomes: list[Any] = []

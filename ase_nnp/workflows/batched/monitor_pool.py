@@ -56,6 +56,8 @@ class MonitorPool:
                 f"monitor[{name!r}]: in a batch each structure has a monitor of its own, at every "
                 "step; its events stand in the outcome."
             )
+        if (self.options or {}).get("mode") == "branch":
+            raise ConfigError("monitor mode 'branch' is for a single run of ASE's dynamics.")
         self._monitors: dict[int, tuple[_Run, UncertaintyMonitor]] = {}
         self._kept: dict[int, dict[str, Any]] = {}
 

@@ -70,6 +70,13 @@ class Doubt(UncertainPotential):
             *("energy_std", "forces_std", "forces_std_norm", "ood_score", "ood_flag", "ood_scores"),
         )
 
+    @property
+    def uq(self) -> dict[str, Any]:
+        """As everywhere, with the flag's threshold: expected errors over what would be wrong."""
+        threshold = float(self.tables["threshold"]) if "threshold" in self.tables else None
+        score = {"score": "expected error over what is very wrong", "score_threshold": threshold}
+        return {**super().uq, **score}
+
     def spread(self, graph: AtomGraph, properties: Collection[str]) -> dict[str, Tensor]:
         """The model's results, the expected errors and the flag."""
         asked = {p for p in self.base.outputs if p in properties} | {"energy", "forces"}
