@@ -86,7 +86,7 @@ def left_out_distances(
 def _distances(one: Array, other: Array) -> Array:
     """Euclidean distances (n, m)."""
     square = (one**2).sum(axis=1)[:, None] + (other**2).sum(axis=1) - 2 * one @ other.T
-    return np.sqrt(np.maximum(square, 0))
+    return np.asarray(np.sqrt(np.maximum(square, 0)))
 
 
 def _mean_nearest(gaps: Array, k: int) -> Array:
