@@ -24,12 +24,12 @@ def add_to(app: typer.Typer) -> None:
 
 def evaluate(
     paths: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Argument(
             metavar="[MODEL]... DATASET",
-            help="Models (the default one without any), then the dataset.",
+            help="Models (the default one without any), then the dataset; with --benchmark models.",
         ),
-    ],
+    ] = None,
     report: Annotated[
         Path | None, typer.Option(help="Write an HTML page, figures and JSON into this folder.")
     ] = None,
@@ -39,22 +39,45 @@ def evaluate(
     correction: CorrectionOption = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
+    benchmark: Annotated[
+        list[str] | None,
+        typer.Option(help="A benchmark instead of DATASET: a file or a name. Repeatable."),
+    ] = None,
+    relax: Annotated[
+        bool, typer.Option("--relax", help="Benchmarks: relax structures in the model first.")
+    ] = False,
+    limit: Annotated[int | None, typer.Option(help="Benchmarks: records at most.", min=1)] = None,
+    energy_kind: Annotated[
+        str | None, typer.Option(help="Benchmarks: convert labels to total or adsorption.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare one or several models with the labels of a dataset."""
+    """Compare one or several models with the labels of a dataset, or run a benchmark."""
     from ase_nnp.training.evaluation import evaluate as measure
 
     if report is not None and report.exists() and not report.is_dir():
         raise ConfigError(f"{report} is a file; name a folder for the report.")
+    if benchmark:
+        from ase_nnp.cli.commands.benchmark import run
+
+        named = [str(path) for path in paths or ()]
+        models = {
+            name or "default": model_from(name or None, None, device, dtype, correction)
+            for name in named or [""]
+        }
+        run(models, benchmark, relax, limit, energy_kind, report, as_json)
+        return
+    if not paths:
+        raise ConfigError("Name a dataset, or a benchmark: ase-nnp evaluate [MODEL]... DATASET.")
     *names, data = paths
     if not names and not data.exists():
         raise ConfigError(f"There is no dataset {data}: ase-nnp evaluate [MODEL]... DATASET.")
-    models: list[Any] = list(names)
+    listed: list[Any] = list(names)
     if correction or not names:
         wanted = names or (None,)
-        models = [model_from(name, None, device, dtype, correction) for name in wanted]
+        listed = [model_from(name, None, device, dtype, correction) for name in wanted]
     progress = False if as_json else None
-    evaluation = measure(models, data, group=group, device=device, dtype=dtype, progress=progress)
+    evaluation = measure(listed, data, group=group, device=device, dtype=dtype, progress=progress)
     page = None
     if report is not None:
         from ase_nnp.training.evaluation_report import write_report
