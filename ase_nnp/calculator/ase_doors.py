@@ -63,6 +63,7 @@ def _plugins() -> tuple[Any, ...]:
         CalculatorPlugin(
             "nnp",
             citation="ase_nnp: neural-network potentials as ASE calculators",
+            # ASE compares modules by identity, so it gets the very object that is imported.
             module=sys.modules["ase_nnp"],
             implementation=_calculator_class,
         ),

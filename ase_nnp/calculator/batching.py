@@ -66,6 +66,8 @@ class _Exchange:
         """Return the answer to a question; blocks until it is there."""
         asker = question.asker
         with self.changed:
+            # A calculator may be handed from thread to thread: the last one that asked stands for
+            # it.
             asker.thread = question.thread
             self.expected.add(asker)
             self.waiting.append(question)
@@ -91,6 +93,9 @@ class _Exchange:
     def _missing(self) -> list[_Asker]:
         """Return who is expected and could still ask."""
         asked = {id(q.asker) for q in self.waiting}
+
+        # A thread that drives several calculators asks for one at a time: while it waits here, its
+        # others cannot ask.
         blocked = {q.thread for q in self.waiting}
         return [a for a in self.expected if id(a) not in asked and a.thread not in blocked]
 
@@ -99,6 +104,8 @@ class _Exchange:
         if late:
             for asker in self._missing():
                 self.expected.discard(asker)
+
+        # The lock is free while the model computes, so that others may already line up.
         questions, self.waiting = self.waiting, []
         self.busy = True
         self.changed.release()
@@ -114,6 +121,7 @@ class _Exchange:
         """Evaluate together what asks for the same; one by one where that fails."""
         groups: dict[tuple[str, ...], list[_Question]] = {}
         for question in questions:
+            # Who asks for less must not pay for a stress that another one wants.
             groups.setdefault(question.properties, []).append(question)
         for properties, group in groups.items():
             try:
@@ -215,6 +223,7 @@ class BatchingCalculator(NNPCalculator):
         """Return a calculator of its own that shares model and batches with this one."""
         from ase.calculators.calculator import Calculator
 
+        # Past __init__, which would load the model again.
         twin = type(self).__new__(type(self))
         Calculator.__init__(twin)
         twin._wait, twin._exchange = self._wait, self._exchange

@@ -127,6 +127,7 @@ class NNPCalculator(Calculator):  # type: ignore[misc]
         self._predictor = Predictor(model, precision=precision)
         outputs = list(model.outputs)
         if "energy" in outputs:
+            # ASE's filters and optimizers ask for the free energy with force_consistent.
             outputs.insert(outputs.index("energy") + 1, "free_energy")
         self.implemented_properties = outputs
         self._want_stress = False
@@ -173,6 +174,7 @@ class NNPCalculator(Calculator):  # type: ignore[misc]
 
     def todict(self, skip_default: bool = True) -> dict[str, Any]:
         """Return parameters that any file format can hold, with the model's hash."""
+        # Over all weights: computed when something is written, not at every start.
         if "model_hash" not in self.parameters:
             self.parameters["model_hash"] = model_hash(self.model.unwrapped)
         return dict(self.parameters)
@@ -187,6 +189,8 @@ class NNPCalculator(Calculator):  # type: ignore[misc]
         ConfigError
             A parameter would change.
         """
+        # ASE's own code sets what is set already (calculators read back from files), so equal
+        # values pass.
         differ = {k: v for k, v in changes.items() if self.parameters.get(k, None) != v}
         if differ:
             raise ConfigError(
@@ -230,6 +234,9 @@ class NNPCalculator(Calculator):  # type: ignore[misc]
         """Return what changed since the last calculation, of what the model reads."""
         if self.atoms is None:
             return list(all_changes)
+
+        # ASE's compare_atoms takes a quarter of a small model's step: it copies and compares what
+        # no model reads.
         old, changes = self.atoms, []
         if not np.array_equal(atoms.numbers, old.numbers):
             changes.append("numbers")
@@ -239,6 +246,8 @@ class NNPCalculator(Calculator):  # type: ignore[misc]
             changes.append("cell")
         if not np.array_equal(atoms.pbc, old.pbc):
             changes.append("pbc")
+
+        # Looked at last: what is read beside geometry is rare, and gathering it costs.
         if not changes:
             now = self._read(atoms)
             changes = [k for k, v in now.items() if not np.array_equal(v, self._seen[k])]
@@ -285,7 +294,12 @@ class NNPCalculator(Calculator):  # type: ignore[misc]
                 f"Stress needs a cell with a volume; this structure has {atoms.cell.rank} "
                 "independent lattice vectors."
             )
+
+        # Results of before must not outlive a calculation that fails.
         self.atoms = None
+
+        # Who asks once asks again (cell filters, NPT): then it comes with the forces, in one
+        # backward pass.
         self._want_stress |= any(p.startswith("stress") for p in properties)
         stress = self._want_stress and volume
         wanted = [p for p in self.model.outputs if stress or not p.startswith("stress")]
@@ -303,6 +317,7 @@ class NNPCalculator(Calculator):  # type: ignore[misc]
                 value = full_3x3_to_voigt_6_stress(value)
             results[name] = value
         if "energy" in results:
+            # There are no electrons, so no smearing: both are one number.
             results["free_energy"] = results["energy"]
         made_by: Any = getattr(self.model, "uq", None)
         if made_by is not None:

@@ -83,6 +83,8 @@ def _hessian_of(model: Conservative, atoms: Atoms, wanted: Sequence[int]) -> NDA
         forces = results["forces"]
         if not forces.requires_grad:  # no atom sees another
             return np.zeros((3 * len(wanted), len(atoms), 3))
+
+        # One backward pass a component: vmap over them would hold all of their graphs at a time.
         rows = [_row(force, positions) for force in forces[list(wanted)].reshape(-1)]
     return torch.stack(rows).cpu().numpy()
 
@@ -129,6 +131,8 @@ def descriptors(
             "Only invariant features of the last layer are given: invariants_only=True and "
             "num_layers=-1."
         )
+
+    # Error bars change no feature of the network within.
     inner = model.unwrapped
     graph = inner.make_graph([atoms])
     with evaluating(inner):

@@ -25,6 +25,7 @@ class Results(dict[str, Any]):
 
     def keys(self) -> Any:
         """Return the names that ASE knows."""
+        # SinglePointCalculator(**results) raises on a name that is not ASE's.
         return {name: None for name in self if name in all_properties}.keys()
 
     def copy(self) -> Results:

@@ -42,11 +42,14 @@ class CudaMemory:
 
     def free(self) -> int:
         """Return the driver's free memory and what torch has cached."""
+        # torch keeps freed blocks for itself: to the driver they are taken, to the next batch they
+        # are free.
         cached = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
         return int(torch.cuda.mem_get_info(self.device)[0]) + cached
 
     def start(self) -> None:
         """Reset torch's peak."""
+        # The peak also counts what was held before the batch, so that has to be known.
         torch.cuda.reset_peak_memory_stats(self.device)
         self._before = torch.cuda.memory_allocated(self.device)
 
@@ -87,6 +90,8 @@ class MemoryLimit:
     @property
     def load(self) -> int:
         """Edges + atoms that the next batch may have."""
+        # Bytes per load of a small batch promise too little for a large one (fixed costs,
+        # fragmentation), so the step up is bounded whatever the ratio says.
         limit = min(self.most, self._ceiling, self.GROWTH * self._proven)
         if self.memory is not None and self.bytes_per_load:
             limit = min(limit, self.SHARE * self.memory.free() / self.bytes_per_load)
@@ -96,12 +101,16 @@ class MemoryLimit:
         """Learn from a batch."""
         self._proven = max(self._proven, load)
         if used > 0 and load > 0:
+            # A batch of half the size or more may correct the ratio upwards; only a much larger one
+            # replaces it, because it says more about the next.
             larger = load > 2 * self._seen
             if larger or (2 * load > self._seen and used / load > self.bytes_per_load):
                 self.bytes_per_load, self._seen = used / load, max(load, self._seen)
 
     def did_not_fit(self, load: int) -> None:
         """Learn from a failure."""
+        # For good: memory that another process holds comes and goes, and each failure costs a whole
+        # batch.
         self._ceiling = min(self._ceiling, max(1, load // 2))
         self._proven = min(self._proven, self._ceiling)
 
@@ -162,10 +171,13 @@ class LoopOrBatch:
         size = load.bit_length()
         ratios = self._ratio.get(size, ())
         if len(ratios) >= self.TRIALS:
+            # The median: one batch that another process disturbed must not decide for the rest.
             batched = median(ratios) <= 1.0
             return batched, left if batched else 1  # the one after it may be of another size
         if total < self.LEAST:
             return load < self.SMALL, left if load < self.SMALL else 1
+
+        # Alone first: what a batch is compared with must be known before it.
         if cold or len(self._alone.get(size, ())) < self.TRIALS:
             return False, 1
         return True, max(4, int(total * self.SHARE))
@@ -176,6 +188,7 @@ class LoopOrBatch:
         if len(loads) == 1:
             self._alone.setdefault(size, deque(maxlen=5)).append(seconds / max(1, loads[0]))
         elif self._alone:
+            # Members differ in size, so each is charged what one of its own size takes alone.
             ratio = seconds / sum(load * self._cost(load) for load in loads)
             self._ratio.setdefault(size, deque(maxlen=5)).append(ratio)
 
@@ -196,6 +209,8 @@ class BatchSizeTuner:
     def __init__(self, options: Sequence[int]) -> None:
         self.options = list(options)
         self.seconds: dict[int, float] = {}
+
+        # Twice, and the smaller time counts: the first call with a new shape also allocates.
         twice = [option for option in self.options for _ in range(2)]
         self._left = twice if len(self.options) > 1 else []
 

@@ -52,6 +52,8 @@ def load_checkpoint(
     CheckpointError
         There is no such file, or the family cannot read it.
     """
+    # Names come before files: a file in the working folder that happens to be called like a
+    # pretrained model must not change what the name means.
     path, known = Path(checkpoint), {}
     for offered in family.pretrained:
         if str(checkpoint) == offered.name:
@@ -63,6 +65,8 @@ def load_checkpoint(
         raise CheckpointError(
             f"There is no file {path}. Pretrained models of '{family.name}': {names}."
         )
+
+    # The file's own header counts more than the family that was named: it knows its configuration.
     own = read_sealed(path, MODEL_KEY) if path.is_file() else None
     if own is not None:
         model = _load_own(path, *own, options, expected=family.name)
@@ -116,6 +120,8 @@ def load_file(path: Path, options: dict[str, Any]) -> Potential:
     if own is not None:
         return _load_own(path, *own, options)
 
+    # Read once, without unpickling: each family looks at the words, and only the one that knows
+    # them opens the file.
     words = checkpoint_words(path)
     reasons = []
     for family in installed().families.values():
@@ -148,6 +154,8 @@ def _load_own(
         )
     if expected is not None and name != expected:
         raise CheckpointError(f"{path} holds a '{name}' model, not '{expected}'.")
+
+    # The header names a family and no module: what runs is what the user has installed.
     family = installed().family(name)
     try:
         return _built(family, path, header, tensors, options)
@@ -169,9 +177,14 @@ def _built(
     # What a file holds is not fresh any more, whatever its maker once began with.
     label_model(model, family, full, {**header.get("provenance", {}), "source": path.name})
 
+    # Compared before anything is copied, so that a file that does not fit leaves no half-loaded
+    # model.
     own = model.state_dict()
     if set(own) != set(tensors) or any(own[k].shape != tensors[k].shape for k in own):
         Potential.load_weights(model, tensors)  # raises, naming the differences
+
+    # load_state_dict casts to the model's precision without a word: a file in float64 must not be
+    # rounded.
     for kind in {t.dtype for t in tensors.values() if t.is_floating_point()} & {torch.float64}:
         model.to(kind)
     model.load_state_dict(tensors)

@@ -25,6 +25,8 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
         chosen = torch.device(device)
     except (RuntimeError, TypeError) as error:
         raise ConfigError(f"{device!r} is no device; say 'auto', 'cpu' or 'cuda'.") from error
+
+    # Here and not at the first tensor, where torch's message is about its build.
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError("No CUDA device can be used here; say device='cpu' or 'auto'.")
     try:

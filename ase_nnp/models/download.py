@@ -79,6 +79,8 @@ def fetch(offered: Pretrained, progress: Progress | None = None) -> Path:
             f"'{offered.name}' comes from {offered.source} without a SHA-256, so what arrives "
             "could not be checked. Its plugin must state one."
         )
+
+    # The digest is part of the path: a new release of the same file name never meets the old one.
     target = cache_folder() / digest[:16] / _file_name(offered.source)
     if _is_intact(target, digest):
         return target
@@ -91,6 +93,8 @@ def fetch(offered: Pretrained, progress: Progress | None = None) -> Path:
         )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+
+        # Many processes of one job start at once; one fetches, the others find the file whole.
         with locked(target.parent / ".lock"):
             if not _is_intact(target, digest):  # another process may have been quicker
                 download(offered, target, digest, progress)
@@ -111,17 +115,22 @@ def _file_name(source: str) -> str:
 
 def _is_intact(path: Path, digest: str) -> bool:
     """Whether a file of the cache is there and still what was announced."""
+    # Checked at each use, not only after the download: disks fail, and others may write to a shared
+    # cache.
     return path.is_file() and file_hash(path) == digest
 
 
 def check_address(source: str, name: str) -> None:
     """Refuse addresses that could be read or changed on the way."""
     parts = urlsplit(source)
+
+    # Plain http may be changed on the way; on this machine there is no way (tests serve from it).
     local = parts.scheme == "http" and parts.hostname in LOOPBACK
     if not (parts.scheme in ("https", "file") or local):
         raise DownloadError(f"'{name}': {source} is neither https nor a file; it is not fetched.")
     if parts.scheme == "file":
         try:
+            # A named pipe or a device would be read for ever.
             check_regular(urllib.request.url2pathname(parts.path))
         except OSError as error:
             raise DownloadError(f"'{name}': {source}: {error.strerror}.") from error
@@ -131,6 +140,7 @@ def download(
     offered: Pretrained, target: Path, digest: str, progress: Progress | None = None
 ) -> None:
     """Fetch into a file beside ``target``, check it, and rename it."""
+    # Beside the target and under a fixed name, so that the next attempt finds what has arrived.
     part = target.with_name(target.name + ".part")
     for last in (False, True):
         resumed = part.exists() and part.stat().st_size > 0
@@ -161,6 +171,8 @@ def receive(offered: Pretrained, part: Path, progress: Progress | None) -> None:
                 have = 0  # it sends everything again
             length = answer.headers.get("Content-Length")
             total = have + int(length) if length and length.isdigit() else None
+
+            # A server that never stops sending must not fill the disk.
             most = _limit(offered)
             with open(part, "ab" if have else "wb") as file:
                 while chunk := answer.read(CHUNK):
@@ -174,6 +186,7 @@ def receive(offered: Pretrained, part: Path, progress: Progress | None) -> None:
                     if progress is not None:
                         progress(have, total)
     except urllib.error.HTTPError as error:
+        # Range not satisfiable.
         if error.code == 416 and have:  # complete already, or of another size: the hash decides
             return
         raise DownloadError(
@@ -188,6 +201,8 @@ def receive(offered: Pretrained, part: Path, progress: Progress | None) -> None:
         if type(error).__module__ != "http.client":
             raise
         raise DownloadError(_broken_off(offered, error, have)) from error
+
+    # A closed connection is the end of a file to urllib, and no error.
     if total is not None and have < total:
         short = EOFError(f"{have} of {total} bytes arrived")
         raise DownloadError(_broken_off(offered, short, have))
@@ -195,6 +210,8 @@ def receive(offered: Pretrained, part: Path, progress: Progress | None) -> None:
 
 def _continues(answer: Any, status: int | None, have: int) -> bool:
     said = str(answer.headers.get("Content-Range", ""))
+
+    # Some servers ignore the range and send everything with status 200; others send another range.
     return status == 206 and said.startswith(f"bytes {have}-")
 
 
@@ -224,6 +241,7 @@ class _CarefulRedirects(urllib.request.HTTPRedirectHandler):
         self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
     ) -> Any:
         """Check the new address; keep the range."""
+        # An https address may send on to plain http or into the local files.
         check_address(newurl, self.name)
         if urlsplit(newurl).scheme == "file":
             raise DownloadError(f"'{self.name}': the address sends on to a local file.")

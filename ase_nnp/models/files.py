@@ -64,10 +64,14 @@ def build_model(
     """
     made_by = installed().family(family)
     full = resolve_config(made_by, config, **options)
+
+    # The caller's own random numbers go on as if nothing had been drawn here.
     with torch.random.fork_rng(devices=[]):
         if seed is not None:
             torch.manual_seed(seed)
         model = made_by.build(full)
+
+    # The hash tells later whether anybody has trained these weights.
     drawn = {"source": "fresh weights", "seed": seed, "drawn": _weights_hash(model)}
     label_model(model, made_by, full, drawn)
     return model.to(pick_dtype(dtype)).to(pick_device(device)).eval()
@@ -119,6 +123,8 @@ def load_model(
     """
     details = {"checkpoint": checkpoint, "config": config, "weights": weights}
     given = {name: value for name, value in {**details, **options}.items() if value is not None}
+
+    # A calculator of ours counts as its model.
     held = model if isinstance(model, Potential) else getattr(model, "model", None)
     if isinstance(held, Potential):
         _refuse_details(given, "A model object is complete")
@@ -134,6 +140,7 @@ def load_model(
     name = None if model is None else str(model)
     registry = installed()
     if name is not None and name not in registry.families:
+        # "FAMILY:CHECKPOINT" is one word for command lines and lists of models.
         head, colon, rest = name.partition(":")
         if colon and head in registry.families and checkpoint is None:
             name, checkpoint = head, rest
@@ -155,6 +162,7 @@ def load_model(
             _refuse_details({k: details[k] for k in details if k in given}, "A file is complete")
             loaded = load_file(Path(str(name)), options)
 
+    # Precision before device: MPS knows no float64, which a file may hold.
     loaded = loaded.to(pick_dtype(dtype)).to(pick_device(device)).freeze()
     if uncertainty and offered is not None and offered.uncertainty:
         # The uncertainty room stands after this one: its reader comes through the registry.
@@ -181,6 +189,8 @@ def _named_pretrained(name: str | None) -> tuple[Any, Pretrained | None]:
     """Return a pretrained model by its name, the default one for None; (None, None) for a path."""
     if name is None:
         return default_pretrained()
+
+    # A path that exists is meant as one, whatever pretrained models are called.
     if Path(name).is_file():
         return None, None
 
@@ -205,6 +215,7 @@ def _load_of_family(
     if checkpoint is not None and (config is not None or weights is not None):
         raise ConfigError("Give either checkpoint=, or config= and weights=, not both.")
 
+    # A family's name alone means its first pretrained model, as in every listing.
     if checkpoint is None and config is None and weights is None and family.pretrained:
         checkpoint = family.pretrained[0].name
     if checkpoint is not None:
@@ -262,6 +273,7 @@ def save_model(model: Potential, path: str | Path, **provenance: Any) -> None:
     provenance
         Anything JSON-able worth keeping: data, errors, licence.
     """
+    # Error bars are saved in a file of their own (*.uq); what is written here is the model within.
     corrections = stored_corrections(model)
     model = model.unwrapped
     if not model.family:
@@ -278,6 +290,8 @@ def save_model(model: Potential, path: str | Path, **provenance: Any) -> None:
         "corrections": corrections,
     }
     origin = dict(model.provenance)
+
+    # Whoever trains with a loop of their own need not say so for the file to be honest.
     if origin.get("source") == "fresh weights" and not is_fresh(model):
         origin["source"] = "trained"
     header["provenance"] = {**origin, **provenance}
@@ -290,6 +304,7 @@ def model_hash(model: Potential) -> str:
     if known is None:
         import hashlib
 
+        # Configurations count too: the same weights with another cutoff are another model.
         said = [model.family, dict(model.config)]
         if model.corrections:
             said += stored_corrections(model)

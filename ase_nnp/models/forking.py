@@ -16,6 +16,7 @@ __all__ = ["use_one_thread"]
 
 def use_one_thread() -> None:
     """Make torch, where it is loaded, compute without a team of threads."""
+    # Not imported for this: most processes that fork never load torch.
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.set_num_threads(1)

@@ -101,6 +101,8 @@ def from_ase(
 def _usual(calculator: Any) -> tuple[str, ...]:
     """Return what is passed on by default: ASE's own calculators give what they declare."""
     home = type(calculator).__module__
+
+    # A mixing calculator declares what its parts do, and those may be anybody's.
     own = home.startswith("ase.calculators.") and home != "ase.calculators.mixing"
     return (*USUAL, "energies") if own else USUAL
 
@@ -145,6 +147,7 @@ class CalculatorPotential(Potential):
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)
         if self._factory is not None:
+            # Calculators hold sockets, files and threads; the other process makes its own.
             state["_made"] = None
         return state
 
@@ -157,6 +160,7 @@ class CalculatorPotential(Potential):
         CheckpointError
             Always.
         """
+        # Raised on access, so that whoever tries to save the model learns why it cannot be.
         raise CheckpointError(
             f"{self.name} is a calculator of ASE, which cannot be saved. Keep the lines that make "
             "it, and pass it to ase_nnp.from_ase again."
@@ -174,6 +178,8 @@ class CalculatorPotential(Potential):
         """Return the structures in double precision, without any edges."""
         structures: list[Any] = [atoms] if hasattr(atoms, "get_positions") else list(atoms)
         self.check_elements(structures)
+
+        # In float64, whatever the model's precision: the numbers must be the calculator's own.
         empty = np.zeros((2, 0), dtype=np.int64)
         graph = AtomGraph.from_edges(
             structures,
@@ -202,6 +208,7 @@ class CalculatorPotential(Potential):
         PredictionError
             The calculator failed, or gradients were asked for.
         """
+        # Without this a gradient of zero would come out, with no word.
         if graph.positions.requires_grad or graph.cell.requires_grad:
             raise PredictionError(
                 f"{self.name} is a calculator of ASE: its numbers cannot be differentiated."
@@ -244,6 +251,8 @@ class CalculatorPotential(Potential):
         if key == "stress" and array.shape == (6,):
             array = np.asarray(voigt_6_to_full_3x3_stress(array))
         shape = {"energy": (), "forces": (len(atoms), 3), "stress": (3, 3)}.get(key, (len(atoms),))
+
+        # Some calculators return the energy as an array of one number.
         if array.size == 1 and shape == ():
             array = array.reshape(())
         if array.shape != shape:

@@ -64,6 +64,8 @@ class AtomGraph:
         """Return ``r_ij`` (E, 3) in Angstrom, from center to neighbor; differentiable."""
         source, target = self.edge_index
         shift = self.edge_shift.to(self.cell.dtype)
+
+        # One product serves all edges; the batched form first copies a cell to each of them.
         if self.num_structures == 1:
             image = shift @ self.cell[0]
         else:
@@ -174,6 +176,9 @@ class AtomGraph:
         if recenter:
             geometry = base.positions, base.cell, base.pbc, base.batch
             base = replace(base, positions=recentered(*geometry, cutoff, fold=not wrap)[0])
+
+        # In float64 up to here: edges at the cutoff and far atoms are judged before anything is
+        # rounded.
         base, cell = base.to(device), cell.to(device)
 
         search = searcher(backend, device)
@@ -233,6 +238,7 @@ class AtomGraph:
                 "the first row, targets in the second."
             )
 
+        # OC20 stores whole numbers as floats; anything else is Cartesian shifts by mistake.
         raw = torch.as_tensor(np.asarray(edge_shift, dtype=np.float64).reshape(-1, 3))
         shift = raw.round().long()
         if shift.shape[0] != index.shape[1]:
@@ -247,6 +253,8 @@ class AtomGraph:
                 f"edge_index runs from {int(index.min())} to {int(index.max())}, "
                 f"but there are {base.num_atoms} atoms."
             )
+
+        # Edges counted from zero for each structure are the usual mistake here.
         if not torch.equal(base.batch[index[0]], base.batch[index[1]]):
             raise StructureError("edge_index joins atoms of different structures.")
 
@@ -267,6 +275,8 @@ class AtomGraph:
 
         def cat(name: str) -> Tensor | None:
             parts = [getattr(g, name) for g in graphs]
+
+            # A field that one structure lacks would shift those of the others.
             return None if any(p is None for p in parts) else torch.cat(parts)
 
         joined: dict[str, Any] = {
@@ -278,6 +288,8 @@ class AtomGraph:
         joined["edge_index"] = torch.cat(
             [g.edge_index + a for g, a in zip(graphs, atom0, strict=False)], dim=1
         )
+
+        # Graphs of different models, or some with stored edges and some without.
         if any(g.extra.keys() != graphs[0].extra.keys() for g in graphs):
             raise StructureError(
                 "The graphs of a batch carry different extra fields: "
@@ -347,6 +359,8 @@ def _wrapped(graph: AtomGraph) -> AtomGraph:
     """Fold atoms into the cell along periodic directions; those on its border to zero."""
     pairs = zip(graph.cell.numpy(), graph.pbc.numpy(), strict=True)
     cell = torch.from_numpy(np.stack([search_cell(c, periodic) for c, periodic in pairs]))
+
+    # An atom that sits on the border by rounding folds to zero, as in ASE's wrap.
     scaled = torch.einsum("nc,ncd->nd", graph.positions, torch.linalg.inv(cell)[graph.batch])
 
     cells = torch.where(graph.pbc[graph.batch], torch.floor(scaled + BORDER), 0.0)

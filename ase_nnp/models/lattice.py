@@ -53,11 +53,14 @@ def recentered(
         placed, by = _around_first(*geometry, cutoff, fold)
         return torch.from_numpy(placed), None if by is None else torch.from_numpy(by)
 
+    # Atoms of a structure are consecutive, so the first of each is where its number begins.
     first = torch.searchsorted(batch, torch.arange(len(cell), device=batch.device))
     positions = positions - positions[first[batch]]
     moved = None
     if fold and bool(pbc.any()):
         periodic = cell * pbc[:, :, None]
+
+        # As in _around_first: by the Gram matrix of the periodic vectors alone.
         gram = periodic @ periodic.transpose(1, 2) + torch.diag_embed((~pbc).to(cell.dtype))
         dual = periodic.transpose(1, 2) @ torch.linalg.inv(gram)
         scaled = torch.einsum("nc,ncd->nd", positions, dual[batch])
@@ -112,6 +115,7 @@ def _without_gaps(
     scaled, moved = positions @ inverse, np.zeros((len(positions), 3), dtype=np.int64)
 
     for axis, height in enumerate(heights):
+        # Gaps are closed to a cutoff and one Angstrom: no pair within the cutoff lies across.
         least = (cutoff + 1.0) / height
         order = np.argsort(scaled[:, axis], kind="stable")
         along = scaled[order, axis]
@@ -126,6 +130,9 @@ def _without_gaps(
                 moved[beyond, axis] += 1
                 order = np.argsort(scaled[:, axis], kind="stable")
                 gaps = np.diff(scaled[order, axis])
+
+        # Each atom moves by all that was cut out before it, so distances within a piece are as they
+        # were.
         surplus = np.cumsum(np.where(gaps > least, gaps - least, 0.0))
         scaled[order[1:], axis] -= surplus
 
@@ -168,6 +175,7 @@ def search_lattice(
         The cell cannot be meant (not finite, flat, or so small that an atom has more than
         :data:`MAX_NEIGHBORS` neighbors), or atoms are too far away to be told apart.
     """
+    # Not only the extent counts: the coordinates themselves are what is rounded.
     far = float(np.abs(positions).max(initial=0.0))
     if far > FARTHEST:
         raise StructureError(
@@ -187,6 +195,8 @@ def _search_lattice(
     if not pbc.any():
         return full, None
 
+    # Distances between opposite faces, which a search steps along; edges of a skewed cell may be
+    # far longer.
     heights = 1 / np.linalg.norm(np.linalg.inv(full), axis=0)[pbc]
     images = float(np.prod(2 * np.ceil(cutoff / heights) + 1))
     if images <= MAX_IMAGES and images * atoms <= MAX_NEIGHBORS:
@@ -204,6 +214,8 @@ def _reduced(
         reduced, made_of = minkowski_reduce(cell, pbc)
     except RuntimeError as error:
         raise StructureError(f"The cell {cell.tolist()} cannot be reduced: {error}.") from error
+
+    # Judged by the reduced vectors: a skewed cell may look tiny and hold few neighbors.
     short = np.linalg.norm(reduced, axis=1)[pbc]
     expected = atoms * float(np.prod(1 + 2 * cutoff / short))
     # The ball, not the box around it, where the cell is small against it.
@@ -226,6 +238,7 @@ def _check(cell: np.ndarray, pbc: np.ndarray) -> None:
     if not np.isfinite(cell).all():
         raise StructureError("The cell has entries that are not finite numbers.")
 
+    # ASE allows pbc along a vector that is zero and then divides by it.
     lengths = np.linalg.norm(cell, axis=1)
     for axis in np.flatnonzero(pbc & (lengths < 1e-6)):
         raise StructureError(
@@ -244,5 +257,8 @@ def is_flat(vectors: np.ndarray) -> bool:
     """Whether vectors (n, 3), none of them zero, are linearly dependent."""
     if len(vectors) < 2:
         return False
+
+    # By the angles alone: a short vector is not flat. The root of the Gram determinant is the sine
+    # of the angle, or the volume of the unit vectors.
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     return bool(np.sqrt(max(0.0, np.linalg.det(unit @ unit.T))) < 1e-6)

@@ -27,6 +27,9 @@ def usual_default_dtype() -> Iterator[None]:
     thread: the first who comes changes it and the last who leaves puts it back.
     """
     global _pins, _before
+
+    # Other packages (matgl, MACE scripts) set float64 for the whole process; models that make
+    # constants in forward would then mix precisions.
     if _pins == 0 and torch.get_default_dtype() == torch.float32:
         yield
         return
@@ -51,6 +54,8 @@ def evaluating(model: Potential) -> Iterator[None]:
     if not model.training:
         yield
         return
+
+    # Past the model's own train(), which may undo a freezing or refuse.
     torch.nn.Module.train(model, False)
     try:
         yield
@@ -68,6 +73,8 @@ def lowered(precision: str | None, device: torch.device) -> Iterator[None]:
         with torch.autocast(device.type, dtype=torch.bfloat16):
             yield
         return
+
+    # torch's switch is global: it must not stay set for the user's own code.
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")
     try:
@@ -83,6 +90,8 @@ def compiled(model: Potential, function: Callable[..., Any] | None) -> Iterator[
         yield
         return
     name = "energies" if hasattr(model, "energies") else "forward"
+
+    # On the instance and for one call only: a compiled function left there could not be pickled.
     setattr(model, name, function)
     try:
         yield
@@ -95,6 +104,8 @@ def compile_model(model: Potential, compile: bool | str) -> Callable[..., Any] |
     if not compile:
         return None
     backend = compile if isinstance(compile, str) else "inductor"
+
+    # Only the energies are compiled: inductor cannot trace through autograd.grad.
     function = getattr(model, "energies", None) or model.forward
     return torch.compile(function, dynamic=True, backend=backend)
 

@@ -47,9 +47,14 @@ def nvalchemi_edges(
             f'backend="torch".'
         ) from error
 
+    # Wider than asked for: the kernels' own rounding must not lose an edge at the cutoff; the exact
+    # test comes at the end.
     reach = cutoff * (1 + MARGIN[positions.dtype])
     framed, box = _framed(positions, cell, pbc, batch, reach)
     numbers, flags = batch.int(), pbc.contiguous()
+
+    # The kernel writes rows of fixed length and only counts what did not fit: then it runs once
+    # more with the true length.
     length = None  # of a row: the package's own estimate first
     while True:
         columns, counts, images = batch_cell_list(
@@ -62,6 +67,9 @@ def nvalchemi_edges(
     places = torch.arange(columns.shape[1], device=counts.device)
     center, place = torch.nonzero(places < counts[:, None], as_tuple=True)
     source, shift = columns[center, place].long(), images[center, place].long()
+
+    # Distances from the given positions, not from the moved frame: they agree to rounding with
+    # those of the other searches.
     moved = torch.einsum("ec,ecd->ed", shift.to(cell.dtype), cell[batch[center]])
     distance = (positions[source] - positions[center] + moved).norm(dim=1)
     near = distance <= cutoff
@@ -83,6 +91,9 @@ def _framed(
     none = torch.zeros_like(cell[:, 0])
     low = none.scatter_reduce(0, each, frac, "amin", include_self=False)
     high = none.scatter_reduce(0, each, frac, "amax", include_self=False)
+
+    # The package cuts the whole cell into bins, periodic or not, so a direction without
+    # images gets a box that holds the atoms and at least one cutoff.
     least = cutoff * inverse.transpose(1, 2).norm(dim=-1)  # one cutoff between opposite faces
     factor = torch.where(pbc, torch.ones_like(low), torch.maximum(high - low, least))
     corner = torch.einsum("bc,bcd->bd", torch.where(pbc, torch.zeros_like(low), low), cell)

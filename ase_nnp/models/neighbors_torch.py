@@ -30,6 +30,9 @@ def torch_edges(
     home, place, bins, reach = _bins(positions, cell, pbc, batch, cutoff)
     volume = bins.prod(dim=1)
     base = torch.cumsum(volume, 0) - volume
+
+    # One number for each bin of each structure, the third axis fastest: bins that are neighbors
+    # along it are neighbors in memory, and a run of them is one slice.
     slot = (place[:, 0] * bins[batch, 1] + place[:, 1]) * bins[batch, 2] + place[:, 2] + base[batch]
     order = stable_argsort(slot)
     filled = torch.bincount(slot, minlength=int(volume.sum()))
@@ -53,6 +56,9 @@ def torch_edges(
         return nothing, nothing.new_zeros((0, 3)), positions.new_zeros(0)
     i, j, *image, squared = (torch.cat(rows) for rows in zip(*parts, strict=True))
     i, j = order.index_select(0, i), order.index_select(0, j)
+
+    # Each pair was found once; messages go both ways, and the second direction has the opposite
+    # shift.
     half = len(i)
     edges, shifts = i.new_empty((2, 2 * half)), i.new_empty((2 * half, 3))
     edges[0, :half], edges[0, half:] = j, i
@@ -99,6 +105,8 @@ def _pairs(
     b, across, wide = runs.structure[own], across[own], wide[own]
     column = torch.div(rank, across, rounding_mode="floor")
     image_z = rank - column * across - images[b]
+
+    # Half of the columns around a bin: the other half are the same pairs seen from the other end.
     number = column + columns[own] - 1  # column 0 is that of the bin itself, the rest follow it
     dx = torch.div(number, wide, rounding_mode="floor")
     target = [
@@ -112,6 +120,8 @@ def _pairs(
         seen &= pbc[b, axis] | (away == 0)
         image.append(away)
     z, deep, near = runs.place[own, 2], bins[b, 2], reach[b, 2]
+
+    # In its own column a bin looks up only, which again leaves each pair once.
     low = torch.maximum(torch.where(column == 0, z, z - near) - image_z * deep, torch.zeros_like(z))
     high = torch.minimum(z + near - image_z * deep, deep - 1)
     row = runs.base[b] + (target[0] * bins[b, 1] + target[1]) * deep
@@ -138,6 +148,9 @@ def _pairs(
     ]
     for part in _spans(times, chunk):
         entry, j = _ragged(times[part], begin[part])
+
+        # Axis by axis in place: the difference vectors of all candidates would not fit into the
+        # cache.
         squared = torch.zeros(len(j), dtype=xyz.dtype, device=xyz.device)
         for x, start in zip(xyz, from_i, strict=True):
             difference = x.index_select(0, j).sub_(start[part].index_select(0, entry))
@@ -186,6 +199,8 @@ def _bins(
     count = cell.shape[0]
     inverse = torch.linalg.inv(cell)
     frac = torch.einsum("nc,ncd->nd", positions, inverse[batch])
+
+    # Atoms may be anywhere: the search folds them home, and the shifts take that back at the end.
     home = torch.where(pbc[batch], torch.floor(frac), torch.zeros_like(frac))
     frac = frac - home  # periodic directions lie in [0, 1] now; 1 by rounding, in the last bin
 
@@ -198,8 +213,13 @@ def _bins(
     low = torch.where(whole, torch.zeros_like(low), low)
     extent = torch.where(whole, torch.ones_like(low), (high - low).clamp_min(1e-9))
     height = extent / inverse.transpose(1, 2).norm(dim=-1)  # distance between opposite faces
+
+    # A molecule in a huge box would have more bins than atoms, and bins take memory and time too.
     most = 4 * torch.bincount(batch, minlength=count)
     bins = _limited((height / cutoff).floor().clamp_min(1), most)
+
+    # Bins are at least a cutoff wide where the cell allows it (reach 1); in thinner cells several
+    # bins or images are looked at.
     reach = torch.ceil(cutoff * bins / height - 1e-9).clamp_min(1).long()
     reach = torch.where(pbc, reach, torch.minimum(reach, bins - 1))
     place = (((frac - low[batch]) / extent[batch]) * bins[batch]).floor().long()

@@ -133,6 +133,8 @@ class Potential(nn.Module):
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """As :meth:`torch.nn.Module.to`; a model without parameters remembers it too."""
+        # torch's own parser of the many forms of to(); a formula without tensors (a pair potential)
+        # has nowhere else to keep its precision.
         device, dtype, *_ = torch._C._nn._parse_to(*args, **kwargs)
         self._dtype = dtype or getattr(self, "_dtype", torch.float32)
         self._device = device or getattr(self, "_device", torch.device("cpu"))
@@ -144,6 +146,7 @@ class Potential(nn.Module):
         The default expects this module's own names. Raises CheckpointError with what is missing,
         superfluous or of the wrong shape.
         """
+        # All differences at once: a user who meets them one by one has to try again each time.
         own = self.state_dict()
         missing = sorted(set(own) - set(tensors))
         extra = sorted(set(tensors) - set(own))
@@ -232,6 +235,7 @@ class Potential(nn.Module):
 
     def freeze(self) -> Self:
         """Evaluation mode without parameter gradients; ``train()`` brings both back."""
+        # Only what was trainable is noted: parts that a family keeps fixed stay so after train().
         names = [name for name, p in self.named_parameters() if p.requires_grad]
         self._frozen = {*getattr(self, "_frozen", ()), *names}
         self.requires_grad_(False)
@@ -304,6 +308,7 @@ class Conservative(Potential):
 
     def compute(self, graph: AtomGraph, properties: Collection[str]) -> dict[str, Tensor]:
         """Return at least ``properties``; gradients are taken only when asked for."""
+        # A loss on forces differentiates once more, so the graph of the backward pass has to stay.
         keep = self.training or self.differentiable
         forces, stress = "forces" in properties, "stress" in properties
         if torch.is_inference_mode_enabled():  # where nothing can be differentiated
@@ -333,6 +338,8 @@ def gradients(
     wanted: list[Tensor] = []
     positions, cell = graph.positions, graph.cell
     if forces:
+        # Detached first: a leaf of its own, so that the caller's tensor gets no gradient by the
+        # way.
         if not positions.requires_grad:
             positions = positions.detach().requires_grad_(True)
         wanted.append(positions)
@@ -347,6 +354,9 @@ def gradients(
     result = dict(result) if isinstance(result, dict) else {"energy": result}
     if not wanted:
         return result
+
+    # One backward pass of the sum serves a whole batch: no energy depends on another structure's
+    # atoms.
     energy = result["energy"]
     if energy.requires_grad:
         grads = torch.autograd.grad(
@@ -359,6 +369,8 @@ def gradients(
     if forces:
         result["forces"] = -values[0]
     if stress:
+        # sigma = dE/d(strain) / V (positive under tension, as in ASE). A molecule's cell may have
+        # no volume: then the stress is zero and not a division by it.
         volume = torch.linalg.det(cell).abs()[:, None, None]
         safe = torch.where(volume > 0, volume, torch.ones_like(volume))
         result["stress"] = torch.where(volume > 0, values[-1] / safe, torch.zeros_like(values[-1]))

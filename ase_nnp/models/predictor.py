@@ -228,6 +228,9 @@ class Predictor:
             except Exception as error:
                 if not limit.is_shortage(error, load):
                     raise
+
+                # While another batch's results are still held, a lone structure may fit after they
+                # are fetched.
                 if len(members) == 1 and computing is None:
                     said = self._does_not_fit(f"Structure {place}", members[0])
                     raise PredictionError(said) from error

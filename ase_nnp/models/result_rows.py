@@ -51,11 +51,14 @@ def split_rows(
                 f"({len(atoms)} structures with {ends[-1]} atoms)."
             )
         for k, one in enumerate(atoms):
+            # With take, rows of any axis come out the same way: members of an ensemble stand first.
             rows_of_one = np.arange(ends[k], ends[k + 1]) if name in model.per_atom else k
             value = array.take(rows_of_one, axis=axis)
             if name.startswith("stress") and not has_volume(one):
                 continue
 
+            # A score may be infinite (an element that was never seen) and an interval unbounded
+            # (too few points for its coverage); neither may be NaN.
             unbounded = name.startswith("ood_") or name.endswith("_interval")
             if np.isnan(value).any() or not (unbounded or np.isfinite(value).all()):
                 raise PredictionError(

@@ -47,6 +47,8 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """
     path = Path(path)
     with _opened(path) as file:
+        # By content, because names lie: safetensors begins with the length of a JSON header, zip
+        # archives (npz, torch) with PK.
         start = file.read(16)
         if start[:4] != b"PK\x03\x04" and start[8:9] == b"{":
             file.seek(0)
@@ -84,6 +86,9 @@ def as_tensors(content: Any, path: object = "the file") -> dict[str, Tensor]:
     """Turn a mapping of arrays into a mapping of tensors (copies, writable)."""
     if not isinstance(content, Mapping) or not content:
         raise CheckpointError(f"{path} holds no named tensors, but {type(content).__name__}.")
+
+    # Nested dictionaries are optimizer states or whole checkpoints: which part is meant is not for
+    # us to guess.
     strange = [str(k) for k, v in content.items() if not isinstance(v, np.ndarray)]
     if strange:
         raise CheckpointError(f"{path}: these entries are no tensors: {', '.join(strange[:5])}.")
@@ -100,6 +105,8 @@ def _metadata(file: IO[bytes]) -> dict[str, str]:
     start = file.read(9)
     size = int.from_bytes(start[:8], "little")
     length = file.seek(0, 2)
+
+    # The announced length is a stranger's number: nothing is read before it is believable.
     if len(start) < 9 or start[8:9] != b"{" or size > min(MAX_HEADER, length):
         return {}
     file.seek(8)
@@ -139,6 +146,8 @@ def read_sealed(path: str | Path, key: str) -> tuple[dict[str, Any], dict[str, T
             f"{path} has no checksum over its header (a file of before the first release). Make it "
             "again."
         )
+
+    # Over the header as well: a changed cutoff or unit is as wrong as a changed weight.
     if metadata.pop(SEAL) != _seal(metadata, tensors):
         raise CheckpointError(f"{path}: header and weights do not match their SHA-256.")
     try:
@@ -168,6 +177,7 @@ def write_sealed(
 
 
 def _seal(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+    # Sorted, because safetensors does not keep the order of its metadata.
     text = json.dumps([dict(metadata), tensor_hash(tensors)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -179,6 +189,8 @@ def write_tensors(
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
+    # safetensors refuses tensors that share memory, such as tied or expanded weights: each gets its
+    # own.
     flat = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
     try:
         with whole_file(path) as beside:
@@ -193,5 +205,7 @@ def tensor_hash(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         value = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name}|{tuple(value.shape)}|{value.dtype}|".encode())
+
+        # As bytes: numpy has no bfloat16.
         digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -95,6 +95,8 @@ class TorchSimModel(nn.Module):
         graph = self.potential.make_graph(_structures(state))
         with torch.no_grad():
             results = self.potential.compute(graph, wanted)
+
+        # torch-sim integrates in the precision of its state, which need not be the model's.
         kind, device = state.positions.dtype, state.positions.device
         return {name: results[name].detach().to(device, kind) for name in wanted}
 

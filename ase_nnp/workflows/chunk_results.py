@@ -45,6 +45,7 @@ def write_chunk(path: Path, records: Sequence[bytes], seconds: float) -> dict[st
     DatasetError
         The file cannot be written.
     """
+    # Sizes and checksum stand in the first line, so that status reads one line a file.
     body = b"".join(records)
     summary = {
         "count": len(records),
@@ -106,6 +107,9 @@ def _summary(path: Path, line: bytes) -> dict[str, Any]:
     try:
         summary = json.loads(line)
         whole = all(isinstance(summary[k], int) for k in ("count", "failed"))
+
+        # The line is JSON, but of a file that may be cut, damaged or another's: each field is
+        # looked at.
         whole &= all(isinstance(size, int) and size > 0 for size in summary["sizes"])
         whole &= isinstance(summary["sha256"], str) and float(summary["seconds"]) >= 0
     except (ValueError, LookupError, TypeError, RecursionError):

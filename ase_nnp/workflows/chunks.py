@@ -72,6 +72,7 @@ def compute_chunk(chunk: Chunk) -> dict[str, Any] | str:
             chunk.clear()
         return read_summary(chunk.results)
     except Exception as error:
+        # As text: an exception of a plugin's own class may not unpickle on the other side.
         return f"{type(error).__name__}: {error}"
 
 
@@ -82,6 +83,8 @@ def _records(chunk: Chunk) -> list[bytes]:
     records = []
     for place, answer in enumerate(answers):
         index = chunk.first + place
+
+        # The number in the whole input, so that a failure can be found there.
         name = name_of(index, given.readable(place))
         if isinstance(answer, AseNnpError):
             records.append(failure(index, name, str(answer)))

@@ -44,7 +44,11 @@ def local_processes(workers: int) -> ProcessPoolExecutor:
     """
     threads = max(1, available_cores() // workers)
     executor = ProcessPoolExecutor(
-        workers, get_context("spawn"), initializer=_begin, initargs=(threads,)
+        # Spawned: OpenMP's and CUDA's state do not survive a fork.
+        workers,
+        get_context("spawn"),
+        initializer=_begin,
+        initargs=(threads,),
     )
     # A process that cannot even begin is the fault of no structure.
     try:

@@ -86,6 +86,8 @@ def map_structures(
     """
     if on_error not in ("raise", "return"):
         raise ConfigError(f"on_error is {on_error!r}; it can be 'raise' or 'return'.")
+
+    # Enough to keep all busy, few enough that a lazy dataset of millions is not read ahead.
     most = in_flight or 4 * (os.cpu_count() or 1)
     if most < 1 or retries < 0:
         raise ConfigError(f"in_flight {in_flight}, retries {retries}: at least 1 and 0.")
@@ -123,6 +125,8 @@ def _mapped(
             try:
                 result = first.future.result()
             except BrokenExecutor as error:
+                # An executor that breaks fails all that it held: those that had ended keep their
+                # results.
                 flying = [item for item in waiting if item.future is not None]
                 for item in flying:
                     item.future = None if not _good(item.future) else item.future
@@ -183,6 +187,8 @@ def unordered(
 
             for future in done:
                 item, error = running.pop(future), _error(future)
+
+                # Only deaths are repeated: what a function raised it would raise again.
                 item.breaks += isinstance(error, BrokenExecutor)
                 again = isinstance(error, BrokenExecutor) and renewed and item.breaks <= retries
                 if again:
@@ -190,6 +196,7 @@ def unordered(
                 else:
                     yield item.atoms, error if error is not None else future.result()
     except BaseException:
+        # An interrupted user wants the processes gone, and shutdown waits for their present work.
         pool.terminate()
         raise
     finally:
@@ -225,6 +232,7 @@ class _Pool:
     """An executor, and the way to another one where the caller told it."""
 
     def __init__(self, executor: Executor | Callable[[], Executor]) -> None:
+        # A broken ProcessPoolExecutor stays broken; only a function can make another.
         self._make = None if hasattr(executor, "submit") else executor
         self._executor: Any = executor if self._make is None else None
 

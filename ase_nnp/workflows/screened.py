@@ -40,6 +40,8 @@ class Run:
         try:
             with open_regular(path) as file:
                 said = json.loads(file.read())
+
+            # The run's own file says all: status and merge need neither model nor dataset.
             self.total, self.chunk = len(said[STRUCTURES]), int(said["chunk"])
         except FileNotFoundError:
             raise DatasetError("no screening run lies in this folder", path=folder) from None
@@ -100,6 +102,7 @@ def status(folder: str | os.PathLike[str]) -> dict[str, Any]:
         seconds += sum(one["seconds"] for one in summaries)
         complete += count == last - first
 
+    # A folder of checkpoints is there from a chunk's first step to its results.
     begun = sum(path.is_dir() for path in (run.folder / "work").glob("*-*"))
     return {
         "total": run.total,
@@ -155,6 +158,8 @@ def merge(
     run = Run(folder)
     paths = [path for chunk in run.chunks() for path in run.files(*chunk)]
     result = Merged(Path(output), run.total)
+
+    # First lines only; the records follow one file at a time.
     result.missing = run.total - sum(read_summary(path)["count"] for path in paths)
     if result.missing and not partial:
         raise DatasetError(

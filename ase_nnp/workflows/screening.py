@@ -111,11 +111,15 @@ def screen(
     if not len(given):
         raise DatasetError("there is no structure to screen")
 
+    # The model is loaded here once: a wrong name is told before processes start.
     device = job.load().device.type
+
+    # One process holds a GPU: two would share its memory without knowing of each other.
     count = workers or (available_cores() if device == "cpu" else 1)
     run = _begin(job, given, Path(folder).resolve(), chunk, count * parts)
     chunks = [
         Chunk(job, str(run.folder), first, last, given.part(first, last))
+        # Every n-th: neighbors in a dataset are alike, so blocks would make slow and quick shards.
         for first, last in run.chunks()[part::parts]
     ]
     screening = _Screening(run, progress)
@@ -151,6 +155,8 @@ def _begin(job: ModelTask, given: Structures, folder: Path, chunk: int | None, w
     try:
         for name in ("work", "results"):
             (folder / name).mkdir(parents=True, exist_ok=True)
+
+        # All tasks of a job array begin at once.
         with locked(folder / "lock"):
             if chunk is None and (folder / "run.json").exists():
                 chunk = Run(folder).chunk
@@ -159,6 +165,8 @@ def _begin(job: ModelTask, given: Structures, folder: Path, chunk: int | None, w
                 # Some chunks for each process, so that none waits long for the last.
                 chunk = max(1, min(LARGEST[job.task], -(-total // (4 * workers))))
                 chunk = max(chunk, -(-total // MOST_CHUNKS))
+
+            # By content: the same file name with other structures is another run.
             identity = {**job.settings(), "chunk": chunk, STRUCTURES: given.digests()}
             agree(folder / "run.json", identity)
     except OSError as error:
@@ -196,10 +204,15 @@ class _Screening:
     ) -> None:
         """Compute chunks together, those that kill their process alone, then their structures."""
         lost = [chunk for chunk, _ in self._lost(chunks, executor, capacity, retries)]
+
+        # Alone, because a process that dies takes innocent chunks with it.
         lost = [chunk for chunk, _ in self._lost(lost, executor, 1, retries)]
         for chunk in lost:
             singles = chunk.split()
             deaths = list(self._lost(singles, executor, 1, retries))
+
+            # Not every structure of a chunk is deadly: then it is the machine, and nobody is
+            # blamed.
             if len(deaths) == len(singles) > 1:
                 raise _all_died(chunk, deaths[0][1])
             for single, error in deaths:
@@ -236,6 +249,8 @@ class _Screening:
     def _blame(self, single: Chunk, error: BaseException) -> None:
         name = name_of(single.first, Structures(single.structures).readable(0))
         said = f"its process died, also alone ({type(error).__name__})"
+
+        # Written as a result, so that the next call does not die of it again.
         self._count(write_chunk(single.results, [failure(single.first, name, said)], 0.0))
         self.computed += 1
         single.clear()

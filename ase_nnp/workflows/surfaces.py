@@ -48,6 +48,8 @@ def vacuum_gaps(atoms: Atoms) -> tuple[float, float, float]:
     """
     if atoms.cell.rank < 3:
         return (0.0, 0.0, 0.0)
+
+    # Around the cell: a slab may lie across its border.
     fractions = np.sort(atoms.cell.scaled_positions(atoms.positions) % 1.0, axis=0)
     around = np.vstack([fractions, fractions[:1] + 1.0])
     heights = 1.0 / np.linalg.norm(atoms.cell.reciprocal()[:], axis=1)
@@ -61,6 +63,7 @@ def clean_slab(atoms: Atoms) -> tuple[Atoms, list[int]] | None:
     None unless this is plainly an adsorbate on a slab: periodic in two directions with vacuum or
     no period in the third, atoms of molecules above atoms of other elements.
     """
+    # 5 Angstrom without an atom: more than any layer distance of a crystal.
     gap = vacuum_gaps(atoms)[2]
     if atoms.cell.rank < 3 or not atoms.pbc[:2].all() or (atoms.pbc[2] and gap < 5.0):
         return None
@@ -126,6 +129,9 @@ def _stacking(
     if not len(second):
         return ""
     offsets, _ = find_mic(atoms.positions[second] - atoms.positions[atom], atoms.cell, atoms.pbc)
+
+    # An atom of the second layer straight below (hcp), or none (fcc); relaxed sites are off by
+    # tenths of an Angstrom, the next atom by 1.4 or more.
     lateral = np.linalg.norm(offsets - np.outer(offsets @ normal, normal), axis=1)
     return "hcp" if lateral.min() < 0.8 else "fcc"
 

@@ -82,6 +82,7 @@ class ModelTask:
         """Return the same task for processes that work in another folder."""
 
         def path(value: Any) -> Any:
+            # Names of families and pretrained models stay names.
             is_file = isinstance(value, (str, Path)) and Path(value).exists()
             return str(Path(value).resolve()) if is_file else value
 
@@ -92,6 +93,8 @@ class ModelTask:
         from ase_nnp.models.files import model_hash
 
         model = self.load()
+
+        # The device does not count: a run may go on elsewhere.
         said = {"task": self.task, "model": model_hash(model), "dtype": str(model.dtype)}
         if self.task == "predict":
             return said
@@ -148,6 +151,7 @@ class ModelTask:
             cell=self.cell,
             folder=folder,
             trajectory=None,
+            # Seconds; a structure of a chunk takes some, and a checkpoint milliseconds.
             checkpoint_every=10.0,
         )
 
@@ -172,6 +176,7 @@ class ModelTask:
             except StructureError as error:
                 answers.append(error)
 
+        # A broken record is one failed structure, not a failed chunk.
         readable = [k for k, one in enumerate(answers) if not isinstance(one, AseNnpError)]
         results = self._batched([answers[k] for k in readable])
         for k, result in zip(readable, results, strict=True):
@@ -217,5 +222,7 @@ def labelled(atoms: Atoms, results: Mapping[str, Any]) -> Atoms:
 
     twin: Atoms = atoms.copy()
     twin.info.update({k: v for k, v in results.items() if isinstance(v, float)})
+
+    # ASE writes info beside the results, and readers would meet two energies.
     twin.info.pop("energy", None)
     return with_labels(twin, results)

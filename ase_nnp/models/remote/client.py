@@ -86,6 +86,9 @@ class Worker:
             except BaseException:  # interrupted half-way: what comes next would answer this
                 self._stop()
                 raise
+
+        # The model's own error, not the connection's: the worker lives on and answers the next
+        # question.
         if not reply.get("ok"):
             message = str(reply.get("message", "no reason given"))
             raise WorkerError(
@@ -142,6 +145,8 @@ class _Running:
             raise WorkerError(
                 f"The path of the socket, {address}, is too long. Set TMPDIR to a shorter folder."
             )
+
+        # Sent on standard input: arguments and environment of a process are readable to others.
         self.token = token = secrets.token_hex(32)
         with open(self.log, "wb") as log:
             try:
@@ -164,6 +169,8 @@ class _Running:
                 shutil.rmtree(self.folder, ignore_errors=True)
                 raise WorkerError(f"{job.python} cannot be started: {error.strerror}.") from error
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+
+        # Also at the interpreter's end and when a model is forgotten: no worker may be left behind.
         self._cleanup = weakref.finalize(
             self, _end, self.owner, self.process, self.folder, self.socket
         )
@@ -199,6 +206,8 @@ class _Running:
         }
         self.process.stdin.write((json.dumps(request) + "\n").encode())
         self.process.stdin.flush()
+
+        # readline cannot be given a time; ending the process ends it.
         timer = threading.Timer(job.start_timeout, self.process.kill)
         timer.start()
         began = time.monotonic()
@@ -251,6 +260,8 @@ def _end(
     owner: int, process: subprocess.Popen[bytes], folder: Path, connection: socket.socket
 ) -> None:
     connection.close()
+
+    # A forked child inherits the finalizer, but the worker is its parent's.
     if os.getpid() != owner:
         return
     for stream in (process.stdin, process.stdout):
@@ -270,6 +281,7 @@ _TABLE = threading.Lock()
 def worker_for(job: Job) -> Worker:
     """Return this process's worker for a job; copies of a model share it."""
     with _TABLE:
+        # Weak: the worker ends with the last model that uses it.
         worker = _WORKERS.get(job)
         if worker is None:
             worker = _WORKERS[job] = Worker(job)
@@ -292,6 +304,7 @@ def job_for(
     if not where.is_file():
         raise WorkerError(f"There is no interpreter {where}.")
     try:
+        # Sorted text, so that equal arguments in another order share one worker.
         text = json.dumps(dict(arguments), sort_keys=True, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise WorkerError(f"The arguments for '{factory}' are not plain JSON: {error}.") from error

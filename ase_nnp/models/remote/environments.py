@@ -148,6 +148,7 @@ def create_environment(
     WorkerError
         venv or pip failed; nothing is left behind but the log's last lines in the message.
     """
+    # The name becomes a folder: no dots or slashes may lead elsewhere.
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
         raise ConfigError(f"{name!r} cannot name an environment: letters, digits, - and _, please.")
     folder = environment_folder() / name
@@ -169,6 +170,8 @@ def create_environment(
         _run([str(python or sys.executable), "-m", "venv", *flags, str(folder)], say)
         if wanted:
             _run([str(made.python), "-m", "pip", "install", *pip_arguments, *wanted], say)
+
+        # Last: an environment without this file is unfinished and not listed.
         write_whole(folder / ABOUT, text)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -215,5 +218,6 @@ def _run(command: list[str], say: Callable[[str], None]) -> None:
 
 def clean_environment() -> dict[str, str]:
     """Return the environment variables without those that point into our own installation."""
+    # With these the other interpreter would import our packages in place of its own.
     ours = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PYTHONSTARTUP", "PYTHONWARNINGS")
     return {k: v for k, v in os.environ.items() if k not in ours}

@@ -59,6 +59,9 @@ class RemotePotential(Potential):
         self.energy_kind, self.energy_reference = energy_kind, energy_reference
         self.conservative, self.required_inputs = conservative, tuple(required_inputs)
         self.elements = None if elements is None else frozenset(elements)
+
+        # Starts the worker: a wrong factory or a missing package is told now and not in the first
+        # step.
         offered = self.worker.properties
         missing = [p for p in properties or ("energy",) if p not in offered]
         if missing:
@@ -90,7 +93,7 @@ class RemotePotential(Potential):
     def make_graph(
         self, atoms: Atoms | Sequence[Atoms], device: torch.device | str | None = None
     ) -> AtomGraph:
-        """Return the structures as tensors; the worker finds neighbours itself."""
+        """Return the structures as tensors; the worker finds neighbors itself."""
         structures: list[Any] = [atoms] if hasattr(atoms, "get_positions") else list(atoms)
         self.check_elements(structures)
         none = np.zeros((2, 0), int), np.zeros((0, 3), int)
@@ -179,6 +182,8 @@ def remote(
         The worker or its model cannot be started.
     """
     names = [known.name for known in list_environments()]
+
+    # A name of an environment comes first, also where a folder of that name lies about.
     place = "/" in str(environment) or Path(environment).exists()
     if str(environment) not in names and place:
         python: Path = Path(environment)

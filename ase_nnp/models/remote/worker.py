@@ -60,6 +60,8 @@ def send(
             raise ProtocolError(f"'{name}' of type {array.dtype} cannot be sent")
         raw.append(array.astype(kind, copy=False).tobytes())
         said.append([name, kind, list(array.shape)])
+
+    # JSON and raw numbers, never pickle: neither side can make the other run code.
     head = json.dumps({**header, "arrays": said}).encode()
     sock.sendall(b"".join([struct.pack("<I", len(head)), head, *raw]))
 
@@ -79,6 +81,8 @@ def receive(sock: socket.socket) -> tuple[dict[str, Any], dict[str, np.ndarray]]
         raise ProtocolError(f"not a header: {error}") from None
     arrays: dict[str, np.ndarray] = {}
     total = 0
+
+    # Sizes are checked before memory is taken for them.
     for name, kind, shape in listed:
         if kind not in DTYPES or any(n < 0 for n in shape):
             raise ProtocolError(f"'{name}' is announced as {kind} {shape}")
@@ -103,6 +107,7 @@ def _exactly(sock: socket.socket, size: int) -> bytearray:
 
 def peer_uid(sock: socket.socket) -> int | None:
     """Return the user id of the process at the other end; None where the system cannot say."""
+    # Linux has it; elsewhere the socket's permissions and the token have to do.
     option = getattr(socket, "SO_PEERCRED", None)
     if option is None:
         return None
@@ -119,6 +124,8 @@ class Model:
         for part in name.split("."):
             made = getattr(made, part)
         self.inner = made(**arguments)
+
+        # An ASE calculator that also has a predict() of its own is still asked as a calculator.
         self.batched = hasattr(self.inner, "predict") and not hasattr(self.inner, "get_property")
         names = getattr(self.inner, "implemented_properties", ("energy", "forces"))
         self.properties = [p for p in KNOWN if p in names]
@@ -185,6 +192,8 @@ def join(
         for row, size in zip(rows, sizes):  # noqa: B905 (also for old Pythons)
             value = row.get(name)
             if name == "stress":
+                # Without a volume there is no stress, but arrays of a batch need a row for each
+                # structure.
                 value = np.zeros((3, 3)) if value is None else full_stress(value)
             if value is None:
                 raise ValueError(f"the model did not return '{name}'")
@@ -214,6 +223,8 @@ class Server:
 
     def __init__(self, path: str, token: str, model: Model) -> None:
         self.model, self.token, self.lock = model, token, threading.Lock()
+
+        # The socket must never be open to others, not even between bind and a later chmod.
         before = os.umask(0o177)
         try:
             self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -233,6 +244,8 @@ class Server:
         uid = peer_uid(client)
         if uid is not None and uid != os.getuid():
             return False
+
+        # Whoever connects and says nothing must not hold a thread for ever.
         client.settimeout(10)
         try:
             header, _ = receive(client)
@@ -256,6 +269,8 @@ class Server:
                 except (OSError, EOFError):
                     return
                 try:
+                    # Calculators are not made for threads: several clients wait for each other
+                    # here.
                     with self.lock:
                         reply, answers = answer(self.model, header, arrays)
                 except Exception as error:  # the model may raise anything
@@ -271,6 +286,7 @@ class Server:
 
 def end_with_parent() -> None:
     """End this process when standard input closes."""
+    # A parent that is killed cannot say goodbye, but the system closes its end of the pipe.
     while sys.stdin.buffer.read(1 << 16):
         pass
     os._exit(0)
@@ -278,6 +294,7 @@ def end_with_parent() -> None:
 
 def main() -> int:
     """Make the model, listen, and say so on standard output."""
+    # Before the model is imported: packages print on import, and a banner is no JSON.
     said = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever the model prints goes to the log
     request = json.loads(sys.stdin.buffer.readline())

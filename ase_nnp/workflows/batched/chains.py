@@ -38,6 +38,8 @@ class Chain:
         mass[:, 0] *= freedom if first is None else first
         self.kT = np.concatenate([self.kT, kT])
         self.freedom = np.concatenate([self.freedom, freedom])
+
+        # A structure without free components has no thermostat to speak of: no division by zero.
         self.mass = np.concatenate([self.mass, np.maximum(mass, 1e-300)])
         self.place = np.concatenate([self.place, np.zeros_like(mass)])
         self.momentum = np.concatenate([self.momentum, np.zeros_like(mass)])
@@ -81,11 +83,14 @@ class Chain:
         ``kinetic`` (B,) is twice the kinetic energy they act on.
         """
         scale = np.ones_like(kinetic)
+
+        # Yoshida's fourth-order splitting (1990), as in ASE's NoseHooverChain.
         for weight in WEIGHTS:
             scale = scale * self._loop(kinetic * scale**2, weight * time)
         return scale
 
     def _loop(self, kinetic: Array, time: float) -> Array:
+        # From the far end to the particles and back, which makes the step reversible.
         for link in reversed(range(LINKS)):
             self._link(link, kinetic, time)
         self.place = self.place + time * self.momentum / self.mass
@@ -95,6 +100,7 @@ class Chain:
         return np.asarray(scale)
 
     def _link(self, link: int, kinetic: Array, time: float) -> None:
+        # Copied: the arrays may be those of a checkpoint.
         momentum = self.momentum = self.momentum.copy()
         brake = np.ones_like(self.kT)
         if link < LINKS - 1:

@@ -61,6 +61,7 @@ def restore_state(
     LookupError, TypeError, ValueError
         The arrays do not belong together.
     """
+    # Masses, constraints and species come from the input, which is the same by its digest.
     batch = Batch.of(atoms, [int(k) for k in arrays["batch_index"]])
     if not np.array_equal(batch.segments.sizes, arrays["batch_sizes"]):
         raise ValueError("the structures have other sizes")

@@ -26,6 +26,8 @@ __all__ = ["Dynamics", "Langevin", "NVE", "random_numbers"]
 
 def random_numbers(seed: int, index: int, step: int, shape: tuple[int, ...]) -> Array:
     """Return normal numbers that depend on the arguments only."""
+    # Counter-based: noise depends on structure and step alone, so a resumed run, another batch or
+    # another order gives the same path.
     key = ((seed & (2**64 - 1)) << 64) | index
     source = np.random.Philox(key=key, counter=step << 128)
     return np.random.Generator(source).standard_normal(shape)
@@ -92,6 +94,8 @@ class Dynamics(Method):
                 continue
 
             spread = np.sqrt(new.masses[rows] * self.kT(new)[k])[:, None]
+
+            # Step 2^40 is never reached, so that these numbers are no step's noise.
             drawn = random_numbers(self.seed, int(new.index[k]), 2**40, (len(spread), 3)) * spread
             # A whole structure that drifts would only waste its thermal energy.
             if new.free[rows].all() and len(spread) > 1:
@@ -225,6 +229,8 @@ class Langevin(Dynamics):
         xi, eta = np.concatenate(drawn, axis=1)
 
         spread = np.sqrt(2 * friction * self.kT(batch)[batch.segments.owner] / batch.masses)
+
+        # Eq. 23: xi and eta are the two independent normal numbers of a step.
         sigma = spread[:, None]
         shake = dt**1.5 * sigma / (2 * np.sqrt(3)) * eta
         self.noise = (

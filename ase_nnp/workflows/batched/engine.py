@@ -74,6 +74,8 @@ class Loop:
                 self._tell(text)
 
                 yield from self._handed()
+
+                # Between two steps, so that a checkpoint holds one moment of all.
                 if time.monotonic() - saved >= self.settings.checkpoint_every:
                     self._save()
                     saved = time.monotonic()
@@ -137,6 +139,7 @@ class Loop:
         text = self.method.describe(self.batch, results)
 
         with np.errstate(all="ignore"):
+            # Overflows are looked for afterwards: numpy's warnings would name no structure.
             self.method.take_step(self.batch, results)
         self.batch.step += 1
         # The others must not pay for the neighbor list of what has flown apart.
@@ -189,6 +192,7 @@ class Loop:
         if store is None or store.trajectory is None:
             return
 
+        # The last frame too, whatever the interval: it is what was reached.
         due = (batch.step % self.settings.interval == 0) | done
         for k in np.flatnonzero(due).tolist():
             rows = batch.segments.slice(k)
@@ -244,6 +248,7 @@ class Loop:
         if self.store is None:
             return
         with self._change():
+            # Those on the move alone: what is done lies in the results already.
             moving = dict(zip(self.batch.index.tolist(), self.batch.atoms, strict=True))
             arrays, notes = run_state(self.batch, self.method, self.monitors, self.next)
             self.store.save(arrays, notes, moving)
@@ -267,6 +272,8 @@ class Loop:
             self.next = int(notes["next"])
         except (LookupError, TypeError, ValueError, StructureError) as error:
             raise self.store.damaged(f"{type(error).__name__}: {error}") from error
+
+        # Frames written after the checkpoint would come twice.
         self.store.rewind(dict(zip(index, atoms, strict=True)))
 
 

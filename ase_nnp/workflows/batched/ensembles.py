@@ -50,6 +50,8 @@ def integrator(
 
     if ensemble == "langevin":
         return Langevin(step, temperature_K, friction_per_fs / fs, seed)
+
+    # 100 and 1000 steps are the times that ASE's documentation recommends.
     tdamp = (100 * timestep_fs if tdamp_fs is None else tdamp_fs) * fs
     if ensemble == "nvt":
         return NVT(step, temperature_K, tdamp, seed)

@@ -29,6 +29,7 @@ def exploded(batch: Batch, *, moving_cell: bool) -> dict[int, str]:
     far = batch.segments.max(np.abs(batch.positions - start).max(axis=1))
     ratio = np.ones(len(batch))
     if moving_cell:
+        # Against the cell as given: creeping changes add up.
         given = np.array([abs(np.linalg.det(one.cell.array)) for one in batch.atoms])
         ratio = np.abs(np.linalg.det(batch.cell)) / given
 

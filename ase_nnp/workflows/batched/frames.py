@@ -46,6 +46,8 @@ def pack(
         forces.reshape(-1),
         momenta.reshape(-1),
     ]
+
+    # Records of one length: after a kill the whole ones are known by the file's size.
     return np.concatenate(parts).astype("<f8").tobytes()
 
 
@@ -94,6 +96,7 @@ class FrameFile:
         os.truncate(self.path, size)
         running = 0
         with self.path.open("rb") as file:
+            # Long trajectories do not fit into memory.
             while part := file.read(2**20):
                 running = zlib.crc32(part, running)
         if running != checksum:
@@ -106,6 +109,7 @@ class FrameFile:
         if not len(self):
             return
 
+        # A half-written record at the end is left out by the length.
         rows = np.memmap(self.path, dtype="<f8", mode="r", shape=(len(self), self.width))
         for row in rows:
             atoms: Atoms = self.atoms.copy()

@@ -32,6 +32,9 @@ class Structures:
     def __init__(self, given: Any) -> None:
         if isinstance(given, Atoms) or hasattr(given, "to_ase_atoms"):
             given = [given]
+
+        # Datasets stay on the disk; a generator is read once, because a run visits structures
+        # again.
         lazy = hasattr(given, "__getitem__") and hasattr(given, "__len__")
         text = isinstance(given, (str, bytes, dict))
         if text or not (lazy or isinstance(given, Iterable)):

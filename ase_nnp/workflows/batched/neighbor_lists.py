@@ -58,6 +58,8 @@ class NeighborLists:
             self._follow(batch)
 
         known = np.array([int(i) in self.caches for i in batch.index], dtype=bool)
+
+        # Each structure for itself: one that moves fast must not make the others search.
         searched = self._stale(batch) | ~known
         searched[list(failed)] = False
         for k in np.flatnonzero(searched).tolist():
@@ -97,15 +99,21 @@ class NeighborLists:
         reference = self._positions
         shrink: Array = np.ones(len(batch))
         finite = np.isfinite(batch.cell).all(axis=(1, 2))
+
+        # A cell that breathes carries its atoms along, which is no motion within it.
         changed = finite & (batch.cell != self._cell).any(axis=(1, 2))
         if changed.any():
             deformation = np.tile(np.eye(3), (len(batch), 1, 1))
             for k in np.flatnonzero(changed).tolist():
                 deformation[k] = np.linalg.solve(completed(self._cell[k]), completed(batch.cell[k]))
+
+            # The smallest singular value: no vector shrinks by more.
             shrink = np.linalg.svd(deformation, compute_uv=False)[:, -1]
             reference = np.einsum("nc,ncd->nd", reference, deformation[batch.segments.owner])
 
         far = batch.segments.longest(batch.positions - reference)
+
+        # Two atoms may each have moved by `far` towards each other.
         return np.asarray(shrink * (self.cutoff + self.skin) - 2 * far < self.cutoff)
 
     def _search(self, atoms: Atoms) -> NeighborCache:

@@ -121,6 +121,8 @@ class NPT(NVT):
         """Append structures with barostats at rest."""
         super().add(new)
         kT, none = self.kT(new), np.zeros(len(new))
+
+        # 9 in the first mass: as ASE has it, nine components of a cell, although one moves.
         self.baro.add(kT, np.ones(len(new)), self.pdamp, first=9.0)
         self.first_cell = np.concatenate([self.first_cell, new.cell])
         self.strain = np.concatenate([self.strain, none])
@@ -168,6 +170,8 @@ class NPT(NVT):
         assert results.stress is not None
         kinetic = self.kinetic(batch)
         volume = np.abs(np.linalg.det(batch.cell))
+
+        # ASE's stress is positive under tension, a pressure is positive under compression.
         virial = -np.trace(results.stress, axis1=1, axis2=2) / 3 * volume
         excess = 3 * (virial + kinetic / 3 - self._each(self.pressure, batch) * volume)
         self.push = self.push + self.dt / 2 * (excess + kinetic / batch.segments.sizes)
@@ -175,6 +179,8 @@ class NPT(NVT):
     def _kick_npt(self, batch: Batch, forces: Array) -> None:
         rate = (1 + 1 / batch.segments.sizes) * self.push / self.inertia(batch)
         x = (rate * self.dt / 2)[batch.segments.owner, None]
+
+        # (1 - exp(-x)) / x by exprel: the plain quotient loses all digits where x is small.
         batch.momenta = batch.momenta * np.exp(-x) + self.dt / 2 * forces * _exprel(-x)
 
     def take_step(self, batch: Batch, results: BatchResults) -> None:
@@ -188,6 +194,8 @@ class NPT(NVT):
         batch.positions = batch.positions * np.exp(x) + (
             batch.momenta * self.dt / batch.masses[:, None] * _exprel(x)
         )
+
+        # The logarithm is kept and not the cell: a product over a million steps would drift.
         self.strain = self.strain + rate
         batch.cell = self.first_cell * np.exp(self.strain)[:, None, None]
 

@@ -42,6 +42,8 @@ class Optimizer:
         """Append structures that have not moved yet."""
         for name, value in self.blank(segments).items():
             setattr(self, name, np.concatenate([getattr(self, name), value]))
+
+        # After the arrays, which were laid out by the old segments.
         self.segments = Segments(np.concatenate([self.segments.sizes, segments.sizes]))
 
     def keep(self, mask: Array) -> None:

@@ -61,6 +61,8 @@ class LBFGS(_QuasiNewton):
         self.steps = [s[rows] for s in self.steps]
         self.changes = [y[rows] for y in self.changes]
         self.weights = [w[mask] for w in self.weights]
+
+        # Entries that only those who left had are zeros for all who stay.
         used = next((k for k, w in enumerate(self.weights) if w.any()), len(self.weights))
         del self.steps[:used], self.changes[:used], self.weights[:used]
 
@@ -94,6 +96,8 @@ class LBFGS(_QuasiNewton):
             self.changes.append(change)
             self.weights.append(weight)
             if len(self.steps) > self.MEMORY:
+                # The oldest of the whole batch goes. Someone who joined later has zeros there,
+                # someone who has been here from the start loses what ASE would drop too.
                 del self.steps[0], self.changes[0], self.weights[0]
 
         q = -forces
@@ -173,6 +177,7 @@ class BFGS(_QuasiNewton):
 
 def _update(hessian: Array, step: Array, change: Array) -> None:
     """Add what a step and the change of the gradient over it tell of the curvature."""
+    # ASE's bound: a step that small has a curvature of rounding errors.
     if not len(step) or np.abs(step).max() < 1e-7:
         return
     image = hessian @ step
@@ -188,5 +193,6 @@ def _solve(hessian: Array, gradient: Array) -> Array:
     try:
         return np.asarray(cho_solve(cho_factor(hessian, check_finite=False), gradient))
     except LinAlgError:
+        # Negative curvature is taken by its size: downhill also at a saddle.
         values, vectors = np.linalg.eigh(hessian)
         return np.asarray(vectors @ (gradient @ vectors / np.abs(values)))

@@ -102,6 +102,8 @@ class CellRows(AtomRows):
 
         The deformation mixes the axes of an atom that is held along one of them.
         """
+        # As ASE's filter: FixCartesian holds no single direction there, because rows are deformed
+        # back.
         free = np.ones((self.segments.rows, 3), dtype=bool)
         free[self.atom_rows] = batch.free.any(axis=1, keepdims=True)
         return free
@@ -111,6 +113,9 @@ class CellRows(AtomRows):
         x = np.empty((self.segments.rows, 3))
         inverse = np.linalg.inv(self.deformation)
         x[self.atom_rows] = np.einsum("nc,ndc->nd", batch.positions, inverse[batch.segments.owner])
+
+        # Times the number of atoms, as FrechetCellFilter scales by default: cell and atoms then
+        # move at like speeds.
         x[self.cell_rows] = self.log * self.sizes[:, None, None]
         return x
 
@@ -122,6 +127,8 @@ class CellRows(AtomRows):
         rows[self.atom_rows] = np.einsum("nc,ncd->nd", held, self.deformation[batch.segments.owner])
 
         volume = np.abs(np.linalg.det(batch.cell))[:, None, None]
+
+        # Some models' direct stress is not symmetric; what turns the cell is no strain.
         virial = -0.5 * volume * (stress + stress.transpose(0, 2, 1))
         pull = virial @ np.linalg.inv(self.deformation.transpose(0, 2, 1))
         rows[self.cell_rows] = _exp_adjoint(self.log, pull) / self.sizes[:, None, None]
@@ -134,6 +141,8 @@ class CellRows(AtomRows):
         cell = self.first_cell @ self.deformation.transpose(0, 2, 1)
 
         owner = batch.segments.owner
+
+        # Held atoms keep their place in the cell, not in space.
         affine = np.linalg.solve(batch.cell, cell)
         carried = np.einsum("nc,ncd->nd", batch.positions, affine[owner])
         moved = np.einsum("nc,ndc->nd", x[self.atom_rows], self.deformation[owner])
