@@ -96,17 +96,22 @@ class BudgetSampler(Sampler[list[int]]):
             yield self._share(batch)
 
     def _batches(self) -> list[list[int]]:
+        # Of seed and epoch alone: every process plans the same batches without a message.
         random = np.random.default_rng([self.seed, self.epoch])
         n = len(self.sizes)
         order = random.permutation(n) if self.shuffle else np.arange(n)
         if self.budget is None:
             assert self.max_structures is not None
+
+            # Even parts: a last batch of one structure would have a noisy gradient.
             parts = np.array_split(order, math.ceil(n / self.max_structures)) if n else []
             return [part.tolist() for part in parts]
         if not self.shuffle:
             return self._in_order(order)
 
         batches = self._packed(order)
+
+        # Best fit closes large structures early, so the batches are shuffled once more.
         return [batches[int(k)] for k in random.permutation(len(batches))]
 
     def _share(self, batch: list[int]) -> list[int]:
@@ -120,6 +125,7 @@ class BudgetSampler(Sampler[list[int]]):
             shares[lightest].append(index)
             loads[lightest] += int(self.sizes[index])
 
+        # The step takes as long as the slowest process: swaps bring the loads nearer.
         for _ in range(4 * self.world_size):
             heavy, light = int(np.argmax(loads)), int(np.argmin(loads))
             gap = loads[heavy] - loads[light]
@@ -130,6 +136,9 @@ class BudgetSampler(Sampler[list[int]]):
             shares[heavy][i], shares[light][j] = shares[light][j], shares[heavy][i]
             loads[heavy] -= int(less[i, j])
             loads[light] += int(less[i, j])
+
+        # A process without a structure takes one without labels, because it must answer in each
+        # sum.
         return shares[self.rank] or [-1 - batch[0]]
 
     def _in_order(self, order: Array) -> list[list[int]]:
@@ -154,6 +163,8 @@ class BudgetSampler(Sampler[list[int]]):
         """
         assert self.budget is not None
         mean = max(1.0, float(self.sizes.mean())) if len(self.sizes) else 1.0
+
+        # Windows keep the packing linear and leave structures near their shuffled place.
         window = max(1, math.ceil(self._WINDOW * max(1.0, self.budget / mean)))
         batches: list[list[int]] = []
         for first in range(0, len(order), window):

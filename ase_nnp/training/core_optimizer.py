@@ -135,12 +135,18 @@ class CoRe(torch.optim.Optimizer):
         state["step"] += 1
         t, g, h, s = state["step"], state["g"], state["h"], state["s"]
         start, end, fall, beta2 = group["betas"]
+
+        # The decay rate of the first moment falls from its first to its last value within some 250
+        # steps.
         beta1 = end + (start - end) * math.exp(-(((t - 1) / fall) ** 2))
         before = g.clone()
         g.mul_(beta1).add_(gradient, alpha=1 - beta1)
         h.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
 
         free = self._free(state, group)
+
+        # Resilient step sizes: each weight's own grows while its mean gradient keeps its sign and
+        # shrinks where it turns.
         sign = before * g if free is None else before * g * free
         down, up = group["etas"]
         s.copy_(

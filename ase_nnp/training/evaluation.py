@@ -154,6 +154,9 @@ def _labels(frames: Sequence[Atoms]) -> dict[str, dict[int, Any]]:
             from ase.stress import voigt_6_to_full_3x3_stress
 
             results["stress"] = voigt_6_to_full_3x3_stress(results["stress"])
+
+        # Named properties (a band gap) stand in info; results come last, because they are labels
+        # for certain.
         scalars = {n: v for n, v in atoms.info.items() if isinstance(v, (int, float, np.number))}
         for name, value in {**scalars, **results}.items():
             if value is not None and np.all(np.isfinite(value)):
@@ -171,6 +174,8 @@ def _groups(frames: Sequence[Atoms], key: str | None) -> list[str] | None:
         if all(name in a.info for a in frames):
             return [str(a.info[name]) for a in frames]
     formulas = [a.get_chemical_formula() for a in frames]
+
+    # Without a named group compositions stand in, as long as a table of them can be read.
     return formulas if 1 < len(set(formulas)) <= 30 else None
 
 
@@ -182,6 +187,7 @@ def _one(
     groups: list[str] | None,
     progress: bool | None,
 ) -> EvaluatedModel:
+    # The hash says later which weights these figures belong to, whatever the file is called.
     parameters = sum(p.numel() for p in model.parameters())
     done = EvaluatedModel(name, model.family, model_hash(model), model.energy_kind, parameters)
     wanted = [p for p in model.outputs if p in labels and not p.endswith("_std")]
@@ -242,6 +248,8 @@ def _property(
     if name == "energy":
         done.metrics["energy_mae_per_atom"] = float(np.abs(error / size).mean())
         done.metrics["energy_rmse_per_atom"] = float(np.sqrt(np.square(error / size).mean()))
+
+    # R^2 of the energy an atom: that of totals is near 1 for any model, by the sizes alone.
     spread = float(np.square(true / size - (true / size).mean()).sum())
     if spread > 0:
         done.metrics[f"{name}_r2"] = 1.0 - float(np.square(error / size).sum()) / spread

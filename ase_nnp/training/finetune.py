@@ -92,8 +92,13 @@ class LowRank(nn.Linear):
         assert weight is not None
         like: dict[str, Any] = {"dtype": weight.dtype, "device": weight.device}
         rows, columns = weight.shape
+
+        # The class changes and the module stays: models find their layers by identity and name.
         layer.__class__ = LowRank
         layer.register_parameter("base", weight)
+
+        # B is zero, so the model starts as it was; A must not be, or no gradient would ever reach B
+        # (Hu et al. 2021, arXiv:2106.09685).
         a = torch.randn(rank, columns, **like) / math.sqrt(columns)
         layer.register_parameter("a", nn.Parameter(a))
         layer.register_parameter("b", nn.Parameter(torch.zeros(rows, rank, **like)))
@@ -137,6 +142,7 @@ def add_low_rank(
     layers = [
         (name, part)
         for name, part in model.named_modules()
+        # Subclasses compute in ways of their own, which an addition to the weight would miss.
         if type(part) is nn.Linear and any(fnmatchcase(name, p) for p in patterns)
     ]
     if not layers:
@@ -162,6 +168,8 @@ def plain(model: Potential) -> Potential:
     """Return the model without low-rank additions: itself, or a copy that has them merged."""
     if not any(isinstance(part, LowRank) for part in model.modules()):
         return model
+
+    # Training goes on with the additions apart; only what is saved is merged.
     merged = copy.deepcopy(model)
     merge_low_rank(merged)
     return merged
@@ -172,6 +180,7 @@ def mix(new: Sequence[Atoms], old: Sequence[Atoms], fraction: float, seed: int =
 
     Old structures are drawn without repetition; all of them where there are not enough.
     """
+    # From fraction = old / (new + old).
     wanted = min(len(old), round(len(new) * fraction / (1.0 - fraction)))
     drawn = np.random.default_rng(seed).choice(len(old), size=wanted, replace=False)
     return [*new, *(old[int(k)] for k in np.sort(drawn))]
@@ -229,6 +238,8 @@ def importance(
         grads = torch.autograd.grad(value, list(named.values()), allow_unused=True)
         for (name, _), grad in zip(named.items(), grads, strict=True):
             if grad is not None:
+                # The diagonal of the empirical Fisher matrix (Kirkpatrick et al. 2017,
+                # doi:10.1073/pnas.1611835114).
                 total[name] += grad.square()
         count += 1
     return {n: v / max(1, count) for n, v in total.items()}

@@ -129,6 +129,8 @@ def fit(
     if not resume and (folder / "last.ckpt").exists():
         raise ConfigError(f"{folder} holds a run already; name another folder, or let it go on.")
     folder.mkdir(parents=True, exist_ok=True)
+
+    # The seed of the run must not change what the caller draws afterwards.
     with torch.random.fork_rng(), _quiet():
         noted = dict(notes or {}) | ({"corrections": stored} if stored else {})
         with _reading(settings, "taking off corrections") as progress:
@@ -160,6 +162,8 @@ def _fit(
 
     fresh, was = is_fresh(model), dict(model.provenance)
     model.__dict__.pop("_hash", None)  # it is about to change
+
+    # Before normalization touches it: a second call must see the same start.
     weights = tensor_hash(model.state_dict())
     with _reading(settings) as progress:
         report = prepare(model, train, settings, progress)
@@ -173,6 +177,7 @@ def _fit(
     if fresh and model.elements is not None:
         from ase.data import atomic_numbers
 
+        # What was never trained must not answer: the family may have rows for all elements.
         model.elements = model.elements & {atomic_numbers[s] for s in report.elements}
     loader, held, comparison = _loaders(model, train, valid, settings)
     compare_on = comparison if settings.keep_learnt and not fresh else None
@@ -206,6 +211,7 @@ def _fit(
         callbacks.close()
     fabric.barrier()
 
+    # From the file, as everybody else will get it.
     best = load_model(folder / "model.nnp", device=model.device, dtype=str(model.dtype)[6:])
     return FitResult(
         best,
@@ -230,6 +236,7 @@ def prepare(
     With ``references="auto"`` those of a trained model are shifted where that halves the error of
     the energy an atom (:func:`ase_nnp.training.references.adapt_references`).
     """
+    # New references would undo what the weights have learned around the old ones.
     trained = settings.references == "auto" and not is_fresh(model)
     if trained:
         settings = settings.model_copy(update={"references": "keep"})

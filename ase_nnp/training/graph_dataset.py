@@ -185,6 +185,8 @@ class AtomGraphDataset(Dataset[GraphBatch]):
         targets = {name: self._target(name, sample) for name in self.labels}
         batch = GraphBatch(graph, targets, torch.from_numpy(np.array([index])))
 
+        # Kept until the room is used up and never exchanged: a shuffled epoch visits all alike, so
+        # any choice is as good.
         size = batch.num_bytes() if self._room else math.inf
         if size <= self._room:
             self._room -= size
@@ -200,6 +202,8 @@ class AtomGraphDataset(Dataset[GraphBatch]):
     def _target(self, name: str, sample: Sample) -> Tensor:
         n = len(sample["atomic_numbers"])
         shape = {"forces": (n, 3), "stress": (1, 3, 3)}.get(name, (1,))
+
+        # Total energies of thousands of eV have no meV in float32.
         real = NUMPY_TYPES[self.dtype] if name in ("forces", "stress") else np.float64
         value = sample.get(name)
         if value is None:
@@ -234,6 +238,8 @@ class AtomGraphDataset(Dataset[GraphBatch]):
             stored = np.asarray(self.dataset.metadata.num_edges, dtype=np.int64)
             if (stored >= 0).all():
                 return stored
+
+        # An upper bound that needs no search; most atoms of a dense crystal reach it.
         if self.max_neighbors is not None:
             return self.sizes("atoms") * self.max_neighbors
         return np.array([self[k].graph.num_edges for k in range(len(self))])

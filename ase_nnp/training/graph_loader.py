@@ -71,6 +71,8 @@ class GraphLoader:
             options.setdefault("rank", distributed.get_rank())
             options.setdefault("world_size", distributed.get_world_size())
         self.data = data
+
+        # A batch sampler and no rank sampler: shares of one global batch, not batches of one's own.
         self.sampler = BudgetSampler(data.sizes(unit), budget, **options)
         self._loader: DataLoader[GraphBatch] = DataLoader(
             data,

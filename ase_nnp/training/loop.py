@@ -90,11 +90,15 @@ class TrainingLoop:
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["factor"]
             optimizer.zero_grad()
+
+        # By step and rank: dropout is the same after a resume and differs between processes.
         torch.manual_seed(hash((self.settings.seed, self.step, self.fabric.global_rank)) % 2**63)
 
         loss = self._loss_of(batch)
         loss.backward()  # type: ignore[no-untyped-call]
         self._sum_gradients()
+
+        # After the sum: clipped shares would not add up to the clipped whole.
         if self.settings.optimizer.clip is not None:
             moved = [p for p in self.model.parameters() if p.grad is not None]
             torch.nn.utils.clip_grad_norm_(moved, self.settings.optimizer.clip)
@@ -189,6 +193,7 @@ class TrainingLoop:
             "schedule": self.schedule.state_dict(),
             "step": self.step,
             "loader": self.loader.state_dict(),
+            # A checkpoint in the middle of an epoch carries what the epoch's means need.
             "losses": [float(v) for v in self._losses],
             "errors": self._errors.tolist(),
             "counts": self._counts.tolist(),

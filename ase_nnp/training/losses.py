@@ -123,6 +123,7 @@ def _rho(difference: Tensor, term: Loss) -> Tensor:
 
 def combine(sums: Tensor, counts: Tensor, weights: list[float]) -> Tensor:
     """Return the weighted sum of means; a term without labels is left out."""
+    # Counts of the global batch: the mean does not depend on how structures were dealt.
     factor = sums.new_tensor(weights) / counts.clamp(min=1)
     return (sums * factor).sum()
 

@@ -84,6 +84,7 @@ def train_new_elements_only(model: Potential) -> list[str]:
 
 
 def _without_first_rows(gradient: Tensor, first: int) -> Tensor:
+    # In the gradient and not in the weights: moments of the optimizer then stay zero too.
     kept = torch.zeros_like(gradient)
     kept[first:] = gradient[first:]
     return kept

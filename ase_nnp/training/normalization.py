@@ -111,6 +111,8 @@ def fit_normalization(
     digest = hashlib.sha256()
     for sample in samples(dataset, progress):
         stats.add(sample)
+
+        # The digest of what is learned from, in the pass that is made anyway.
         for name in ("atomic_numbers", "positions", "cell", "pbc", "energy", "forces", "stress"):
             if name in sample:
                 digest.update(np.ascontiguousarray(sample[name]).tobytes())
@@ -231,6 +233,8 @@ def _references(
         whole.add(residual)
 
     if isinstance(asked, dict) and settings.shift and not adsorption:
+        # Energies of isolated atoms leave the cohesive energy, several eV an atom, in the network's
+        # output.
         table = {z: e + rest.mean for z, e in table.items()}
         report.source = f"given, shifted by {rest.mean:.4f} eV an atom"
         rest = Moments(rest.count, 0.0, rest.square, rest.low - rest.mean, rest.high - rest.mean)
@@ -249,6 +253,9 @@ def _references(
 def _units(report: TrainingReport, model: Potential, settings: Settings) -> None:
     """Set the unit of the network: of forces where they are trained, else of residual energies."""
     forces = report.forces_rms if "forces" in settings.wanted() else None
+
+    # Forces are slopes of the energy, so both share one unit; that of the forces is the better
+    # known, because there are so many.
     if forces and model.conservative and report.energy_kind == "total":
         report.energy_scale = report.forces_scale = forces
     elif forces:

@@ -26,6 +26,8 @@ def _groups(model: Potential, settings: Optimizer) -> list[dict[str, Any]]:
         if not parameter.requires_grad:
             continue
         fits = [p for p in settings.layer_rates if fnmatchcase(name, p)]
+
+        # The first pattern that fits counts, in the order of the run file.
         used.update(fits[:1])
         factor = settings.layer_rates[fits[0]] if fits else 1.0
         by_factor.setdefault(factor, []).append(parameter)
@@ -94,6 +96,8 @@ def muon_with_adamw(
         for wanted, part, ratio in ((True, matrices, MUON_RATIO), (False, others, 1.0)):
             chosen = [p for p in group["params"] if (p.ndim == 2) is wanted]
             if chosen:
+                # Muon's steps are orthogonal matrices of norm 1: the same rate as AdamW's would be
+                # too small.
                 scale = ratio * factor
                 part.append({"params": chosen, "factor": scale, "lr": lr * scale})
 

@@ -41,6 +41,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     try:
         content = io.BytesIO(read_checked(path))
+
+        # weights_only: a checkpoint is a pickle, and may be a stranger's.
         state = torch.load(content, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds
         raise CheckpointError(f"{path} cannot be read: {error}") from error
@@ -221,6 +223,7 @@ class RunCallbacks:
     # -- logs -------------------------------------------------------------------------------
 
     def _log(self) -> None:
+        # Written anew each time: later rows may have columns (validation) that the first had not.
         names = list(dict.fromkeys(name for r in self.rows for name in r))
         with whole_file(self.folder / "log.csv") as part, open(part, "w", newline="") as file:
             writer = csv.DictWriter(file, names)

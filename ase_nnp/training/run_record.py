@@ -62,6 +62,7 @@ def run_identity(
 
 def check_same_run(was: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
     """Raise ConfigError, naming what differs, where a folder holds another run."""
+    # By hashes of content: paths and names may change, what is learned may not.
     different = [key for key in ("model", "data", "notes") if was.get(key) != now[key]]
     old, new = was.get("settings", {}), now["settings"]
     different += [f"settings.{k}" for k in sorted({*old, *new}) if old.get(k) != new.get(k)]

@@ -89,6 +89,7 @@ class RunFile(Settings):
 
     def settings(self) -> Settings:
         """Return the part that :func:`ase_nnp.training.fit` takes."""
+        # Settings know nothing of files: the function fit() takes them without a run file.
         return Settings(**{name: getattr(self, name) for name in Settings.model_fields})
 
 
@@ -143,6 +144,8 @@ def _say(problem: Mapping[str, Any]) -> str:
     if not close:  # the right key under the wrong parent
         ends = {k.split(".")[-1]: k for k in known}
         last = name.split(".")[-1]
+
+        # `lr` at the top level is the usual slip for `optimizer.lr`.
         close = [ends[k] for k in difflib.get_close_matches(last, list(ends), n=1)]
     return f"no key is called '{name}'" + (f"; did you mean '{close[0]}'?" if close else "")
 

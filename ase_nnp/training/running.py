@@ -52,6 +52,8 @@ def run(config: RunFile) -> FitResult:
     notes: dict[str, Any] = {"train": config.data.train, "finetune": config.finetune.model_dump()}
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
+
+        # The seed is set before fresh weights are drawn, so that a run file alone decides them.
         whole = add_corrections(_model(config), config.corrections)
         stored, model = stored_corrections(whole), whole.unwrapped
         known = model.elements
@@ -83,6 +85,8 @@ def _data(config: RunFile) -> tuple[Sequence[Atoms], Sequence[Atoms] | None]:
     held = round(config.data.valid_fraction * len(train))
     if not held:
         return train, None
+
+    # By the run's seed: a resumed run holds back the same structures.
     order = np.random.default_rng(config.seed).permutation(len(train))
     return train[np.sort(order[held:])], train[np.sort(order[:held])]
 

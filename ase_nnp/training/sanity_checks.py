@@ -31,6 +31,8 @@ def first_step(model: Potential, loss: LossFunction, batch: GraphBatch) -> list[
 
     model.train()
     batch = batch.to(model.device)
+
+    # The trial must leave no trace: dropout of the first true step stays what the seed says.
     with torch.random.fork_rng(devices=[]):
         parts = loss(model.compute(batch.graph, loss.names), batch)
     total = combine(parts.sums, parts.counts, loss.weights(1.0))

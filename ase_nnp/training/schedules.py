@@ -30,8 +30,12 @@ class RateSchedule:
     def factor(self, step: int) -> float:
         """Return the factor at a step, counted from 0."""
         s = self.settings
+
+        # From one step on, never from zero: the first step is a step.
         rise = min(1.0, (step + 1) / (self.warm + 1))
         if s.kind == "cosine":
+            # A function of the step alone: a run that is made longer goes on along the longer
+            # curve.
             past = min(1.0, max(0.0, (step - self.warm) / max(1, self.steps - self.warm)))
             return rise * (s.floor + (1 - s.floor) * 0.5 * (1 + math.cos(math.pi * past)))
         return rise * max(s.floor, self.reduction)
