@@ -235,8 +235,7 @@ class NNPCalculator(Calculator):  # type: ignore[misc]
         if self.atoms is None:
             return list(all_changes)
 
-        # ASE's compare_atoms takes a quarter of a small model's step: it copies and compares what
-        # no model reads.
+        # Not by ASE's compare_atoms, which also copies and compares arrays that no model reads.
         old, changes = self.atoms, []
         if not np.array_equal(atoms.numbers, old.numbers):
             changes.append("numbers")

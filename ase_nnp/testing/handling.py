@@ -27,6 +27,8 @@ def check_save_and_load(subject: Subject) -> float:
     from ase_nnp.models.files import load_model, save_model
 
     before = subject.predict(subject.crystal())[0]
+
+    # A correction is saved in the header of the model that it is added to, never alone.
     if isinstance(subject.family, Correction):
         stored = Subject(subject.family, _stored(subject))
         return compare(stored.predict(subject.crystal())[0], before)
@@ -46,6 +48,8 @@ def _stored(subject: Subject) -> Potential:
     term = subject.model
     functional = term.config.get("functional")
     name = term.family if functional is None else f"{term.family}:{functional}"
+
+    # Through JSON, as a file would keep it: tuples come back as lists.
     entry = json.loads(json.dumps({"name": name, "config": dict(term.config)}))
     return with_stored_corrections(_Nothing().to(torch.float64), [entry])
 
@@ -57,6 +61,7 @@ class _Nothing(Conservative):
 
     def energies(self, graph: AtomGraph) -> dict[str, Tensor]:
         """Return zeros, eV."""
+        # Of the positions, so that the gradient exists and is zero.
         shares = 0.0 * graph.positions.sum(dim=1)
         total = shares.new_zeros(graph.num_structures).index_add(0, graph.batch, shares)
         return {"energy": total, "energies": shares}
@@ -83,6 +88,8 @@ def check_dtype_and_device_moves(subject: Subject) -> float:
     figures = [compare(twin.predict(subject.crystal())[0], before)]
     if torch.cuda.is_available():
         moved = Subject(subject.family, copy.deepcopy(subject.model).to("cuda"))
+
+        # In float64 a GPU agrees a thousand times better than single precision does.
         figures.append(compare(moved.predict(subject.crystal())[0], before) * 1e3)
     return max(figures)
 
@@ -92,6 +99,8 @@ def check_unsupported_elements_are_refused(subject: Subject) -> float:
     """An element outside the model's list raises, naming it."""
     if subject.model.elements is None:
         raise NotApplicable("the model takes any element")
+
+    # Up to 119, so that there is one also for a model of all elements.
     strange = next(z for z in range(1, 120) if z not in subject.model.elements)
     atoms = subject.crystal()
     atoms.numbers[2] = strange

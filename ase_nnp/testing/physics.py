@@ -18,6 +18,8 @@ __all__: list[str] = []
 def check_outputs_are_what_was_declared(subject: Subject) -> float:
     """Every declared output is returned, finite, with the documented shape."""
     atoms = subject.crystal()
+
+    # Stress is left out of predictions unless asked for.
     results = subject.predict(atoms, stress=True)[0]
     missing = set(subject.model.outputs) - set(results)
     if missing:
@@ -50,6 +52,8 @@ def check_energy_is_extensive(subject: Subject) -> float:
     one = subject.molecule()
     other = subject.molecule()[[0, 1, 2]]
     far = other.copy()
+
+    # Beyond all layers of messages: a network of four layers sees four cutoffs.
     far.positions += (5 * subject.model.cutoff + 40.0, 0, 0)
     return relative(subject.value(one + far), subject.value(one) + subject.value(other))
 
@@ -144,6 +148,9 @@ def check_forces_are_minus_the_gradient(subject: Subject) -> float:
     for atoms in (subject.molecule(), subject.crystal(), subject.slab()):
         forces = subject.predict(atoms)[0]["forces"]
         step, numeric = 1e-4, {}
+
+        # One component in each direction; all of them would take six times as long and find no
+        # more.
         for atom, axis in ((0, 0), (1, 2), (len(atoms) - 1, 1)):
             energies = []
             for sign in (1, -1):
@@ -170,6 +177,8 @@ def check_stress_is_the_strain_derivative(subject: Subject) -> float:
         energies = []
         for sign in (1, -1):
             strain = np.zeros((3, 3))
+
+            # Half on either side of the diagonal: for i = j both halves meet.
             strain[i, j] += sign * 0.5e-4
             strain[j, i] += sign * 0.5e-4
             moved = atoms.copy()
@@ -202,6 +211,8 @@ def single(subject: Subject) -> Atoms:
 def check_supercell_equals_primitive(subject: Subject) -> float:
     """A repeated crystal has the same energy per atom and the same forces."""
     atoms = subject.crystal()
+
+    # Skewed as well as repeated: a wrong convention of rows and columns shows only there.
     large = make_supercell(atoms, [[1, 1, 0], [0, 2, 0], [0, 0, 1]])
     one, two = subject.predict(atoms)[0], subject.predict(large)[0]
     factor = len(large) / len(atoms) if subject.scalar == "energy" else 1.0
@@ -234,6 +245,8 @@ def check_mixed_pbc(subject: Subject) -> float:
     """A slab periodic along two axes equals the same slab with a very thick vacuum."""
     slab = subject.slab()
     thick = slab.copy()
+
+    # Thick enough that no layer of messages reaches the image.
     thick.set_cell([slab.cell[0], slab.cell[1], [0, 0, 40 + 4 * subject.model.cutoff]])
     thick.pbc = True
     if subject.periodic_only():
@@ -257,6 +270,8 @@ def check_cutoff_is_smooth(subject: Subject) -> float:
         raise NotApplicable("the model takes crystals only")
     a, b, _ = subject.numbers
     values = []
+
+    # On both sides of the cutoff, once with neighbors about and once with a single bond.
     for step in (-1e-5, 1e-5):
         distance = subject.model.cutoff + step
         base = subject.molecule()

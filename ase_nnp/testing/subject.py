@@ -58,6 +58,8 @@ class Subject:
         known = self.model.elements
         if known is None:
             return list(PREFERRED[:3])
+
+        # Usual elements first: a rare one may have an untrained row.
         picked = [z for z in PREFERRED if z in known] + sorted(known - set(PREFERRED))
         return (picked * 3)[:3]
 
@@ -98,6 +100,8 @@ class Subject:
         from ase_nnp.models.predictor import Predictor
 
         names = [p for p in self.model.outputs if p != "stress" or stress]
+
+        # One batch whatever its size: the checks are about batches.
         return Predictor(self.model, max_edges=10**9, max_atoms=10**9)(structures, names)
 
     def value(self, atoms: Atoms) -> float:

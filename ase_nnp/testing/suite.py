@@ -51,6 +51,8 @@ def make_subject(family: ModelFamily | Correction | str, seed: int = 0, **config
     if isinstance(family, Correction):
         return _correction_subject(family, config)
     full = {**family.test_config, **config}
+
+    # In float64 on a CPU: a violation of 1e-9 is physics and no rounding.
     model = build_model(family.name, full, seed=seed, device="cpu", dtype="float64")
     return Subject(family, model)
 
@@ -68,6 +70,7 @@ def _correction_subject(correction: Correction, config: dict[str, Any]) -> Subje
 
 def run_check(check: Check, subject: Subject) -> Outcome:
     """Run one check and compare its figure with the tolerance or the declared violation."""
+    # A violation that a family declares is its tolerance, and is still measured.
     declared = subject.family.violations.get(check.name)
     try:
         figure = check.run(subject)
@@ -99,6 +102,7 @@ def conformance(family: str, **config: Any) -> Callable[..., None]:
 
     @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
     def test_conformance(check: Check) -> None:
+        # Built in the first test and not when tests are collected.
         if family not in subjects:
             subjects[family] = make_subject(family, **config)
         outcome = run_check(check, subjects[family])

@@ -136,8 +136,8 @@ class CoRe(torch.optim.Optimizer):
         t, g, h, s = state["step"], state["g"], state["h"], state["s"]
         start, end, fall, beta2 = group["betas"]
 
-        # The decay rate of the first moment falls from its first to its last value within some 250
-        # steps.
+        # The decay rate of the first moment goes from its first to its second value within some
+        # beta3 steps.
         beta1 = end + (start - end) * math.exp(-(((t - 1) / fall) ** 2))
         before = g.clone()
         g.mul_(beta1).add_(gradient, alpha=1 - beta1)

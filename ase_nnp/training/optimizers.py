@@ -96,8 +96,8 @@ def muon_with_adamw(
         for wanted, part, ratio in ((True, matrices, MUON_RATIO), (False, others, 1.0)):
             chosen = [p for p in group["params"] if (p.ndim == 2) is wanted]
             if chosen:
-                # Muon's steps are orthogonal matrices of norm 1: the same rate as AdamW's would be
-                # too small.
+                # Muon's steps are orthogonal matrices, so its rate is on another scale than
+                # AdamW's.
                 scale = ratio * factor
                 part.append({"params": chosen, "factor": scale, "lr": lr * scale})
 

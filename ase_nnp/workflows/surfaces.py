@@ -63,7 +63,7 @@ def clean_slab(atoms: Atoms) -> tuple[Atoms, list[int]] | None:
     None unless this is plainly an adsorbate on a slab: periodic in two directions with vacuum or
     no period in the third, atoms of molecules above atoms of other elements.
     """
-    # 5 Angstrom without an atom: more than any layer distance of a crystal.
+    # Layers nearer than 5 Angstrom see their images: that is a crystal and no slab.
     gap = vacuum_gaps(atoms)[2]
     if atoms.cell.rank < 3 or not atoms.pbc[:2].all() or (atoms.pbc[2] and gap < 5.0):
         return None
@@ -131,7 +131,7 @@ def _stacking(
     offsets, _ = find_mic(atoms.positions[second] - atoms.positions[atom], atoms.cell, atoms.pbc)
 
     # An atom of the second layer straight below (hcp), or none (fcc); relaxed sites are off by
-    # tenths of an Angstrom, the next atom by 1.4 or more.
+    # tenths of an Angstrom, the next atom by 1.3 or more.
     lateral = np.linalg.norm(offsets - np.outer(offsets @ normal, normal), axis=1)
     return "hcp" if lateral.min() < 0.8 else "fcc"
 

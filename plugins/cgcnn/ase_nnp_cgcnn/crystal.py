@@ -110,6 +110,8 @@ class CrystalModel(Potential):
         self.mean, self.std = scale["mean"], scale["std"]
 
         self.first, self.step = float(dmin), float(step)
+
+        # As the published script counts them, rounding of arange included.
         self.gaussians = len(np.arange(dmin, radius + step, step))
         if nbr_fea_len not in (None, self.gaussians):
             raise ConfigError(
@@ -121,6 +123,8 @@ class CrystalModel(Potential):
         self.embedding = nn.Linear(NUM_FEATURES, atom_fea_len)
         self.convs = nn.ModuleList(Convolution(atom_fea_len, self.gaussians) for _ in range(n_conv))
         self.conv_to_fc = nn.Linear(atom_fea_len, h_fea_len)
+
+        # The published classifier alone was trained with dropout.
         self.dropout = nn.Dropout(0.5 if self.classifies else 0.0)
         self.fcs = nn.ModuleList(nn.Linear(h_fea_len, h_fea_len) for _ in range(n_h - 1))
         self.fc_out = nn.Linear(h_fea_len, 2 if self.classifies else 1)
@@ -170,6 +174,8 @@ class CrystalModel(Potential):
             device=self.device if device is None else device,
             pbc=EVERYWHERE,
         )
+
+        # Distances stay in float64: the published features were computed by numpy.
         graph = self._padded(graph, graph.edge_vectors().norm(dim=1))
         distance = graph.extra["edge_distance"]
         return graph.to(dtype=self.dtype).replace(extra={"edge_distance": distance})
@@ -197,6 +203,8 @@ class CrystalModel(Potential):
         atoms = self.embedding(self.features[graph.atomic_numbers])
         for convolution in self.convs:
             atoms = convolution(atoms, edges, source, target)
+
+        # Two softplus in a row, as in the published code.
         pooled = softplus(mean_over_atoms(atoms, graph))
         crystal = self.dropout(softplus(head([self.conv_to_fc], pooled)))
         return head([*self.fcs, self.fc_out], crystal)
@@ -217,6 +225,9 @@ class CrystalModel(Potential):
             return graph.replace(extra={**graph.extra, "edge_distance": distance})
         source, target = graph.edge_index
         filled = torch.bincount(target, minlength=graph.num_atoms)
+
+        # The published data fill missing neighbors with atom 0 at radius + 1, and the weights were
+        # trained on that.
         spare = (self.max_neighbors - filled).clamp_min(0)
         centre = torch.repeat_interleave(torch.arange(len(spare), device=spare.device), spare)
         first = _first_atoms(graph)[graph.batch[centre]]
@@ -241,6 +252,8 @@ class CrystalModel(Potential):
         distance = wide.edge_vectors().norm(dim=1)
         source, target = graph.edge_index
         first = _first_atoms(graph)[graph.batch[target]]
+
+        # Stored edges do not say which slots are padding: it shows by atom 0, image 0.
         suspect = (source == first) & (graph.edge_shift == 0).all(dim=1)
         number = torch.arange(graph.num_edges, device=source.device)
         none = number.new_full((graph.num_atoms,), graph.num_edges)

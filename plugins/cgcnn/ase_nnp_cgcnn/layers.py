@@ -30,6 +30,7 @@ class GatedEdges(nn.Linear):
         self, atoms: Tensor, edges: Tensor, source: Tensor, target: Tensor
     ) -> Tensor:
         """Return (E, 2 A) for atoms (N, A) and edges (E, F) from source to target."""
+        # Atoms first, edges later: each atom is multiplied once and not once for each of its edges.
         of_centre, of_neighbour, of_edge = self.weight.split(self.sizes, dim=1)
         centre = torch.addmm(self.bias, atoms, of_centre.T)
         neighbour = atoms @ of_neighbour.T
@@ -60,6 +61,8 @@ def head(layers: Iterable[nn.Linear], pooled: Tensor) -> Tensor:
     for number, layer in enumerate(layers):
         if number:
             pooled = softplus(pooled)
+
+        # A structure's row is small, and rounding here is rounding of the property.
         pooled = linear(pooled.double(), layer.weight.double(), layer.bias.double())
     return pooled
 

@@ -51,6 +51,8 @@ def load_crystal(path: str | Path, **options: Any) -> crystal.CrystalModel:
             f"{path} is no checkpoint of the 2018 CGCNN: its state_dict has no layers "
             "'embedding', 'conv_to_fc' and 'fc_out'."
         )
+
+    # Sizes are read off the weights: the files' arguments are missing or wrong in some.
     classes, hidden = _matrix(state, "fc_out.weight", path)
     if classes > 2:
         raise CheckpointError(
@@ -91,6 +93,8 @@ def _guess_property(path: Path, args: Any, task: str) -> Property | None:
         names += [str(option) for option in args["data_options"]]
     for name in names:
         known = find_property(name)
+
+        # A user's own classifier in a file named band-gap gives no band gap.
         if known is not None and (known.name == METAL) == (task == "classification"):
             return known
     return None
@@ -125,6 +129,7 @@ def load_oc20(path: str | Path, *, ema: bool = True, **options: Any) -> oc20.Ads
         state = state | content.averaged(lambda name: not name.endswith(BUFFERS))
     given = content.attributes
     if isinstance(content.config["model"], Mapping):
+        # The newer trainers repeat along all three vectors unless told otherwise.
         given = {"pbc": [True, True, True], **given}
     config: dict[str, Any] = {
         "regress_forces": content.config.get("trainer") != "energy",
@@ -161,6 +166,8 @@ def _unwrapped(state: Any, path: str | Path) -> dict[str, np.ndarray]:
     if not isinstance(state, Mapping) or not state:
         raise CheckpointError(f"{path} has no state_dict.")
     first = str(next(iter(state)))
+
+    # DataParallel and the averaged model each put one there, so there may be two.
     prefix = "module." * first.split(".").count("module")
     strange = [k for k, v in state.items() if not isinstance(v, np.ndarray)]
     if strange:

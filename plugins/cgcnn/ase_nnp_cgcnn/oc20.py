@@ -37,6 +37,8 @@ def from_config(config: Mapping[str, Any]) -> AdsorptionModel:
             "published models, is here."
         )
     constructor = keys.pop("constructor") or {}
+
+    # OC20's trainer handed the sizes of an older constructor beside the model's own.
     gaussians = constructor.get("bond_feat_dim", keys["num_gaussians"])
     if gaussians != keys["num_gaussians"]:
         raise ConfigError(
@@ -117,6 +119,8 @@ class AdsorptionModel(Conservative):
         if num_gaussians < 2:
             raise ConfigError("num_gaussians must be 2 or more: their spacing is their width.")
         offset = torch.linspace(0.0, cutoff, num_gaussians)
+
+        # Of the rounded offsets, as published: exact ones differ in the last digits.
         self.steepness = -0.5 / float(offset[1] - offset[0]) ** 2
         self.distance_expansion = Offsets(offset)
         features = torch.from_numpy(element_features())
@@ -161,6 +165,9 @@ class AdsorptionModel(Conservative):
     ) -> AtomGraph:
         """As the base class, with periodic images along :attr:`images` only."""
         structures = [atoms] if isinstance(atoms, Atoms) else list(atoms)
+
+        # The search leaves images out, the structure stays periodic: error bars and stress ask the
+        # flags.
         flags = np.array([one.pbc for one in structures])
         graph = super().make_graph([self._searched(one) for one in structures], device)
         return graph.replace(pbc=torch.from_numpy(flags).to(graph.pbc.device))

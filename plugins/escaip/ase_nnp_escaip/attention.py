@@ -38,8 +38,11 @@ class Geometry:
 
     def prepare(self, angles: bool) -> Geometry:
         """Work out what every layer will use."""
+        # Once for all layers: angles and polynomials depend on the geometry alone.
         if angles or (self.kernel == "math" and self.repeats):
             padded = self.slots.pad(self.direction)
+
+            # Empty slots hold some atom's row; without the mask they would have angles.
             padded = padded * self.slots.mask[..., None].to(padded.dtype)
             cosine = padded @ padded.transpose(1, 2)
             self.cosine = cosine
@@ -78,8 +81,12 @@ def kernel(wanted: str, *, device: torch.device, twice: bool, pairwise: bool) ->
         )
     if wanted != "auto":
         return wanted
+
+    # Fused kernels have no second derivative.
     if twice:
         return "math"
+
+    # On a CPU the expanded harmonics cost more than the table of pairs they save.
     return "fused" if device.type == "cuda" or not pairwise else "math"
 
 
@@ -114,6 +121,8 @@ def attend(
     # The published width is filled up to a multiple of 8, and so counts in the scale.
     scale = 1.0 / math.sqrt(8 * math.ceil(width / 8) if at.repeats else size)
     if at.kernel == "fused":
+        # By the addition theorem q.k P_l(cos) is a plain product of vectors times harmonics, which
+        # a fused kernel can take.
         keys = table(k)
         if at.repeats:
             assert at.harmonics is not None
@@ -164,4 +173,6 @@ def _expand(x: Tensor, harmonics: Tensor, repeats: tuple[int, ...]) -> Tensor:
         parts.append((values * harmonics[..., None, column : column + size]).flatten(-2))
         channel, column = channel + channels, column + size
     expanded = torch.cat(parts, dim=-1)
+
+    # Kernels for GPUs want widths that are multiples of 8.
     return functional.pad(expanded, (0, -expanded.shape[-1] % 8))

@@ -77,6 +77,7 @@ def _training(content: TrainerCheckpoint, ema: bool) -> tuple[dict[str, Any], Ar
         )
     config = _known(content.attributes) | {"generation": 1}
     if any(".graph_attention.in_proj_weight" in name for name in arrays):
+        # The file does not say which attention wrote it, but that one names its weights otherwise.
         config["atten_name"] = "xformers"
     config["normalizer"] = {name: _rmsd(scale) for name, scale in content.normalizers.items()}
 
@@ -84,6 +85,7 @@ def _training(content: TrainerCheckpoint, ema: bool) -> tuple[dict[str, Any], Ar
     if content.element_references is not None:
         config["element_references"] = content.element_references
         config["energy_kind"] = "total"
+    # fairchem 1 files carry no kind of energy; OC20's configurations name their folder.
     elif config["normalizer"] and any(word in source for word in ("s2ef", "oc20")):
         config["energy_kind"], config["energy_reference"] = "adsorption", ADSORPTION
 
@@ -126,6 +128,8 @@ def _head(name: str, value: Mapping[str, Any], arrays: Arrays) -> str:
     """The word for a head that :func:`head_kinds` reads back."""
     text = f"{value.get('module', '')} {value.get('head_cls', '')}".lower()
     own = f"output_heads.{name}."
+
+    # Heads may lie in a wrapper for several datasets, which shows in the names of the weights.
     wrapped = any(key.startswith(own + "head.") for key in arrays)
     kind = "gradient" if "grad" in text else "force" if "forcehead" in text else "energy"
     return f"wrapper {kind}" if wrapped else kind

@@ -53,6 +53,9 @@ class FirstGeneration(EScAIP):
         """
         settings, n = self.settings, graph.num_atoms
         device = graph.positions.device
+
+        # An atom without neighbors gets an edge to itself of no length, because the network knows
+        # edges only.
         lone = torch.nonzero(torch.bincount(graph.edge_index[1], minlength=n) == 0).flatten()
         receiver, order = torch.sort(torch.cat([graph.edge_index[1], lone]), stable=True)
         sender = torch.cat([graph.edge_index[0], lone])[order]
@@ -72,6 +75,7 @@ class FirstGeneration(EScAIP):
         dtype = graph.positions.dtype
         orders, direction, length = orders.to(dtype), direction.to(dtype), length.to(dtype)
 
+        # The published generation 1 has no angular attention, hence no table of pairs.
         chosen = kernel(settings.attention, device=device, twice=twice, pairwise=False)
         angles = settings.use_angle_embedding != "none"
         cut = blocks(sender, receiver, n, self.rows(graph))

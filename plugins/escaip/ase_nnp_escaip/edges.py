@@ -73,6 +73,8 @@ class EdgeAttributes(nn.Module):
     def of_edges(self, atoms: tuple[Tensor, Tensor], basis: Tensor, at: Geometry) -> Tensor:
         """The attributes (R, H) of one block."""
         joint = self._joint
+
+        # The joint layer is cut by its columns: shares of atoms are computed once an atom.
         joined = part(joint.linear, 0, self.cut[0], self.edge_distance_embedding(basis))
         joined += atoms[0].index_select(0, at.slots.sender)
         joined += atoms[1].index_select(0, at.slots.receiver)

@@ -47,6 +47,8 @@ class NodeEdgeNorm(nn.Module):
 def neighbour_mean(x: Tensor, at: Geometry) -> Tensor:
     """Mean of rows over each atom, (n, ...), with the published guard against no rows."""
     counts = at.slots.mask.sum(1, keepdim=True).to(x.dtype)
+
+    # The guard is part of the trained function and stays.
     return at.slots.sum(x) / (counts + 1e-5)
 
 
@@ -292,6 +294,8 @@ class Exportable(nn.Module):
         assert node_total is not None
         node = out.node_input_projection.activate(node_total)
         each = out.energy_layer(node)[:, 0]
+
+        # As published: a sum over atoms over the mean size of the training structures.
         energy = reduce_rows(each, features.batch, features.structures) / out.avg_num_nodes
         if not edge_outputs:
             return energy, [], None

@@ -59,6 +59,8 @@ class Harmonics(nn.Module):
         first, second, ends, _ = self.tables.like(direction)
         x, y, z = direction[:, 0:1], direction[:, 1:2], direction[:, 2:3]
         length = direction.square().sum(-1, keepdim=True)
+
+        # r^m cos(m phi) and sin(m phi) by recurrence: no angle, so no pole where it is undefined.
         cosines, sines = [torch.ones_like(x)], [torch.zeros_like(x)]
         for m in range(1, self.order + 1):
             c, s = cosines[-1], sines[-1]
@@ -72,6 +74,8 @@ class Harmonics(nn.Module):
         for l in range(1, self.order + 1):  # noqa: E741
             inner = first[l, :l] * z * polar[-1]
             if l > 1:
+                # With the squared length in it these are polynomials of x, y, z, zero for a zero
+                # vector.
                 lower = second[l, : l - 1] * length * polar[-2]
                 inner = torch.cat([inner[:, : l - 1] - lower, inner[:, l - 1 :]], 1)
             polar.append(torch.cat([inner, ends[l].expand_as(x)], 1))

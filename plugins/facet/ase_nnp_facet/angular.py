@@ -32,6 +32,8 @@ class Harmonics(nn.Module):
         super().__init__()
         self.lmax = lmax
         pole = torch.zeros(1, 3, dtype=torch.float64)
+
+        # e3nn's polar axis is y; at the pole only m = 0 is there, which fixes each degree's scale.
         pole[0, 1] = math.sqrt(3.0)
         last = pole
         for degree in range(1, lmax):

@@ -29,9 +29,13 @@ def blocks(target: Tensor, num_atoms: int, dtype: torch.dtype) -> tuple[Block, .
     """Cut the atoms into blocks of similar numbers of incoming edges (on the CPU)."""
     counts = torch.bincount(target, minlength=num_atoms)
     starts = torch.cumsum(counts, 0) - counts
+
+    # Stable, so that sums run in the order of the edges and are repeatable.
     order = torch.argsort(target, stable=True)
     longest = int(counts.max()) if num_atoms else 0
     last = max(target.shape[0] - 1, 0)
+
+    # In a crystal all atoms have about as many neighbors: one table wastes little.
     if num_atoms <= ATOMS and longest * num_atoms <= 1.3 * target.shape[0]:
         groups: list[Tensor | None] = [None]
     else:
@@ -56,6 +60,8 @@ def gather(
     once and not once a block.
     """
     x, basis, harmonics = inputs
+
+    # One gather for all blocks: its derivative is then one scatter and not one a block.
     flat = torch.cat([block.table.flatten() for block in some])
     sizes = [block.table.numel() for block in some]
     mask = torch.cat([block.mask.flatten() for block in some])[:, None]
@@ -108,6 +114,8 @@ class _Recomputed(torch.autograd.Function):
         width = len(tensors) - 3
         for number, block in enumerate(ctx.some):
             own = grads[number * width : (number + 1) * width]
+
+            # A block at a time, so that memory holds one block's intermediate results.
             (gathered,) = gather(ctx.source, [block], tensors[:3])
             leaves = [
                 t.detach().requires_grad_(w)

@@ -125,6 +125,8 @@ class Convolution(nn.Module):
             made = [self._local(*some, mixers) for some in gathered]
         if edges.blocks[0].atoms is None:
             return dict(zip(self.degrees, made[0], strict=True))
+
+        # Blocks come by number of neighbors; rows go back to the order of the atoms.
         position = torch.argsort(torch.cat([b.atoms for b in edges.blocks if b.atoms is not None]))
         joined = [torch.cat(group).index_select(0, position) for group in zip(*made, strict=True)]
         return dict(zip(self.degrees, joined, strict=True))
@@ -137,6 +139,9 @@ class Convolution(nn.Module):
             own = kernel.unflatten(1, (-1, self.inputs.mult(l1)))  # (b, path, u)
             weight = own.index_select(1, getattr(self, f"path_of_{l1}")).permute(2, 0, 1)
             coupling = getattr(self, f"coupling_{l1}")  # (i, j, Q)
+
+            # Where the radial network is linear, weights and couplings are one matrix for all
+            # edges.
             made.append((coupling[None, :, :, None] * weight[:, None, None]).flatten(1, 3))
         return made
 
@@ -149,8 +154,11 @@ class Convolution(nn.Module):
         for l1, mixer in zip(self.degrees, mixers, strict=True):
             low, high = self._harmonic_range(l1)
             if (low, high) not in geometry:
+                # A slice is a copy later on: taken only where degrees are missing.
                 part = y if high - low == y.shape[2] else y[..., low:high]
                 geometry[low, high] = (part[..., None] * b[:, :, None, :]).flatten(2)
+
+            # The sum over neighbors is this product: no message is ever stored.
             moments = torch.bmm(features[l1].transpose(1, 2), geometry[low, high])
             moments = moments.view(n, self.inputs.mult(l1), -1)  # (atom, u, (i j b))
             made.append(torch.bmm(moments.transpose(0, 1), mixer).transpose(0, 1))

@@ -155,6 +155,9 @@ class Facet(Conservative):
         self.basis = make_basis(edge["radial_basis"])
         learn_or_keep(self, "rmax", torch.tensor([float(edge["r_max"])]), edge["r_max_trainable"])
         self.envelope = dict(edge["envelope"])
+
+        # The published envelopes have a kink, or no second derivative, at one end: vibrations feel
+        # it.
         if not self.reference and self.envelope["kind"] in ("exp", "xplor"):
             self.envelope["kind"] = "smooth"
         self.harmonics = Harmonics(int(cfg["interaction"]["message"]["max_ell"]))
@@ -175,6 +178,8 @@ class Facet(Conservative):
         """Build what lies beneath: its energy is added, so training learns what it lacks."""
         if not family:
             return None
+
+        # A physical term beneath the network: where there are no data its repulsion still stands.
         prior = build_model(family, config, device="cpu")
         if not isinstance(prior, Conservative) or prior.cutoff > self.cutoff:
             raise ConfigError(
@@ -208,6 +213,8 @@ class Facet(Conservative):
         graph = super().make_graph(atoms, device)
         if self.max_neighbors is None:
             return graph
+
+        # The published code caps what an atom sends and not what it receives.
         return graph.replace(edge_index=graph.edge_index.flip(0), edge_shift=-graph.edge_shift)
 
     def describe(self) -> dict[str, Any]:
@@ -236,6 +243,8 @@ class Facet(Conservative):
     def _run(self, graph: AtomGraph, record: dict[str, Tensor] | None) -> Tensor:
         edges = self._edges(graph, record)
         species = self.species_index[graph.atomic_numbers]
+
+        # Recomputed parts know no second derivative, which training on forces needs.
         once = not (self.training or self.differentiable)
         recompute = once and graph.num_atoms > RECOMPUTE_ABOVE
         x = self.embedding[species]
@@ -258,10 +267,15 @@ class Facet(Conservative):
         source, target = graph.edge_index
         vector = -graph.edge_vectors()  # from the sender to the receiver
         length = vector.norm(dim=1, keepdim=True)
+
+        # The published weights know the axes in the order z, y, x.
         harmonics = self.harmonics(vector[:, [2, 1, 0]] / length)
         functions = self.basis(length, self.rmax)
         factor = envelope(length, self.rmax, **self._envelope_options())
         basis = functions * factor
+
+        # On a CPU the sum over neighbors first is faster (fewer, larger products); on a GPU
+        # messages are.
         moments = self.summation == "moments" or (self.summation == "auto" and not vector.is_cuda)
         tables = blocks(target, graph.num_atoms, vector.dtype) if moments else ()
         if record is not None:

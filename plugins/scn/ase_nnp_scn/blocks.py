@@ -38,6 +38,8 @@ def parts(x: Tensor, numbers_per_atom: int) -> Iterator[slice]:
     limit = PART_BYTES.get(x.device.type, PART_BYTES["cuda"]) // (
         x.element_size() * numbers_per_atom
     )
+
+    # With a gradient everything is kept anyway, so parts would save nothing.
     step = max(len(x), 1) if x.requires_grad else max(16, limit)
     for start in range(0, len(x), step):
         yield slice(start, min(start + step, len(x)))
@@ -161,6 +163,8 @@ class MessageBlock(nn.Module):
         """Return summed messages (n, B, C) from the first layer's output (n, K * T, H)."""
         atoms, width = edge.shape[:2]
         gate = activate(self.fc1_dist(edge))
+
+        # Taps (rotations about the edge by quarters) share the gate of their edge.
         h = (activate(h).view(atoms, width, -1, self.hidden) * gate[:, :, None]).flatten(1, 2)
         h = activate(self.fc2_edge(activate(self.fc1_edge(h))))
         message = h.view(atoms, -1, self.channels)
@@ -202,6 +206,8 @@ class GridBlock(nn.Module):
         self, x: Tensor, message: Tensor, fc1: nn.Linear, fc2: nn.Linear, fc3: nn.Linear
     ) -> Tensor:
         """Return new coefficients (N, B, C) from states and messages of that shape."""
+        # The layer acts on values at points, which is linear: on coefficients it is the same and
+        # far smaller.
         weight = fc1.weight.view(-1, 2, self.bands, self.channels)
         x = functional.pad(x, (0, 0, 0, message.shape[1] - x.shape[1]))
         both = torch.cat([x, message], dim=2)
@@ -219,6 +225,8 @@ class GridBlock(nn.Module):
         results, start = [], 0
         for bands in range(self.bands, 0, -1):
             stop = max((self.lmax - bands + 2) ** 2, start)
+
+            # Bands share coefficients, so their weights add up before the product.
             total = weight[:, :, :bands].sum(2).flatten(1)
             results.append(functional.linear(both[:, start:stop], total))
             start = stop

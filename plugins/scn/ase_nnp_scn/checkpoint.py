@@ -68,6 +68,8 @@ def _averages(model: SCN, content: TrainerCheckpoint) -> dict[str, Tensor]:
     """Return the averaged weights; one that several modules share is set under all its names."""
     own = dict(model.named_parameters())
     averages = as_tensors(content.averaged(own.__contains__), content.path)
+
+    # The averages list each parameter once; the distance basis hangs in every block.
     values = {id(own[name]): value for name, value in averages.items()}
     everywhere = model.named_parameters(remove_duplicate=False)
     return {name: values[id(parameter)] for name, parameter in everywhere}

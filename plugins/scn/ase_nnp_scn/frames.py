@@ -51,6 +51,8 @@ def drawn_reference(u: Tensor, uniform: Tensor) -> Tensor:
     w = uniform - 0.5
     w = w / w.norm(dim=1, keepdim=True)
     x, y, z = w.unbind(1)
+
+    # Two turned copies of the draw: one of the three is never near the edge.
     for other in (torch.stack([-y, x, z], 1), torch.stack([x, -z, y], 1)):
         nearer = (w * u).sum(1).abs() > (other * u).sum(1).abs()
         w = torch.where(nearer[:, None], other, w)
@@ -67,6 +69,8 @@ def structure_frames(graph: AtomGraph, u: Tensor, number: int = 0) -> Tensor:
     normal = (-y / math.hypot(x, y), x / math.hypot(x, y), 0.0)
     wanted = axes.new_tensor([(x, y, z), normal, direction(-1 - number)])
     p, other, q = (wanted @ axes)[structure].unbind(1)
+
+    # The cross product with a parallel vector would be noise.
     along = (p * u).sum(1).abs() > PARALLEL
     frames = frames_about(u, torch.where(along[:, None], other, p))
     return turn(frames, TWIST * (q * u).sum(1))
@@ -74,6 +78,7 @@ def structure_frames(graph: AtomGraph, u: Tensor, number: int = 0) -> Tensor:
 
 def direction(number: int) -> tuple[float, float, float]:
     """Return a unit vector; consecutive numbers cover the sphere evenly."""
+    # The plastic number's low-discrepancy sequence in two dimensions (R2).
     height = 1 - 2 * ((0.1 + number * 0.7548776662466927) % 1)
     around = 2 * math.pi * ((0.1476 + number * 0.5698402909980532) % 1)
     radius = math.sqrt(1 - height * height)
@@ -86,6 +91,7 @@ def cell_axes(cell: Tensor, pbc: Tensor) -> Tensor:
     The first lies along the first periodic lattice vector, the second in the plane with the next
     that is not parallel to it; a direction of space stands in where there is none (wires).
     """
+    # Periodic vectors first: the others (vacuum) carry no meaning and must not turn the frames.
     order = torch.argsort((~pbc).to(torch.int8), dim=1, stable=True)
     rows = cell.gather(1, order[:, :, None].expand(-1, -1, 3))
     length = rows.norm(dim=2, keepdim=True)

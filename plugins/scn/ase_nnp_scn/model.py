@@ -151,6 +151,9 @@ class SCN(Potential):
         )
         if len(self.degrees) == 2:
             distance = (graph.edge_vectors().norm(dim=1) / 1e-6).round()
+
+            # The second resolution takes the farther neighbors; edges stored in that order serve
+            # both.
             far = ranks(graph.edge_index[1], distance, graph.num_atoms) >= NEAREST
             order = torch.argsort(far.to(torch.int8), stable=True)
             graph = graph.replace(
@@ -209,6 +212,8 @@ class SCN(Potential):
         exact = torch.autocast(graph.positions.device.type, enabled=False)
         with exact:  # rotations and sums keep their precision where the layers are told not to
             near = self._neighbors(graph)
+
+        # Copies with other frames go through as one batch.
         x = self._states(graph.atomic_numbers.repeat(copies), near)
         with exact:
             energies, force = self._read_out(x, forces)
