@@ -62,9 +62,12 @@ def _sources(model: Any) -> list[tuple[ModelFamily, str | None]]:
         return _sources(inner)
     name = getattr(model, "family", "")
     if name in registry.families:
+        # Weights of the user's own are nobody's paper: "" then leaves out all pretrained ones.
         weights = str(getattr(model, "provenance", {}).get("pretrained", "")) or None
         return [(registry.families[name], weights or "")]
     sources: dict[str, tuple[ModelFamily, str | None]] = {}
+
+    # Of an ensemble or a sum, whose own class is no family.
     for part in getattr(model, "modules", list)():
         inner_name = getattr(part, "family", "")
         if part is not model and inner_name in registry.families:

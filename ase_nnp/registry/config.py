@@ -33,6 +33,8 @@ def resolve_config(
     if isinstance(given.get("model"), Mapping):
         extras = {k: given[k] for k in family.config_extras if k in given}
         given = {**extras, **given["model"]}
+
+    # Published configurations carry keys of their trainers; a misspelt key must still be an error.
     given = {k: v for k, v in given.items() if k not in family.ignored} | options
     unknown = sorted(set(given) - set(family.defaults))
     if unknown:

@@ -72,6 +72,8 @@ class Registry:
             (hook.register_corrections, self.corrections, Correction),
         )
         for call, table, kind in offers:
+            # Historic: pluggy replays the call on each plugin as it comes, so one that raises does
+            # so alone.
             call.call_historic(kwargs={"register": self._adder(table, kind)})
         hook.register_commands.call_historic(kwargs={"register": self._add_command})
 
@@ -82,6 +84,8 @@ class Registry:
                     f"register() takes a {kind.__name__}, and got {type(thing).__name__}."
                 )
             name: str = getattr(thing, "name")  # noqa: B009
+
+            # Before it is entered: a name that is taken must not be replaced in silence.
             self._claim(name, table, kind.__name__)
             table[name] = thing
 
@@ -110,6 +114,8 @@ class Registry:
             self.commands,
             self.owners,
         ]
+
+        # A plugin may fail after it has registered half of what it offers.
         before = [dict(table) for table in tables]
         plugin: object | None = None
         self._adding = name
@@ -236,6 +242,7 @@ def first_line(error: BaseException) -> str:
 
 def missing_packages(family: ModelFamily | Correction) -> list[str]:
     """Return the packages of ``family.requires`` that cannot be found, without importing them."""
+    # Looked for and not imported: listing models must not cost seconds of torch.
     return [name for name in family.requires if util.find_spec(name) is None]
 
 

@@ -42,9 +42,13 @@ def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
             now = time.monotonic()
             if not first:
                 first.append((now, done))
+
+            # Drawing for each of 100,000 records a second would take longer than reading them.
             if now - shown > 0.1 or done == total:
                 shown = now
                 began, start = first[0]
+
+                # Over the whole pass: opening files makes the rate of the last moment jump.
                 speed = (done - start) / (now - began) if now > began else 0.0
                 bar.update(task, completed=done, total=total, rate=f"{speed:,.0f}/s")
 

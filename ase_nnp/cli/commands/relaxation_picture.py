@@ -55,6 +55,7 @@ def draw_first(
             energy_std=row.get("energy_std"),
             title=_title(row),
         )
+    # The relaxation is done and written: a picture is no reason to fail.
     except (AseNnpError, OSError) as error:
         warn(f"the picture {path} could not be drawn ({error})", warnings)
 
@@ -77,12 +78,16 @@ def _adsorption(potential: Potential, end: Atoms, row: dict[str, Any]) -> dict[s
     if site is None or parts is None:
         return {}
     said: dict[str, Any] = {"adsorption_site": site.name}
+
+    # The energy of a structure that still moves is no adsorption energy.
     if not row["converged"]:
         return said
     from ase_nnp.workflows.adsorption import adsorption_energy
     from ase_nnp.workflows.batched import relax_many
 
     try:
+        # OC20's reference is the relaxed clean slab, not the slab with a hole where the adsorbate
+        # was.
         slab = relax_many(potential, parts[0], fmax=0.05, steps=100)[0]
         if slab.converged:
             result = adsorption_energy(end, slab.atoms, "oc20", potential)

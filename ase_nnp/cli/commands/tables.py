@@ -18,6 +18,8 @@ def render(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) ->
     A number is kept whole whatever the width; words longer than 28 characters may be folded.
     """
     rows = [[*row, *[""] * (len(columns) - len(row))] for row in rows]
+
+    # rich cuts cells with "...", and a number without its exponent is another number.
     widths = column_widths(columns, rows, width)
     if widths is None:
         return _blocks(columns, rows)
@@ -29,6 +31,7 @@ def render(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) ->
     from rich.table import Table
     from rich.text import Text
 
+    # rich aligns and folds; the widths are ours.
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     table.show_header = any(columns)
     for head, size, cells in zip(columns, widths, _columns(columns, rows), strict=True):

@@ -63,6 +63,7 @@ class Target:
         try:
             _write(self.path, structures, self.format, self.overwrite)
         except Exception as error:  # writers of ASE's sixty formats raise anything
+            # Hours of work must not be lost to a writer: extended XYZ holds anything.
             spare = free_name(self.path.with_name(f"{self.path.name}.extxyz"))
             _write(spare, structures, "", False)
             warn(f"{self.path} could not be written ({_reason(error)}); the results are in {spare}")
@@ -97,6 +98,7 @@ def open_target(
         The file exists, its folder does not, its ending names no format, or its format cannot
         hold the structures.
     """
+    # A default name never replaces a file; a name that was given is refused if it is taken.
     target = free_name(Path(default)) if path is None else path
     check_place(target, default)
     if target.exists() and not overwrite:
@@ -153,6 +155,7 @@ def _rehearse(path: Path, format: str, structures: Sequence[Atoms]) -> None:
     if not len(structures):
         raise ConfigError("The input holds no structures.")
 
+    # Many of ASE's writers fail only on certain structures (no cell, two frames, rare elements).
     twins = [_labeled(structures[k]) for k in range(min(2, len(structures)))]
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -212,6 +215,8 @@ def _check_count(path: Path, format: str, twins: Sequence[Atoms]) -> None:
     else:
         alone = path.with_name(f"1{path.name}")
         _write(alone, twins[:1], format, False)
+
+        # Nothing can read it back, so the size tells whether the second structure is in it.
         kept = 1 if path.stat().st_size < 1.3 * alone.stat().st_size else len(twins)
     if kept != len(twins):
         raise ConfigError("it keeps one structure of many")

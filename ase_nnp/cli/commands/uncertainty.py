@@ -62,6 +62,7 @@ def _options(pairs: list[str]) -> dict[str, Any]:
         if not equals:
             raise ConfigError(f"An option is NAME=VALUE, such as heads=16; found '{pair}'.")
         try:
+            # Numbers and lists as JSON; what is none stays a word (kind=knn).
             options[name.strip()] = json.loads(text)
         except ValueError:
             options[name.strip()] = text

@@ -24,6 +24,7 @@ def check_the_calculator_can_be_made_and_used(subject: CalculatorSubject) -> flo
 @check()
 def check_ases_base_class_is_left_alone(subject: CalculatorSubject) -> float:
     """Making a calculator does not change what ASE's own base class implements."""
+    # ASE's list is a class attribute: a calculator that appends to its own extends everybody's.
     first, before = subject.fresh(), list(Calculator.implemented_properties)
     second = subject.fresh()
     after = list(Calculator.implemented_properties)
@@ -55,6 +56,8 @@ def check_returned_properties_are_declared(subject: CalculatorSubject) -> float:
     """Every numeric result is listed in implemented_properties, so that it can be asked for."""
     atoms = subject.crystal()
     subject.get("energy", atoms)
+
+    # A stress that was asked for brings the hidden ones along in most calculators.
     if subject.gives("stress"):
         subject.get("stress", atoms)
     hidden = []
@@ -107,6 +110,8 @@ def check_forces_are_minus_the_gradient(subject: CalculatorSubject) -> float:
             moved = atoms.copy()
             moved.positions[atom, axis] += sign * step
             energies.append(subject.energy(moved))
+
+        # 0.01 Angstrom: calculators in single precision have no digits for less.
         worst = max(worst, abs(forces[atom, axis] + (energies[0] - energies[1]) / (2 * step)))
     return worst / max(float(np.abs(forces).max()), 5e-2)
 
@@ -141,6 +146,8 @@ def check_stress_is_the_strain_derivative(subject: CalculatorSubject) -> float:
             moved.set_cell(atoms.cell @ (np.eye(3) + strain), scale_atoms=True)
             energies.append(subject.energy(moved))
         numeric[k] = (energies[0] - energies[1]) / (2 * step * atoms.get_volume())
+
+    # GPa is the usual slip, and a factor says more than "wrong".
     ratio = float(stress @ numeric / max(float(numeric @ numeric), 1e-12))
     figure = off(stress, numeric, floor=2e-3)
     if abs(ratio / 160.21766 - 1) < 0.05:
@@ -191,6 +198,8 @@ def check_unsupported_elements_are_refused_clearly(subject: CalculatorSubject) -
     error = refuses(lambda: subject.once("energy", atoms))
     if error is None:
         value = float(subject.once("energy", atoms))
+
+        # Pair potentials of one kind of atom rightly answer for anything.
         if abs(value - before) < 1e-9 * max(1.0, abs(before)):
             raise NotApplicable("the calculator does not look at elements")
         raise AssertionError(f"oganesson was answered for: {value:.4f} eV")

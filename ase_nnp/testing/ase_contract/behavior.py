@@ -102,6 +102,8 @@ def check_a_failed_call_does_not_poison_the_next(subject: CalculatorSubject) -> 
     moved = subject.crystal()
     moved.positions[0, 0] += 0.02
     before = [float(calc.get_property("energy", a)) for a in (subject.crystal(), moved)]
+
+    # A cache that is filled before the error is the usual fault.
     nan, strange = subject.crystal(), subject.crystal()
     nan.positions[1, 1] = np.nan
     strange.numbers[2] = 118
@@ -118,6 +120,8 @@ def check_one_calculation_gives_energy_forces_and_stress(subject: CalculatorSubj
     """Once all were asked for, a new geometry costs one calculation; asking again costs none."""
     calc = subject.fresh()
     wanted = [p for p in ("energy", "forces", "stress") if subject.gives(p)]
+
+    # Counted at calculate(), where ASE's own cache ends.
     count, inner = [0], calc.calculate
 
     def counted(*arguments: Any, **keywords: Any) -> Any:

@@ -25,6 +25,7 @@ def check_calculator(calculator: str | Factory) -> Iterator[Outcome]:
     ConfigError
         The text does not name something that can be called.
     """
+    # One subject for all: making a calculator may load a model of gigabytes.
     subject = CalculatorSubject.of(calculator)
     for number, check in enumerate(CONTRACT):
         outcome = run_contract_check(check, subject)

@@ -24,6 +24,8 @@ def check_results_are_replaced(subject: CalculatorSubject) -> float:
     """A calculation leaves nothing of the one before in results."""
     calc, atoms = subject.fresh(), subject.crystal()
     calc.get_property("energy", atoms)
+
+    # Stands for a stress of before, which would be taken for that of the new geometry.
     calc.results["left_over"] = 1.0
     atoms.positions[0, 0] += 0.01
     calc.calculate(atoms, ["energy"], list(all_changes))
@@ -37,6 +39,8 @@ def check_a_used_calculator_can_be_deep_copied(subject: CalculatorSubject) -> fl
     before = subject.energy(subject.crystal())
     twin = copy.deepcopy(subject.calc)
     moved = subject.crystal()
+
+    # The copy has to compute: an answer out of its cache proves nothing.
     moved.positions[0, 0] += 0.05
     twin.get_property("energy", moved)
     return off(twin.get_property("energy", subject.crystal()), before)
