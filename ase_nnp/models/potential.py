@@ -53,6 +53,9 @@ class Potential(nn.Module):
         Unit of each output that is not in eV and Angstrom.
     required_inputs
         Fields beside geometry that the model reads: ``charge``, ``spin``, ``tags``, ``fixed``.
+    repulsive_core
+        Whether any two atoms repel at distances shorter than any bond; the conformance suite
+        holds a model to it.
     graph_options
         Further arguments for :meth:`AtomGraph.from_atoms` (``wrap``, ``pbc``).
     """
@@ -62,6 +65,7 @@ class Potential(nn.Module):
     outputs: tuple[str, ...] = ("energy", "forces")
     elements: frozenset[int] | None = None
     conservative: bool = False
+    repulsive_core: bool = False
     energy_kind: str = "total"
     energy_reference: str = ""
     units: Mapping[str, str] = {}

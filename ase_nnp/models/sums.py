@@ -95,6 +95,7 @@ class Sum(Potential):
         self.per_atom, self.row_axis = first.per_atom, first.row_axis
         self.family, self.config, self.provenance = first.family, first.config, first.provenance
         self.conservative = all(p.conservative for p in potentials)
+        self.repulsive_core = any(p.repulsive_core for p in potentials)
         self.required_inputs = tuple(
             dict.fromkeys(name for p in potentials for name in p.required_inputs)
         )

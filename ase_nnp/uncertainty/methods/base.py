@@ -70,6 +70,7 @@ class UncertainPotential(Potential):
         base = self.base
         self.cutoff, self.max_neighbors = base.cutoff, base.max_neighbors
         self.conservative, self.energy_kind = base.conservative, base.energy_kind
+        self.repulsive_core = base.repulsive_core
         self.energy_reference, self.units = base.energy_reference, base.units
         self.required_inputs, self.graph_options = base.required_inputs, base.graph_options
         self.corrections = base.corrections

@@ -172,6 +172,7 @@ class Facet(Conservative):
         self.prior = self._prior(**cfg["prior"])
         if self.prior is not None:
             self.corrections = (self.prior.family,)  # so that nobody adds it a second time
+            self.repulsive_core = self.prior.repulsive_core
         self.config = cfg
 
     def _prior(self, family: str | None, config: Mapping[str, Any]) -> Conservative | None:

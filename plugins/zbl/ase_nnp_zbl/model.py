@@ -37,6 +37,7 @@ class ZBL(Conservative):
     """
 
     outputs = ("energy", "energies", "forces", "stress")
+    repulsive_core = True
 
     def __init__(self, inner: float, outer: float) -> None:
         super().__init__()

@@ -1,0 +1,56 @@
+"""Curvature at symmetric sites, acoustic modes and the repulsive core of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ase import Atoms
+
+from ase_nnp.testing.curvature import (
+    curvature_jumps,
+    rigid_shift,
+    symmetric_structures,
+    unrepelled,
+)
+from ase_nnp.testing.outcomes import NotApplicable
+from ase_nnp.testing.subject import Subject, check
+
+__all__: list[str] = []
+
+
+def _structures(subject: Subject) -> dict[str, Atoms]:
+    if not subject.has_forces:
+        raise NotApplicable("no forces")
+    return symmetric_structures(subject.numbers[:2], molecules=not subject.periodic_only())
+
+
+def _evaluate(subject: Subject, structures: Sequence[Atoms]) -> list[dict[str, Any]]:
+    periodic = all(atoms.cell.rank == 3 for atoms in structures)
+    return subject.predict(*structures, stress=periodic)
+
+
+# Anharmonic terms of real potentials change a response by 1 to 5 % between the two steps; a
+# normalization that amplifies what vanishes by symmetry changes it by factors.
+@check(0.2)
+def check_curvature_at_symmetric_sites(subject: Subject) -> float:
+    """Second derivatives of perfect crystals agree for steps of 0.001 and 0.02."""
+    jumps = curvature_jumps(_structures(subject), lambda s: _evaluate(subject, s))
+    return max(jumps.values())
+
+
+@check(1e-6)
+def check_acoustic_modes_vanish(subject: Subject) -> float:
+    """The response to one displaced atom adds up to zero over all atoms."""
+    return max(rigid_shift(_structures(subject), lambda s: _evaluate(subject, s)).values())
+
+
+@check(0.0)
+def check_repulsive_core(subject: Subject) -> float:
+    """No pair of atoms gains energy by coming closer than any bond, if the model declares so."""
+    if not subject.model.repulsive_core:
+        raise NotApplicable("the model declares no repulsive core")
+    falling = unrepelled(subject.numbers, lambda s: _evaluate(subject, s))
+    if falling:
+        raise AssertionError("; ".join(falling))
+    return 0.0
