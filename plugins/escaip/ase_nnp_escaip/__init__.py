@@ -89,8 +89,8 @@ FAMILY = ModelFamily(
         "exact. The published graphs make jumps where a neighbour leaves; smooth_graph=True "
         "(generation 3) has none. "
         "Bond orders are norms of sums that vanish at perfect lattice sites, where the energy has "
-        "a kink: elastic constants of perfect crystals depend on the step. Direct forces do not add "
-        "up to zero."
+        "a kink: elastic constants of perfect crystals depend on the step. Direct forces do not "
+        "add up to zero."
     ),
     test_config={
         "generation": 3,
