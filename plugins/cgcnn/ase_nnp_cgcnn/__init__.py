@@ -44,6 +44,7 @@ OC20_DEFAULTS = {
     "pbc": [True, True, False],
     "constructor": None,
     "normalizer": None,
+    "long_range": None,  # ours: {"kind": "ewald" | "neural_atoms", ...}
 }
 
 #: What both models follow; the second and the third are about the data behind the weights.

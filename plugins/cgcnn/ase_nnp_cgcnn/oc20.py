@@ -19,6 +19,7 @@ from torch.nn.functional import softplus
 
 from ase_nnp.errors import ConfigError
 from ase_nnp.models.graph import AtomGraph
+from ase_nnp.models.long_range import MESSAGES, long_range_block
 from ase_nnp.models.potential import Conservative
 
 from .elements import MAX_Z, NUM_FEATURES, element_features
@@ -74,6 +75,9 @@ class AdsorptionModel(Conservative):
     normalizer
         ``{"target": {"mean", "std"}, "grad_target": {"mean", "std"}}`` in eV and eV/Angstrom, or
         just ``{"mean", "std"}``. Without one the network's number is the energy in eV.
+    long_range
+        ``{"kind": "ewald" | "neural_atoms", ...}``: a block of :mod:`ase_nnp.models.long_range`
+        after each convolution.
     """
 
     energy_kind = "adsorption"
@@ -95,6 +99,7 @@ class AdsorptionModel(Conservative):
         use_pbc: bool,
         pbc: Sequence[bool],
         normalizer: Mapping[str, Any] | None,
+        long_range: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         check_sizes(
@@ -130,6 +135,10 @@ class AdsorptionModel(Conservative):
         self.convs = nn.ModuleList(
             Convolution(size, num_gaussians) for _ in range(num_graph_conv_layers)
         )
+        if dict(long_range or {}).get("kind") == "charges":
+            raise ConfigError("An energy that is a mean over atoms takes no long_range 'charges'.")
+        blocks = [long_range_block(long_range, size, MESSAGES) for _ in self.convs]
+        self.messages = nn.ModuleList(block for block in blocks if block is not None)
         self.conv_to_fc = nn.Sequential(nn.Linear(size, fc_feat_size), nn.Softplus())
         self.fcs = nn.Sequential()
         for _ in range(num_fc_layers - 1):
@@ -194,8 +203,10 @@ class AdsorptionModel(Conservative):
         edges = torch.exp(self.steepness * (distance[:, None] - offset) ** 2)
         source, target = graph.edge_index
         atoms = self.embedding_fc(self.features[graph.atomic_numbers])
-        for convolution in self.convs:
+        for number, convolution in enumerate(self.convs):
             atoms = convolution(atoms, edges, source, target)
+            if len(self.messages):
+                atoms = self.messages[number](graph, atoms)
         layers = (m for m in (*self.conv_to_fc, *self.fcs, self.fc_out) if isinstance(m, nn.Linear))
         raw = head(layers, mean_over_atoms(atoms, graph))[:, 0]
         return (raw * self.std + self.mean).to(self.fc_out.weight.dtype)

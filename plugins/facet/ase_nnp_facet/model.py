@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from ase_nnp.errors import CheckpointError, ConfigError
 from ase_nnp.models.files import build_model
 from ase_nnp.models.graph import AtomGraph
+from ase_nnp.models.long_range import MESSAGES, long_range_block
 from ase_nnp.models.potential import Conservative, Potential
 
 from . import doubt as doubt  # its error bars are found by name once a model is there
@@ -124,7 +125,7 @@ class Layer(nn.Module):
 class Facet(Conservative):
     """The Facet potential; ``config`` as in :data:`ase_nnp_facet.settings.DEFAULTS`."""
 
-    outputs = ("energy", "forces", "stress", "energies")
+    outputs: tuple[str, ...] = ("energy", "forces", "stress", "energies")
     rmax: Tensor
     species_index: Tensor
     table_r: Tensor
@@ -162,6 +163,11 @@ class Facet(Conservative):
             self.envelope["kind"] = "smooth"
         self.harmonics = Harmonics(int(cfg["interaction"]["message"]["max_ell"]))
         self.layers = nn.ModuleList(Layer(a, b, self.symmetry, cfg) for a, b in pairwise(levels))
+        blocks_of = [long_range_block(cfg["long_range"], i.mult(0), MESSAGES) for i in levels[1:-1]]
+        self.messages = nn.ModuleList(block for block in blocks_of if block is not None)
+        self.charges = long_range_block(cfg["long_range"], outs, ("charges",))
+        if self.charges is not None:
+            self.outputs = (*self.outputs, "charges")
         self.head = MLP([outs, *cfg["head"]["inner_dims"], 1], cfg["head"])
         self.head_dropout = float(cfg["head"]["dropout"])
         self.energy_scale = EnergyScale(len(species), cfg["rescale"], self.reference)
@@ -226,14 +232,15 @@ class Facet(Conservative):
         return {**super().describe(), "symmetry": self.symmetry, "rotations": rotations}
 
     def energies(self, graph: AtomGraph) -> dict[str, Tensor]:
-        """Return ``energy`` (B,) and ``energies`` (N,), eV."""
-        shares = self._run(graph, None)
+        """Return ``energy`` (B,) and ``energies`` (N,), eV; with latent charges these (N,), e."""
+        shares, charges = self._run(graph, None)
         if self.prior is not None:
             beneath = self.prior.energies(graph)
             assert isinstance(beneath, dict)
             shares = shares + beneath["energies"]
         total = shares.new_zeros(graph.num_structures)
-        return {"energy": total.index_add(0, graph.batch, shares), "energies": shares}
+        results = {"energy": total.index_add(0, graph.batch, shares), "energies": shares}
+        return results if charges is None else {**results, "charges": charges}
 
     def intermediates(self, graph: AtomGraph) -> dict[str, Tensor]:
         """Return what the network computes on its way, under the published names."""
@@ -241,7 +248,9 @@ class Facet(Conservative):
         self._run(graph, record)
         return {k: v.detach() for k, v in record.items()}
 
-    def _run(self, graph: AtomGraph, record: dict[str, Tensor] | None) -> Tensor:
+    def _run(
+        self, graph: AtomGraph, record: dict[str, Tensor] | None
+    ) -> tuple[Tensor, Tensor | None]:
         edges = self._edges(graph, record)
         species = self.species_index[graph.atomic_numbers]
 
@@ -254,6 +263,9 @@ class Facet(Conservative):
         for number, layer in enumerate(self.layers):
             inner: dict[str, Tensor] | None = None if record is None else {}
             x = layer(x, edges, recompute, inner)
+            if number < len(self.messages):
+                scalars = self.messages[number].features
+                x = torch.cat([self.messages[number](graph, x[:, :scalars]), x[:, scalars:]], dim=1)
             if record is not None and inner is not None:
                 record.update({f"mace/layer_{number}{k}": v for k, v in inner.items()})
         if self.training and self.head_dropout:
@@ -262,7 +274,10 @@ class Facet(Conservative):
         if record is not None:
             record["head"] = e
         shares: Tensor = self.energy_scale(e[:, 0], species, graph.batch, graph.num_structures)
-        return shares
+        if self.charges is None:
+            return shares, None
+        energies, charges = self.charges(graph, x)
+        return shares + energies.to(shares), charges
 
     def _edges(self, graph: AtomGraph, record: dict[str, Tensor] | None) -> Edges:
         source, target = graph.edge_index

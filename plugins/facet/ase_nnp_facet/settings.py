@@ -50,6 +50,8 @@ DEFAULTS: dict[str, Any] = {
     "norm_eps": "auto",  # ours: see SMOOTH; a file holds the number
     # ours: another family beneath this model, {"family": "zbl", "config": {...}}; None: nothing
     "prior": {"family": None, "config": {}},
+    # ours: {"kind": "ewald" | "neural_atoms" | "charges", ...}, see ase_nnp.models.long_range
+    "long_range": None,
     "block_reduction": "last",
     "share_species_embed": True,
     "node_embed": {"kind": "linear", "embed_dim": 64},
