@@ -51,7 +51,7 @@ class _Chain(NEB):  # type: ignore[misc]
             self.projected = super().get_forces()
         return self.projected
 
-    def set_positions(self, positions: Array) -> None:
+    def set_positions(self, positions: Array) -> None:  # type: ignore[override]
         self.projected = None
         super().set_positions(positions)
 

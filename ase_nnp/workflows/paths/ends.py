@@ -14,9 +14,11 @@ if TYPE_CHECKING:
 
 __all__ = ["first_band", "match_atoms"]
 
-#: The given order of atoms is kept unless another makes the squared path this many times shorter:
-#: two equal atoms may truly change places.
-CLEARLY_SHORTER = 4.0
+#: The given order of atoms is kept unless another makes the squared path this many times shorter.
+CLEARLY_SHORTER = 2.0
+#: Where the best order leaves no atom that moves further (Angstrom), equal atoms are meant to
+#: change places: there would be no reaction otherwise.
+NO_REACTION = 0.5
 
 
 def match_atoms(start: Atoms, end: Atoms, reorder: bool = True) -> tuple[Atoms, list[int] | None]:
@@ -56,7 +58,9 @@ def match_atoms(start: Atoms, end: Atoms, reorder: bool = True) -> tuple[Atoms, 
     if reorder:
         best = _assignment(start, end)
         given = _squared_path(start, end, order) if same_order else np.inf
-        if _squared_path(start, end, best) * CLEARLY_SHORTER < given:
+        shorter = _squared_path(start, end, best) * CLEARLY_SHORTER < given
+        reacts = np.linalg.norm(_moves(start, end, best), axis=1).max() > NO_REACTION
+        if shorter and (reacts or not same_order):
             order = best
     matched: Atoms = end[order]
     matched.set_constraint(start.constraints)
@@ -68,7 +72,11 @@ def match_atoms(start: Atoms, end: Atoms, reorder: bool = True) -> tuple[Atoms, 
 def _moves(start: Atoms, end: Atoms, order: NDArray[np.int64]) -> NDArray[np.float64]:
     from ase.geometry import find_mic
 
-    return np.asarray(find_mic(end.positions[order] - start.positions, start.cell, start.pbc)[0])
+    given = end.positions[order] - start.positions
+    shortest, lengths = find_mic(given, start.cell, start.pbc)
+    # A move of half a cell has two shortest images: the one that was given is meant.
+    longer = np.linalg.norm(given, axis=1) > lengths + 1e-3
+    return np.asarray(np.where(longer[:, None], shortest, given))
 
 
 def _squared_path(start: Atoms, end: Atoms, order: NDArray[np.int64]) -> float:

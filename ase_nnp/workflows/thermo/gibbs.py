@@ -148,7 +148,9 @@ def gibbs(
     return FreeEnergy(
         value,
         state.observable,
-        *map(float, terms),
+        float(terms[0]),
+        float(terms[1]),
+        float(terms[2]),
         temperature,
         pressure,
         said,
@@ -191,14 +193,15 @@ def _ideal_gas(state: State, modes: ModeTreatment) -> Any:
     # What is missing of 3 N are the rigid motions; the molecule's shape follows.
     count = len(state.atoms)
     lacking = 3 * count - len(state.modes) - 3
-    shape = {0: "monatomic", 2: "linear", 3: "nonlinear"}.get(lacking)
+    shapes: dict[int, Any] = {0: "monatomic", 2: "linear", 3: "nonlinear"}
+    shape = shapes.get(lacking)
     if shape is None or (shape == "monatomic") != (count == 1):
         raise StructureError(
             f"{len(state.modes)} modes of {count} atoms: 3 N - 6 vibrations were expected, or "
             "3 N - 5 of a linear molecule."
         )
     return IdealGasThermo(
-        modes.energies,
+        modes.energies.tolist(),
         shape,
         atoms=state.atoms,
         symmetrynumber=state.symmetry,
@@ -211,11 +214,11 @@ def _localized(state: State, modes: ModeTreatment, treatment: str) -> Any:
     from ase.thermochemistry import HarmonicThermo, MSRRHOThermo
 
     if treatment == "harmonic":
-        return HarmonicThermo(modes.energies)
+        return HarmonicThermo(modes.energies.tolist())
     if state.atoms is None or len(state.atoms) < 2:
         raise StructureError("quasi-rrho needs a moment of inertia: atoms of two or more atoms.")
     # 100 cm^-1 is Grimme's choice for the switch from vibration to rotation.
-    return MSRRHOThermo(modes.energies, state.atoms, tau=100.0)
+    return MSRRHOThermo(modes.energies.tolist(), state.atoms, tau=100.0)
 
 
 def _hindered(
@@ -228,8 +231,9 @@ def _hindered(
         raise ConfigError(f"hindered = {dict(settings)}: needs {', '.join(sorted(needed))}.")
     if state.atoms is None or len(state.modes) != 3 * len(state.atoms) or state.saddle:
         raise StructureError("A hindered translator and rotor needs all 3 N modes of an adsorbate.")
+    barriers: dict[str, Any] = dict(settings)
     thermo = HinderedThermo(
-        modes.energies, atoms=state.atoms, symmetrynumber=state.symmetry, **settings
+        modes.energies, atoms=state.atoms, symmetrynumber=state.symmetry, **barriers
     )
     # The quanta of the hindered motions count with those of the vibrations that are left.
     zero_point = thermo.get_zero_point_energy(verbose=False)

@@ -228,7 +228,7 @@ def symmetry_number(atoms: Atoms) -> int:
     if len(atoms) == 1:
         return 1
     try:
-        from pymatgen.core import Molecule
+        from pymatgen.core.structure import Molecule
         from pymatgen.symmetry.analyzer import PointGroupAnalyzer
     except ImportError as error:
         raise AseNnpError(
