@@ -39,6 +39,8 @@ COMMANDS = (
     "elastic",
     "phonons",
     "neb",
+    "vibrations",
+    "gibbs",
     "screen",
     "bench",
     "train",

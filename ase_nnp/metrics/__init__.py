@@ -9,6 +9,7 @@ task                    streaming                                     one call
 S2EF, OC25, molecules   :class:`S2EFMetrics`                          :func:`s2ef_metrics`
 IS2RE                   :class:`IS2REMetrics`                         :func:`is2re_metrics`
 IS2RS                   :class:`IS2RSMetrics`                         :func:`is2rs_metrics`
+OC20NEB                 (one transition state each)                   :func:`oc20neb_metrics`
 AdsorbML, OC20-Dense    (needs all configs of a system)               :func:`adsorbml_metrics`
 anomalies               (one relaxation at a time)                    :func:`detect_anomalies`
 OC25 solvation          :class:`SolvationMetrics`                     :func:`solvation_metrics`
@@ -39,6 +40,7 @@ from ase_nnp.metrics.is2rs import (
     mean_displacement,
     min_image,
 )
+from ase_nnp.metrics.oc20neb import oc20neb_metrics
 from ase_nnp.metrics.s2ef import (
     S2EFMetrics,
     efwt,
@@ -88,6 +90,7 @@ __all__ = [
     "mean_displacement",
     "mean_over_splits",
     "min_image",
+    "oc20neb_metrics",
     "s2ef_metrics",
     "solvation_energy",
     "solvation_metrics",

@@ -236,8 +236,11 @@ def energies(model: Potential, structures: Sequence[Atoms]) -> list[Observable]:
     ----------
     model
         An ensemble or shallow ensemble: values of every member. A last layer: its exact
-        covariances. Another uncertainty: stds that are taken to be independent. Any other
-        potential: values whose error is unknown. Two models' errors are independent.
+        covariances. An uncertainty with a method ``energy_rows(graph)``, which gives rows (B, d)
+        whose products are covariances up to a factor for each structure: the correlations of the
+        rows, with the model's own ``energy_std``. Another uncertainty: stds that are taken to be
+        independent. Any other potential: values whose error is unknown. Two models' errors are
+        independent.
     structures
         Of any sizes.
 
@@ -246,13 +249,15 @@ def energies(model: Potential, structures: Sequence[Atoms]) -> list[Observable]:
     A calibration of the energy acts on every std; correlations stay as they are.
     """
     structures = list(structures)
+    known = "energy_std" in model.outputs
+    if known and hasattr(model, "energy_rows"):
+        return _of_stds_and_rows(model, structures)
     if isinstance(model, DeepEnsemble):
         return _of_rows(model, "members", *_ensemble_rows(model, structures))
     if isinstance(model, (ShallowEnsemble, LastLayerLaplace)):
         kind = "members" if isinstance(model, ShallowEnsemble) else "linear"
         return _of_rows(model, kind, *_feature_rows(model, structures))
 
-    known = "energy_std" in model.outputs
     wanted = ("energy", "energy_std") if known else ("energy",)
     results = Predictor(model)(structures, wanted, progress=False)
     observables = []
@@ -299,6 +304,20 @@ def _feature_rows(
             values.append(energy)
             rows.append((features @ model.factor.to(features.device)).cpu().numpy())
     return np.array(values), np.array(rows)
+
+
+def _of_stds_and_rows(model: Potential, structures: Sequence[Atoms]) -> list[Observable]:
+    """Return energies whose stds are the model's and whose correlations are those of its rows."""
+    source, observables = _source(model, "linear"), []
+    results = Predictor(model)(structures, ("energy", "energy_std"), progress=False)
+    make_rows: Any = model.energy_rows  # type: ignore[attr-defined]
+    for atoms, result in zip(structures, results, strict=True):
+        with evaluating(model):
+            row = make_rows(model.make_graph([atoms]))[0].detach().double().cpu().numpy()
+        length = math.sqrt(float(row @ row))
+        scaled = row * (float(result["energy_std"]) / length) if length else row
+        observables.append(Observable(float(result["energy"]), {source: scaled}))
+    return observables
 
 
 def _of_rows(

@@ -15,7 +15,14 @@ from ase_nnp.errors import ConfigError, StructureError
 if TYPE_CHECKING:
     from ase import Atoms
 
-__all__ = ["FORMS", "EquationOfState", "draw_eos", "equation_of_state", "require_crystal"]
+__all__ = [
+    "FORMS",
+    "EquationOfState",
+    "draw_eos",
+    "equation_of_state",
+    "fit_energies",
+    "require_crystal",
+]
 
 #: Of ASE's forms those with a pressure derivative of the bulk modulus.
 FORMS = ("birchmurnaghan", "vinet", "murnaghan", "birch", "pouriertarantola")
@@ -112,7 +119,7 @@ def equation_of_state(
             relax_atoms(strained, fmax)
         volumes.append(strained.get_volume())
         energies.append(strained.get_potential_energy())
-    return _fit(np.array(volumes), np.array(energies), form)
+    return fit_energies(np.array(volumes), np.array(energies), form)
 
 
 def require_crystal(atoms: Atoms, what: str) -> None:
@@ -145,7 +152,16 @@ def relax_atoms(atoms: Atoms, fmax: float, steps: int = 300) -> None:
             )
 
 
-def _fit(volumes: NDArray[np.float64], energies: NDArray[np.float64], form: str) -> EquationOfState:
+def fit_energies(
+    volumes: NDArray[np.float64], energies: NDArray[np.float64], form: str
+) -> EquationOfState:
+    """Fit an equation of state to volumes (Angstrom^3) and energies (eV) that are known.
+
+    Raises
+    ------
+    StructureError
+        The energies have no minimum among the volumes.
+    """
     import ase.eos
     from ase.units import GPa
 

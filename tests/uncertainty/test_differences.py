@@ -148,3 +148,22 @@ def test_sums_with_plain_numbers_and_sums_of_lists():
         one * one
     product = combine(lambda x, y: x * y, one, one)
     assert product.std == pytest.approx(10, rel=1e-6)  # d(x^2) = 2 x dx
+
+
+def test_a_methods_own_rows_correlate_its_own_stds(linear):
+    class Scaled(type(linear)):
+        """Stds of twice the layer's, with the layer's correlations."""
+
+        def spread(self, graph, properties):
+            result = super().spread(graph, properties)
+            return result | {"energy_std": 2 * result["energy_std"]}
+
+        def energy_rows(self, graph):
+            return plain_features(self.base, self.layer, graph, ("energy",))[2] @ self.factor
+
+    model = Scaled.from_state(linear.base, *linear.state())
+    structures = molecules(2, seed=16)
+    one, two = energies(model, structures)
+    first, second = energies(linear, structures)
+    assert one.std == pytest.approx(2 * first.std, rel=1e-9)
+    assert (one - two).std == pytest.approx(2 * (first - second).std, rel=1e-8)

@@ -28,11 +28,11 @@ HELPERS = Path(__file__).parent.parent / "helpers"
 EMT_MODEL = ase_nnp.from_ase(EMT)
 
 
-def as_ase_does(pair, images, method, climb, steps):
+def as_ase_does(pair, images, method, climb, steps, make=EMT):
     """Positions of all images at every step of ASE's band, from the same interpolation."""
     band = [pair[0].copy(), *(pair[0].copy() for _ in range(images)), pair[1].copy()]
     for image in band:
-        image.calc = EMT()
+        image.calc = make()
     chain = NEB(band, climb=climb, method=method)
     chain.interpolate("idpp", apply_constraint=False)
     frames = []
@@ -61,6 +61,19 @@ def test_every_image_of_every_step_is_where_ases_band_has_it(method, climb, monk
     np.testing.assert_allclose(np.array(frames), wanted[: len(frames)], atol=1e-8)
     last = np.array([image.positions for image in result[0].images])
     np.testing.assert_allclose(last, wanted[-1], atol=1e-8)
+
+
+def test_a_neural_network_takes_ases_steps_too():
+    pytest.importorskip("ase_nnp_facet")
+    model = ase_nnp.build_model("facet", seed=1, dtype="float64", device="cpu")
+    pair = hop("Cu", "Pt")
+    (path,) = reaction_paths(
+        [pair], model, images=3, climb_at=np.inf, finish_at=0, relax_ends=False, steps=8
+    )
+    wanted = as_ase_does(pair, 3, "improvedtangent", True, 8, lambda: ase_nnp.NNPCalculator(model))
+    last = np.array([image.positions for image in path.images])
+    assert np.abs(wanted[-1] - wanted[0]).max() > 1e-3
+    np.testing.assert_allclose(last, wanted[path.steps], atol=1e-8)
 
 
 def test_bands_together_are_bands_alone():
@@ -201,7 +214,11 @@ def uninterrupted(tmp_path_factory):
     return run(tmp_path_factory.mktemp("whole"))
 
 
-@pytest.mark.parametrize("after", range(0, 40, 4))
+#: Two kills in the fast tests, all ten in the slow ones: each starts a process of its own.
+KILLS = [0, 16, *(pytest.param(n, marks=pytest.mark.slow) for n in (4, 8, 12, 20, 24, 28, 32, 36))]
+
+
+@pytest.mark.parametrize("after", KILLS)
 def test_a_killed_run_goes_on_to_the_same_paths(after, tmp_path, uninterrupted):
     worker = subprocess.Popen(
         [sys.executable, str(HELPERS / "path_worker.py"), str(tmp_path)], stdout=subprocess.PIPE

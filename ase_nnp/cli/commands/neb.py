@@ -10,16 +10,17 @@ import typer
 from ase_nnp.cli.commands.crystal import number_with_bar
 from ase_nnp.cli.commands.exit_codes import EPILOG, leave
 from ase_nnp.cli.commands.model_argument import model_and_structures
-from ase_nnp.cli.commands.output import print_json, print_table, read_structures, say
+from ase_nnp.cli.commands.output import print_json, print_table, read_structures, say, warn
 from ase_nnp.cli.commands.shared_options import PropertyOptions, takes
 from ase_nnp.cli.commands.targets import OverwriteOption, open_target
-from ase_nnp.errors import ConfigError
+from ase_nnp.errors import ConfigError, StructureError
 
 if TYPE_CHECKING:
     from ase import Atoms
 
     from ase_nnp.models.potential import Potential
-    from ase_nnp.workflows.neb import MinimumEnergyPath
+    from ase_nnp.uncertainty.differences import Observable
+    from ase_nnp.workflows.paths import ReactionPath
 
 __all__ = ["add_to"]
 
@@ -56,6 +57,12 @@ def neb(
     climb: Annotated[bool, typer.Option(help="The highest image climbs to the saddle.")] = True,
     relax_ends: Annotated[bool, typer.Option(help="Relax the ends first.")] = True,
     method: Annotated[str, typer.Option(help="ASE's name for the tangents.")] = "improvedtangent",
+    finish: Annotated[
+        bool, typer.Option(help="Let the top image go on to the saddle point alone.")
+    ] = True,
+    folder: Annotated[
+        Path | None, typer.Option(help="Keep checkpoints here; the same call goes on after a kill.")
+    ] = None,
 ) -> None:
     """Find the minimum-energy path between two structures by a nudged elastic band."""
     options.check_plot()
@@ -65,72 +72,79 @@ def neb(
     initial, final = (read_structures(path)[-1] for path in files)
     target = open_target(output, [initial, final], default="path.extxyz", overwrite=overwrite)
     potential = options.load(model)
-    settings = {"images": images, "fmax": fmax, "steps": steps, "climb": climb, "method": method}
-    result = _run(initial, final, potential, options.as_json, relax_ends=relax_ends, **settings)
+    settings: dict[str, Any] = {"images": images, "fmax": fmax, "steps": steps, "climb": climb}
+    settings |= {"method": method, "relax_ends": relax_ends, "folder": folder}
+    settings |= {} if finish else {"finish_at": 0.0}
+    result = _run(initial, final, potential, options.as_json, **settings)
     written = target.write(result.images)
-
-    std, image_std, covers = _error_bars(result, potential)
     if options.plot is not None:
-        from ase_nnp.workflows.neb import draw_neb
+        _draw(result, options.plot)
 
-        draw_neb(result, options.plot, image_std)
     names = ("barrier", "reverse_barrier", "reaction_energy")
+    values: dict[str, Observable] = {name: getattr(result, name) for name in names}
+    covers = _covers(result)
     if options.as_json:
-        bars = None if std is None else dict(zip(names, std.tolist(), strict=True))
+        bars = {name: value.std for name, value in values.items()}
+        std = None if bars["barrier"] is None else bars
         files_written = {"output": str(written), "plot": options.plot}
-        print_json({**result.as_dict(), "std": bars, "error_bar": covers, **files_written})
+        print_json({**result.as_dict(), "std": std, "error_bar": covers, **files_written})
     else:
         rows = [
-            (
-                n.replace("_", " "),
-                number_with_bar(getattr(result, n), None if std is None else s, 4),
-                "eV",
-            )
-            for n, s in zip(names, [0.0] * 3 if std is None else std, strict=True)
+            (name.replace("_", " "), number_with_bar(value.value, value.std, 4), "eV")
+            for name, value in values.items()
         ]
         rows.append(("steps", str(result.steps), ""))
+        rows.append(("evaluations", str(result.evaluations), ""))
         rows.append(("largest force", f"{result.fmax:.4f}", "eV/Å"))
         rows.append(("converged", "yes" if result.converged else "NO", ""))
         title = f"Path of {initial.get_chemical_formula()} with {potential.unwrapped.family}"
         print_table(f"{title}, written to {written}", ("", "", ""), rows)
         say(covers)
+    if result.unknown_images:
+        listed = ", ".join(map(str, result.unknown_images))
+        warn(f"images {listed} are outside of what the model knows, by its own flag", [])
     leave([{"converged": result.converged}], "Give more --steps; the band so far is written.")
 
 
 def _run(
     initial: Atoms, final: Atoms, potential: Potential, as_json: bool, **settings: Any
-) -> MinimumEnergyPath:
-    """Run the band with a line on stderr that shows barrier and force."""
+) -> ReactionPath:
+    """Run the band with a line on stderr that shows steps and force."""
     from rich.console import Console
 
-    from ase_nnp.calculator.calculator import NNPCalculator
-    from ase_nnp.workflows.neb import minimum_energy_path
+    from ase_nnp.workflows.paths import reaction_paths
 
     console = Console(stderr=True, quiet=as_json)
     with console.status("relaxing the ends", spinner="dots") as shown:
 
-        def show(step: int, barrier: float, force: float) -> None:
-            shown.update(f"step {step}  barrier {barrier:.3f} eV  {force:.3f} eV/Å")
+        def show(step: int, bands: int, text: str) -> None:
+            shown.update(f"step {step}  {text}")
 
-        return minimum_energy_path(
-            initial, final, NNPCalculator(potential), callback=show, **settings
-        )
+        (path,) = reaction_paths([(initial, final)], potential, progress=show, **settings)
+    if path.status == "failed":
+        raise StructureError(path.reason)
+    return path
 
 
-def _error_bars(result: MinimumEnergyPath, potential: Potential) -> tuple[Any, Any, str]:
-    """Spread of barrier and image energies over an ensemble's members, on the path as it is."""
-    from ase_nnp.workflows.error_bars import what_a_bar_covers
-    from ase_nnp.workflows.neb import energies_of_members, heights
-    from ase_nnp.workflows.propagation import summarize_members
+def _covers(result: ReactionPath) -> str:
+    """Say what the ± is: of this one path, which no member has relaxed for itself."""
+    said = result.barrier.covers
+    if result.barrier.std is None:
+        return said
+    return f"{said} All on this one path."
 
-    members = list(getattr(potential, "potentials", ()))
-    if len(members) < 2:
-        return None, None, what_a_bar_covers(potential, None)
-    energies = energies_of_members(result, members)
-    spread = summarize_members([heights(row) for row in energies])
-    relative = energies - energies[:, :1]
-    covers = (
-        f"± is the standard deviation over {len(members)} members on this one path, which none of "
-        f"them has relaxed for itself. {spread.note}"
+
+def _draw(result: ReactionPath, plot: Path) -> None:
+    import numpy as np
+
+    from ase_nnp.workflows.neb import MinimumEnergyPath, draw_neb
+    from ase_nnp.workflows.paths.outcome import path_lengths
+
+    bars = [(energy - result.energies[0]).std for energy in result.energies]
+    std = None if None in bars else np.array(bars, dtype=float)
+    values = np.array([energy.value for energy in result.energies])
+    lengths = path_lengths(result.images)
+    band = MinimumEnergyPath(
+        result.images, values, lengths, result.converged, result.steps, result.fmax
     )
-    return spread.std, relative.std(axis=0, ddof=1), covers
+    draw_neb(band, plot, std)

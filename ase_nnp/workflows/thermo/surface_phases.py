@@ -97,7 +97,7 @@ class SurfacePhaseDiagram:
     @property
     def stable(self) -> NDArray[np.int64]:
         """(K,) which phase is the lowest."""
-        return np.argmin(self.gamma, axis=0)
+        return np.asarray(np.argmin(self.gamma, axis=0))
 
     def transitions(self) -> list[tuple[int, int, Observable]]:
         """Return pairs of phases that give way to each other, and where, with the error bar."""

@@ -124,6 +124,12 @@ class Doubt(UncertainPotential):
         columns += [f(v) for v in (far, near, strength) for f in (mean, most)]
         return result, Signs(atoms, torch.stack(columns, dim=1))
 
+    def energy_rows(self, graph: AtomGraph) -> Tensor:
+        """Rows (B, d) whose products are the covariances of energies by prediction rigidity."""
+        _, x = features(self.base, graph, ("energy",))
+        total = x.new_zeros((graph.num_structures, x.shape[1])).index_add(0, graph.batch, x)
+        return total @ self.tables["rigidity"].to(x)
+
     def distance(self, kind: str, rows: Tensor, numbers: Tensor) -> Tensor:
         """Mean distance (N,) to the nearest training atoms of the same element, whitened."""
         distances = rows.new_full((len(rows),), 1e3)

@@ -1,0 +1,64 @@
+"""Coverage of intervals of energy differences, with and without what the two errors share.
+
+Pairs of structures of one composition and cell are taken from a labeled file; the label of the
+difference is compared with the 90 % interval from the model's own covariances, and with that of
+the root of the sum of squares.
+
+    python benchmarks/differences.py [MODEL] --data data/shipped/test.extxyz.xz --pairs 50
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import defaultdict
+
+import numpy as np
+
+import ase_nnp
+from ase_nnp.uncertainty.differences import energies
+
+
+def pairs_of(path, count, seed=0):
+    """Pairs of structures that differ in positions alone, at most one pair for each kind."""
+    kinds = defaultdict(list)
+    for atoms in ase_nnp.open_dataset(path):
+        key = (atoms.get_chemical_formula(), tuple(np.round(atoms.cell.cellpar(), 2)))
+        kinds[key].append(atoms)
+    generator = np.random.default_rng(seed)
+    chosen = [group for group in kinds.values() if len(group) > 1]
+    order = generator.permutation(len(chosen))[:count]
+    return [
+        [chosen[k][i] for i in generator.choice(len(chosen[k]), 2, replace=False)] for k in order
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", nargs="?")
+    parser.add_argument("--data", default="data/shipped/test.extxyz.xz")
+    parser.add_argument("--pairs", type=int, default=50)
+    options = parser.parse_args()
+
+    model = ase_nnp.load_model(options.model)
+    pairs = pairs_of(options.data, options.pairs)
+    observed = energies(model, [atoms for pair in pairs for atoms in pair])
+    labels = np.array([[a.get_potential_energy() for a in pair] for pair in pairs])
+    error = np.array([float(a - b) for a, b in zip(observed[::2], observed[1::2], strict=True)])
+    error -= labels[:, 0] - labels[:, 1]
+
+    z90 = 1.645
+    widths = {
+        "correlated": [(a - b).std for a, b in zip(observed[::2], observed[1::2], strict=True)],
+        "as if independent": [
+            np.hypot(a.std, b.std) for a, b in zip(observed[::2], observed[1::2], strict=True)
+        ],
+    }
+    print(f"{len(pairs)} pairs; mean |error of a difference| {np.abs(error).mean():.4f} eV")
+    for name, std in widths.items():
+        inside = np.abs(error) <= z90 * np.array(std)
+        held, mean = 100 * inside.mean(), np.mean(std)
+        print(f"{name:18s} 90 % interval holds {held:.0f} %, mean std {mean:.4f} eV")
+
+
+if __name__ == "__main__":
+    main()
