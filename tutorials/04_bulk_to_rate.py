@@ -1,9 +1,9 @@
 # %% [markdown]
 # # From a bulk metal to the rate of a step on its surface
 #
-# Lattice constant, surface energies, the equilibrium shape, an adsorption energy, the free energy of
-# the adsorbate, a barrier that is checked, and a rate, each with an error bar. With another model
-# (a path, a name, an ensemble, `ase_nnp.from_ase(EMT)`) no further line changes.
+# Lattice constant, surface energies, the equilibrium shape, a barrier that is checked, a free
+# energy and a rate, each with an error bar. With another model (a path, a name, an ensemble,
+# `ase_nnp.from_ase(EMT)`) no further line changes.
 
 # %%
 import numpy as np
@@ -58,7 +58,7 @@ add_adsorbate(end, "O", 1.2, "hcp")
 (path,) = reaction_paths([(start, end)], model, images=5)
 print("barrier", path.barrier, "eV; hcp over fcc", path.reaction_energy, "eV")
 check = check_saddle(path.saddle, model, (path.images[0], path.images[-1]))
-print(f"saddle: {check.imaginary[0]:.0f}i cm^-1;", check.problems or "both minima reached")
+print("imaginary modes", check.imaginary.round(), "cm^-1;", check.problems or "both minima reached")
 
 # %% [markdown]
 # ## Free energy and rate
