@@ -309,7 +309,10 @@ def _text(value: Any) -> str:
 
 def _joined(separator: str) -> Counted:
     def join(budget: Budget, *words: Any) -> str:
-        text = separator.join(map(_text, words))
+        parts = [*map(_text, words)]
+        # The root of an absolute path is a part of it.
+        text = separator.join(parts[1:] if parts[:1] == [separator] else parts)
+        text = separator + text if parts[:1] == [separator] else text
         budget.spend(len(text))
         return text
 
@@ -327,6 +330,8 @@ GLOBALS: dict[tuple[str, str], Any] = {
     ("copy_reg", "_reconstructor"): Call(_reconstructor),
     ("pathlib", "PosixPath"): _joined("/"),
     ("pathlib", "WindowsPath"): _joined("/"),
+    ("pathlib", "PurePosixPath"): _joined("/"),
+    ("pathlib", "PureWindowsPath"): _joined("/"),
     ("typing", "Any"): Name("typing.Any"),
     ("numpy", "ndarray"): Name("numpy.ndarray"),
     ("numpy", "dtype"): Call(_Dtype),

@@ -22,13 +22,13 @@ import numpy as np
 from ase_nnp.datasets.base import AtomsDataset
 from ase_nnp.datasets.formats.lmdb_sniff import lmdb_kind, open_lmdb
 from ase_nnp.datasets.formats.oc20_mapping import as_references, reference_of
-from ase_nnp.datasets.formats.oc20_pickles import record_fields
+from ase_nnp.datasets.formats.oc20_pickles import plain_field, record_fields
 from ase_nnp.datasets.labels import full_stress
 from ase_nnp.datasets.metadata_npz import attach_natoms
 from ase_nnp.datasets.sample import Sample
 from ase_nnp.datasets.shard import DatasetWarning, Shard, check_kind
 from ase_nnp.errors import DatasetError, UnsafeFileError
-from ase_nnp.files.unpickle import StandIn, UnpickleError, loads
+from ase_nnp.files.unpickle import UnpickleError, loads
 from ase_nnp.registry.family import DatasetFormat
 
 __all__ = ["FORMAT", "OC20_REFERENCE", "LegacyShard", "open_legacy"]
@@ -98,11 +98,11 @@ def decode(data: bytes) -> Sample:
         elif name == "stress" and isinstance(value, np.ndarray) and value.size in (6, 9):
             # (1, 3, 3) in ASE's sign, as fairchem 1 writes it with r_stress=True.
             sample["stress"], info[name] = full_stress(value), value
-        elif isinstance(value, StandIn):
-            why = f"{type(value).__name__} is no plain data"
-            sample.setdefault("dropped", {})[name] = why
         else:
-            info[name] = _identifier(value)
+            try:
+                info[name] = plain_field(_identifier(plain_field(value)))
+            except ValueError as error:
+                sample.setdefault("dropped", {})[name] = str(error)
     if "y_init" in info:
         sample.setdefault("energy", info["y_init"])
     if "pos_relaxed" in info:

@@ -160,7 +160,7 @@ def _plain(value: Any, where: str) -> Any:
         flat = value.ravel() if value.dtype != np.float16 else value.ravel().astype(float)
         return {"__ndarray__": [list(value.shape), value.dtype.name, np.ascontiguousarray(flat)]}
     if isinstance(value, np.generic):
-        return value.item()
+        value = value.item()  # maybe a complex number
     if isinstance(value, complex):
         return {"__complex__": [value.real, value.imag]}
     if isinstance(value, dict):
