@@ -72,11 +72,9 @@ def check_unfolded(value: Any, budget: Budget) -> None:
     UnpickleError
         The tree is too large for its file, or a number in it is too long.
     """
-    if type(value) not in _CONTAINERS and hasattr(value, "__dict__"):
-        parts = value.__dict__.values()
-        if _FLAT.issuperset(map(type, parts)):  # a record of arrays and numbers, as most are
-            budget.spend(sum([part.size for part in parts if type(part) is np.ndarray]))
-            return
+    small = _small_tree(value)
+    if small is not None and small <= budget.left:
+        return
 
     sizes: dict[int, int] = {}
     keep: list[Any] = []  # parts made for the walk: their ids must not be used again
@@ -101,8 +99,30 @@ def check_unfolded(value: Any, budget: Budget) -> None:
 
 
 _CONTAINERS = (dict, OrderedDict, list, tuple, set, frozenset)
-_FLAT = {np.ndarray, float, bool, type(None), str, int}
 _LEAVES = (float, bool, type(None))
+_FEW = 400  # values that are counted one by one, as often as they occur
+
+
+def _small_tree(value: Any) -> int | None:
+    """Return the size of a value of few parts, as records of datasets are; None of any other."""
+    waiting, total = [value], 0
+    for item in waiting:  # grows
+        kind = type(item)
+        if kind is np.ndarray:
+            total += item.size
+        elif kind is str or kind is bytes:
+            total += len(item) >> 3
+        elif kind is int:
+            total += _leaf(item)
+        elif kind not in _LEAVES:
+            parts = _parts(item)
+            if parts is None:
+                continue
+            if len(waiting) + len(parts) > _FEW:
+                return None
+            # The storage of newer records knows the record that it is in.
+            waiting += [part for part in parts if part is not value]
+    return total + len(waiting)
 
 
 def _parts(item: Any) -> list[Any] | None:

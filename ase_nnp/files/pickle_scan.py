@@ -41,16 +41,21 @@ _LINES = {**dict.fromkeys(b"FILSVgP", 1), **dict.fromkeys(b"ci", 2)}
 _STEP = [_ARGUMENT.get(op, -2) + 1 for op in range(256)]  # -1: not a fixed argument
 
 
-def _runs_of(memo: bytes) -> re.Pattern[bytes]:
-    """Match common opcodes and short strings in one step, up to where a value is used again."""
+def _runs_of(memo: bytes, short_memo: bytes) -> tuple[re.Pattern[bytes], re.Pattern[bytes]]:
+    """Match common opcodes and short strings in one step; and those up to a read of the memo."""
     short = b"|".join(re.escape(bytes([n])) + b".{%d}" % n for n in range(1, 32))
-    plain = rb"[(N)\]}QtaeubsR\x81\x85\x86\x87\x88\x89\x90\x93]"
-    sized = rb"[K\x80].|M..|J.{4}|[G\x95].{8}|\x8c(?:" + short + b")"
-    return re.compile(b"(?:" + b"|".join((plain, sized, memo)) + b")*+(h.)?+", re.DOTALL)
+    plain = rb"[(N)\]}QtaeubsR\x81\x85\x86\x87\x88\x89\x90\x93" + memo + b"]"
+    sized = b"\x80" + short_memo + rb"].|M..|\x8c(?:" + short + rb")|J.{4}|[G\x95].{8}"
+    # The frequent ones come first: alternatives are tried in turns.
+    run = b"(?:" + plain + b"|[Kh" + sized + b")*+"
+    read = b"(?:" + plain + b"|[K" + sized + b")*+h(.)"
+    return re.compile(run, re.DOTALL), re.compile(read, re.DOTALL)
 
 
 # Python writes a memo with one kind of instruction; where both occur, indices may be used twice.
-_NUMBERED, _COUNTED = _runs_of(b"q."), _runs_of(b"\x94")
+_NUMBERED, _COUNTED = _runs_of(b"", b"q"), _runs_of(rb"\x94", b"")
+_MAYBE_READS = re.compile(b"h(?=(.))", re.DOTALL)
+_BYTES = 0x42  # BINBYTES, with the numbers of a tensor
 
 
 def end_of_pickle(data: bytes, start: int = 0) -> int:
@@ -63,33 +68,44 @@ def end_of_pickle(data: bytes, start: int = 0) -> int:
     """
     position, size = start, len(data)
     counted = data[start : start + 1] == b"\x80" and data[start + 1 : start + 2] >= b"\x04"
-    match = (_COUNTED if counted else _NUMBERED).match
-    memo, reads, runs = _Memo(), [], []
-    begin, plain = start, 0  # of the present run; bytes of instructions before it
+    run, read = _COUNTED if counted else _NUMBERED
+    memo, runs = _Memo(), []
+    plain = 0  # bytes of instructions so far
     try:
         while True:
+            begin = position
             if plain <= MAX_PLAIN:
-                run = match(data, position)
-                position = run.end()  # type: ignore[union-attr]
-                if run.lastindex:  # type: ignore[union-attr] # it stopped behind a read
-                    reads.append(data[position - 1])
-                    continue
+                position = run.match(data, position).end()  # type: ignore[union-attr]
+                runs.append(data[begin:position])
             op = data[position]
+            plain += position - begin + 1
             if op == 46:
                 break
+            if op == _BYTES:
+                after = position + 5 + int.from_bytes(data[position + 1 : position + 5], "little")
+                if after > size:
+                    raise UnpickleError("a string of bytes passes the end")
+                position = after
+                continue
             after = _next(data, position, start, size)
             if op in _MEMO:
                 memo.note(op, data[position + 1 : after])
-            runs.append(data[begin:position])
-            plain += position - begin + 1
-            position = begin = after
+            position = after
     except (IndexError, ValueError):
         raise UnpickleError("the pickle is cut off") from None
 
-    runs.append(data[begin:position])
-    plain += position - begin
-    if plain > MAX_PLAIN or plain * memo.unfolding(reads, b"".join(runs)) > MAX_HASH_WORK:
+    if plain > MAX_PLAIN:
         follow(data, start, position)
+    else:
+        # Every read is an "h" and its index. That an "h" may be a letter makes the bound larger
+        # only, and mostly it is small enough.
+        text = b"".join(runs)
+        for reads in (_MAYBE_READS, read):
+            ratio = memo.unfolding(b"".join(reads.findall(text)), text)
+            if plain * ratio <= MAX_HASH_WORK:
+                break
+        else:
+            follow(data, start, position)
     return position + 1
 
 
@@ -121,18 +137,21 @@ class _Memo:
             self.written.add(index)
         self.tangled |= op in b"jr" and index < 256
 
-    def unfolding(self, short: list[int], runs: bytes) -> float:
+    def unfolding(self, short: bytes, runs: bytes) -> float:
         """Return the greatest possible ratio of unfolded to written values.
 
-        ``short`` are the indices of the one-byte reads in the ``runs`` of common opcodes.
+        ``short`` are the indices of the one-byte reads in the ``runs`` of common opcodes, or more.
         """
         ratio = math.inf if self.tangled else 1
         numbered = b"q" in runs
         for index in {*short}:
             if numbered and runs.count(b"q%c" % index) + (index in self.written) > 1:
                 return math.inf
-            ratio *= 1 + short.count(index) + self.uses.pop(index, 0)
-        return ratio * math.prod(1 + count for count in self.uses.values())
+            ratio *= 1 + short.count(index) + self.uses.get(index, 0)
+        for index, count in self.uses.items():
+            if index > 255 or index not in short:
+                ratio *= 1 + count
+        return ratio
 
 
 def _next(data: bytes, position: int, start: int, size: int) -> int:
