@@ -21,7 +21,7 @@ def _inert(dotted_name: str) -> type[StandIn]:
         pass
 
     module, _, name = dotted_name.rpartition(".")
-    about = {"__doc__": f"In place of {dotted_name}.", "origin": module}
+    about: dict[str, Any] = {"__doc__": f"In place of {dotted_name}.", "origin": module}
     # A pickle fills containers by these.
     fills = dict.fromkeys(("append", "extend", "add", "__setitem__"), ignore)
     about |= {"__init__": ignore, "__setstate__": ignore, **fills}
