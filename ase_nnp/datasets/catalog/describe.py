@@ -105,11 +105,10 @@ def _counts(numbers: Array, tags: Array | None) -> list[tuple[int, int, int, int
     in_adsorbates = np.bincount(numbers[tags == 2], minlength=len(every))
     in_solvent = np.bincount(numbers[tags == 3], minlength=len(every))
     # ASE's builders number the layers of a slab: metal with tag 2 that the slab consists of too.
-    layers = in_adsorbates > 0
-    if layers.any() and (in_adsorbates < every)[layers].all():
-        layered = not NONMETALS.intersection(np.flatnonzero(layers).tolist())
-        if layered:
-            in_adsorbates, in_solvent = np.zeros_like(every), np.zeros_like(every)
+    layers = [z for z in present if 0 < in_adsorbates[z] < every[z] and z not in NONMETALS]
+    if layers:
+        in_adsorbates[layers] = 0
+        in_solvent[layers] = 0
     return [(z, int(every[z]), int(in_adsorbates[z]), int(in_solvent[z])) for z in present]
 
 
