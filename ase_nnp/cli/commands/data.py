@@ -185,15 +185,38 @@ def stats(
 
 
 @data.command()
-def verify(source: Source, format: FormatOption = None, as_json: JsonOption = False) -> None:
-    """Read every record; list all broken ones. Exit code 1 if there are any."""
+def verify(
+    source: Source,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Also rank labels that are probably wrong, by this model."),
+    ] = None,
+    page: Annotated[
+        Path | None, typer.Option(help="Write a page of suspicious labels (.html).")
+    ] = None,
+    threshold: Annotated[
+        float, typer.Option(help="Error bars from which on a label is suspicious.", min=0)
+    ] = 4.0,
+    format: FormatOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Read every record; list all broken ones. Exit code 1 if there are any.
+
+    With a model, or a page, labels that contradict each other, forces that do not sum to zero and
+    labels far outside the model's interval are ranked too; they do not change the exit code.
+    """
     from ase_nnp.datasets.verify import verify_dataset
 
     options: dict[str, Any] = {"format": format} if format else {}
     with progress_bar("checking") as progress:
         report = verify_dataset(source, progress=progress, **options)
+    labels = None
+    if model is not None or page is not None:
+        from ase_nnp.cli.commands.suspicious import look
+
+        labels = look(source, format, model, page, threshold)
     if as_json:
-        print_json(report.as_dict())
+        print_json(report.as_dict() | ({} if labels is None else {"labels": labels.as_dict()}))
     else:
         for problem in report.problems:
             where = problem.path if problem.key is None else f"{problem.path}: {problem.key}"
@@ -206,6 +229,10 @@ def verify(source: Source, format: FormatOption = None, as_json: JsonOption = Fa
             print_table("Kinds", ("count", "what", "first"), rows)
         broken = f"{len(report.problems):,} broken" if report.problems else "none broken"
         say(f"{report.structures:,} records in {report.files:,} files, {broken}")
+        if labels is not None:
+            from ase_nnp.cli.commands.suspicious import show
+
+            show(labels, page)
     if not report.ok:
         raise typer.Exit(1)
 
