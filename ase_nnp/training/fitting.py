@@ -41,7 +41,8 @@ class FitResult:
     ``history`` has a row an epoch: losses, and mean absolute errors of energies (eV an atom),
     forces (eV/Angstrom) and stress (eV/Angstrom^3). ``model`` has the averaged weights of
     ``best_epoch``, as in ``folder/model.nnp``; 0 is the untouched model. ``untouched`` holds loss
-    and errors of a trained model before the first step.
+    and errors of a trained model before the first step. ``committee`` is the model with its heads,
+    if ``settings.heads`` asks for any; it is also in ``folder/heads.uq``.
     """
 
     model: Potential
@@ -52,6 +53,7 @@ class FitResult:
     stopped: str = ""
     without_gradient: list[str] = field(default_factory=list)
     untouched: dict[str, float] = field(default_factory=dict)
+    committee: UncertainPotential | None = None
 
 
 def fit(
@@ -182,7 +184,14 @@ def _fit(
     loader, held, comparison = _loaders(model, train, valid, settings)
     compare_on = comparison if settings.keep_learnt and not fresh else None
     model.train()
-    loop = TrainingLoop(model, settings, loader, fabric, penalty)
+    heads = None
+    if settings.heads > 1:
+        from ase_nnp.training.committee_heads import CommitteeHeads
+
+        if "energy" not in settings.wanted():
+            raise ConfigError(f"heads: {settings.heads} needs an energy term in the loss.")
+        heads = CommitteeHeads(model.to(fabric.device), train, settings.heads, settings.seed)
+    loop = TrainingLoop(model, settings, loader, fabric, penalty, heads)
 
     first_batch = loader.data.__getitems__(loader.sampler.plan()[0])
     without = sanity_checks.first_step(model, loop.loss, first_batch)
@@ -213,6 +222,13 @@ def _fit(
 
     # From the file, as everybody else will get it.
     best = load_model(folder / "model.nnp", device=model.device, dtype=str(model.dtype)[6:])
+    committee = None
+    if heads is not None:
+        from ase_nnp.uncertainty.files import save_uncertainty
+
+        committee = heads.committee(best)
+        if fabric.is_global_zero:
+            save_uncertainty(committee, folder / "heads.uq", trained_with=len(train))
     return FitResult(
         best,
         folder,
@@ -222,6 +238,7 @@ def _fit(
         callbacks.stopped,
         without,
         callbacks.untouched,
+        committee,
     )
 
 

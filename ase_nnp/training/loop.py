@@ -19,6 +19,7 @@ from ase_nnp.training.schedules import RateSchedule
 from ase_nnp.training.settings import Settings
 
 if TYPE_CHECKING:
+    from ase_nnp.training.committee_heads import CommitteeHeads
     from ase_nnp.training.run_callbacks import RunCallbacks
 
 __all__ = ["TrainingLoop"]
@@ -42,6 +43,8 @@ class TrainingLoop:
         Lightning's Fabric, launched: the device, the precision and the other processes.
     penalty
         Further term of the loss, a function of the model.
+    heads
+        A committee of read-outs that is trained beside the model's own.
     """
 
     def __init__(
@@ -51,9 +54,10 @@ class TrainingLoop:
         loader: GraphLoader,
         fabric: Any,
         penalty: Any = None,
+        heads: CommitteeHeads | None = None,
     ) -> None:
         self.model, self.settings, self.loader = model.to(fabric.device), settings, loader
-        self.fabric, self.penalty = fabric, penalty
+        self.fabric, self.penalty, self.heads = fabric, penalty, heads
         self.loss = LossFunction(settings.losses)
         self.average = Average(model, settings.ema)
         self.optimizers = make_optimizers(model, settings.optimizer)
@@ -105,14 +109,18 @@ class TrainingLoop:
 
         for optimizer in self.optimizers:
             optimizer.step()
+        if self.heads is not None:
+            factor = self.schedule.factor(self.step)
+            self.heads.take_step(batch, factor, self.fabric.world_size)
         self.step += 1
         self.average.update(self.step)
         self._rate = max(self._rate, rate)
 
     def _loss_of(self, batch: GraphBatch) -> Tensor:
         """Return the share of this process in the loss of the global batch."""
+        compute = self.model.compute if self.heads is None else self.heads.compute
         with self.fabric.autocast():
-            parts = self.loss(self.model.compute(batch.graph, self.loss.names), batch)
+            parts = self.loss(compute(batch.graph, self.loss.names), batch)
         counts, world = parts.counts, self.fabric.world_size
         if world > 1:  # means are over the structures of all processes
             counts = counts.clone()
@@ -198,6 +206,7 @@ class TrainingLoop:
             "errors": self._errors.tolist(),
             "counts": self._counts.tolist(),
             "rate": self._rate,
+            **({} if self.heads is None else {"heads": self.heads.state_dict()}),
         }
 
     def go_to(self, state: dict[str, Any]) -> None:
@@ -210,6 +219,8 @@ class TrainingLoop:
         self.schedule.load_state_dict(state["schedule"])
         self.loader.load_state_dict(state["loader"])
 
+        if self.heads is not None:
+            self.heads.load_state_dict(state["heads"])
         self.step = state["step"]
         self._losses = [
             torch.tensor(v, dtype=torch.float64, device=device) for v in state["losses"]

@@ -126,6 +126,9 @@ class Settings(_Part):
     keep_learnt
         With a trained model to start from, stop with the reason if the first epoch doubles an error
         of the untouched model.
+    heads
+        Read-outs of a committee trained together with the model, whose energies they give a spread
+        (``heads.uq`` beside ``model.nnp``); 1 trains none.
     ema
         Decay of the average of the weights that is validated and saved; 0 does without.
     precision
@@ -156,6 +159,7 @@ class Settings(_Part):
     minutes: PositiveFloat | None = None
     patience: PositiveInt | None = None
     keep_learnt: bool = True
+    heads: PositiveInt = 1
     ema: float = Field(default=0.99, ge=0.0, lt=1.0)
     precision: Literal["bf16"] | None = None
     seed: int = 0

@@ -39,6 +39,9 @@ class ShallowEnsemble(UncertainPotential):
         Steps of Adam on the likelihood; 0 leaves the Laplace draws.
     noise, seed
         As for the last-layer method.
+    force_std
+        ``"exact"``: of all heads, by one batched backward pass of M rows. ``"none"``: a spread of
+        energies alone, for the cost of a plain pass; forces are those of the mean.
     details
         Also return ``energy_members`` and ``forces_members``.
     fitted
@@ -58,11 +61,14 @@ class ShallowEnsemble(UncertainPotential):
         tune: int = 200,
         noise: Mapping[str, float] | None = None,
         seed: int = 0,
+        force_std: str = "exact",
         details: bool = False,
         fitted: tuple[LastLayer | ParameterLayer, Tensor] | None = None,
         **options: Any,
     ) -> None:
         super().__init__(members, **options)
+        if force_std not in ("exact", "none"):
+            raise UncertaintyError(f"force_std must be 'exact' or 'none', not {force_std!r}.")
         if fitted is not None:
             self.layer, self.shifts = fitted
         else:
@@ -74,19 +80,22 @@ class ShallowEnsemble(UncertainPotential):
             draws = laplace.sample_weights(heads, seed) - weight.detach().double().cpu().flatten()
             self.shifts = _tune(self.base, self.layer, train, laplace.noise, draws, tune)
 
-        self.details = details
+        self.details, self.force_std = details, force_std
+        if force_std == "none":
+            # The model's own forces are those of the mean head only if the heads are around it.
+            self.shifts = self.shifts - self.shifts.mean(dim=0)
         outputs = [*self.base.outputs, "energy_std"]
-        if "forces" in outputs:
+        if "forces" in outputs and force_std == "exact":
             outputs += ["forces_std", "forces_std_norm"]
         if details:
-            outputs += ["energy_members", *(["forces_members"] if "forces" in outputs else [])]
+            outputs += ["energy_members", *(["forces_members"] if "forces_std" in outputs else [])]
         self.outputs = tuple(outputs)
 
     def spread(self, graph: AtomGraph, properties: Collection[str]) -> dict[str, Tensor]:
         """Mean and spread over the heads."""
         plain = [p for p in self.base.outputs if p in properties or p == "energy"]
         shifts = self.shifts.to(graph.positions.device)
-        with_forces = "forces" in self.base.outputs and any(p.startswith("f") for p in properties)
+        with_forces = "forces_std" in self.outputs and any(p.startswith("f") for p in properties)
         if not with_forces:
             result, _, total = plain_features(self.base, self.layer, graph, plain)
         else:
@@ -112,6 +121,7 @@ class ShallowEnsemble(UncertainPotential):
             **super().state()[1],
             "layer": self.layer.state(),
             "details": self.details,
+            "force_std": self.force_std,
         }
 
     @classmethod
