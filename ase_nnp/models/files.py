@@ -30,7 +30,10 @@ from ase_nnp.registry.config import resolve_config
 from ase_nnp.registry.family import ModelFamily, Pretrained
 from ase_nnp.registry.installed import installed
 
-__all__ = ["build_model", "is_fresh", "load_model", "model_hash", "save_model"]
+__all__ = ["build_model", "hashed_config", "is_fresh", "load_model", "model_hash", "save_model"]
+
+#: Keys of families' configurations that files hashed earlier do not have; None stands for absent.
+LATER_KEYS = frozenset({"long_range"})
 
 
 @usual_default_dtype()
@@ -298,6 +301,15 @@ def save_model(model: Potential, path: str | Path, **provenance: Any) -> None:
     write_sealed(path, MODEL_KEY, header, model.state_dict())
 
 
+def hashed_config(model: Potential) -> dict[str, Any]:
+    """Return the configuration as it stands in hashes of a model.
+
+    A key that came after files were hashed counts where it is set only; otherwise every file
+    written before would belong to a stranger.
+    """
+    return {k: v for k, v in model.config.items() if k not in LATER_KEYS or v is not None}
+
+
 def model_hash(model: Potential) -> str:
     """Return the SHA-256 of the model's weights, configuration and corrections."""
     known = getattr(model, "_hash", None)
@@ -305,7 +317,7 @@ def model_hash(model: Potential) -> str:
         import hashlib
 
         # Configurations count too: the same weights with another cutoff are another model.
-        said = [model.family, dict(model.config)]
+        said = [model.family, hashed_config(model)]
         if model.corrections:
             said += stored_corrections(model)
         text = json.dumps(said, sort_keys=True, default=str)

@@ -10,7 +10,7 @@ import torch
 
 from ase_nnp import __version__
 from ase_nnp.errors import AseNnpError, CheckpointError
-from ase_nnp.models.files import model_hash
+from ase_nnp.models.files import hashed_config, model_hash
 from ase_nnp.models.modes import usual_default_dtype
 from ase_nnp.models.potential import Potential
 from ase_nnp.models.tensors import read_sealed, tensor_hash, write_sealed
@@ -29,7 +29,7 @@ def fingerprint(model: Potential) -> str:
     state = {k: v.float() for k, v in model.state_dict().items()}
     if not state:
         return model_hash(model)
-    config = json.dumps([model.family, dict(model.config)], sort_keys=True, default=str)
+    config = json.dumps([model.family, hashed_config(model)], sort_keys=True, default=str)
     return tensor_hash(state) + config
 
 

@@ -174,3 +174,15 @@ def test_weights_that_do_not_fit_are_named(tmp_path):
     write_tensors(path, {"nonsense": torch.ones(2)}, {})
     with pytest.raises(CheckpointError, match="nonsense"):
         load_model("cgcnn_oc20", config=dict(_test_config("cgcnn_oc20")), weights=path)
+
+
+def test_keys_that_came_later_leave_old_hashes_as_they_were(monkeypatch):
+    import ase_nnp.models.files as files
+
+    model = build_model("lj", seed=0)
+    before = model_hash(model)
+    later = {**model.config, "long_range": None}
+    monkeypatch.setattr(model, "config", later)
+    assert files.model_hash(model) == before
+    monkeypatch.setattr(model, "config", {**later, "long_range": {"kind": "ewald"}})
+    assert files.model_hash(model) != before
