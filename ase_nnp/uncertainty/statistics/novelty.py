@@ -20,6 +20,8 @@ __all__ = ["LeftOut", "choose_score", "left_out_distances"]
 
 #: Numbers of a table of distances that is held at once.
 BLOCK = 1 << 22
+#: What a mean AUROC over a few kinds of a hundred structures moves by chance.
+NOISE = 0.02
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ def choose_score(
     kinds
         (B,) kind of each structure.
     order
-        Names from the one preferred to the last; a later one must be better by 0.005.
+        Names from the one preferred to the last; a later one must be better by ``NOISE``.
 
     Returns
     -------
@@ -133,6 +135,6 @@ def choose_score(
 
     best = order[0]
     for name in order[1:]:
-        if table[name] > table[best] + 0.005:
+        if table[name] > table[best] + NOISE:
             best = name
     return best, table
