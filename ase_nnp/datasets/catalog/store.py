@@ -104,6 +104,12 @@ def opened(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def _writable(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA trusted_schema = OFF")
+    return connection
+
+
 def _remove(path: Path) -> None:
     if not path.exists():
         return
@@ -167,12 +173,12 @@ def _check(path: Path, shards: tuple[Any, ...], mappings: Mappings | None) -> No
     if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
         fresh = refreshed(files, shards)
         if fresh != files:
-            with damaged_file(path), closing(sqlite3.connect(path)) as connection, connection:
+            with damaged_file(path), closing(_writable(path)) as connection, connection:
                 _set(connection, files=fresh)
 
 
 def _begin(path: Path, shards: tuple[Any, ...], mappings: Mappings) -> None:
-    with closing(sqlite3.connect(path)) as connection, connection:
+    with closing(_writable(path)) as connection, connection:
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         for statement in CREATE:
             connection.execute(statement)
@@ -188,7 +194,7 @@ def _begin(path: Path, shards: tuple[Any, ...], mappings: Mappings) -> None:
 def _finish(
     path: Path, shards: tuple[Any, ...], mappings: Mappings, progress: Progress | None
 ) -> None:
-    with damaged_file(path), closing(sqlite3.connect(path)) as connection:
+    with damaged_file(path), closing(_writable(path)) as connection:
         meta = _meta(connection)
         if meta.get("finished") is True:
             return

@@ -112,11 +112,15 @@ def _reaction(reaction: Reaction, energy: float, moved: Relaxed | None) -> dict[
         "time_per_step": 0.0,
         "time_per_step_per_atom": 0.0,
     }
+    # Before anything moved: the sum of the first energies, where all were computed.
+    first = energy
+    if set(runs) == set(reaction.parts):
+        first = sum(reaction.stoichiometry[part] * run.first for part, run in runs.items())
     return {
         "reference": {"ads_eng": reaction.energy, **totals},
         "adsorbate_indices": _inside(reaction),
         "single_calculation": {
-            "ads_eng": energy,
+            "ads_eng": first,
             "slab_tot_eng": slab.first,
             "adslab_tot_eng": adslab.first,
         },
