@@ -79,6 +79,8 @@ def test_a_model_that_is_the_reference_has_exactly_the_errors_put_in(reactions):
     assert report.metrics["site_groups"] == 2
     assert report.metrics["site_mae"] == pytest.approx(0.2 / 3)
     assert report.bars["coverage"] is None
+    assert [a.label for a in report.answers] == ["normal"] * 6
+    assert report.metrics["mae_normal"] == pytest.approx(0.1)
 
 
 def test_a_set_survives_the_way_through_its_file(reactions, tmp_path):

@@ -129,22 +129,22 @@ def adsorption_benchmark(
     for reaction, places in zip(reactions, index, strict=True):
         parts = [judgments[k] for k in places.values()]
         energy = _sum(reaction, {part: judgments[k] for part, k in places.items()})
-        label = ""
+        value = None if energy is None else energy.value
+        # A single point moved nothing: it is far from the reference, or it is not.
+        label = "" if value is None else _by_energy(value, reaction.energy)
         if relax:
             relaxed[reaction.name] = Relaxed.of(
                 reaction.parts, {p: structures[k] for p, k in places.items()},
                 {p: runs[k] for p, k in places.items()}, reaction.adslab,
             )  # fmt: skip
-            value = None if energy is None else energy.value
             label = classify(relaxed[reaction.name], value, reaction.energy, steps)
         answers.append(
             answer_of(reaction.name, reaction.adsorbate, reaction.energy, energy, parts, label)
         )
     metrics = site_metrics(reactions, [answer.prediction for answer in answers])
     report = BenchmarkReport(benchmark, "adsorption", name, answers=answers, metrics=metrics)
-    if relax:
-        normal = [abs(a.error) for a in answers if a.label == "normal"]
-        report.metrics["mae_normal"] = float(np.mean(normal)) if normal else float("nan")
+    normal = [abs(a.error) for a in answers if a.label == "normal"]
+    report.metrics["mae_normal"] = float(np.mean(normal)) if normal else float("nan")
     return report, relaxed
 
 
@@ -189,6 +189,10 @@ def classify(relaxed: Relaxed, energy: float | None, reference: float, steps: in
         return "unphysical_relaxation"
     if relaxed.bond_change > BOND_CHANGE:
         return "adsorbate_migration"
+    return _by_energy(energy, reference)
+
+
+def _by_energy(energy: float, reference: float) -> str:
     return "energy_anomaly" if abs(energy - reference) > ENERGY else "normal"
 
 
