@@ -1,0 +1,66 @@
+"""Adsorption: surfaces of a crystal, their sites, the most stable placements, and their energies.
+
+The names below are imported when they are first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+_WHERE = {
+    "REFERENCES": "energies",
+    "Adsorbate": "adsorbates",
+    "AdsorptionEnergy": "energies",
+    "AdsorptionResult": "result",
+    "Site": "sites",
+    "adsorb": "search",
+    "adsorbate": "adsorbates",
+    "adsorption_energy": "energies",
+    "place": "placement",
+    "rejudge": "rejudging",
+    "sites": "sites",
+    "surface": "slabs",
+    "surfaces": "slabs",
+    "write_dft_inputs": "dft_inputs",
+    "write_report": "report",
+}
+
+__all__ = [
+    "REFERENCES",
+    "Adsorbate",
+    "AdsorptionEnergy",
+    "AdsorptionResult",
+    "Site",
+    "adsorb",
+    "adsorbate",
+    "adsorption_energy",
+    "place",
+    "rejudge",
+    "sites",
+    "surface",
+    "surfaces",
+    "write_dft_inputs",
+    "write_report",
+]
+
+if TYPE_CHECKING:
+    from ase_nnp.workflows.adsorption.adsorbates import Adsorbate as Adsorbate
+    from ase_nnp.workflows.adsorption.adsorbates import adsorbate as adsorbate
+    from ase_nnp.workflows.adsorption.energies import REFERENCES as REFERENCES
+    from ase_nnp.workflows.adsorption.energies import AdsorptionEnergy as AdsorptionEnergy
+    from ase_nnp.workflows.adsorption.energies import adsorption_energy as adsorption_energy
+    from ase_nnp.workflows.adsorption.placement import place as place
+    from ase_nnp.workflows.adsorption.sites import Site as Site
+    from ase_nnp.workflows.adsorption.sites import sites as sites
+    from ase_nnp.workflows.adsorption.slabs import surface as surface
+    from ase_nnp.workflows.adsorption.slabs import surfaces as surfaces
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WHERE:
+        value = getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
+        # `sites` is a function and a module: importing the module has set the name to that.
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
