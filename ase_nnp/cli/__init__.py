@@ -38,6 +38,7 @@ COMMANDS = (
     "eos",
     "elastic",
     "phonons",
+    "adsorb",
     "neb",
     "vibrations",
     "gibbs",

@@ -151,12 +151,39 @@ def _by_scheme(
     relax_gas: bool,
     fmax: float,
 ) -> AdsorptionEnergy:
+    amounts, reaction = gas_amounts(added, scheme)
+
+    # A model of adsorption energies has subtracted slab and gas already.
+    if model.energy_kind == "adsorption":
+        check_own_reference(model, scheme)
+        energy = float(predict(model, [adslab], ("energy",))[0]["energy"])
+        return AdsorptionEnergy(energy, reaction, model.energy_reference, {"adslab": energy})
+
+    _check_total(model)
+    gas = {name: gas_molecule(name, model, relax_gas, fmax) for name in amounts}
+    return _difference(adslab, slab, gas, amounts, model, reaction, scheme)
+
+
+def gas_amounts(added: Mapping[str, int], scheme: str) -> tuple[dict[str, float], str]:
+    """Return how much of each gas-phase molecule makes an adsorbate, and the reaction in words.
+
+    Parameters
+    ----------
+    added
+        The adsorbate's atoms by element.
+    scheme
+        Of :data:`REFERENCES`.
+
+    Raises
+    ------
+    ConfigError
+        No such scheme, or an element that it has no reference for.
+    """
     if scheme not in REFERENCES:
         raise ConfigError(
             f"No reference scheme is named '{scheme}'. There is: {', '.join(REFERENCES)}; or give "
             "the gas-phase molecule as Atoms."
         )
-
     elements = REFERENCES[scheme]
     strange = [s for s in added if s not in elements]
     if strange:
@@ -170,17 +197,7 @@ def _by_scheme(
         for molecule, amount in elements[symbol].items():
             amounts[molecule] = amounts.get(molecule, 0.0) + count * amount
     amounts = {name: value for name, value in amounts.items() if abs(value) > 1e-12}
-    reaction = _reaction(amounts, added)
-
-    # A model of adsorption energies has subtracted slab and gas already.
-    if model.energy_kind == "adsorption":
-        _check_own_reference(model, scheme, elements)
-        energy = float(predict(model, [adslab], ("energy",))[0]["energy"])
-        return AdsorptionEnergy(energy, reaction, model.energy_reference, {"adslab": energy})
-
-    _check_total(model)
-    gas = {name: _gas_molecule(name, model, relax_gas, fmax) for name in amounts}
-    return _difference(adslab, slab, gas, amounts, model, reaction, scheme)
+    return amounts, _reaction(amounts, added)
 
 
 def _by_molecule(
@@ -194,6 +211,19 @@ def _by_molecule(
             f"{', '.join(REFERENCES)}."
         )
     _check_total(model)
+    amounts, reaction = molecule_amounts(added, molecule)
+    gas = dict.fromkeys(amounts, molecule)
+    return _difference(adslab, slab, gas, amounts, model, reaction, "molecule")
+
+
+def molecule_amounts(added: Mapping[str, int], molecule: Atoms) -> tuple[dict[str, float], str]:
+    """Return how much of one molecule makes an adsorbate, and the reaction in words.
+
+    Raises
+    ------
+    StructureError
+        The adsorbate is no multiple of the molecule.
+    """
     from ase.formula import Formula
 
     inside = Formula(molecule.get_chemical_formula()).count()
@@ -205,9 +235,7 @@ def _by_molecule(
         )
     name = molecule.get_chemical_formula()
     amounts = {name: float(ratios.pop())}
-    return _difference(
-        adslab, slab, {name: molecule}, amounts, model, _reaction(amounts, added), "molecule"
-    )
+    return amounts, _reaction(amounts, added)
 
 
 def _difference(
@@ -235,7 +263,9 @@ def _check_total(model: Potential) -> None:
         )
 
 
-def _check_own_reference(model: Potential, scheme: str, elements: Mapping[str, Any]) -> None:
+def check_own_reference(model: Potential, scheme: str) -> None:
+    """Refuse a scheme that is not the one of a model of adsorption energies; ConfigError."""
+    elements = REFERENCES[scheme]
     said = model.energy_reference.replace(",", " ").replace("(", " ").replace(")", " ").split()
     molecules = {name for parts in elements.values() for name in parts}
     if scheme not in model.energy_reference.lower() and not molecules <= set(said):
@@ -246,7 +276,8 @@ def _check_own_reference(model: Potential, scheme: str, elements: Mapping[str, A
         )
 
 
-def _gas_molecule(name: str, model: Potential, relax: bool, fmax: float) -> Atoms:
+def gas_molecule(name: str, model: Potential, relax: bool, fmax: float) -> Atoms:
+    """Return a molecule of :mod:`ase.build`, relaxed with the model; StructureError if it fails."""
     from ase.build import molecule
 
     atoms: Atoms = molecule(name)

@@ -1,8 +1,8 @@
 """Adsorbates on slabs: at named sites, or AdsorbML's heuristic and random placements.
 
-Lan et al. (2023), doi:10.1038/s41524-023-01121-5: *heuristic* puts the binding atom on each distinct
-site with a random turn about the surface's normal; *random* takes points anywhere on the surface
-and tilts the adsorbate as well. Each is then lowered until it touches.
+Lan et al. (2023), doi:10.1038/s41524-023-01121-5: *heuristic* puts the binding atom on each
+distinct site with a random turn about the surface's normal; *random* takes points anywhere on the
+surface and tilts the adsorbate as well. Each is then lowered until it touches.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ase_nnp.workflows.adsorption.slabs import prepared
 if TYPE_CHECKING:
     from ase import Atoms
 
-__all__ = ["MODES", "place"]
+__all__ = ["MODES", "place", "tagged_slab"]
 
 MODES = ("heuristic", "random")
 #: Touching: the nearest pair is at this share of the sum of its covalent radii.
@@ -88,7 +88,7 @@ def place(
     if not guests:
         raise ConfigError("There is no adsorbate to place.")
 
-    host = _tagged(slab)
+    host = tagged_slab(slab)
     clean = host[host.get_tags() < 2]
     distinct = sites(clean)
     random = np.random.default_rng(seed)
@@ -96,11 +96,12 @@ def place(
     return [_placed(host, clean, guests, distinct, wanted, mode, k, random) for k in range(number)]
 
 
-def _tagged(slab: Atoms) -> Atoms:
+def tagged_slab(slab: Atoms) -> Atoms:
     """The slab with OC20's tags; ASE's builders count layers instead, 1 being the highest."""
     tags = slab.get_tags()
     if (tags == 0).any() and (tags == 1).any() and tags.max() <= 2:
-        return slab.copy()
+        unchanged: Atoms = slab.copy()
+        return unchanged
     tagged = prepared(slab)
     if slab.constraints:
         tagged.set_constraint(slab.constraints)
@@ -135,7 +136,8 @@ def _placed(
     random: np.random.Generator,
 ) -> Atoms:
     """One placement of all adsorbates, each beside those that are there already."""
-    full, said = host.copy(), []
+    full: Atoms = host.copy()
+    said: list[str] = []
     for place_in_list, guest in enumerate(guests):
         for _ in range(ATTEMPTS):
             if place_in_list == 0 and wanted is not None:
@@ -143,9 +145,8 @@ def _placed(
             elif mode == "heuristic":
                 # The first goes to the sites in turn, the others to any of their images.
                 first = place_in_list == 0
-                chosen = distinct[
-                    number % len(distinct) if first else random.integers(len(distinct))
-                ]
+                count = len(distinct)
+                chosen = distinct[number % count if first else int(random.integers(count))]
                 where, name = _point(chosen), chosen.name
                 if not first:
                     where = where + _translation(clean, random)
@@ -163,6 +164,7 @@ def _placed(
         full = both
         said.append(name)
     full.info["site"] = " + ".join(said)
+    full.info["adsorbate"] = " + ".join(guest.name for guest in guests)
     return full
 
 
@@ -186,7 +188,7 @@ def _anywhere(clean: Atoms, random: np.random.Generator) -> Array:
 
 def _turned(guest: Adsorbate, mode: str, random: np.random.Generator) -> Atoms:
     """The adsorbate with a random turn, in the slab's axes; the binding center stays put."""
-    turned = guest.atoms.copy()
+    turned: Atoms = guest.atoms.copy()
     if mode == "random":
         axis = random.uniform(0, 360)
         tilt = TILT * random.random()
@@ -231,8 +233,7 @@ def _lowered(
     added = turned.copy()
     added.positions = frame.outside(local)
     added.set_tags(2)
-    both = full.copy()
+    both: Atoms = full.copy()
     both += added
     both.info = {k: v for k, v in full.info.items() if k != "site"}
-    both.info["adsorbate"] = guest.name
     return both

@@ -22,7 +22,7 @@ from ase_nnp.workflows.adsorption.triangles import polygons
 if TYPE_CHECKING:
     from ase import Atoms
 
-__all__ = ["Site", "sites"]
+__all__ = ["Site", "check_slab", "every_site", "sites"]
 
 #: Sites whose distances to slab atoms agree within this are one; Angstrom.
 SAME = 0.1
@@ -104,7 +104,7 @@ def sites(slab: Atoms) -> list[Site]:
         No slab: not periodic in two directions, or no cell.
     """
     check_slab(slab)
-    every = list(_every_site(slab))
+    every = list(every_site(slab))
     points = np.array([s.position for s in every]) + ABOVE * Frame(slab).normal
     fingerprints = distances_to_slab(points, slab)
 
@@ -138,7 +138,7 @@ def _same(one: Site, other: Site, fingerprints: Array) -> bool:
     return alike and bool(np.abs(fingerprints[0] - fingerprints[1]).max() < SAME)
 
 
-def _every_site(slab: Atoms) -> Iterator[Site]:
+def every_site(slab: Atoms) -> Iterator[Site]:
     """All sites of one cell, equivalent ones included; kinds without the finer names."""
     from ase.data import covalent_radii
 

@@ -7,7 +7,9 @@ in OC20 (Chanussot et al. 2021, doi:10.1021/acscatal.0c04525).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +79,8 @@ def surfaces(
     from pymatgen.core.surface import get_symmetrically_distinct_miller_indices
 
     conventional = _conventional(bulk_crystal(bulk))
-    planes = get_symmetrically_distinct_miller_indices(conventional, max_miller)
+    with _without_deprecations():
+        planes = get_symmetrically_distinct_miller_indices(conventional, max_miller)
     return [
         slab
         for plane in sorted(planes, key=lambda p: (sum(abs(k) for k in p), p))
@@ -172,7 +175,8 @@ def prepared(slab: Atoms) -> Atoms:
     """
     from ase.constraints import FixAtoms
 
-    tagged = slab.copy()
+    tagged: Atoms = slab.copy()
+    tagged.info.pop("adsorbate_info", None)  # ASE's own, which no file format holds
     height = tagged.positions @ np.cross(tagged.cell[0], tagged.cell[1])
     upper = height > (height.max() + height.min()) / 2
     layers = layer_heights(tagged)
@@ -195,6 +199,15 @@ def _check(layers: int | None, vacuum: float, width: float) -> None:
         )
 
 
+@contextmanager
+def _without_deprecations() -> Iterator[None]:
+    """Silence what pymatgen's use of spglib says to pymatgen's developers."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
+
+
 def _need_pymatgen() -> None:
     try:
         import pymatgen.core.surface  # noqa: F401
@@ -204,6 +217,7 @@ def _need_pymatgen() -> None:
         ) from error
 
 
+@_without_deprecations()
 def _conventional(crystal: Atoms) -> Any:
     """pymatgen's conventional standard structure: Miller indices are those of the textbook."""
     from pymatgen.io.ase import AseAtomsAdaptor
@@ -230,6 +244,7 @@ def _bulk_id(conventional: Any) -> str:
     return f"{formula}-{digest([lattice, [list(s) for s in sites]])[:8]}"
 
 
+@_without_deprecations()
 def _terminations(
     conventional: Any, plane: tuple[int, ...], layers: int | None, vacuum: float, width: float
 ) -> list[Atoms]:

@@ -1,0 +1,133 @@
+"""The gate of trust: why a relaxed placement is not taken for a minimum of the question.
+
+AdsorbML's four flags (Lan et al. 2023, doi:10.1038/s41524-023-01121-5) tell where a relaxation has
+left the question. They say nothing about a model that is wrong: a *hole* is an energy far below all
+honest minima, at a structure that no training data held. The model's own doubt sees these, and so
+does a bond that is too short for any molecule or metal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ase_nnp.metrics.anomaly import connectivity, detect_anomalies
+from ase_nnp.workflows.adsorption.fingerprints import Frame
+from ase_nnp.workflows.adsorption.geometry import contacts
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+__all__ = ["REASONS", "doubtful", "hole", "left_the_question", "too_low"]
+
+#: All reasons, with what they mean.
+REASONS = {
+    "failed": "the model or the relaxation failed",
+    "not converged": "forces did not come below the threshold",
+    "dissociated": "bonds inside the adsorbate broke or formed",
+    "desorbed": "the adsorbate has left the surface",
+    "intercalated": "the adsorbate has sunk below the surface",
+    "surface changed": "bonds inside the slab broke or formed",
+    "unknown to the model": "the model flags this structure as unlike what it was trained on",
+    "hole": "a spurious minimum of the model: atoms inside each other, or far too low an energy "
+    "where the model is unsure",
+    "saddle": "a small push leads to a lower minimum",
+}
+#: No bond is shorter than this share of the sum of covalent radii; N2 has 0.77, Mo-N 0.73.
+SHORTEST = 0.7
+#: Angstrom below the surface atoms that it is bonded to: an intercalated atom.
+BELOW = 0.3
+#: eV below the next minimum, and how much less sure than the others: a hole.
+TOO_LOW, LESS_SURE = 1.0, 1.5
+
+
+def hole(atoms: Atoms, guests: NDArray[np.int64]) -> str:
+    """Return which atoms are inside each other, in words; nothing if none are."""
+    ratios = contacts(atoms, guests)
+    if ratios.min() >= SHORTEST:
+        return ""
+    row, column = np.unravel_index(ratios.argmin(), ratios.shape)
+    one, other = atoms[int(guests[row])], atoms[int(column)]
+    length = atoms.get_distance(one.index, other.index, mic=True)
+    return f"{one.symbol} and {other.symbol} are {length:.2f} Å apart"
+
+
+def left_the_question(start: Atoms, end: Atoms, slab: Atoms) -> str:
+    """Return which of AdsorbML's flags a relaxation raises first, or nothing.
+
+    Parameters
+    ----------
+    start, end
+        Adsorbate on slab before and after, with OC20 tags.
+    slab
+        The relaxed clean slab.
+    """
+    flags = detect_anomalies(start, end, slab)
+    if flags.dissociated:
+        return "dissociated"
+    if flags.desorbed:
+        return "desorbed"
+    if flags.surface_changed:
+        return "surface changed"
+    return "intercalated" if flags.intercalated and _sunk(end) else ""
+
+
+def _sunk(end: Atoms) -> bool:
+    """Whether an adsorbate atom is below the surface atoms that it touches.
+
+    AdsorbML's flag asks for a bond to an atom of the second layer alone, which carbon in the
+    hollow of fcc(100) has while it sits above the first.
+    """
+    height = Frame(end).inside(end.positions)[:, 2]
+    tags = end.get_tags()
+    bonds = connectivity(end)
+    for atom in np.flatnonzero(tags == 2):
+        if not (bonds[atom] & (tags == 0)).any():
+            continue
+        around = bonds[atom] & (tags == 1)
+        if not around.any() or height[atom] < height[around].mean() - BELOW:
+            return True
+    return False
+
+
+def doubtful(row: Mapping[str, Any]) -> str:
+    """Return why a model does not know a structure, from its own results; nothing if it does.
+
+    Parameters
+    ----------
+    row
+        What it gave: ``ood_flag`` and ``ood_score`` where it has them.
+    """
+    if not bool(row.get("ood_flag", False)):
+        return ""
+    score = row.get("ood_score")
+    return "" if score is None else f"score {float(score):.2f} above the model's threshold"
+
+
+def too_low(energies: Sequence[float], stds: Sequence[float | None]) -> list[int]:
+    """Return which minima lie far below all others while the model is less sure of them.
+
+    Parameters
+    ----------
+    energies
+        eV, of the distinct minima of one question.
+    stds
+        Of the same; without error bars nothing is told.
+    """
+    holes: list[int] = []
+    order = np.argsort(energies, kind="stable").tolist()
+    while len(order) > 1:
+        lowest, rest = order[0], order[1:]
+        std, others = stds[lowest], [stds[k] for k in rest]
+        if std is None or any(s is None for s in others):
+            break
+        typical = float(np.median([s for s in others if s is not None]))
+        low = energies[lowest] < energies[rest[0]] - TOO_LOW
+        if not (low and std > LESS_SURE * typical):
+            break
+        holes.append(lowest)
+        order = rest
+    return holes

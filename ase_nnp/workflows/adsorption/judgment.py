@@ -1,0 +1,203 @@
+"""From relaxed placements to a ranking: the gate, a push against saddles, error bars."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ase_nnp.models.predictor import predict
+from ase_nnp.workflows.adsorption.gate import doubtful, hole, left_the_question, too_low
+from ase_nnp.workflows.adsorption.geometry import describe
+from ase_nnp.workflows.adsorption.references import References
+from ase_nnp.workflows.adsorption.result import AdsorptionResult, Minimum, Rejected
+from ase_nnp.workflows.adsorption.sites import every_site
+from ase_nnp.workflows.adsorption.stages import Candidate, Stages, alike, merged
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from ase_nnp.models.potential import Potential
+
+__all__ = ["judged"]
+
+#: A push leads elsewhere if the energy falls by this and the place changes by that; eV, Angstrom.
+FALL, ELSEWHERE = 0.02, 0.3
+#: Steps after a push.
+PUSH_STEPS = 100
+
+
+class _Verdicts:
+    """Candidates by what the gate says of them."""
+
+    def __init__(self, slab: Atoms, potential: Potential) -> None:
+        self.slab, self.potential = slab, potential
+        self.accepted: list[Candidate] = []
+        self.rejected: list[tuple[str, str, Candidate]] = []
+        self.scores: dict[int, float | None] = {}
+
+    def judge(self, candidates: Sequence[Candidate]) -> None:
+        """Sort candidates into accepted and rejected."""
+        doubts = self._doubts([one for one in candidates if one.energy is not None])
+        for one in candidates:
+            reason, detail = self._verdict(one, doubts.get(id(one), {}))
+            if reason:
+                self.rejected.append((reason, detail, one))
+            else:
+                self.accepted.append(one)
+
+    def _doubts(self, candidates: Sequence[Candidate]) -> dict[int, Mapping[str, Any]]:
+        wanted = [n for n in ("ood_flag", "ood_score") if n in self.potential.outputs]
+        if not wanted or not candidates:
+            return {}
+        rows = predict(self.potential, [one.atoms for one in candidates], wanted, progress=False)
+        doubts: dict[int, Mapping[str, Any]]
+        doubts = {id(one): row for one, row in zip(candidates, rows, strict=True)}
+        for key, row in doubts.items():
+            score = row.get("ood_score")
+            self.scores[key] = None if score is None else float(score)
+        return doubts
+
+    def _verdict(self, one: Candidate, row: Mapping[str, Any]) -> tuple[str, str]:
+        """The first reason that holds: those of physics and of trust before that of effort."""
+        if one.energy is None:
+            return "failed", one.reason
+        guests = np.flatnonzero(one.start.get_tags() == 2)
+        inside = hole(one.atoms, guests)
+        if inside:
+            return "hole", inside
+        one.atoms.set_tags(one.start.get_tags())
+        left = left_the_question(one.start, one.atoms, self.slab)
+        if left:
+            return left, ""
+        unknown = doubtful(row)
+        if unknown:
+            return "unknown to the model", unknown
+        if not one.converged:
+            return "not converged", one.reason
+        return "", ""
+
+
+def judged(
+    ends: Sequence[Candidate],
+    slab: Atoms,
+    stages: Stages,
+    references: References,
+    *,
+    system: str,
+    settings: Mapping[str, Any],
+    counts: Mapping[str, int],
+) -> AdsorptionResult:
+    """Return the ranking of relaxed placements.
+
+    Parameters
+    ----------
+    ends
+        Relaxed and merged placements.
+    slab
+        The relaxed clean slab, with tags.
+    stages
+        Runs the relaxations after the push.
+    references
+        Of the energies.
+    system, settings, counts
+        For the result; ``settings`` holds ``top``, ``fmax`` and ``push``.
+    """
+    verdicts = _Verdicts(slab, stages.potential)
+    verdicts.judge(ends)
+    if settings["push"]:
+        _push(verdicts, stages, settings)
+
+    pool = [*verdicts.accepted, *(one for _, _, one in verdicts.rejected if one.energy is not None)]
+    values = references.energies(stages.potential, [one.atoms for one in pool], slab)
+    energies = {id(one): value for one, value in zip(pool, values, strict=True)}
+    _reject_holes(verdicts, energies)
+
+    every = list(every_site(slab))
+    minima = []
+    for one in sorted(verdicts.accepted, key=lambda c: energies[id(c)].value):
+        value = energies[id(one)]
+        guests = np.flatnonzero(one.start.get_tags() == 2)
+        minima.append(
+            Minimum(
+                atoms=one.atoms,
+                energy=float(value),
+                std=value.std,
+                interval=value.interval(),
+                geometry=describe(one.atoms, guests, every),
+                placements=tuple(one.placements),
+                ood_score=verdicts.scores.get(id(one)),
+            )
+        )
+    rejected = [
+        Rejected(
+            reason=reason,
+            detail=detail,
+            placements=tuple(one.placements),
+            start=str(one.start.info.get("site", "")),
+            energy=float(energies[id(one)]) if id(one) in energies else None,
+            atoms=one.atoms,
+        )
+        for reason, detail, one in verdicts.rejected
+    ]
+    covers = next((energies[id(one)].covers for one in pool), "No ±: there is no energy.")
+    return AdsorptionResult(
+        system=system,
+        minima=minima[: int(settings["top"])],
+        rejected=rejected,
+        reaction=references.reaction,
+        reference=references.name,
+        error_bar=covers,
+        slab=slab,
+        gas=references.gas,
+        amounts=references.amounts,
+        settings=settings,
+        counts={
+            **counts,
+            "minima": len(minima),
+            "rejected": sum(len(one.placements) for one in rejected),
+            "relaxations": stages.relaxations,
+            "steps": stages.steps,
+        },
+    )
+
+
+def _reject_holes(verdicts: _Verdicts, energies: Mapping[int, Any]) -> None:
+    """Move to the rejected what lies far below all others where the model is less sure."""
+    values = [energies[id(one)] for one in verdicts.accepted]
+    found = too_low([float(v) for v in values], [v.std for v in values])
+    for k in found:
+        detail = "far below all others, where the model is less sure than of them"
+        verdicts.rejected.append(("hole", detail, verdicts.accepted[k]))
+    verdicts.accepted = [one for k, one in enumerate(verdicts.accepted) if k not in found]
+
+
+def _push(verdicts: _Verdicts, stages: Stages, settings: Mapping[str, Any]) -> None:
+    """Push every accepted minimum, relax again, and reject those that fall elsewhere."""
+    random = np.random.default_rng(settings["seed"])
+    tried = list(verdicts.accepted)
+    pushed = []
+    for one in tried:
+        atoms = one.atoms.copy()
+        guests = np.flatnonzero(one.start.get_tags() == 2)
+        # All atoms together, and a little each: a saddle may be of a place or of a turn.
+        shift = random.normal(size=3) + 0.5 * random.normal(size=(len(guests), 3))
+        atoms.positions[guests] += settings["push"] * shift / np.linalg.norm(shift, axis=1).max()
+        pushed.append(Candidate(one.start, atoms, list(one.placements)))
+    ends = stages.move("push", pushed, fmax=settings["fmax"] / 2, steps=PUSH_STEPS)
+
+    fallen = []
+    for one, end in zip(tried, ends, strict=True):
+        if end.energy is None or one.energy is None or end.energy > one.energy - FALL:
+            continue
+        if alike(one, Candidate(end.start, end.atoms, [], None), ELSEWHERE):
+            continue
+        detail = f"a push of {settings['push']} Å lowers it by {one.energy - end.energy:.3f} eV"
+        verdicts.accepted = [other for other in verdicts.accepted if other is not one]
+        verdicts.rejected.append(("saddle", detail, one))
+        fallen.append(end)
+
+    # Where a saddle leads to is a minimum like any other; most are there already.
+    new = [end for end in merged(fallen) if not any(alike(end, one) for one in verdicts.accepted)]
+    verdicts.judge(new)
