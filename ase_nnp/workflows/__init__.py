@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 _WHERE = {
+    "adsorb": "adsorption",
     "adsorption_energy": "adsorption",
     "map_structures": "mapping",
     "propagate": "propagation",
@@ -18,6 +19,7 @@ _WHERE = {
 }
 
 __all__ = [
+    "adsorb",
     "adsorption_energy",
     "map_structures",
     "propagate",
@@ -27,6 +29,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from ase_nnp.workflows.adsorption import adsorb as adsorb
     from ase_nnp.workflows.adsorption import adsorption_energy as adsorption_energy
     from ase_nnp.workflows.batched import relax_many as relax_many
     from ase_nnp.workflows.batched import run_dynamics as run_dynamics

@@ -96,5 +96,6 @@ def test_the_table_sorts_by_a_number_as_a_number(page, result):
     assert min(energies) == result.best.energy
     dom = opened(page, "#sort-1")
     table = re.search(r'<table class="sorts">.*?</table>', dom, re.DOTALL)[0]
-    sites = re.findall(r'<td class="number">\d+</td><td>([^<]*)</td>', table)
+    sites = re.findall(r'minimum-\d+"[^>]*><td class="number">\d+</td><td>([^<]*)</td>', table)
+    assert len(sites) == len(result.minima)
     assert sites == sorted(sites)

@@ -47,10 +47,15 @@ __all__ = [
 if TYPE_CHECKING:
     from ase_nnp.workflows.adsorption.adsorbates import Adsorbate as Adsorbate
     from ase_nnp.workflows.adsorption.adsorbates import adsorbate as adsorbate
+    from ase_nnp.workflows.adsorption.dft_inputs import write_dft_inputs as write_dft_inputs
     from ase_nnp.workflows.adsorption.energies import REFERENCES as REFERENCES
     from ase_nnp.workflows.adsorption.energies import AdsorptionEnergy as AdsorptionEnergy
     from ase_nnp.workflows.adsorption.energies import adsorption_energy as adsorption_energy
     from ase_nnp.workflows.adsorption.placement import place as place
+    from ase_nnp.workflows.adsorption.rejudging import rejudge as rejudge
+    from ase_nnp.workflows.adsorption.report import write_report as write_report
+    from ase_nnp.workflows.adsorption.result import AdsorptionResult as AdsorptionResult
+    from ase_nnp.workflows.adsorption.search import adsorb as adsorb
     from ase_nnp.workflows.adsorption.sites import Site as Site
     from ase_nnp.workflows.adsorption.sites import sites as sites
     from ase_nnp.workflows.adsorption.slabs import surface as surface
