@@ -42,7 +42,7 @@ def _fitted(potentials: Sequence[Potential], path: str | Path) -> Potential:
 def _auto(
     potentials: Sequence[Potential],
     *,
-    train: Sequence[Atoms],
+    train: Sequence[Atoms] | None = None,
     calibration: Sequence[Atoms] | None = None,
     **options: Any,
 ) -> Potential:
@@ -52,7 +52,7 @@ def _auto(
 
     several = len(potentials) > 1
     inner = DeepEnsemble(potentials, mode="sequential") if several else potentials[0]
-    return fit_environment(inner, train, calibration, **options)
+    return fit_environment(inner, train or [], calibration, **options)
 
 
 METHODS = (

@@ -12,7 +12,7 @@ from toy_models import Pair, label, molecules
 from ase_nnp import NNPCalculator
 from ase_nnp.errors import ConfigError, UncertaintyError
 from ase_nnp.models.predictor import predict
-from ase_nnp.uncertainty import fit, load_uncertainty, save_uncertainty
+from ase_nnp.uncertainty import fit, load_uncertainty, save_uncertainty, wrap
 from ase_nnp.uncertainty.methods.environment import EnvironmentBars, neighbor_mean
 from ase_nnp.uncertainty.methods.refit import RIDGE, left_out_errors
 
@@ -227,6 +227,10 @@ def test_what_cannot_be_meant_is_refused(model, train, held):
             fit("auto", model, train=train, **options)
     with pytest.raises(ConfigError, match="training structures"):
         fit("auto", model, calibration=held)
+    with pytest.raises(UncertaintyError, match="training structures"):
+        NNPCalculator(model, uncertainty="auto")
+    with pytest.raises(ConfigError, match="option"):
+        wrap("auto", model, heads=3)
     with pytest.raises(ConfigError, match="held_back"):
         fit("latent", model, train=train, held_back=held)
 
