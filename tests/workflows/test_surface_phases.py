@@ -92,7 +92,6 @@ def test_what_slab_and_bulk_share_cancels_in_a_surface_energy():
     assert result.std == pytest.approx(0.1 / 60)
 
 
-@pytest.mark.filterwarnings("ignore:.*OLD_ERROR_HANDLING:DeprecationWarning")  # inside pymatgen
 def test_wulff_shapes_are_those_of_geometry():
     pytest.importorskip("pymatgen")
     crystal = bulk("Ni", cubic=True)

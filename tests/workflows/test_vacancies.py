@@ -13,7 +13,6 @@ from ase_nnp.uncertainty import DeepEnsemble
 from ase_nnp.workflows.thermo.vacancies import distinct_sites, vacancy_energies
 
 pytest.importorskip("spglib")
-pytestmark = pytest.mark.filterwarnings("ignore:.*OLD_ERROR_HANDLING:DeprecationWarning")
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -266,9 +267,11 @@ def wulff_shape(bulk: Atoms, surface_energies: Mapping[tuple[int, int, int], Num
             "Wulff shapes need pymatgen; install it with: pip install ase_nnp[pymatgen]"
         ) from error
     lattice = AseAtomsAdaptor.get_structure(bulk).lattice
-    return WulffShape(
-        lattice, list(surface_energies), [float(e) for e in surface_energies.values()]
-    )
+    energies = [float(value) for value in surface_energies.values()]
+    with warnings.catch_warnings():
+        # spglib speaks of its own settings whenever pymatgen asks it for a symmetry.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return WulffShape(lattice, list(surface_energies), energies)
 
 
 def draw_surface_phases(
