@@ -69,6 +69,7 @@ def model(seed: int = 1):
 
 def conversion(ending: str, sources: list[Path]) -> Case:
     from ase_nnp.datasets import convert, open_dataset
+    from ase_nnp.datasets.writing.record_writers import sink_class
 
     def do(folder: Path, which: int) -> list[float]:
         target = folder / f"out.{ending}"
@@ -79,7 +80,13 @@ def conversion(ending: str, sources: list[Path]) -> Case:
         return [float(number) for row in rows for number in row]
 
     def begun(folder: Path) -> bool:
-        return any(path.stat().st_size for path in folder.iterdir())
+        # What was killed before its first note is begun anew, with whatever input.
+        target = folder / f"out.{ending}"
+        sink = sink_class(target, None)(target.with_name(f".{target.name}.part"))
+        try:
+            return sink.state() is not None
+        finally:
+            sink.close()
 
     return Case(f"convert to {ending}", do, begun, lambda f: (f / f"out.{ending}").exists())
 
@@ -192,7 +199,7 @@ def main() -> int:
         folder = Path(name)
         sources = [folder / f"{seed}.extxyz" for seed in (1, 2)]
         for seed, path in enumerate(sources):
-            write_dataset(path, frames(seed, 300))
+            write_dataset(path, frames(seed, 120))
         cases = [*(conversion(ending, sources) for ending in FORMATS), training(), error_bars()]
         for case in cases:
             for _ in range(2):  # the first one imports

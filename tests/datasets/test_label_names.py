@@ -17,7 +17,7 @@ from ase.db import connect
 from ase.io import read
 from ase.units import Debye, Hartree, kcal, mol
 
-from ase_nnp.datasets import DatasetWarning, convert, open_dataset
+from ase_nnp.datasets import DatasetWarning, convert, open_dataset, write_dataset
 from ase_nnp.errors import DatasetError
 
 from .conftest import fields_of, lmdb_of, slab
@@ -107,6 +107,39 @@ def test_info_lists_what_looks_like_a_label_and_how_to_use_it(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["data", "info", str(tmp_path / "a.extxyz"), "--key", "energy=Energy", "--json"])
     assert json.loads(capsys.readouterr().out)["energy"]["mean"] == -7
+
+
+def test_units_are_given_on_the_command_line_where_a_database_does_not_say_them(tmp_path, capsys):
+    from ase_nnp.cli import main
+
+    with connect(tmp_path / "a.db") as database:
+        data = {"energy": np.array([-1.0]), "forces": np.full((3, 3), 0.5)}
+        database.write(molecule("H2O"), data=data)
+    units = ["--units", "energy=kcal/mol", "--units", "forces=kcal/mol/Ang"]
+    with pytest.raises(SystemExit):
+        main(["data", "stats", str(tmp_path / "a.db"), *units, "--json"])
+    # 1 kcal/mol is 4184 J over N_A, in eV of 1.602176634e-19 J.
+    kcal = 4184 / 6.02214076e23 / 1.602176634e-19
+    assert json.loads(capsys.readouterr().out)["energy"]["mean"] == pytest.approx(-kcal, rel=1e-6)
+
+    with pytest.raises(SystemExit) as stop:
+        main(["data", "convert", str(tmp_path / "a.db"), str(tmp_path / "a.extxyz"), *units])
+    assert not stop.value.code
+    converted = open_dataset(tmp_path / "a.extxyz")[0]
+    assert converted.get_potential_energy() == pytest.approx(-kcal, rel=1e-6)
+    np.testing.assert_allclose(converted.get_forces(), 0.5 * kcal, rtol=1e-6)
+
+
+@pytest.mark.parametrize("given", ["energy", "energy=", "=eV", "energy=Hartre"])
+def test_units_that_cannot_be_meant_are_refused_in_one_line(tmp_path, capsys, given):
+    from ase_nnp.cli import main
+
+    with connect(tmp_path / "a.db") as database:
+        database.write(molecule("H2O"), data={"energy": -1.0})
+    with pytest.raises(SystemExit) as stop:
+        main(["data", "info", str(tmp_path / "a.db"), "--units", given])
+    assert stop.value.code == 2
+    assert len(capsys.readouterr().err.strip().split("\n")) == 1
 
 
 # ---------------------------------------------------------------- ASE's databases
@@ -209,6 +242,39 @@ def test_pbc_in_every_spelling(tmp_path, pbc):
 def test_pbc_that_cannot_be_understood_is_refused(tmp_path):
     with pytest.raises(DatasetError, match="neither T nor F"):
         opened(tmp_path, frame(f'{LATTICE} {COLUMNS} pbc="slab"'))[0]
+
+
+@pytest.mark.parametrize("spell", [str.lower, str.upper, str.title, str.swapcase])
+def test_box_and_columns_are_known_in_any_letters(tmp_path, spell):
+    names = [spell(name) for name in ("Lattice", "Properties", "pBc")]
+    comment = '{}="4 1 0 0 5 0 0 0 6" {}=species:S:1:pos:R:3:force:R:3 {}="T T F" energy=-1'
+    text = frame(comment.format(*names), ("Cu 0 0 0 1 2 3", "O 0 0 1.5 0 0 0"))
+    (atoms,) = opened(tmp_path, text)
+    assert atoms.cell.array.tolist() == [[4, 1, 0], [0, 5, 0], [0, 0, 6]]
+    assert atoms.pbc.tolist() == [True, True, False]
+    assert atoms.get_forces()[0].tolist() == [1, 2, 3]
+    assert not {*names} & {*atoms.info}
+
+
+NASTY = {
+    **{"LATTICE": np.arange(1.0, 10.0), "pBc": "T T F", "PROPERTIES": "species:S:1", "STRESS": 1.0},
+    **{"__class__": "x", "__ndarray__": [1], ("a", 1): "no text", "Virial": np.ones(9)},
+}
+
+
+@pytest.mark.parametrize("ending", ["aselmdb", "lmdb", "extxyz", "h5"])
+@pytest.mark.parametrize("make", [lambda: molecule("H2O"), slab])
+def test_names_of_other_places_come_back_as_they_were(tmp_path, ending, make):
+    for number, (name, value) in enumerate([*NASTY.items(), ("energy", -3.0)]):
+        atoms = make()
+        atoms.calc, atoms.info = None, {name: value, "other": [1, "a"], "__second": 2}
+        write_dataset(tmp_path / f"{number}.{ending}", [atoms])
+        back = open_dataset(tmp_path / f"{number}.{ending}")[0]
+        assert back.calc is None
+        np.testing.assert_array_equal(back.info[name], value)
+        assert (back.info["other"], back.info["__second"]) == ([1, "a"], 2)
+        np.testing.assert_array_equal(back.cell.array, atoms.cell.array)
+        np.testing.assert_array_equal(back.pbc, atoms.pbc)
 
 
 def test_names_in_lower_case_are_those_of_gpumd(tmp_path):

@@ -39,14 +39,25 @@ class ReadOptions:
         list[str] | None,
         typer.Option("--key", help="A label's name in the file: energy=REF_energy. Repeatable."),
     ] = None
+    units: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--units",
+            help="A label's unit where the file does not say it: energy=Hartree. Repeatable.",
+        ),
+    ] = None
     workers: Annotated[int, typer.Option(help="Processes that read.", min=1)] = 1
     as_json: JsonOption = False
 
     @property
     def settings(self) -> dict[str, Any]:
         """What the command line sets of ``open_dataset``, beside the format."""
-        kind = {"energy_kind": self.energy_kind} if self.energy_kind else {}
-        return {**kind, "keys": _keys(self.key)} if self.key else kind
+        settings: dict[str, Any] = {"energy_kind": self.energy_kind} if self.energy_kind else {}
+        if self.key:
+            settings["keys"] = _keys(self.key)
+        if self.units:
+            settings["units"] = _pairs("--units", self.units, "energy=Hartree")
+        return settings
 
     def open(self, path: Path) -> Any:
         """Open a dataset."""
@@ -64,13 +75,18 @@ def _keys(pairs: list[str]) -> dict[str, str]:
     """Return ``--key energy=REF_energy`` as ``keys=`` of ``open_dataset``."""
     from ase_nnp.datasets.labels import check_keys
 
-    keys = {}
+    return check_keys(_pairs("--key", pairs, "energy=REF_energy"))
+
+
+def _pairs(option: str, pairs: list[str], example: str) -> dict[str, str]:
+    """Return ``LABEL=NAME`` of a repeatable option as a dictionary."""
+    named = {}
     for pair in pairs:
-        label, sign, name = pair.partition("=")
+        label, sign, name = (part.strip() for part in pair.partition("="))
         if not (label and sign and name):
-            raise DatasetError(f"--key {pair!r}; it is LABEL=NAME, such as energy=REF_energy")
-        keys[label] = name
-    return check_keys(keys)
+            raise DatasetError(f"{option} {pair!r}; it is LABEL=NAME, such as {example}")
+        named[label] = name
+    return named
 
 
 def _number(value: Any) -> str:

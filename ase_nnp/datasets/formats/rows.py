@@ -164,6 +164,8 @@ def _free_data(row: dict[str, Any], sample: Sample) -> Any:
     if data:
         if type(data) is not dict:
             raise DatasetError("data is no dict")
+        if PAIRS in data:  # a name of the whole begins like a tag of ASE
+            data = {_key(name): value for name, value in data[PAIRS]}
         for name, value in data.items():
             simple = type(value) is not dict and type(value) is not list
             try:

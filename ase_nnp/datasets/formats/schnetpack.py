@@ -56,6 +56,8 @@ class SchNetPackUnits:
         said = metadata.get(_UNITS)
         self.units: dict[str, Any] = {**(said if isinstance(said, dict) else {}), **(units or {})}
         self.known = isinstance(said, dict) or bool(units)
+        for unit in (units or {}).values():
+            _factor(unit)  # what is misspelt is refused before anything is read
         self.length = 1.0 if not self.known else _factor(metadata.get("_distance_unit", "Ang"))
         references = metadata.get("atomrefs") if self.known else None
         self.references = references if isinstance(references, dict) else {}

@@ -29,7 +29,7 @@ _INT = re.compile(r"[-+]?\d{1,18}$")
 _TRUE, _FALSE = {"T", "True", "true", "TRUE"}, {"F", "False", "false", "FALSE"}
 _PBC = {"t": True, "true": True, "1": True, "f": False, "false": False, "0": False}
 #: Nine numbers under these names are a matrix, for ASE as well; any other nine stay as they are.
-_MATRICES = {"Lattice", "lattice", "virial", "stress"}
+_MATRICES = {"lattice", "virial", "stress"}
 _ATOM_RESULTS = ("charges", "magmoms", "energies", "stresses", "born_effective_charges")
 _RESULTS = ("free_energy", "dipole", "magmom", "polarization", "dielectric_tensor")
 #: ASE writes the results ``charges`` under this name of a column.
@@ -95,7 +95,7 @@ def _value(key: str, text: str) -> Any:
     if len(values) == 1:
         return values[0]
     array = np.array(values)
-    return array.reshape(3, 3).T if len(values) == 9 and key in _MATRICES else array
+    return array.reshape(3, 3).T if len(values) == 9 and key.lower() in _MATRICES else array
 
 
 def parse_frame(data: bytes) -> Sample:
@@ -104,7 +104,7 @@ def parse_frame(data: bytes) -> Sample:
     comment, _, body = rest.partition(b"\n")
     n = int(first)
     pairs = _pairs(comment.decode())
-    properties = _take(pairs, "Properties", "properties", default=_DEFAULT)
+    properties = _take_any_case(pairs, "Properties", _DEFAULT)
     columns = _columns(str(properties), body, n)
 
     sample: Sample = {"info": {}}
@@ -135,11 +135,19 @@ def _pairs(comment: str) -> dict[str, Any]:
 
 
 def _take(pairs: dict[str, Any], *names: str, default: Any = None) -> Any:
-    """Take the first of these names that is there (GPUMD writes them in lower case)."""
+    """Take the first of these names that is there."""
     for name in names:
         if name in pairs:
             return pairs.pop(name)
     return default
+
+
+def _take_any_case(pairs: dict[str, Any], name: str, default: Any = None) -> Any:
+    """Take a name as ASE writes it, or in other letters (GPUMD's lower case, KLIFF's capitals)."""
+    if name in pairs:
+        return pairs.pop(name)
+    others = [key for key in pairs if key.lower() == name.lower()]
+    return pairs.pop(others[0]) if others else default
 
 
 def _columns(properties: str, body: bytes, n: int) -> dict[str, Array]:
@@ -212,8 +220,8 @@ def _numbers(columns: dict[str, Array]) -> Array:
 
 
 def _box(pairs: dict[str, Any], sample: Sample) -> None:
-    lattice = _take(pairs, "Lattice", "lattice")
-    pbc = _take(pairs, "pbc", "PBC", "Pbc")
+    lattice = _take_any_case(pairs, "Lattice")
+    pbc = _take_any_case(pairs, "pbc")
 
     if lattice is None:
         sample["cell"] = np.zeros((3, 3))
