@@ -191,11 +191,11 @@ def run(name, data, out, seconds):
             continue
         row = {"set": name, "shift": shift, "method": method, "train": len(train)}
         row["fit_cpu_s"] = time.process_time() - begin
-        found = {part: Predictor(fitted)(s, progress=False)
+        rows = {part: Predictor(fitted)(s, progress=False)
                  for part, s in (("home", test), ("shift", shifted[:150]))}  # fmt: skip
         for part, given in (("home", test), ("shift", shifted[:150])):
-            row[part] = measures(found[part], given)
-        scores = [structure_scores_of(found[part])[1] for part in ("home", "shift")]
+            row[part] = measures(rows[part], given)
+        scores = [structure_scores_of(rows[part])[1] for part in ("home", "shift")]
         row |= {"auroc": met.auroc_ood(*scores), "score": fitted.uq.get("score", "")}
         row["cost"] = cost(fitted, model, test)
         rows.append(row)

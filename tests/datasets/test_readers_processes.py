@@ -8,7 +8,6 @@ import pickle
 import subprocess
 import sys
 import threading
-import time
 
 import lmdb
 import numpy as np
@@ -120,15 +119,26 @@ assert resident() - before < 2_000_000, resident() - before
     subprocess.run([sys.executable, "-c", code, str(folder)], check=True)
 
 
-def test_a_hundred_shards_open_quickly(tmp_path, structures):
+def test_a_hundred_shards_open_with_little_work(tmp_path, structures):
     write_dataset(tmp_path / "data.0000.aselmdb", structures[:2])
     content = (tmp_path / "data.0000.aselmdb").read_bytes()
     for number in range(1, 100):
         (tmp_path / f"data.{number:04}.aselmdb").write_bytes(content)
     open_dataset(tmp_path / "data.0000.aselmdb")
-    start = time.process_time()
-    dataset = open_dataset(tmp_path)
-    assert time.process_time() - start < 0.05
+    # Calls are counted: seconds depend on the machine and on what else it does.
+    calls = 0
+
+    def count(frame, event, argument):
+        nonlocal calls
+        calls += event == "call"
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        dataset = open_dataset(tmp_path)
+    finally:
+        sys.setprofile(before)
+    assert calls < 100 * 400, calls / 100
     assert len(dataset) == 200
 
 

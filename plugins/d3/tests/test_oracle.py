@@ -72,8 +72,8 @@ def reference(atoms, damping, functional, three_body, width=0.529177210903):
     )
     bohr = width / units.Bohr
     model.set_realspace_cutoff(disp2=60.0, disp3=40.0, cn=40.0, width2=bohr, width3=bohr)
-    found = model.get_dispersion(param, grad=True)
-    return found["energy"] * units.Hartree, -found["gradient"] * units.Hartree / units.Bohr
+    computed = model.get_dispersion(param, grad=True)
+    return computed["energy"] * units.Hartree, -computed["gradient"] * units.Hartree / units.Bohr
 
 
 @pytest.mark.parametrize("functional", FUNCTIONALS)

@@ -82,8 +82,8 @@ def test_catbench_files_open_with_energies_roles_and_tags(
     expected = energies["COstar"] - energies["star"] - energies["COgas"]
     assert adslab.info["adsorption_energy"] == pytest.approx(expected)
 
-    found = dataset.where("adsorbate = '*CO' and slab.Cu = 12 and role = 'adslab'")
-    assert found.positions.tolist() == [1]
+    matches = dataset.where("adsorbate = '*CO' and slab.Cu = 12 and role = 'adslab'")
+    assert matches.positions.tolist() == [1]
     pair = dataset.pairs()[0]
     assert (pair.adslab, pair.slab, pair.gas) == (1, 0, (2,))
 
@@ -158,8 +158,8 @@ def test_the_name_of_a_reaction_path_says_reaction_surface_and_split(tmp_path):
         atoms.calc = SinglePointCalculator(atoms, energy=float(k))
     ase.io.write(path, frames)
     dataset = open_dataset(path)
-    found = dataset.where("reaction = 'desorption' and split = 'val_ood' and miller = '1 1 -1'")
-    assert len(found) == 3
+    matches = dataset.where("reaction = 'desorption' and split = 'val_ood' and miller = '1 1 -1'")
+    assert len(matches) == 3
     row = dataset.index().rows([0])[0]
     assert (row["bulk_id"], row["shift"], row["role"]) == ("2409", 4.0, "path")
 
