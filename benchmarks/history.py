@@ -33,6 +33,7 @@ def record(model: str) -> Path:
         "model": model,
         "bench": json.loads(done.stdout),
     }
+    HISTORY.mkdir(exist_ok=True)
     target = HISTORY / f"{content['version']}.json"
     target.write_text(json.dumps(content, indent=1) + "\n")
     return target

@@ -26,8 +26,10 @@ def test_models_lists_families_and_their_state(run):
     code, out, _ = run("models", "--json")
     listed = json.loads(out)
     assert code == 0
-    assert {m["name"] for m in listed["models"]} >= {"cgcnn", "scn", "escaip", "facet"}
-    assert all(m["state"] == "ok" for m in listed["models"])
+    states = {m["name"]: m["state"] for m in listed["models"]}
+    assert all(states[name] == "ok" for name in ("cgcnn", "scn", "escaip", "facet"))
+    # Packages of others may be missing where only the core's own are installed.
+    assert set(states.values()) <= {"ok", "missing dependency"}
     assert listed["broken"] == {}
 
 

@@ -88,7 +88,10 @@ def test_another_default_precision_changes_no_number(default_dtype, dtype):
 @pytest.mark.parametrize("family", sorted(ase_nnp.list_models()))
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_every_family_is_built_under_the_usual_default(default_dtype, family, dtype):
-    config = ase_nnp.list_models()[family].test_config
+    described = ase_nnp.list_models()[family]
+    for package in described.requires:
+        pytest.importorskip(package)
+    config = described.test_config
     make = {"config": config, "seed": 1, "device": "cpu"}
     wanted = ase_nnp.build_model(family, **make).state_dict()
     default_dtype(dtype)
