@@ -77,6 +77,8 @@ class CHGNet(Conservative):
         bonds = pair_edges(graph, self.cutoff)
         vectors = bonds.vectors.to(self.dtype)
         if self.dtype == torch.float32:
+            # Values as the package rounds them, gradients of the exact ones: agreement in single
+            # precision without giving up ours.
             vectors = vectors + (published_vectors(graph, bonds) - vectors).detach()
         every = vectors.norm(dim=1)
         lengths = every[bonds.first]
@@ -92,6 +94,8 @@ class CHGNet(Conservative):
 
         for k, layer in enumerate(net.atom_conv_layers):
             if k == len(net.atom_conv_layers) - 1:
+                # Before the last convolution, as published (Fig. 1): moments come from features
+                # that know bonds and angles.
                 magmoms = net.site_wise(atom).abs().view(-1)
             atom = layer(
                 atom_feas=atom,
@@ -145,6 +149,9 @@ class CHGNet(Conservative):
         """
         if not self.biased or graph.num_structures == 1:
             return None
+
+        # The package skips the bond layer of a structure without angles; its bias would count in a
+        # batch.
         bent = torch.zeros(graph.num_structures, dtype=torch.bool, device=graph.batch.device)
         bent[graph.batch[angles.table[:, 0]]] = True
         return bent[graph.batch[bonds.edges[bonds.first, 0]]][:, None]
@@ -184,5 +191,7 @@ def build_network(config: Mapping[str, Any]) -> nn.Module:
             network = Network(**config)
         except (KeyError, ValueError, TypeError, NotImplementedError) as error:
             raise ConfigError(f"chgnet cannot build this configuration: {error}.") from error
+
+    # Ours makes the graph; theirs would only be copied and pickled along.
     network.graph_converter = None
     return network  # type: ignore[no-any-return]

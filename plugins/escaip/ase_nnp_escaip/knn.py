@@ -80,6 +80,8 @@ def _envelopes(graph: AtomGraph, settings: Settings) -> tuple[Tensor, Tensor, Te
     distance = vector.norm(dim=-1)
     rank, ranked = _ranks(graph, distance, settings)
     reverse, paired = reverse_edges(graph)
+
+    # Bi-directional: an edge stays only if both of its ends want it.
     near = ranked & ranked[reverse] & paired & (distance.detach() < settings.max_radius)
     candidates = torch.nonzero(near).flatten()
     terms = torch.stack(
@@ -91,6 +93,8 @@ def _envelopes(graph: AtomGraph, settings: Settings) -> tuple[Tensor, Tensor, Te
     )
     if settings.knn_soft:
         scale = settings.knn_lse_scale
+
+        # A smooth maximum, so that the energy has no kink where another term takes over.
         env = scale * torch.logsumexp(terms / scale, dim=0)
     else:
         env = terms.amax(0)
@@ -101,6 +105,9 @@ def _ranks(graph: AtomGraph, distance: Tensor, settings: Settings) -> tuple[Tens
     """Rank of each edge at its centre (E,), and whether it has one; an atom itself counts too."""
     centre, atoms = graph.edge_index[1], graph.num_atoms
     device, fixed = distance.device, distance.detach()
+
+    # Ranks go by rounded distances: equal neighbors of a crystal must not change places by
+    # rounding.
     by_distance = torch.argsort(torch.round(fixed / TIE), stable=True)
     order = by_distance[torch.argsort(centre[by_distance], stable=True)]
     counts = torch.bincount(centre, minlength=atoms)
@@ -148,6 +155,8 @@ def reverse_edges(graph: AtomGraph) -> tuple[Tensor, Tensor]:
     bound = shift.abs().amax() if shift.numel() else shift.new_zeros(())
     here = _key(receiver, sender, shift, bound, graph.num_atoms)
     there = _key(sender, receiver, -shift, bound, graph.num_atoms)
+
+    # By sorting and bisection: a table of all pairs would grow with the square of the atoms.
     ordered, order = torch.sort(here)
     place = torch.searchsorted(ordered, there).clamp_max(len(ordered) - 1)
     return order[place], ordered[place] == there
@@ -173,6 +182,8 @@ def _search(graph: AtomGraph, settings: Settings) -> AtomGraph:
         Atoms(numbers[owner == b], positions[owner == b], cell=cells[b], pbc=pbc[b])
         for b in range(len(cells))
     ]
+
+    # Stored edges are the kept ones; their soft ranks depend on neighbors that were not kept.
     searched = AtomGraph.from_atoms(structures, reach(settings), device=graph.positions.device)
     return graph.replace(edge_index=searched.edge_index, edge_shift=searched.edge_shift, extra={})
 

@@ -120,6 +120,8 @@ class EScAIP(Potential):
         with torch.set_grad_enabled(keep or forces or stress):
             result = gradients(energies, graph, forces=forces, stress=stress, keep=keep)
         for name in ("forces", "stress"):
+            # A trainer may have scaled forces apart from the energy; the gradient carries the
+            # energy's scale.
             ratio = self.scale[name] / self.scale["energy"]
             if name in result and ratio != 1.0:
                 result[name] = result[name] * ratio
@@ -153,6 +155,8 @@ class EScAIP(Potential):
         if references:
             size = min(self.settings.max_num_elements, 119)
             table = [float(references.get(z, 0.0)) for z in range(size)]
+
+        # In the configuration, so that a saved model has them without tensors of its own.
         changes = {"normalizer": normalizer, "element_references": table}
         self.config = {**self.config, **changes}
         self._units(self.config)
@@ -190,6 +194,9 @@ class EScAIP(Potential):
     def load_weights(self, tensors: Mapping[str, Tensor]) -> None:
         """As the base class; says so where the weights are of another generation."""
         first = next(iter(tensors), "")
+
+        # Generation 1 alone has this prefix; the plain message would list hundreds of missing
+        # names.
         other = "exportable_model" in " ".join(tensors) if tensors else False
         if other != (self.settings.generation != 3):
             raise CheckpointError(

@@ -38,6 +38,8 @@ def _axes(k: int) -> Tensor:
     u, v, w = (
         (k * step) % 1.0 for step in (0.8191725133961645, 0.6710436067037893, 0.5497004779019703)
     )
+
+    # Quaternions spread evenly over the sphere in four dimensions (Shoemake 1992).
     a, b = math.sqrt(1 - u), math.sqrt(u)
     v, w = 2 * math.pi * v, 2 * math.pi * w
     x, y, z, r = a * math.sin(v), a * math.cos(v), b * math.sin(w), b * math.cos(w)

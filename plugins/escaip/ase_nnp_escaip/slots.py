@@ -74,7 +74,11 @@ def blocks(sender: Tensor, receiver: Tensor, atoms: int, rows_per_block: int) ->
     counts = torch.bincount(receiver, minlength=atoms)
     ends = torch.cumsum(counts, 0)
     place = torch.arange(len(receiver), device=receiver.device) - (ends - counts)[receiver]
+
+    # One copy to the host for all blocks; each look at a number on a GPU would wait for it.
     on_host = counts.tolist()
+
+    # Whole atoms only: a softmax runs over all neighbors of an atom.
     cuts, rows = [0], 0
     for atom, count in enumerate(on_host):
         if rows and rows + count > rows_per_block:

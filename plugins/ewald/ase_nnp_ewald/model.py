@@ -117,12 +117,12 @@ class Electrostatics(Conservative):
         table = graph.positions.new_full((120,), torch.nan)
         for number, charge in self.charges.items():
             table[number] = charge
-        found = table[graph.atomic_numbers]
-        if bool(found.isnan().any()):
-            without = graph.atomic_numbers[found.isnan()].unique().tolist()
+        charges = table[graph.atomic_numbers]
+        if bool(charges.isnan().any()):
+            without = graph.atomic_numbers[charges.isnan()].unique().tolist()
             names = ", ".join(chemical_symbols[z] for z in without)
             raise StructureError(f"The correction 'ewald' has no charge for {names}.")
-        return found
+        return charges
 
     def _potential(self, one: _One, pairs: Tensor, lengths: Tensor) -> Tensor:
         """Half the potential at each atom, e / Angstrom."""

@@ -40,6 +40,8 @@ def locate(name: str) -> Path:
     from huggingface_hub import try_to_load_from_cache
 
     repository = name if "/" in name else f"materialyze/{name}"
+
+    # matgl's own folder first, then the one of huggingface_hub.
     for cache in (Path.home() / ".cache" / "matgl", None):
         try:
             cached = [try_to_load_from_cache(repository, f, cache_dir=cache) for f in FILES]
@@ -128,6 +130,8 @@ def _hyperparameters(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     with quiet():
         import matgl.models
 
+        # Folders of other releases carry arguments that were dropped since; matgl swallows them
+        # too.
         known = set(inspect.signature(getattr(matgl.models, name).__init__).parameters) - LEFT_OUT
     given = {str(k): _plain(v) for k, v in arguments.items() if k in known and v is not None}
     given.pop("use_warp", None)  # the layers differ, the weights do not

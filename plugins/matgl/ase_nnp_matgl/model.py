@@ -50,6 +50,8 @@ class MatglPotential(Conservative):
         self.outputs = ("energy", "forces", "stress", *_EXTRAS.get(self.kind, ()))
         self.units = {"magmoms": "Bohr magneton"} if self.kind == "CHGNet" else {}
         self.required_inputs = ("charge",) if self.kind == "QET" else ()
+
+        # matgl numbers elements by their place in its own list.
         place = torch.full((119,), -1, dtype=torch.int64)
         place[torch.tensor(numbers)] = torch.arange(len(numbers))
         self.register_buffer("place", place, persistent=False)
@@ -120,6 +122,8 @@ class MatglPotential(Conservative):
         state = dict(self.__dict__)
         state["_modules"] = {k: m for k, m in state["_modules"].items() if k != "network"}
         learn = [k for k, p in self.network.named_parameters() if p.requires_grad]
+
+        # Some networks of matgl hold lambdas.
         state["_network"] = (self.network.state_dict(), learn)
         return state
 
@@ -147,6 +151,8 @@ class MatglPotential(Conservative):
                 g.pos.new_zeros(g.num_graphs) if charge is None else charge.to(self.dtype)
             )
         rows: list[Tensor] = []
+
+        # The shares of the atoms are summed inside and returned nowhere.
         hook = network.final_layer.register_forward_hook(lambda *call: rows.append(call[2]))
         try:
             energy: Tensor = network(**arguments)

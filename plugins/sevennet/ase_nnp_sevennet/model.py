@@ -73,6 +73,8 @@ class SevenNet(Conservative):
         self.cutoff = float(config["cutoff"])
         self.modal = _modal_index(config)
         self.network = build_network(config, dict(zip(numbers, range(len(numbers)), strict=True)))
+
+        # -1 for elements the model was not trained on: they are refused before they get here.
         index = torch.full((119,), -1, dtype=torch.int64)
         index[torch.tensor(numbers)] = torch.arange(len(numbers))
         self.register_buffer("species", index, persistent=False)
