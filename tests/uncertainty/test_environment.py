@@ -255,3 +255,10 @@ def test_labels_without_forces_calibrate_energies_alone(model, train, held):
         for r, a in zip(rows, held, strict=True)
     ]
     assert np.mean(inside) >= 0.85
+
+
+def test_copies_of_training_structures_have_error_bars_too(model, train, held):
+    rows = predict(fit("auto", model, train=[*train, *train * 11], calibration=held), train[:5])
+    away = predict(fit("auto", model, train=train, calibration=held), train[:5])
+    for copy, known in zip(rows, away, strict=True):
+        assert copy["forces_std"].min() > 0.01 * known["forces_std"].min()

@@ -75,7 +75,8 @@ class EnvironmentBars(UncertainPotential):
         super().__init__(members, **options)
         self.reader, self.distance = reader, distance
         self.widths, self.ranked = dict(widths or {}), dict(ranked or {})
-        self.facts = {"score": "expected", "score_threshold": float("inf"), **(facts or {})}
+        self.facts = {"score": "expected", "score_threshold": float("inf"), "nearest": FLOOR}
+        self.facts |= facts or {}
         self.set_outputs()
 
     def set_outputs(self) -> None:
@@ -116,7 +117,8 @@ class EnvironmentBars(UncertainPotential):
         result, features = self.reader.run(self.base, graph, properties)
         rows = features.double().nan_to_num(nan=FAR, posinf=FAR, neginf=-FAR).cpu().numpy()
         far = torch.as_tensor(self.distance(rows, graph.atomic_numbers.cpu().numpy()))
-        far = far.to(graph.positions.device).clamp(min=FLOOR)
+        # A copy of a training atom is at distance zero, and still not known exactly.
+        far = far.to(graph.positions.device).clamp(min=float(self.facts["nearest"]))
         return result, far, neighbor_mean(far.clamp(max=FAR), graph, self.cutoff)
 
     def bars(

@@ -105,13 +105,18 @@ def fit_environment(
         k=k, max_points=max_points, seed=seed,
     )  # fmt: skip
 
-    bars = EnvironmentBars([model], reader=reader, distance=distance)
+    # Distances below a tenth of the usual are not told apart: a power law would call them exact.
+    usual = apart.structure[np.isfinite(apart.structure) & (apart.structure > 0)]
+    nearest = max(0.1 * float(np.median(usual)), 1e-12) if usual.size else 1e-12
+    apart = LeftOut(np.maximum(apart.structure, nearest), np.maximum(apart.kind, nearest))
+    facts = {"nearest": nearest}
+    bars = EnvironmentBars([model], reader=reader, distance=distance, facts=facts)
     evidence = gather(bars, held or [])
     honest = evidence.structures
     if honest < FEW:
         evidence = _with_training(evidence, bars, train, known, apart, kind, seed)
     folds = _folds(bars, means, kind, evidence, held or [], seed)
-    bars.widths, facts = fit_widths(evidence, folds, coverage, names)
+    bars.widths, by_kind = fit_widths(evidence, folds, coverage, names)
 
     chosen, threshold, table = _choose(bars, known, apart, kind, false_alarms, score)
     bars.facts = {
@@ -126,6 +131,7 @@ def fit_environment(
         "level": "held-back structures" if honest else "training structures, kinds left out",
         "calibration_hash": data_hash,
         **facts,
+        **by_kind,
     }
     bars.set_outputs()
     return bars
