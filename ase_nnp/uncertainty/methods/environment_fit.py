@@ -106,8 +106,7 @@ def fit_environment(
     )  # fmt: skip
 
     # Distances below a tenth of the usual are not told apart: a power law would call them exact.
-    usual = apart.structure[np.isfinite(apart.structure) & (apart.structure > 0)]
-    nearest = max(0.1 * float(np.median(usual)), 1e-12) if usual.size else 1e-12
+    nearest = max(0.1 * _usual(apart), 1e-12)
     apart = LeftOut(np.maximum(apart.structure, nearest), np.maximum(apart.kind, nearest))
     facts = {"nearest": nearest}
     bars = EnvironmentBars([model], reader=reader, distance=distance, facts=facts)
@@ -189,6 +188,18 @@ def _folds(
     if len(np.unique(near)) > 1:
         return np.asarray(near)
     return np.random.default_rng(seed).permutation(len(held)) % min(5, len(held))
+
+
+def _usual(apart: LeftOut) -> float:
+    """Median distance to other structures, or to other kinds where all structures have copies."""
+    everything = np.concatenate([apart.structure, apart.kind])
+    largest = float(everything[np.isfinite(everything)].max(initial=0.0))
+    for distances in (apart.structure, apart.kind):
+        # A copy is at a distance of rounding errors, not of zero.
+        apart_at_all = distances[np.isfinite(distances) & (distances > 1e-5 * largest)]
+        if apart_at_all.size:
+            return float(np.median(apart_at_all))
+    return 0.0
 
 
 def _with_training(
