@@ -75,7 +75,8 @@ class EnvironmentBars(UncertainPotential):
         super().__init__(members, **options)
         self.reader, self.distance = reader, distance
         self.widths, self.ranked = dict(widths or {}), dict(ranked or {})
-        self.facts = {"score": "expected", "score_threshold": float("inf"), "nearest": FLOOR}
+        self.facts: dict[str, Any] = {"score": "expected", "score_threshold": float("inf")}
+        self.facts["nearest"] = FLOOR
         self.facts |= facts or {}
         self.set_outputs()
 
