@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from ase import Atoms
@@ -11,7 +13,7 @@ from ase_nnp.errors import StructureError
 from ase_nnp.workflows.adsorption import sites, surface, surfaces
 from ase_nnp.workflows.adsorption.fingerprints import distances_to_slab
 from ase_nnp.workflows.adsorption.layers import surface_atoms
-from ase_nnp.workflows.adsorption.sites import every_site
+from ase_nnp.workflows.adsorption.surface_sites import every_site
 
 # What ase.build names on each face; (built-in slab, metal).
 FACES = {
@@ -21,6 +23,18 @@ FACES = {
     "bcc110": (bcc110, "Mo", {"ontop", "longbridge", "shortbridge", "hollow"}),
     "hcp0001": (hcp0001, "Ru", {"ontop", "bridge", "fcc", "hcp"}),
 }
+
+
+def test_no_public_name_is_hidden_by_a_module_of_the_same_name():
+    # Importing a submodule sets the package's attribute to it, whatever the name stood for.
+    import types
+
+    from ase_nnp.workflows import adsorption
+
+    submodules = {path.stem for path in Path(adsorption.__file__).parent.glob("*.py")}
+    assert not submodules & set(adsorption.__all__)
+    for name in adsorption.__all__:
+        assert not isinstance(getattr(adsorption, name), types.ModuleType)
 
 
 def kinds(slab):

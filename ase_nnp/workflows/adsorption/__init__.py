@@ -13,13 +13,13 @@ _WHERE = {
     "Adsorbate": "adsorbates",
     "AdsorptionEnergy": "energies",
     "AdsorptionResult": "result",
-    "Site": "sites",
+    "Site": "surface_sites",
     "adsorb": "search",
     "adsorbate": "adsorbates",
     "adsorption_energy": "energies",
     "place": "placement",
     "rejudge": "rejudging",
-    "sites": "sites",
+    "sites": "surface_sites",
     "surface": "slabs",
     "surfaces": "slabs",
     "write_dft_inputs": "dft_inputs",
@@ -56,16 +56,13 @@ if TYPE_CHECKING:
     from ase_nnp.workflows.adsorption.report import write_report as write_report
     from ase_nnp.workflows.adsorption.result import AdsorptionResult as AdsorptionResult
     from ase_nnp.workflows.adsorption.search import adsorb as adsorb
-    from ase_nnp.workflows.adsorption.sites import Site as Site
-    from ase_nnp.workflows.adsorption.sites import sites as sites
     from ase_nnp.workflows.adsorption.slabs import surface as surface
     from ase_nnp.workflows.adsorption.slabs import surfaces as surfaces
+    from ase_nnp.workflows.adsorption.surface_sites import Site as Site
+    from ase_nnp.workflows.adsorption.surface_sites import sites as sites
 
 
 def __getattr__(name: str) -> Any:
     if name in _WHERE:
-        value = getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
-        # `sites` is a function and a module: importing the module has set the name to that.
-        globals()[name] = value
-        return value
+        return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

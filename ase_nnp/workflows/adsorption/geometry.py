@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ase_nnp.workflows.adsorption.fingerprints import Array, Frame
-from ase_nnp.workflows.adsorption.sites import Site
+from ase_nnp.workflows.adsorption.surface_sites import Site
 
 if TYPE_CHECKING:
     from ase import Atoms

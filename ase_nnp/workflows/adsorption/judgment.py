@@ -12,8 +12,8 @@ from ase_nnp.workflows.adsorption.gate import doubtful, hole, left_the_question,
 from ase_nnp.workflows.adsorption.geometry import describe
 from ase_nnp.workflows.adsorption.references import References
 from ase_nnp.workflows.adsorption.result import AdsorptionResult, Minimum, Rejected
-from ase_nnp.workflows.adsorption.sites import every_site
 from ase_nnp.workflows.adsorption.stages import Candidate, Stages, alike, merged
+from ase_nnp.workflows.adsorption.surface_sites import every_site
 
 if TYPE_CHECKING:
     from ase import Atoms

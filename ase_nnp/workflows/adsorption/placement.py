@@ -16,8 +16,8 @@ from ase_nnp.errors import ConfigError, StructureError
 from ase_nnp.workflows.adsorption.adsorbates import Adsorbate, adsorbate
 from ase_nnp.workflows.adsorption.fingerprints import Array, Frame
 from ase_nnp.workflows.adsorption.layers import surface_atoms
-from ase_nnp.workflows.adsorption.sites import Site, check_slab, sites
 from ase_nnp.workflows.adsorption.slabs import prepared
+from ase_nnp.workflows.adsorption.surface_sites import Site, check_slab, sites
 
 if TYPE_CHECKING:
     from ase import Atoms

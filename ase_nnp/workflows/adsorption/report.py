@@ -20,7 +20,7 @@ from ase_nnp.workflows.adsorption.gate import REASONS
 from ase_nnp.workflows.adsorption.layers import surface_atoms
 from ase_nnp.workflows.adsorption.report_script import SCRIPT, STYLE
 from ase_nnp.workflows.adsorption.result import AdsorptionResult
-from ase_nnp.workflows.adsorption.sites import sites
+from ase_nnp.workflows.adsorption.surface_sites import sites
 
 if TYPE_CHECKING:
     from ase import Atoms

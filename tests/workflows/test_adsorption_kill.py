@@ -1,0 +1,42 @@
+"""A search that is killed at random moments ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+
+import adsorb_worker
+import numpy as np
+import pytest
+
+KILLS = 10
+
+
+@pytest.mark.slow
+def test_ten_kills_change_nothing_of_the_ranking(tmp_path):
+    random.seed(4)
+    command = [sys.executable, adsorb_worker.__file__, str(tmp_path / "run"), str(KILLS)]
+    ends, child, left = [], 0, 0
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            word, _, number = line.partition(" ")
+            if word == "child":
+                child, left = int(number), random.randint(1, 40)
+            elif word == "end":
+                ends.append(int(number))
+            else:
+                left -= 1
+                if left == 0:
+                    os.kill(child, signal.SIGKILL)
+    assert -signal.SIGKILL in ends
+
+    whole = adsorb_worker.search(None)
+    after = adsorb_worker.search(tmp_path / "run")
+    for one, other in ((whole.minima, after.minima), (whole.rejected, after.rejected)):
+        assert [a.placements for a in one] == [b.placements for b in other]
+        np.testing.assert_allclose([a.energy for a in one], [b.energy for b in other], atol=1e-9)
+    assert [a.reason for a in whole.rejected] == [b.reason for b in after.rejected]
+    assert [a.geometry.site for a in whole.minima] == [b.geometry.site for b in after.minima]
