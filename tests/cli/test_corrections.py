@@ -54,3 +54,13 @@ def test_plugin_check_takes_the_name_of_a_correction(capsys):
     code, out = call("plugin", "check", "zbl", "--json", capsys=capsys)
     assert code == 0
     assert all(row["ok"] for row in json.loads(out.out))
+
+
+def test_models_lists_corrections_beside_the_families(capsys):
+    code, out = call("models", "--json", capsys=capsys)
+    rows = {row["name"]: row for row in json.loads(out.out)["corrections"]}
+    assert code == 0
+    assert rows["zbl"]["state"] == "ok"
+    assert rows["zbl"]["functionals"] == 0
+    code, out = call("models", capsys=capsys)
+    assert "Corrections, for any model" in out.out

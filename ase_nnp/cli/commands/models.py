@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import traceback
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from ase_nnp.cli.commands.output import JsonOption, print_json, print_table, say
+
+if TYPE_CHECKING:
+    from ase_nnp.registry.correction import Correction
 
 __all__ = ["add_to"]
 
@@ -80,6 +83,7 @@ def show_all(as_json: bool, with_traceback: bool) -> None:
         print_json(
             {
                 "models": rows,
+                "corrections": [describe_correction(c) for c in registry.corrections.values()],
                 "broken": {n: first_line(e) for n, e in sorted(registry.broken.items())},
                 "broken_states": {n: s._asdict() for n, s in broken.items()},
             }
@@ -93,12 +97,32 @@ def show_all(as_json: bool, with_traceback: bool) -> None:
         for name, state in broken.items()
     ]
     print_table("Installed model families", ("name", "state", "gives", "energy", ""), lines)
+    terms = [describe_correction(c) for c in registry.corrections.values()]
+    if terms:
+        shown = [(c["name"], c["state"], c["functionals"] or "", c["summary"]) for c in terms]
+        print_table("Corrections, for any model", ("name", "state", "functionals", ""), shown)
     if with_traceback:
         for name, error in sorted(registry.broken.items()):
             say(f"\nplugin '{name}':")
             say("".join(traceback.format_exception(error)).rstrip())
     elif broken:
         say("`ase-nnp models --traceback` says more about plugins that are broken")
+
+
+def describe_correction(correction: Correction) -> dict[str, Any]:
+    """Return what is known of a correction, and how many functionals it has parameters for."""
+    from ase_nnp.registry.installed import install_line, missing_packages
+
+    missing = missing_packages(correction)
+    return {
+        "name": correction.name,
+        "summary": correction.summary,
+        "state": f"missing dependency: {install_line(correction)}" if missing else "ok",
+        "functionals": len(correction.known_functionals()),
+        "defaults": dict(correction.defaults),
+        "cite": correction.cite,
+        "license": correction.license,
+    }
 
 
 def line(row: dict[str, Any]) -> str:
