@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from ase import units
-from ase.data import atomic_numbers, chemical_symbols
+from ase.data import atomic_numbers
 from torch import Tensor
 
 from ase_nnp.errors import ConfigError, StructureError
@@ -74,21 +74,37 @@ class Electrostatics(Conservative):
     ) -> AtomGraph:
         """As :meth:`Potential.make_graph`, with the charges of the atoms in ``extra``."""
         structures: list[Any] = [atoms] if hasattr(atoms, "get_positions") else list(atoms)
+        for one in structures:  # one by one, so that the error says which
+            self._check(one)
         graph = super().make_graph(structures, device)
         if self.charges is None:
             given = np.concatenate([a.get_initial_charges() for a in structures])
+            graph.extra["charges"] = torch.as_tensor(given).to(graph.positions)
+        return graph
+
+    def _check(self, atoms: Atoms) -> None:
+        """Refuse atoms without charges, and cells whose sum has no limit."""
+        if self.charges is None:
+            given = atoms.get_initial_charges()
             if not given.any():
                 raise StructureError(
                     "No atom has a charge: set_initial_charges, or name charges by element in the "
                     "parameters of the correction 'ewald'."
                 )
-            graph.extra["charges"] = torch.as_tensor(given).to(graph.positions)
-        return graph
+        else:
+            without = sorted({s for s in atoms.symbols if atomic_numbers[s] not in self.charges})
+            if without:
+                raise StructureError(f"There is no charge for {', '.join(without)}.")
+            given = np.array([self.charges[int(z)] for z in atoms.numbers])
 
-    @property
-    def plain_graph(self) -> bool:
-        """Whether charges follow from the elements."""
-        return self.charges is not None
+        if atoms.pbc.sum() == 1:
+            raise StructureError(
+                "It repeats along one axis alone, for which there is no Ewald sum here. Make the "
+                "cell wide and all three axes periodic."
+            )
+        net = float(given.sum())
+        if atoms.pbc.sum() == 2 and abs(net) > 1e-6 * np.abs(given).sum():
+            raise StructureError(f"A slab with a net charge of {net:+.4g} e has no finite energy.")
 
     def energies(self, graph: AtomGraph) -> dict[str, Tensor]:
         """Return ``energy`` (B,), ``energies`` (N,) in eV and the ``charges`` (N,) used."""
@@ -117,12 +133,7 @@ class Electrostatics(Conservative):
         table = graph.positions.new_full((120,), torch.nan)
         for number, charge in self.charges.items():
             table[number] = charge
-        charges = table[graph.atomic_numbers]
-        if bool(charges.isnan().any()):
-            without = graph.atomic_numbers[charges.isnan()].unique().tolist()
-            names = ", ".join(chemical_symbols[z] for z in without)
-            raise StructureError(f"The correction 'ewald' has no charge for {names}.")
-        return charges
+        return table[graph.atomic_numbers]
 
     def _potential(self, one: _One, pairs: Tensor, lengths: Tensor) -> Tensor:
         """Half the potential at each atom, e / Angstrom."""
@@ -135,15 +146,6 @@ class Electrostatics(Conservative):
             direct = torchpme.Calculator(torchpme.CoulombPotential())
             box = torch.eye(3, dtype=r.dtype, device=r.device)
             return _run(direct, column, box, one.positions, torch.stack([i, j], dim=1), r)
-
-        if int(one.pbc.sum()) == 1:
-            raise StructureError(
-                "It repeats along one axis alone, for which there is no Ewald sum here. Make the "
-                "cell wide and all three axes periodic."
-            )
-        net = float(one.charges.detach().sum())
-        if int(one.pbc.sum()) == 2 and abs(net) > 1e-6 * float(one.charges.detach().abs().sum()):
-            raise StructureError(f"A slab with a net charge of {net:+.4g} e has no finite energy.")
 
         kind = torchpme.CoulombPotential(smearing=self.smearing)
         options = {"full_neighbor_list": True}

@@ -12,9 +12,10 @@ from ase.build import bulk, make_supercell
 
 pytest.importorskip("torchpme", reason="needs the extra 'ewald'")
 
+import ase_nnp
 from ase_nnp import ConfigError, predict
 from ase_nnp.errors import StructureError
-from ase_nnp.models.corrections import build_term
+from ase_nnp.models.corrections import add_corrections, build_term
 from ase_nnp.testing import conformance
 
 test_conformance = conformance("ewald")
@@ -155,6 +156,16 @@ def test_every_periodicity_goes_into_one_batch():
 def test_what_has_no_energy_is_refused(atoms, said):
     with pytest.raises(StructureError, match=said):
         predict(term({"Na": 1.0, "Cl": -1.0}), [atoms])
+
+
+def test_an_error_says_which_term_and_which_structure():
+    model = add_corrections(
+        ase_nnp.build_model("zbl", dtype="float64", device="cpu"),
+        {"ewald": {"charges": {"Na": 1.0, "Cl": -1.0}}},
+    )
+    good, bad = sheets(3.0), Atoms("NaK", [[0, 0, 0], [0, 0, 3]])
+    with pytest.raises(StructureError, match=r"Structure 2 .*'ewald'.*no charge for K"):
+        predict(model, [good, good, bad])
 
 
 def test_atoms_without_charges_are_refused():
