@@ -3,8 +3,9 @@
     python data/shipped/label_wide.py OUT_FOLDER threshold
     python data/shipped/label_wide.py OUT_FOLDER wide-test
     python data/shipped/label_wide.py OUT_FOLDER train 0 200
+    python data/shipped/label_wide.py OUT_FOLDER train 200 300 covered wrong-way gas
 
-Training comes in shards of 50 structures; a shard is written whole or not at all, and a run that
+With kinds only those are labelled of each shard. Training comes in shards of 50 structures; a shard is written whole or not at all, and a run that
 was stopped goes on where it was.
 """
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +54,7 @@ def save(path: Path, frames: list[Atoms]) -> None:
     path.with_suffix(".part").replace(path)
 
 
-def main(out: Path, split: str, first: int = 0, last: int = 0) -> None:
+def main(out: Path, split: str, first: int = 0, last: int = 0, kinds: Collection[str] = ()) -> None:
     """Label what has no file yet."""
     torch.set_num_threads(1)
     out.mkdir(parents=True, exist_ok=True)
@@ -68,10 +69,11 @@ def main(out: Path, split: str, first: int = 0, last: int = 0) -> None:
         if path.exists():
             continue
         numbers = range(SHARD * shard, SHARD * (shard + 1))
-        frames = label((training(n) for n in numbers), "train", calc)
+        starts = [training(n) for n in numbers]
+        frames = label([s for s in starts if not kinds or s[0] in kinds], "train", calc)
         save(path, frames)
         print(shard, len(frames), f"{time.process_time() - start:.0f} s", flush=True)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], *(int(a) for a in sys.argv[3:5]))
+    main(Path(sys.argv[1]), sys.argv[2], *(int(a) for a in sys.argv[3:5]), sys.argv[5:])

@@ -45,6 +45,7 @@ THRESHOLD: dict[str, Make] = {
     "gas": partial(molecules.gas, names=molecules.THRESHOLD_MOLECULES),
     "chain": unseen.chain,
     "heap": unseen.heap,
+    "bulky": unseen.bulky,
 }
 
 #: Kinds for tests alone.

@@ -101,16 +101,19 @@ def radius_of(symbol: str, metal: str, rng: np.random.Generator) -> float:
     return size + (0.1 if metal in ("Mo", "Ag", "Au") else 0.0) + rng.normal(0.05, 0.15)
 
 
-def adsorbate(rng: np.random.Generator, held: bool = False) -> Atoms:
+def adsorbate(
+    rng: np.random.Generator, held: bool = False, names: list[str] | None = None
+) -> Atoms:
     """A molecule, or what is left of it without up to three hydrogens, its anchor first.
 
-    The anchor points down. Single atoms count too.
+    The anchor points down. Single atoms count too, unless the molecules are named.
     """
+    largest = 14 if names else 8
     while True:
-        if rng.random() < 0.2:
+        if not names and rng.random() < 0.2:
             found = Atoms(some(rng, ["H", "C", "N", "O"]))
         else:
-            found = molecule(some(rng, MOLECULES))
+            found = molecule(some(rng, names or MOLECULES))
         found = Atoms(found.symbols, found.positions)
         heavy = [i for i, s in enumerate(found.symbols) if s != "H"] or [0]
         anchor = some(rng, heavy)
@@ -119,7 +122,7 @@ def adsorbate(rng: np.random.Generator, held: bool = False) -> Atoms:
         gone = bound[: int(rng.integers(0, 4))] if len(found) > 2 else []
         found = found[[anchor] + [i for i in range(len(found)) if i != anchor and i not in gone]]
         formula = found.get_chemical_formula("hill")
-        if len(found) <= 8 and (formula in HELD_ADSORBATES) == held:
+        if len(found) <= largest and (formula in HELD_ADSORBATES) == held:
             break
     found.positions -= found.positions[0]
     if len(found) > 1:

@@ -8,7 +8,7 @@ from ase.build import bulk, molecule
 from ase.spacegroup import crystal
 from make_structures import FCC, LATTICE, rattled
 from wide_crystals import METALS, log_uniform, nearest, perfect, some
-from wide_molecules import in_vacuum
+from wide_molecules import THRESHOLD_MOLECULES, in_vacuum
 from wide_surfaces import adsorbate, bare, free, place, radius_of
 
 
@@ -19,6 +19,15 @@ def ceramic(rng: np.random.Generator) -> tuple[str, Atoms]:
     a = LATTICE[metal] * {"rocksalt": 1.1, "zincblende": 1.18, "cesiumchloride": 0.72}[structure]
     atoms = bulk(metal + other, structure, a=a * (1 + rng.normal(0, 0.03)))
     return f"{metal}{other}-{structure}", rattled(atoms, log_uniform(rng, 0.01, 0.15), rng)
+
+
+def bulky(rng: np.random.Generator) -> tuple[str, Atoms]:
+    """Molecules that are in no training structure, and what is left of them, on a metal."""
+    metal, facet, atoms = bare(rng)
+    what = adsorbate(rng, names=THRESHOLD_MOLECULES)
+    atoms = place(atoms, what, rng, radius_of(what.symbols[0], metal, rng) + 0.05)
+    name = f"{metal}-{facet}+{what.get_chemical_formula('hill')}:bulky"
+    return name, rattled(atoms, log_uniform(rng, 0.01, 0.1), rng)
 
 
 def other_lattice(rng: np.random.Generator) -> tuple[str, Atoms]:
