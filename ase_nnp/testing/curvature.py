@@ -15,6 +15,7 @@ import numpy as np
 from ase import Atoms
 from ase.build import bulk
 from ase.data import covalent_radii
+from ase.neighborlist import neighbor_list
 
 __all__ = ["STEPS", "curvature_jumps", "rigid_shift", "symmetric_structures", "unrepelled"]
 
@@ -29,7 +30,9 @@ CORE = 0.6
 SHORTEST = 0.4
 
 
-def symmetric_structures(numbers: Sequence[int], molecules: bool = True) -> dict[str, Atoms]:
+def symmetric_structures(
+    numbers: Sequence[int], molecules: bool = True, cutoff: float | None = None
+) -> dict[str, Atoms]:
     """Perfect crystals and a tetrahedral molecule of two elements, bonds of covalent length.
 
     Parameters
@@ -38,6 +41,9 @@ def symmetric_structures(numbers: Sequence[int], molecules: bool = True) -> dict
         Two atomic numbers; the first makes the crystals of one element.
     molecules
         Whether to add a molecule without a cell.
+    cutoff
+        Of the model, Angstrom: crystals are up to a tenth wider, so that no shell of neighbors
+        crosses it within the steps. Where a usual cutoff function ends, second derivatives jump.
     """
     one, two = numbers[0], numbers[1]
     bond, mixed = 2 * covalent_radii[one], covalent_radii[one] + covalent_radii[two]
@@ -50,12 +56,23 @@ def symmetric_structures(numbers: Sequence[int], molecules: bool = True) -> dict
     for name, atoms in structures.items():
         second = (atoms.numbers == 17) if name == "rocksalt" else np.zeros(len(atoms), bool)
         atoms.numbers[:] = np.where(second, two, one)
+        if cutoff is not None:
+            width = max(np.linspace(1.0, 1.1, 11), key=lambda w: _room(atoms, cutoff / w))
+            atoms.set_cell(atoms.cell * width, scale_atoms=True)
     if molecules:
         corners = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]) / np.sqrt(3)
         structures["tetrahedron"] = Atoms(
             [one] + [two] * 4, np.vstack([[0, 0, 0], mixed * corners])
         )
     return structures
+
+
+def _room(atoms: Atoms, cutoff: float) -> float:
+    """How far the nearest shell of neighbors is from the cutoff, relative; enough is enough."""
+    distances = neighbor_list("d", atoms, 1.1 * cutoff)
+    gap = float(np.abs(distances / cutoff - 1).min(initial=1.0))
+    # max() keeps the first of equals: no crystal is wider than it must be.
+    return min(gap, 2 * STEPS[1])
 
 
 def curvature_jumps(structures: Mapping[str, Atoms], evaluate: Evaluate) -> dict[str, float]:

@@ -28,7 +28,10 @@ def check_curvature_at_symmetric_sites(subject: CalculatorSubject) -> float:
     """Second derivatives of perfect crystals agree for steps of 0.001 and 0.02."""
     if not subject.gives("forces"):
         raise NotApplicable("no forces")
-    structures = symmetric_structures(subject.numbers, molecules=False)
+    model = getattr(subject.calc, "model", None)
+    cutoff = getattr(subject.calc, "cutoff", getattr(model, "cutoff", None))
+    known = cutoff if isinstance(cutoff, (int, float)) else None
+    structures = symmetric_structures(subject.numbers, molecules=False, cutoff=known)
     jumps = curvature_jumps(structures, lambda s: _evaluate(subject, s))
     return max(jumps.values())
 
