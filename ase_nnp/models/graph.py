@@ -13,6 +13,7 @@ from torch import Tensor
 from ase_nnp.errors import StructureError
 from ase_nnp.models.lattice import recentered, search_cell, search_lattice
 from ase_nnp.models.neighbors import searcher, sort_and_cap_edges
+from ase_nnp.models.neighbors_torch import occurrences
 from ase_nnp.models.structures import arrays_of, name_of
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class AtomGraph:
 
     def atoms_per_structure(self) -> Tensor:
         """Return the number of atoms of each structure, (B,) int64."""
-        return torch.bincount(self.batch, minlength=self.num_structures)
+        return occurrences(self.batch, self.num_structures)
 
     def replace(self, **changes: Any) -> AtomGraph:
         """Return a copy with some fields exchanged."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ase_nnp.errors import ConfigError, StructureError
 from ase_nnp.models.neighbors_nvalchemi import is_installed, nvalchemi_edges
-from ase_nnp.models.neighbors_torch import stable_argsort, torch_edges
+from ase_nnp.models.neighbors_torch import occurrences, stable_argsort, torch_edges
 
 __all__ = ["BACKENDS", "searcher", "sort_and_cap_edges", "torch_edges", "vesin_edges"]
 
@@ -165,16 +165,18 @@ def sort_and_cap_edges(
 
     # Two atoms in one place have no direction between them: any model would return NaN, and say
     # nothing of why.
-    nearest = int(distance.argmin())
-    if distance[nearest] < MIN_DISTANCE:
+    # One number more travels with that distance, as each question makes the host wait for a GPU.
+    closest, widest = torch.stack([distance.min(), shifts.abs().max().to(distance)]).tolist()
+    if closest < MIN_DISTANCE:
+        nearest = int(distance.argmin())
         raise StructureError(
             f"Atoms {int(center[nearest])} and {int(source[nearest])} are "
-            f"{float(distance[nearest]):.4f} Angstrom apart. Remove one of the two."
+            f"{closest:.4f} Angstrom apart. Remove one of the two."
         )
 
     # The order of edges is fixed, so that results do not depend on which search made them: sums in
     # another order differ in their last digits.
-    width = 2 * int(shifts.abs().max()) + 1
+    width = 2 * int(widest) + 1
     images = (shifts[:, 0] * width + shifts[:, 1]) * width + shifts[:, 2]
     pairs = center * num_atoms + source
     if width**3 * num_atoms**2 < 2**62:  # one number sorts as (center, source, n1, n2, n3)
@@ -190,7 +192,7 @@ def sort_and_cap_edges(
         # rounding does not choose among them: the order of atoms and images does.
         near = torch.round(distance[order] / TIE).long()
         by_distance = stable_argsort(center * (near.max() + 1) + near)
-        counts = torch.bincount(center, minlength=num_atoms)
+        counts = occurrences(center, num_atoms)
         starts = torch.cumsum(counts, 0) - counts
         rank = torch.arange(len(order), device=order.device) - starts[center[by_distance]]
         kept = torch.zeros_like(center, dtype=torch.bool)

@@ -10,10 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["stable_argsort", "torch_edges"]
+__all__ = ["occurrences", "stable_argsort", "torch_edges"]
 
 #: Candidate pairs held at once: what the cache of a CPU core holds, and what keeps a GPU busy.
 CHUNK, CHUNK_GPU = 32_768, 8_000_000
+#: Bins an atom, at most.
+MOST_BINS = 4
 
 
 def torch_edges(
@@ -24,8 +26,9 @@ def torch_edges(
     Every structure is cut into bins, and atoms are numbered bin by bin, so that the bins in a row
     along the third axis are one run of atoms. A bin looks at such runs on one side of it only,
     and each pair found is written in both directions. Same arguments and result as
-    :func:`vesin_edges`; linear in the number of atoms at constant density. The sizes of what is
-    found are read back by the host, so a GPU is waited for a few times a call.
+    :func:`vesin_edges`; linear in the number of atoms at constant density. A GPU is waited for
+    four times where all candidates fit into one chunk: the host reads the number of occupied
+    bins, of the runs they look at, of candidates, and of edges.
     """
     home, place, bins, reach = _bins(positions, cell, pbc, batch, cutoff)
     volume = bins.prod(dim=1)
@@ -35,7 +38,9 @@ def torch_edges(
     # along it are neighbors in memory, and a run of them is one slice.
     slot = (place[:, 0] * bins[batch, 1] + place[:, 1]) * bins[batch, 2] + place[:, 2] + base[batch]
     order = stable_argsort(slot)
-    filled = torch.bincount(slot, minlength=int(volume.sum()))
+
+    # No structure has more bins than `_limited` allows, so the host need not ask for their number.
+    filled = occurrences(slot, MOST_BINS * len(slot) + len(base))
     ends = torch.cumsum(filled, 0)
     occupied = torch.nonzero(filled)[:, 0]
     first = (ends - filled)[occupied]  # the first atom of each bin that has one
@@ -49,8 +54,9 @@ def torch_edges(
     count = (width.prod(dim=1) + 1) // 2 * (2 * images + 1)
     chunk = CHUNK if positions.device.type == "cpu" else CHUNK_GPU
     parts: list[tuple[Tensor, ...]] = []
-    for part in _spans(count[runs.structure], chunk // 8):
-        parts += _pairs(runs.of(part), (cell, pbc, bins, reach, images), xyz, cutoff, chunk)
+    lattice = (cell, pbc, bins, reach, images)
+    for part, looks in _spans(count[runs.structure], chunk // 8):
+        parts += _pairs(runs.of(part), looks, lattice, xyz, cutoff, chunk)
     if not parts:
         nothing = order.new_zeros((2, 0))
         return nothing, nothing.new_zeros((0, 3)), positions.new_zeros(0)
@@ -93,15 +99,18 @@ class _Runs:
 
 
 def _pairs(
-    runs: _Runs, lattice: tuple[Tensor, ...], xyz: Tensor, cutoff: float, chunk: int
+    runs: _Runs, looks: int, lattice: tuple[Tensor, ...], xyz: Tensor, cutoff: float, chunk: int
 ) -> Iterator[tuple[Tensor, ...]]:
-    """Yield pairs within the cutoff: atoms i and j in the order of bins, image of j, distance^2."""
+    """Yield pairs within the cutoff: atoms i and j in the order of bins, image of j, distance^2.
+
+    ``looks`` is how many runs these bins look at together.
+    """
     cell, pbc, bins, reach, images = lattice
     # Which runs each bin looks at: (bin, column, image along the third axis).
     across = 2 * images[runs.structure] + 1
     wide = 2 * reach[runs.structure, 1] + 1
     columns = ((2 * reach[runs.structure, 0] + 1) * wide + 1) // 2
-    own, rank = _ragged(columns * across)
+    own, rank = _ragged(columns * across, looks)
     b, across, wide = runs.structure[own], across[own], wide[own]
     column = torch.div(rank, across, rounding_mode="floor")
     image_z = rank - column * across - images[b]
@@ -129,25 +138,29 @@ def _pairs(
     before = torch.where(seen, row + low - 1, 0)
     begin = torch.where(before < 0, 0, runs.ends[before.clamp_min(0)])
     end = runs.ends[torch.where(seen, row + high, 0)]
-    kept = torch.nonzero(seen & (begin < end))[:, 0]
-    own, begin, end = own[kept], begin[kept], end[kept]
-    image = [image[0][kept], image[1][kept], image_z[kept]]
-    inside = (column[kept] == 0) & (image[2] == 0)  # the run that starts with the bin itself
-    moved = torch.einsum(
-        "mc,mcd->dm", torch.stack(image, 1).to(cell.dtype), cell[b[kept]]
-    ).contiguous()
+    image.append(image_z)
+    inside = (column == 0) & (image_z == 0)  # the run that starts with the bin itself
+    moved = torch.einsum("mc,mcd->dm", torch.stack(image, 1).to(cell.dtype), cell[b]).contiguous()
+
+    # Runs that are empty count no atoms: to drop them first, the host would have to ask for their
+    # number. In its own run, atom k of n looks at the n - 1 - k after it.
+    first = runs.first[own]
+    size = torch.where(seen & (begin < end), runs.size[own], 0)
+    candidates = size * (end - begin)
+    candidates -= torch.where(inside, size * (size + 1) // 2, 0)
+    rows, total = torch.stack([size.sum(), candidates.sum()]).tolist()
 
     # Every atom of the bin against the run; in its own run an atom looks at those after itself.
     # Atoms are counted in 32 bits from here on: it is memory that takes the time.
     begin, end = begin.int(), end.int()
-    run, i = _ragged(runs.size[own].int(), runs.first[own].int())
+    run, i = _ragged(size.int(), rows, first.int())
     begin = torch.where(inside.index_select(0, run), i + 1, begin.index_select(0, run))
     times = end.index_select(0, run) - begin
     from_i = [
         x.index_select(0, i) - m.index_select(0, run) for x, m in zip(xyz, moved, strict=True)
     ]
-    for part in _spans(times, chunk):
-        entry, j = _ragged(times[part], begin[part])
+    for part, length in _spans(times, chunk, total):
+        entry, j = _ragged(times[part], length, begin[part])
 
         # Axis by axis in place: the difference vectors of all candidates would not fit into the
         # cache.
@@ -166,26 +179,37 @@ def _pairs(
         )
 
 
-def _ragged(counts: Tensor, start: Tensor | int = 0) -> tuple[Tensor, Tensor]:
-    """Number the elements of rows of different length: (row, start of the row + place), flat."""
-    row = torch.repeat_interleave(counts)
+def _ragged(counts: Tensor, length: int, start: Tensor | int = 0) -> tuple[Tensor, Tensor]:
+    """Number the elements of rows of different length: (row, start of the row + place), flat.
+
+    ``length`` is the sum of ``counts``, which a device would have to be asked for.
+    """
+    row = torch.repeat_interleave(counts, output_size=length)
     offset = start + counts - torch.cumsum(counts, 0, dtype=counts.dtype)
-    place = torch.arange(len(row), dtype=counts.dtype, device=counts.device)
+    place = torch.arange(length, dtype=counts.dtype, device=counts.device)
     return row, place.add_(offset.index_select(0, row))
 
 
-def _spans(counts: Tensor, limit: int) -> list[slice]:
-    """Cut rows into consecutive parts of about ``limit`` elements; a row is never cut."""
+def _spans(counts: Tensor, limit: int, whole: int | None = None) -> list[tuple[slice, int]]:
+    """Cut rows into consecutive parts of about ``limit`` elements; a row is never cut.
+
+    Returns each part with its number of elements. ``whole`` is the sum of ``counts`` where it is
+    known.
+    """
     if not len(counts):
         return []
     total = torch.cumsum(counts, 0)
-    whole = int(total[-1])
+    whole = int(total[-1]) if whole is None else whole
     if whole <= limit:
-        return [slice(0, len(counts))] if whole else []
+        return [(slice(0, len(counts)), whole)] if whole else []
+
+    # Places of the cuts and elements before them travel to the host together.
     marks = torch.arange(limit, whole, limit, device=counts.device)
     cuts = torch.searchsorted(total, marks, right=False) + 1
-    edges = sorted({0, len(counts), *cuts.tolist()})
-    return [slice(a, b) for a, b in itertools.pairwise(edges)]
+    before = total[cuts - 1]
+    known = dict(torch.stack([cuts, before.to(cuts.dtype)], dim=1).tolist())
+    edges = sorted({0: 0, **known, len(counts): whole}.items())
+    return [(slice(a, b), n - m) for (a, m), (b, n) in itertools.pairwise(edges)]
 
 
 def _bins(
@@ -197,7 +221,9 @@ def _bins(
     its axes (B, 3) and how many bins away a neighbor can be (B, 3); all int64.
     """
     count = cell.shape[0]
-    inverse = torch.linalg.inv(cell)
+
+    # inv_ex, as inv makes the host wait for the news that a cell was flat, which none is here.
+    inverse = torch.linalg.inv_ex(cell).inverse
     frac = torch.einsum("nc,ncd->nd", positions, inverse[batch])
 
     # Atoms may be anywhere: the search folds them home, and the shifts take that back at the end.
@@ -215,7 +241,7 @@ def _bins(
     height = extent / inverse.transpose(1, 2).norm(dim=-1)  # distance between opposite faces
 
     # A molecule in a huge box would have more bins than atoms, and bins take memory and time too.
-    most = 4 * torch.bincount(batch, minlength=count)
+    most = MOST_BINS * occurrences(batch, count)
     bins = _limited((height / cutoff).floor().clamp_min(1), most)
 
     # Bins are at least a cutoff wide where the cell allows it (reach 1); in thinner cells several
@@ -245,3 +271,12 @@ def stable_argsort(key: Tensor) -> Tensor:
         values = values * values.size + np.arange(values.size)
         return torch.from_numpy(np.argsort(values))
     return torch.from_numpy(np.argsort(values, kind="stable"))
+
+
+def occurrences(index: Tensor, length: int) -> Tensor:
+    """Count how often each of 0 ... ``length`` - 1 stands in ``index``: (length,) int64.
+
+    ``torch.bincount`` gives the same and makes the host wait for the largest number.
+    """
+    ones = torch.ones_like(index, dtype=torch.int64)
+    return ones.new_zeros(length).index_add_(0, index, ones)

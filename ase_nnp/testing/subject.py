@@ -46,10 +46,16 @@ def check(tolerance: float) -> Callable[[Callable[[Subject], float]], Callable[[
 
 @dataclass
 class Subject:
-    """A model or correction under test, with structures of elements that it knows."""
+    """A model or correction under test, with structures of elements that it knows.
+
+    ``device`` is where the check "runs on a device" puts it: the stand-in, or one that is there.
+    ``remarks`` are what checks say beside their figure, by the name of the check.
+    """
 
     family: ModelFamily | Correction
     model: Potential
+    device: str = "standin"
+    remarks: dict[str, str] = field(default_factory=dict)
     rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(7))
 
     @cached_property

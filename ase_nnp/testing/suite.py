@@ -80,7 +80,8 @@ def run_check(check: Check, subject: Subject) -> Outcome:
         text = f"{type(error).__name__}: {error}"
         return Outcome(check.name, "failed", None, check.tolerance, text)
     if math.isfinite(figure) and figure <= check.tolerance:
-        return Outcome(check.name, "passed", figure, check.tolerance)
+        remark = subject.remarks.get(check.name, "")
+        return Outcome(check.name, "passed", figure, check.tolerance, remark)
     if declared is not None and math.isfinite(figure) and figure <= declared:
         return Outcome(check.name, "declared", figure, declared)
     limit = check.tolerance if declared is None else declared

@@ -53,6 +53,10 @@ def check(
             help="Instead of a family, any ASE calculator: what makes it without arguments.",
         ),
     ] = None,
+    device: Annotated[
+        str,
+        typer.Option(help="Where the check runs_on_a_device puts it: standin, cuda, ..."),
+    ] = "standin",
     as_json: JsonOption = False,
 ) -> None:
     """Run the conformance suite on a family or correction, or the ASE contract on any calculator.
@@ -80,6 +84,7 @@ def check(
 
         try:
             subject = make_subject(str(name))
+            subject.device = device
         except AseNnpError:
             raise
         except Exception as error:  # a plugin's constructor may raise anything
