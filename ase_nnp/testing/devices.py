@@ -52,7 +52,7 @@ def parameter_gradients(model: Potential, subject: Subject) -> torch.Tensor:
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not values or not parameters:
         return torch.zeros(0)
-    loss = sum(v.square().mean() for v in values)
+    loss = torch.stack([v.square().mean() for v in values]).sum()
     slopes: Any = torch.autograd.grad(loss, parameters, allow_unused=True)
     rows = [
         torch.zeros_like(p) if s is None else s for s, p in zip(slopes, parameters, strict=True)

@@ -58,7 +58,7 @@ class HostTensorError(RuntimeError):
 class DeviceTensor(torch.Tensor):
     """A tensor that says it is on the device, with its values in a host tensor inside."""
 
-    inner: torch.Tensor
+    inner: torch.Tensor  # type: ignore[assignment]
 
     @staticmethod
     def __new__(cls, inner: torch.Tensor) -> DeviceTensor:
@@ -100,7 +100,7 @@ class DeviceTensor(torch.Tensor):
         return DeviceTensor(inner["inner"])
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
         """Run an operation outside any :class:`Standin`, as backward threads do."""

@@ -8,13 +8,18 @@ from ase_nnp.registry.installed import installed, missing_packages
 from ase_nnp.testing import CHECKS, make_subject, run_check, run_checks
 
 SUBJECTS = {}
+#: The device check runs every model on a stand-in, operation by operation.
+PARAMETERS = [
+    pytest.param(check, marks=pytest.mark.slow) if check.name == "runs_on_a_device" else check
+    for check in CHECKS
+]
 
 
 def names():
     return [*sorted(installed().families), *(["lj"] if "lj" not in installed().families else [])]
 
 
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
+@pytest.mark.parametrize("check", PARAMETERS, ids=lambda check: check.name)
 @pytest.mark.parametrize("name", names())
 def test_every_family_keeps_what_it_promises(name, check):
     missing = missing_packages(installed().families[name])
@@ -28,7 +33,7 @@ def test_every_family_keeps_what_it_promises(name, check):
         assert SUBJECTS[name].family.notes, f"{name} declares a violation and does not say why"
 
 
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
+@pytest.mark.parametrize("check", PARAMETERS, ids=lambda check: check.name)
 @pytest.mark.parametrize("name", sorted(installed().corrections))
 def test_every_correction_keeps_what_it_promises(name, check):
     correction = installed().corrections[name]
