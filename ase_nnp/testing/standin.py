@@ -307,6 +307,15 @@ class _Backend:
     def manual_seed_all(seed: int) -> None:
         """Random numbers are the host's."""
 
+    # Once registered, torch.random.fork_rng asks for these wherever it is called in the process.
+    @staticmethod
+    def get_rng_state(device: Any = None) -> torch.Tensor:
+        return torch.get_rng_state()
+
+    @staticmethod
+    def set_rng_state(state: torch.Tensor, device: Any = None) -> None:
+        """The host's state is put back by the caller."""
+
     @staticmethod
     def _is_in_bad_fork() -> bool:
         return False

@@ -84,3 +84,14 @@ def test_a_predictor_gives_the_same_on_the_device():
     for one, two in zip(here, there, strict=True):
         assert two["energy"] == pytest.approx(one["energy"], rel=1e-10)
         assert two["forces"] == pytest.approx(one["forces"], abs=1e-9)
+
+
+def test_the_rest_of_the_process_draws_random_numbers_as_before():
+    with Standin():
+        pass
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    with torch.random.fork_rng():
+        torch.rand(5)
+    assert torch.allclose(torch.rand(2), expected)
