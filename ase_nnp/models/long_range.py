@@ -168,7 +168,9 @@ class NeuralAtoms(nn.Module):
 
         sent = weights[:, :, None] * self.value(features)[:, None, :]
         pooled = sent.new_zeros(size, *sent.shape[1:]).index_add(0, batch, sent)
-        exchanged = pooled + self.exchange(pooled, pooled, pooled, need_weights=False)[0]
+        # With its weights asked for, attention takes no fused kernel: those have no second
+        # derivative, which a loss on forces needs.
+        exchanged = pooled + self.exchange(pooled, pooled, pooled, need_weights=True)[0]
         back = torch.einsum("nk,nkf->nf", torch.softmax(scores, dim=1), exchanged[batch])
         out: Tensor = features + self.up(back)
         return out

@@ -186,7 +186,9 @@ def test_a_lone_energy_far_below_where_the_model_is_unsure_is_a_hole():
 
 
 def test_carbon_in_the_hollow_of_fcc_100_is_not_taken_for_intercalated():
-    start = prepared(fcc100("Ni", (2, 2, 4), vacuum=8.0))
+    built = fcc100("Ni", (2, 2, 4), vacuum=8.0)
+    start = prepared(built)
+    start.info["adsorbate_info"] = built.info["adsorbate_info"]  # the names of ASE's places
     add_adsorbate(start, "C", 0.3, "hollow")
     tags = start.get_tags()
     tags[-1] = 2
@@ -198,7 +200,9 @@ def test_carbon_in_the_hollow_of_fcc_100_is_not_taken_for_intercalated():
 
 
 def test_leaving_and_breaking_are_rejected():
-    start = prepared(fcc111("Cu", (2, 2, 3), vacuum=10.0))
+    built = fcc111("Cu", (2, 2, 3), vacuum=10.0)
+    start = prepared(built)
+    start.info["adsorbate_info"] = built.info["adsorbate_info"]
     add_adsorbate(start, ase_nnp.workflows.adsorption.adsorbate("CO").atoms, 1.9, "ontop")
     start.set_tags([*start.get_tags()[:-2], 2, 2])
     clean = start[:-2]
