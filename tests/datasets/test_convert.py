@@ -121,6 +121,7 @@ def kill_and_continue(script, source, target, kills, workers=1):
     return hits
 
 
+@pytest.mark.slow
 def test_a_killed_conversion_continues_with_nothing_lost_or_doubled(tmp_path, source, script):
     target = tmp_path / "out.lmdb"
     assert kill_and_continue(script, source, target, 2) > 0

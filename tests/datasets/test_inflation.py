@@ -98,6 +98,7 @@ TEXTS = {
 }
 
 
+@pytest.mark.slow
 def test_small_compressed_files_that_inflate_without_end_are_refused(tmp_path):
     names = [f"{name}.xz" for name in TEXTS] + ["frames.extxyz.gz", "frames.extxyz.bz2"]
     paths = []

@@ -218,6 +218,7 @@ def linear_rows(model, data, noise):
     return np.concatenate(rows), np.concatenate(targets)
 
 
+@pytest.mark.slow
 def test_chains_in_processes_are_those_in_turn(data):
     model = Pair(seed=4).double()
     settings = replace(SETTINGS, steps=20, burn_in=5, samples=4, step_size=1e-4)

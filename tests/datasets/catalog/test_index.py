@@ -165,6 +165,7 @@ open_dataset(sys.argv[1]).index(sys.argv[2])
 """
 
 
+@pytest.mark.slow
 def test_ten_kills_lose_and_double_nothing(adsorption_file, indexed, tmp_path):
     path, rng = tmp_path / "i.sqlite", random.Random(3)
     command = [sys.executable, "-c", BUILD, str(adsorption_file), str(path)]

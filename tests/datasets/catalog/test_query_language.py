@@ -111,6 +111,7 @@ def records(indexed):
     return [facts_of(indexed, number) for number in range(len(indexed))]
 
 
+@pytest.mark.slow
 @settings(
     max_examples=1000,
     deadline=None,
