@@ -182,6 +182,7 @@ def test_held_back_systems_are_known_and_broken_ones_are_not(recipe):
     assert evaluate.flagged(model, [*broken, *evaluate.foreign()]) >= 0.9
 
 
+@pytest.mark.slow
 def test_held_back_systems_and_kinds_are_in_no_training_structure(recipe):
     from make_structures import LATTICE, held_back
     from wide_crystals import HELD_PAIRS
