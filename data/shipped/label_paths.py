@@ -1,6 +1,6 @@
 """Where a model trained so far goes: its relaxations and hot trajectories, labelled by the teacher.
 
-    python data/shipped/label_paths.py OUT_FOLDER MODEL.nnp 20000 20100
+    python data/shipped/label_paths.py OUT_FOLDER MODEL.nnp 20000 20100 [KIND ...]
 
 Starts are those of ``wide_kinds.py`` that can relax, from numbers that single points do not use;
 an early step and the end are labelled, whatever has become of them: holes are taught that way.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
@@ -67,13 +68,13 @@ def heated(atoms: Atoms, student, rng: np.random.Generator) -> list[Atoms]:
     return [Atoms(a.symbols, a.positions, cell=a.cell, pbc=a.pbc) for a in found]
 
 
-def paths(numbers: range, student) -> list[tuple[str, str, Atoms]]:
+def paths(numbers: range, student, kinds: Collection[str]) -> list[tuple[str, str, Atoms]]:
     """Frames of the paths from these starts."""
     found = []
     for number in numbers:
         rng = np.random.default_rng([2029, number])
         kind, name, atoms = training(number)
-        if kind not in MOVING or rng.random() > SELDOM.get(kind, 1.0):
+        if kind not in kinds or rng.random() > SELDOM.get(kind, 1.0):
             continue
         frames = heated(atoms, student, rng) if rng.random() < 0.25 else relaxed(atoms, student)
         for frame in frames:
@@ -82,7 +83,7 @@ def paths(numbers: range, student) -> list[tuple[str, str, Atoms]]:
     return found
 
 
-def main(out: Path, model: str, first: int, last: int) -> None:
+def main(out: Path, model: str, first: int, last: int, kinds: Collection[str] = MOVING) -> None:
     """Label the shards that have no file yet."""
     torch.set_num_threads(1)
     student = NNPCalculator(model, device="cpu", uncertainty=False)
@@ -91,7 +92,8 @@ def main(out: Path, model: str, first: int, last: int) -> None:
         path = out / f"train-paths-{shard:05d}.extxyz"
         if path.exists():
             continue
-        frames = label(paths(range(SHARD * shard, SHARD * (shard + 1)), student), "train", calc)
+        numbers = range(SHARD * shard, SHARD * (shard + 1))
+        frames = label(paths(numbers, student, kinds), "train", calc)
         worst = [np.abs(a.get_forces(apply_constraint=False)).max() for a in frames]
         save(path, frames)
         holes = sum(w > 5 for w in worst)
@@ -99,4 +101,4 @@ def main(out: Path, model: str, first: int, last: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], *(int(a) for a in sys.argv[3:5]))
+    main(Path(sys.argv[1]), sys.argv[2], *(int(a) for a in sys.argv[3:5]), sys.argv[5:] or MOVING)
