@@ -6,10 +6,14 @@ import json
 
 import pytest
 from ase import Atoms
+from ase.build import bulk
 from ase.io import write
 
 import ase_nnp
 from ase_nnp.cli import main
+from ase_nnp.uncertainty.files import load_uncertainty
+
+SMALL = {"hidden_irreps": ["8x0e"], "outs_per_node": 4, "edge_embed": {"r_max": 4.0}}
 
 
 def call(*words, capsys):
@@ -35,10 +39,14 @@ def test_predict_adds_the_correction(close, capsys):
 
 
 @pytest.mark.parametrize(
-    "command", ["predict", "relax", "md", "eos", "elastic", "phonons", "bench", "compare", "screen"]
+    "command",
+    [
+        *("predict", "relax", "md", "eos", "elastic", "phonons", "bench", "compare", "screen"),
+        *(f"uncertainty {verb}" for verb in ("fit", "calibrate", "evaluate", "report")),
+    ],
 )
 def test_every_command_with_a_model_knows_the_option(command, capsys):
-    words = ["screen", "run"] if command == "screen" else [command]
+    words = ["screen", "run"] if command == "screen" else command.split()
     code, out = call(*words, "--help", capsys=capsys)
     assert code == 0
     assert "--correction" in out.out
@@ -64,3 +72,20 @@ def test_models_lists_corrections_beside_the_families(capsys):
     assert rows["zbl"]["functionals"] == 0
     code, out = call("models", capsys=capsys)
     assert "Corrections, for any model" in out.out
+
+
+def test_error_bars_belong_to_the_model_with_its_correction(tmp_path, capsys):
+    structures = [bulk("Cu", a=a) for a in (3.5, 3.6, 3.7)]
+    write(tmp_path / "train.extxyz", structures)
+    model = ase_nnp.build_model("facet", {"species": [29], **SMALL}, seed=0, device="cpu")
+    ase_nnp.save_model(model, tmp_path / "model.nnp")
+
+    words = ["uncertainty", "fit", "latent", tmp_path / "model.nnp", "-o", tmp_path / "fit.uq"]
+    words += ["--train", tmp_path / "train.extxyz", "--json"]
+    code, out = call(*words, "--correction", "zbl", capsys=capsys)
+    assert code == 0, out.err
+
+    with_term = ase_nnp.load_model(tmp_path / "model.nnp", device="cpu", corrections=["zbl"])
+    assert load_uncertainty(tmp_path / "fit.uq", with_term).uq["method"] == "latent"
+    with pytest.raises(ase_nnp.AseNnpError):
+        load_uncertainty(tmp_path / "fit.uq", ase_nnp.load_model(tmp_path / "model.nnp"))

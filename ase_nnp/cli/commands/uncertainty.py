@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ase_nnp.cli.commands.model_argument import model_from
+from ase_nnp.cli.commands.model_argument import CorrectionOption, model_from
 from ase_nnp.cli.commands.output import JsonOption, print_json, print_table, read_structures, say
 from ase_nnp.cli.commands.targets import check_place
 from ase_nnp.errors import ConfigError
@@ -48,8 +48,8 @@ def add_to(main: typer.Typer) -> None:
     main.add_typer(app, name="uncertainty")
 
 
-def _load(path: Path, device: str, dtype: str) -> Potential:
-    return model_from(path, None, device, dtype)
+def _load(path: Path, device: str, dtype: str, corrections: list[str] | None) -> Potential:
+    return model_from(path, None, device, dtype, corrections)
 
 
 def _options(pairs: list[str]) -> dict[str, Any]:
@@ -97,6 +97,7 @@ def fit(
     coverage: CoverageOption = 0.9,
     unit: UnitOption = "value",
     seed: Annotated[int | None, typer.Option(help="Of methods that draw.")] = None,
+    correction: CorrectionOption = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
     as_json: JsonOption = False,
@@ -109,7 +110,7 @@ def fit(
     options = _options(option or [])
     if seed is not None:
         options["seed"] = seed
-    members = [_load(path, device, dtype) for path in models]
+    members = [_load(path, device, dtype, correction) for path in models]
     fitted = fit_method(
         method,
         members,
@@ -133,6 +134,7 @@ def calibrate(
     calibrator: CalibratorOption = "nll",
     coverage: CoverageOption = 0.9,
     unit: UnitOption = "value",
+    correction: CorrectionOption = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
     as_json: JsonOption = False,
@@ -142,7 +144,7 @@ def calibrate(
     from ase_nnp.uncertainty.fitting import calibrate as calibrate_method
 
     check_place(output, "calibrated.uq")
-    fitted = load_uncertainty(uncertainty, _load(model, device, dtype))
+    fitted = load_uncertainty(uncertainty, _load(model, device, dtype, correction))
     structures = list(read_structures(data))
     progress = False if as_json else None
     calibrate_method(
@@ -173,8 +175,8 @@ def _evaluate(
     from ase_nnp.uncertainty.evaluation import evaluate as evaluate_model
     from ase_nnp.uncertainty.files import load_uncertainty
 
-    device, dtype, progress = settings
-    fitted = load_uncertainty(uncertainty, _load(model, device, dtype))
+    correction, device, dtype, progress = settings
+    fitted = load_uncertainty(uncertainty, _load(model, device, dtype, correction))
     other = None if shifted is None else list(read_structures(shifted))
     structures = list(read_structures(data))
     return evaluate_model(fitted, structures, other, kinds=kinds, progress=progress)
@@ -187,13 +189,16 @@ def evaluate(
     data: DataArgument,
     shifted: ShiftedOption = None,
     kinds: KindsOption = None,
+    correction: CorrectionOption = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
     as_json: JsonOption = False,
 ) -> None:
     """Measure how good the error bars are."""
     progress = False if as_json else None
-    evaluation = _evaluate(model, uncertainty, data, shifted, kinds, device, dtype, progress)
+    evaluation = _evaluate(
+        model, uncertainty, data, shifted, kinds, correction, device, dtype, progress
+    )
     if as_json:
         print_json(evaluation.to_json())
         return
@@ -225,6 +230,7 @@ def report(
     shifted: ShiftedOption = None,
     kinds: KindsOption = None,
     title: Annotated[str, typer.Option(help="Of the page.")] = "Uncertainty report",
+    correction: CorrectionOption = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
     as_json: JsonOption = False,
@@ -235,7 +241,9 @@ def report(
     if output.exists() and not output.is_dir():
         raise ConfigError(f"{output} is a file; name a folder for the report.")
     progress = False if as_json else None
-    evaluation = _evaluate(model, uncertainty, data, shifted, kinds, device, dtype, progress)
+    evaluation = _evaluate(
+        model, uncertainty, data, shifted, kinds, correction, device, dtype, progress
+    )
     page = write_report(evaluation, output, title)
     if as_json:
         print_json({"page": str(page), **evaluation.to_json()})
