@@ -58,8 +58,14 @@ CONFIGS = {
         "cutoff": 5.0,
     },
     "cgcnn_oc20": {"num_graph_conv_layers": 3, "num_fc_layers": 2, "cutoff": 5.0},
+    "spline_eam": {"cutoff": 5.0, "kind": "fs", "num_r": 41},
+    "mpnn": {"cutoff": 5.0},
+    "eeacsf": {"factors": ["1", "n", "m", "n'", "m'"]},
 }
 RATES = {"facet": 5e-3, "escaip": 4e-3, "scn": 5e-3, "cgcnn_oc20": 6e-3}
+RATES |= {"spline_eam": 1e-2, "mpnn": 5e-3, "eeacsf": 5e-3}
+#: Muon is for the matrices of networks; rows of spline coefficients are none.
+OPTIMIZERS = {"spline_eam": "adamw"}
 
 
 def settings_of(family: str, epochs: int) -> Settings:
@@ -69,7 +75,7 @@ def settings_of(family: str, epochs: int) -> Settings:
         epochs=epochs,
         losses={"energy": energy, "forces": {"weight": 1.0}},
         batch={"structures": 5},
-        optimizer={"name": "muon", "lr": RATES[family]},
+        optimizer={"name": OPTIMIZERS.get(family, "muon"), "lr": RATES[family]},
         ema=0.99,
         validate_every=2,
         progress=False,
@@ -91,6 +97,8 @@ def one(family: str, name: str, data: Path, out: Path, minutes: float) -> dict:
     config = dict(CONFIGS[family])
     if family == "facet":
         config["species"] = sorted({int(z) for z in frames[0].numbers})
+    if "elements" in ase_nnp.list_models()[family].defaults:
+        config["elements"] = sorted(set(frames[0].get_chemical_symbols()))
 
     def fresh():
         return ase_nnp.build_model(family, config, seed=0, device="cpu")
