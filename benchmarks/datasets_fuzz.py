@@ -1,14 +1,15 @@
 """Damage good dataset files at random and read them: only DatasetErrors may come out.
 
     python benchmarks/datasets_fuzz.py                    # 100,000 mutations, some 15 minutes
-    python benchmarks/datasets_fuzz.py --mutations 2000 --kinds lmdb,aselmdb
+    python benchmarks/datasets_fuzz.py --mutations 2000 --kinds lmdb,aselmdb --table counts.txt
 
 Files of every kind are made from the repository's toy sets (and from the reference sets beside a
 checkout, where there are any). Each mutation flips, overwrites, cuts, repeats, moves or inserts
 bytes; the file is then opened and its first records are read. Half the mutations of LMDB kinds go
 into a record's own bytes, before compression, so that they reach the decoder. HDF5 is left out
 unless asked for (``--kinds h5``): its library can loop for ever in a damaged file. Batches run in
-processes of their own with bounded memory, so that a crash or a hang is seen and named.
+processes of their own with bounded memory, so that a crash or a hang is seen and named. The table
+of counts is written to ``--table`` after every batch, so that a run that is stopped still counts.
 
 Exit code 1, and the file kept, if anything else than a DatasetError came out.
 """
@@ -37,10 +38,10 @@ from fuzz_seeds import OPTIONS, foreign_seeds
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT.parent / "shared" / "datasets"
-BATCH = 2000
+BATCH = 1000
 RECORDS = 4  # read of each file
 SLOW = 5.0  # seconds of CPU time that one mutation may take
-STUCK = 60  # seconds by the clock: something waits that uses no time
+STUCK = 600  # seconds by the clock: something waits that uses no time
 
 
 # ---------------------------------------------------------------- good files
@@ -234,7 +235,7 @@ def _no_memory_error(kind: str, error: BaseException) -> None:
 def batch(
     files: dict[str, list[str]], kinds: list[str], first: int, last: int, folder: Path
 ) -> None:
-    """Run mutations ``first`` to ``last`` in this process; print one line of counts."""
+    """Run mutations ``first`` to ``last`` in this process; print one line for each."""
     warnings.simplefilter("ignore")
     from ase_nnp.datasets import open_dataset
 
@@ -243,7 +244,6 @@ def batch(
             open_dataset(paths[0], **OPTIONS.get(kind, {}))[0]
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 30),) * 2)
-    counts: collections.Counter[str] = collections.Counter()
     for number in range(first, last):
         rng = random.Random(number)
         kind = kinds[number % len(kinds)]
@@ -260,10 +260,9 @@ def batch(
         # CPU time, or a loaded machine makes hangs out of nothing.
         signal.setitimer(signal.ITIMER_PROF, SLOW)
         signal.alarm(STUCK)
-        counts[f"{kind}: {examine(kind, target)}"] += 1
+        print(f"{kind}: {examine(kind, target)}", flush=True)
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.alarm(0)
-    print(json.dumps(counts))
 
 
 # ---------------------------------------------------------------- the run
@@ -276,6 +275,7 @@ def main() -> int:
     parser.add_argument("--kinds", default="", help="comma-separated; all but h5 when left out")
     parser.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 2) // 2))
     parser.add_argument("--keep", type=Path, default=Path("fuzz_failures"))
+    parser.add_argument("--table", type=Path, default=Path("fuzz_table.txt"))
     parser.add_argument("--batch", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.batch:
@@ -296,16 +296,14 @@ def run(options: argparse.Namespace, folder: Path) -> int:
     failures, start = 0, time.time()
     waiting = collections.deque(range(options.seed, options.seed + options.mutations, BATCH))
     running: list[tuple[int, subprocess.Popen[str]]] = []
-    done = 0
     while waiting or running:
         while waiting and len(running) < options.jobs:
             first = waiting.popleft()
             running.append((first, _start(first, options, kinds, folder, table)))
         first, process = running.pop(0)
         output, errors = process.communicate()
-        if process.returncode == 0:
-            counts.update(json.loads(output.strip().split("\n")[-1]))
-        else:
+        counts.update(output.splitlines())
+        if process.returncode:
             failures += 1
             _keep(options.keep, folder, first, process.returncode, errors)
             number = int((folder / f"now{first}").read_text().split()[0])
@@ -315,15 +313,21 @@ def run(options: argparse.Namespace, folder: Path) -> int:
                     (number + 1, _start(number + 1, options, kinds, folder, table, first))
                 )
         done = sum(counts.values())
-        print(f"\r{done} mutations, {failures} failures, {time.time() - start:.0f} s", end="")
-    print()
+        total = f"{done} mutations, {failures} failures, {time.time() - start:.0f} s"
+        options.table.write_text(f"{_listed(counts, kinds)}\n{total}\n")
+        print(f"\r{total}", end="", flush=True)
+    print(f"\n{_listed(counts, kinds)}\n{total}")
+    return 1 if failures else 0
+
+
+def _listed(counts: collections.Counter[str], kinds: list[str]) -> str:
+    """Return a line for each kind: how many mutations, and what came out."""
+    lines = []
     for kind in kinds:
         parts = {k.split(": ")[1]: n for k, n in sorted(counts.items()) if k.split(": ")[0] == kind}
-        print(
-            f"{kind:12} {sum(parts.values()):7} ", ", ".join(f"{n} {k}" for k, n in parts.items())
-        )
-    print(f"{done} mutations in {time.time() - start:.0f} s: {failures} failures")
-    return 1 if failures else 0
+        outcomes = ", ".join(f"{n} {name}" for name, n in parts.items())
+        lines.append(f"{kind:12} {sum(parts.values()):7}  {outcomes}")
+    return "\n".join(lines)
 
 
 def _start(first, options, kinds, folder, table, origin=None) -> subprocess.Popen[str]:

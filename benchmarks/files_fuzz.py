@@ -10,10 +10,11 @@ used, and what came out is counted:
     unchanged   the answer of the good file (a blank, a file that is written anew)
     changed     another answer, without a word; wrong where a checksum covers, and only there
     other       another exception
-    hang        more than five seconds of CPU time, or a minute by the clock
+    hang        more than five seconds of CPU time, or ten minutes by the clock
 
-Processes of their own read 2000 at a time, with bounded memory. Exit code 1, and the file kept, if
-anything was ``other``, ``hang`` or, of a kind with a checksum, ``changed``.
+Processes of their own read 500 at a time, with bounded memory. Exit code 1, and the file kept, if
+anything was ``other``, ``hang`` or, of a kind with a checksum, ``changed``. The table of counts is
+written to ``--table`` after every batch.
 """
 
 from __future__ import annotations
@@ -35,9 +36,9 @@ from pathlib import Path
 from datasets_fuzz import mutate
 from fuzz_kinds import COVERED, KINDS, SOURCE, structures
 
-BATCH = 2000
+BATCH = 500
 SECONDS = 5  # of CPU time that one mutation may take
-STUCK = 60  # seconds by the clock: something waits that uses no time
+STUCK = 600  # seconds by the clock: something waits that uses no time
 
 # ---------------------------------------------------------------- one mutation
 
@@ -102,6 +103,7 @@ def main() -> int:
     parser.add_argument(
         "--kinds", default=",".join(KINDS), help="comma-separated; all unless given"
     )
+    parser.add_argument("--table", type=Path, default=Path("fuzz_files.txt"))
     parser.add_argument("--batch", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     kinds = options.kinds.split(",")
@@ -144,12 +146,20 @@ def run(options: argparse.Namespace, kinds: list[str], seeds: Path) -> int:
                 reason = done.stderr.strip().split("\n")[-1] if outcome == "other" else ""
                 print(f"\nmutation {which} of {kind} ({victim}): {outcome} {reason}")
         number = begun[-1][0] + 1
-        print(f"\r{number - options.seed} mutations, {failures} failures", end="", flush=True)
-    print()
-    for kind in kinds:
-        listed = ", ".join(f"{count} {name}" for name, count in sorted(counts[kind].items()))
-        print(f"{kind:16} {sum(counts[kind].values()):6}  {listed}")
+        total = f"{number - options.seed} mutations, {failures} failures"
+        options.table.write_text(f"{_listed(counts)}\n{total}\n")
+        print(f"\r{total}", end="", flush=True)
+    print(f"\n{_listed(counts)}")
     return 1 if failures else 0
+
+
+def _listed(counts: dict[str, collections.Counter[str]]) -> str:
+    """Return a line for each kind: how many mutations, and what came out."""
+    lines = []
+    for kind, outcomes in counts.items():
+        listed = ", ".join(f"{count} {name}" for name, count in sorted(outcomes.items()))
+        lines.append(f"{kind:16} {sum(outcomes.values()):6}  {listed}")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
