@@ -46,9 +46,8 @@ _FLATNESS = 1e-5  # volume of the periodic vectors over the product of their len
 def _finite(values: Array) -> bool:
     if values.dtype.kind != "f":
         return values.dtype.kind in "iu"
-    flat = values.ravel()
-    with np.errstate(over="ignore", invalid="ignore"):
-        return math.isfinite(np.dot(flat, flat)) or bool(np.isfinite(flat).all())
+    # Half the time of isfinite().all(), which counts for records of few atoms.
+    return bool(np.count_nonzero(np.isfinite(values)) == values.size)
 
 
 def _vectors(sample: Sample, name: str, n: int) -> None:
@@ -67,13 +66,13 @@ def _numbers(values: Array) -> Array:
     if values.dtype.kind not in "iuf":
         raise DatasetError(f"atomic numbers of type {values.dtype}")
 
-    low, high = values.min(), values.max()
+    low, high = np.minimum.reduce(values), np.maximum.reduce(values)
     if not (low >= 1 and high <= 118):
         raise DatasetError(f"atomic numbers from {low:g} to {high:g}; they must be 1 to 118")
     if values.dtype == np.int64:
         return values
     whole = values.astype(np.int64)
-    if values.dtype.kind == "f" and not np.array_equal(whole, values):
+    if values.dtype.kind == "f" and np.count_nonzero(whole != values):
         raise DatasetError("atomic numbers that are no whole numbers")
     return whole
 

@@ -87,8 +87,8 @@ class Shard:
             sample = self.read(index)
             if self.keys:
                 relabel(sample, self.keys)
-            if "dropped" in sample:
-                self._warn_of(sample.pop("dropped"))
+            if "remarks" in sample:
+                self._warn_of(sample.pop("remarks"))
             check_sample(sample)
 
             if self.side_natoms is not None:
@@ -115,14 +115,12 @@ class Shard:
         self.keys = dict(keys)
         self.options = (*self.options, tuple(sorted(self.keys.items())))
 
-    def _warn_of(self, dropped: dict[str, str]) -> None:
-        """Say once a file which fields of free information are left out."""
-        new = {name: why for name, why in dropped.items() if name not in self._told}
+    def _warn_of(self, remarks: dict[str, str]) -> None:
+        """Say once a file what became of a field: left out, or taken for something."""
+        new = {name: what for name, what in remarks.items() if name not in self._told}
         self._told = self._told | set(new)
-        for name, why in new.items():
-            warnings.warn(
-                f"{self.path}: the field {name!r} is left out ({why})", DatasetWarning, stacklevel=5
-            )
+        for name, what in new.items():
+            warnings.warn(f"{self.path}: the field {name!r} {what}", DatasetWarning, stacklevel=5)
 
 
 #: Total energies, or energies to which ``info["reference_energy"]`` has to be added for a total:

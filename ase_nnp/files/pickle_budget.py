@@ -99,7 +99,8 @@ def check_unfolded(value: Any, budget: Budget) -> None:
 
 
 _CONTAINERS = (dict, OrderedDict, list, tuple, set, frozenset)
-_LEAVES = (float, bool, type(None))
+_LEAVES = frozenset([float, bool, type(None)])
+_SHORT = 1 << 60  # integers up to here need no look at their length
 _FEW = 400  # values that are counted one by one, as often as they occur
 
 
@@ -108,13 +109,15 @@ def _small_tree(value: Any) -> int | None:
     waiting, total = [value], 0
     for item in waiting:  # grows
         kind = type(item)
+        if kind in _LEAVES:
+            continue
         if kind is np.ndarray:
             total += item.size
         elif kind is str or kind is bytes:
             total += len(item) >> 3
         elif kind is int:
-            total += _leaf(item)
-        elif kind not in _LEAVES:
+            total += 1 if -_SHORT < item < _SHORT else _leaf(item)
+        else:
             parts = _parts(item)
             if parts is None:
                 continue

@@ -54,7 +54,6 @@ def _runs_of(memo: bytes, short_memo: bytes) -> tuple[re.Pattern[bytes], re.Patt
 
 # Python writes a memo with one kind of instruction; where both occur, indices may be used twice.
 _NUMBERED, _COUNTED = _runs_of(b"", b"q"), _runs_of(rb"\x94", b"")
-_MAYBE_READS = re.compile(b"h(?=(.))", re.DOTALL)
 _BYTES = 0x42  # BINBYTES, with the numbers of a tensor
 
 
@@ -97,15 +96,14 @@ def end_of_pickle(data: bytes, start: int = 0) -> int:
     if plain > MAX_PLAIN:
         follow(data, start, position)
     else:
-        # Every read is an "h" and its index. That an "h" may be a letter makes the bound larger
-        # only, and mostly it is small enough.
+        # Every read is an "h" and its index (which may be 104, an "h"). That an "h" may be a letter
+        # makes the bound larger only, and mostly it is small enough.
         text = b"".join(runs)
-        for reads in (_MAYBE_READS, read):
-            ratio = memo.unfolding(b"".join(reads.findall(text)), text)
-            if plain * ratio <= MAX_HASH_WORK:
-                break
-        else:
-            follow(data, start, position)
+        maybe = bytes([after[0] if after else 104 for after in text.split(b"h")[1:]])
+        if plain * memo.unfolding(maybe, text) > MAX_HASH_WORK:
+            ratio = memo.unfolding(b"".join(read.findall(text)), text)
+            if plain * ratio > MAX_HASH_WORK:
+                follow(data, start, position)
     return position + 1
 
 

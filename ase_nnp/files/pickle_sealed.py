@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -67,7 +66,22 @@ class Counted(Call):
 
     def within(self, budget: Budget) -> Call:
         """Return the function for one file."""
-        return Call(functools.partial(self._function, budget))
+        return _Bound(self._function, budget)
+
+
+class _Bound(Call):
+    """A function with the budget of one file."""
+
+    __slots__ = ("_budget",)
+    _budget: Budget
+
+    def __init__(self, function: Callable[..., Any], budget: Budget) -> None:
+        object.__setattr__(self, "_function", function)
+        object.__setattr__(self, "_budget", budget)
+
+    def __call__(self, *args: Any) -> Any:
+        """Call the function."""
+        return self._function(self._budget, *args)
 
 
 class Name:

@@ -104,9 +104,10 @@ def _reconstructor(cls: Any, base: Any = None, state: Any = None) -> Any:
 def _keyed(kind: type[Any]) -> Counted:
     """Make a dictionary, of a dictionary or of a list of pairs."""
 
-    def make(budget: Budget, content: Any = ()) -> Any:
-        if content == ():
+    def make(budget: Budget, *given: Any) -> Any:
+        if not given:  # of every tensor that torch has pickled
             return kind()
+        (content,) = given
         pairs = list(content.items()) if isinstance(content, dict) else content
         if not isinstance(pairs, (list, tuple)):
             raise UnpickleError(f"a dictionary of {type(content).__name__}")

@@ -68,12 +68,15 @@ _MAX_DEPTH = 500  # nesting of what is rebuilt after loading
 
 # Exactly what torch writes in front of a storage inside an OC20 record; anything else takes the
 # slow way below.
+_INNER_HEAD = (
+    b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03."
+    b"\x80\x02}q\x00(X\x10\x00\x00\x00protocol_versionq\x01M\xe9\x03"
+    b"X\r\x00\x00\x00little_endianq\x02\x88X\n\x00\x00\x00type_sizesq\x03}q\x04("
+    b"X\x05\x00\x00\x00shortq\x05K\x02X\x03\x00\x00\x00intq\x06K\x04X\x04\x00\x00\x00longq\x07K\x04uu."
+    b"\x80\x02(X\x07\x00\x00\x00storageq\x00ctorch\n"
+)
 _INNER = re.compile(
-    rb"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19\.\x80\x02M\xe9\x03\."
-    rb"\x80\x02}q\x00\(X\x10\x00\x00\x00protocol_versionq\x01M\xe9\x03"
-    rb"X\r\x00\x00\x00little_endianq\x02\x88X\n\x00\x00\x00type_sizesq\x03}q\x04\("
-    rb"X\x05\x00\x00\x00shortq\x05K\x02X\x03\x00\x00\x00intq\x06K\x04X\x04\x00\x00\x00longq\x07K\x04uu\."
-    rb"\x80\x02\(X\x07\x00\x00\x00storageq\x00ctorch\n(\w{3,16})Storage\nq\x01"
+    rb"(\w{3,16})Storage\nq\x01"
     rb"X(.\x00\x00\x00\d{1,30})q\x02X\x03\x00\x00\x00cpuq\x03(?:K(.)|M(..)|J(....))Ntq\x04Q\."
     rb"\x80\x02\]q\x00X\2q\x01a\.(.{8})",
     re.DOTALL,
@@ -84,7 +87,7 @@ def _load_from_bytes(budget: Budget, data: Any) -> Array | Halves:
     """``torch.storage._load_from_bytes``: one storage in a torch stream of its own."""
     if not isinstance(data, bytes):
         raise UnpickleError("torch.storage._load_from_bytes on something that is not bytes")
-    match = _INNER.match(data)
+    match = _INNER.match(data, len(_INNER_HEAD)) if data.startswith(_INNER_HEAD) else None
     if match is not None and match[1] in CODES:
         count = int.from_bytes(match[6], "little", signed=True)
         said = int.from_bytes(match[3] or match[4] or match[5], "little")

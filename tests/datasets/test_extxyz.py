@@ -94,6 +94,42 @@ def test_a_cell_that_is_not_orthogonal_keeps_its_rows(tmp_path):
     assert atoms.cell.tolist() == [[1, 2, 3], [4, 5, 6], [7, 8, 10]]
 
 
+ROWS = [[4, 0, 0], [0, 5, 0], [1, 0, 6]]
+
+
+@pytest.mark.parametrize(
+    ("words", "cell"),
+    [
+        ('cell="4 0 0 0 5 0 1 0 6"', ROWS),
+        ('CELL="4, 0, 0, 0, 5, 0, 1, 0, 6"', ROWS),
+        ("cell=[[4, 0, 0], [0, 5, 0], [1, 0, 6]]", ROWS),
+        ('cell="[[4, 0, 0], [0, 5, 0], [1, 0, 6]]"', ROWS),
+        ('cell="4 5 6"', np.diag([4, 5, 6])),
+        ('cell="4 5 6 90 90 90"', np.diag([4, 5, 6])),
+    ],
+)
+def test_a_box_under_the_name_cell_is_read_and_named(tmp_path, words, cell):
+    path = tmp_path / "a.xyz"
+    path.write_text(XYZ.format(comment=f"{words} energy=-1", row="").replace("  ", " "))
+    with pytest.warns(DatasetWarning, match="read as the box"):
+        atoms = open_dataset(path)[0]
+    np.testing.assert_allclose(atoms.cell[:], cell, atol=1e-12)
+    assert atoms.pbc.all()
+    assert "cell" not in {key.lower() for key in atoms.info}
+
+
+def test_a_cell_that_is_no_box_is_named_and_lattice_goes_first(tmp_path):
+    path = tmp_path / "a.xyz"
+    path.write_text(XYZ.format(comment='cell="large" energy=-1', row=""))
+    with pytest.warns(DatasetWarning, match="no box that is understood"):
+        atoms = open_dataset(path)[0]
+    assert not atoms.pbc.any()
+    assert atoms.info["cell"] == "large"
+    lattice = 'Lattice="9 0 0 0 9 0 0 0 9" cell="4 5 6"'
+    path.write_text(XYZ.format(comment=lattice, row=""))
+    assert open_dataset(path)[0].cell.lengths().tolist() == [9, 9, 9]
+
+
 def test_a_virial_becomes_the_stress(tmp_path):
     comment = (
         'Properties=species:S:1:pos:R:3 Lattice="2 0 0 0 2 0 0 0 2" virial="8 0 0 0 16 0 0 0 24"'

@@ -15,7 +15,7 @@ import numpy as np
 
 from ase_nnp.datasets.base import AtomsDataset
 from ase_nnp.datasets.formats.lmdb_sniff import lmdb_kind, open_lmdb
-from ase_nnp.datasets.formats.rows import plain
+from ase_nnp.datasets.formats.rows import parse_json, plain
 from ase_nnp.datasets.sample import Sample
 from ase_nnp.datasets.shard import Shard
 from ase_nnp.datasets.writing.encode import NESTED, REST, put_back
@@ -76,14 +76,7 @@ def decode_record(record: bytes) -> Sample:
 
 
 def _json(text: str) -> dict[str, Any]:
-    import orjson
-
-    try:
-        values = orjson.loads(text)
-    except orjson.JSONDecodeError:
-        import json
-
-        values = json.loads(text)  # NaN and infinity are no strict JSON
+    values = parse_json(text.encode())
     if not isinstance(values, dict):
         raise ValueError("no JSON object")
     return {name: plain(v, name) for name, v in values.items()} if '{"__' in text else values

@@ -100,9 +100,10 @@ def decode(data: bytes) -> Sample:
             sample["stress"], info[name] = full_stress(value), value
         else:
             try:
-                info[name] = plain_field(_identifier(plain_field(value)))
+                known = type(value) is int or type(value) is str
+                info[name] = value if known else plain_field(_identifier(plain_field(value)))
             except ValueError as error:
-                sample.setdefault("dropped", {})[name] = str(error)
+                sample.setdefault("remarks", {})[name] = f"is left out ({error})"
     if "y_init" in info:
         sample.setdefault("energy", info["y_init"])
     if "pos_relaxed" in info:
@@ -246,7 +247,8 @@ class LegacyShard(Shard):
         if not data:
             raise DatasetError("an empty value")
         sample = decode(data)
-        sample["info"].update(reference_of(self.references, sample["info"].get("sid")))
+        if self.references is not None:
+            sample["info"].update(reference_of(self.references, sample["info"].get("sid")))
         return sample
 
     def close(self) -> None:

@@ -28,25 +28,51 @@ _DTYPES = frozenset(
 )
 _SCALARS = frozenset(["energy", "free_energy", "magmom"])
 _ARRAYS = ("momenta", "masses", "initial_magmoms", "initial_charges")
+_LARGE = 2.0**63
+_NUMERIC, _REAL = frozenset([float, dict, list]), frozenset([float, int])
 _ALL_PERIODIC = {"__ndarray__": [[3], "bool", [True, True, True]]}
 _PERIODIC = np.ones(3, bool)
 _PERIODIC.flags.writeable = False
 
 
 def parse_json(text: bytes) -> Any:
-    """Parse JSON; NaN and Infinity as ASE writes them are read too."""
+    """Parse JSON; NaN and Infinity as ASE writes them are read too, and integers of any length."""
     import orjson
 
     try:
-        return orjson.loads(text)
+        value = orjson.loads(text)
+        # orjson makes floats of integers beyond 64 bits; these are rare, and a look is cheap.
+        if not _beyond_64_bits(value):
+            return value
     except orjson.JSONDecodeError as error:
-        reason = str(error)
-    if b"NaN" not in text and b"Infinity" not in text:
-        raise DatasetError(f"not JSON: {reason}")
+        if b"NaN" not in text and b"Infinity" not in text:
+            raise DatasetError(f"not JSON: {error}") from None
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise DatasetError(f"not JSON: {error}") from None
+
+
+def _beyond_64_bits(value: Any) -> bool:
+    """Whether a float so large occurs that it may have been an integer, tagged arrays apart."""
+    waiting = [value] if type(value) in _NUMERIC else []
+    while waiting:
+        item = waiting.pop()
+        kind = type(item)
+        if kind is float:
+            if abs(item) >= _LARGE:
+                return True
+        elif kind is dict:
+            if "__ndarray__" not in item:
+                waiting += [entry for entry in item.values() if type(entry) in _NUMERIC]
+        elif item:
+            # Rows of coordinates, in one step.
+            if type(item[0]) is float and {*map(type, item)} <= _REAL:
+                if max(item) >= _LARGE or min(item) <= -_LARGE:
+                    return True
+            else:
+                waiting += [entry for entry in item if type(entry) in _NUMERIC]
+    return False
 
 
 def to_array(value: Any, name: str) -> Array:
@@ -173,7 +199,7 @@ def _free_data(row: dict[str, Any], sample: Sample) -> Any:
             except (DatasetError, TypeError, ValueError) as error:
                 if name in (ARRAYS, REST):
                     raise
-                sample.setdefault("dropped", {})[name] = str(error)
+                sample.setdefault("remarks", {})[name] = f"is left out ({error})"
         arrays = info.pop(ARRAYS, None)
         if arrays:
             sample["arrays"] = {name: np.asarray(value) for name, value in arrays.items()}

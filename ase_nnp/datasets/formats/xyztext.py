@@ -25,7 +25,8 @@ _TOKEN = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _WORDS = re.compile(r"[^\s,]+")  # ASE parts values at commas too
-_INT = re.compile(r"[-+]?\d{1,18}$")
+_INT = re.compile(r"[-+]?\d{1,4000}$")  # Python reads no longer ones
+_INT64 = 2**63 - 1
 _TRUE, _FALSE = {"T", "True", "true", "TRUE"}, {"F", "False", "false", "FALSE"}
 _PBC = {"t": True, "true": True, "1": True, "f": False, "false": False, "0": False}
 #: Nine numbers under these names are a matrix, for ASE as well; any other nine stay as they are.
@@ -94,6 +95,8 @@ def _value(key: str, text: str) -> Any:
 
     if len(values) == 1:
         return values[0]
+    if type(values[0]) is int and max(map(abs, values)) > _INT64:
+        return values  # an array would make floats of them
     array = np.array(values)
     return array.reshape(3, 3).T if len(values) == 9 and key.lower() in _MATRICES else array
 
@@ -221,15 +224,46 @@ def _numbers(columns: dict[str, Array]) -> Array:
 
 def _box(pairs: dict[str, Any], sample: Sample) -> None:
     lattice = _take_any_case(pairs, "Lattice")
-    pbc = _take_any_case(pairs, "pbc")
-
-    if lattice is None:
-        sample["cell"] = np.zeros((3, 3))
-    elif isinstance(lattice, np.ndarray) and lattice.shape == (3, 3):
-        sample["cell"] = lattice.T.astype(np.float64)  # undo ASE's column order
-    else:
+    cell = _vectors(lattice)
+    if lattice is not None and cell is None:
         raise DatasetError("Lattice is not nine numbers")
-    sample["pbc"] = np.full(3, lattice is not None) if pbc is None else _periodicity(pbc)
+    if cell is None:
+        cell = _other_box(pairs, sample)
+    sample["cell"] = np.zeros((3, 3)) if cell is None else cell
+    pbc = _take_any_case(pairs, "pbc")
+    sample["pbc"] = np.full(3, cell is not None) if pbc is None else _periodicity(pbc)
+
+
+def _vectors(value: Any) -> Array | None:
+    """Return nine numbers, row after row, as (3, 3); None of anything else."""
+    if isinstance(value, str) and value.startswith("[["):
+        value = _bracketed("Lattice", value)
+    if not isinstance(value, np.ndarray) or value.size != 9 or value.dtype.kind not in "if":
+        return None
+    if value.shape == (3, 3) and value.flags.f_contiguous:
+        value = value.T  # undo ASE's column order
+    return value.reshape(3, 3).astype(np.float64)
+
+
+def _other_box(pairs: dict[str, Any], sample: Sample) -> Array | None:
+    """Return the box of ``cell=``, in any of the forms that ``ase.Atoms(cell=)`` takes.
+
+    ASE itself writes and reads ``Lattice`` only, so the reader says what it did.
+    """
+    from ase.cell import Cell
+
+    name = next((key for key in pairs if key.lower() == "cell"), None)
+    if name is None:
+        return None
+    cell = _vectors(pairs[name])
+    if cell is None and isinstance(pairs[name], np.ndarray) and pairs[name].size in (3, 6):
+        cell = np.array(Cell.new(pairs[name].astype(float)))
+    if cell is None:
+        sample["remarks"] = {name: "is no box that is understood; without Lattice there is none"}
+        return None
+    del pairs[name]
+    sample["remarks"] = {name: "is read as the box: there is no Lattice"}
+    return cell
 
 
 def _periodicity(value: Any) -> Array:

@@ -30,8 +30,10 @@ def _is_plain(key: str, value: Any) -> bool:
     """Whether any reader of extended XYZ gives back this key and value unchanged."""
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", key):
         return False
-    if isinstance(value, bool) or type(value) is int:
+    if isinstance(value, bool):
         return True
+    if type(value) is int:
+        return -(2**63) <= value < 2**63
     if type(value) is float:
         return bool(np.isfinite(value))
     return (
