@@ -89,7 +89,7 @@ CREATE = (
 INDEXES = tuple(
     f"CREATE INDEX IF NOT EXISTS by_{name} ON records ({columns})"
     for name, columns in (
-        ("adsorbate", "adsorbate, adsorption_energy"),
+        ("adsorbate", "adsorbate"),  # equal values then lie in the order of the records
         ("sid", "sid, fid"),
         ("system", "system"),
         ("slab", "slab_sid"),

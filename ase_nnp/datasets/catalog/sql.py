@@ -24,6 +24,7 @@ from ase_nnp.errors import QueryError
 __all__ = ["condition", "selection"]
 
 _OPS = {op: op for op in ("=", "!=", "<", "<=", ">", ">=")}
+FEW = 20  # values of a list that are looked up in the index of their column
 _COUNTED = {
     "": "n",
     "slab": "n - adsorbate - solvent",
@@ -52,9 +53,9 @@ def selection(tree: Node, wanted: str | None = None) -> tuple[str, list[Any]]:
     """
     text, values = condition(tree, wanted)
     if "error" not in columns_of(tree):
-        text = f"error IS NULL AND {text}"
-    # The order also keeps SQLite from walking an index of a wide range, record by record.
-    return f"SELECT id FROM records WHERE {text} ORDER BY id", values
+        text = f"+error IS NULL AND {text}"
+    # One word in place of a tuple for each record: half the time where many are met.
+    return f"SELECT group_concat(id) FROM records WHERE {text}", values
 
 
 def condition(tree: Node, wanted: str | None = None) -> tuple[str, list[Any]]:
@@ -84,23 +85,28 @@ def _text(node: Node, values: list[Any], wanted: str | None) -> str:
     if isinstance(node, Element):
         return _element(node, values)
 
+    # A plus keeps SQLite from the index of a column. Ranges are wide as a rule, and records that an
+    # index names one by one take six times as long as a look at all of them.
     name = _name(node.column, wanted)
+    aside = f"+{name}"
     if isinstance(node, Missing):
-        return f"({name} IS NULL)"
+        return f"({aside} IS NULL)"
     # Two values of truth, not SQL's three: what a record does not have, it does not meet.
     if isinstance(node, Compare):
         values.append(node.value)
-        return f"({name} IS NOT NULL AND {name} {_OPS[node.op]} ?)"
+        compared = name if node.op == "=" else aside
+        return f"({aside} IS NOT NULL AND {compared} {_OPS[node.op]} ?)"
     if isinstance(node, Matches):
         values.append(_glob(node.pattern))
-        return f"({name} IS NOT NULL AND {name} GLOB ?)"
+        return f"({aside} IS NOT NULL AND {aside} GLOB ?)"
     assert isinstance(node, OneOf)
     if BY_NAME[node.column].kind == "real":
         # SQLite reads decimal text of its own way: a number goes as a number, to the last bit.
         values += node.values
-        return f"({name} IS NOT NULL AND {name} IN ({', '.join('?' * len(node.values))}))"
+        return f"({aside} IS NOT NULL AND {aside} IN ({', '.join('?' * len(node.values))}))"
     values.append(json.dumps(list(node.values)))
-    return f"({name} IS NOT NULL AND {name} IN (SELECT value FROM json_each(?)))"
+    listed = name if len(node.values) <= FEW else aside
+    return f"({aside} IS NOT NULL AND {listed} IN (SELECT value FROM json_each(?)))"
 
 
 def _glob(pattern: str) -> str:
@@ -115,11 +121,13 @@ def _element(node: Element, values: list[Any]) -> str:
         values.append(1 << (node.z if light else node.z - LIGHT))
         return f"({'light' if light else 'heavy'} & ? != 0)"
     values += [node.z, node.count]
-    some = f"(id IN (SELECT id FROM composition WHERE z = ? AND {counted} {_OPS[node.op]} ?))"
-    # A record without the element has no row in the table: it counts as zero.
     zero = {"=": node.count == 0, "!=": node.count != 0, "<": node.count > 0}
     zero |= {"<=": node.count >= 0, ">": node.count < 0, ">=": node.count <= 0}
-    if not zero[node.op]:
-        return some
-    values.append(node.z)
-    return f"({some} OR id NOT IN (SELECT id FROM composition WHERE z = ?))"
+    # A record without the element has no row in the table: it counts as zero. Where zero will do,
+    # the rows that will not are left out.
+    negation, row = (
+        ("NOT ", f"NOT {counted} {_OPS[node.op]} ?")
+        if zero[node.op]
+        else ("", f"{counted} {_OPS[node.op]} ?")
+    )
+    return f"(id {negation}IN (SELECT id FROM composition WHERE z = ? AND {row}))"

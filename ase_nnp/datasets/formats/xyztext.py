@@ -242,7 +242,8 @@ def _vectors(value: Any) -> Array | None:
         return None
     if value.shape == (3, 3) and value.flags.f_contiguous:
         value = value.T  # undo ASE's column order
-    return value.reshape(3, 3).astype(np.float64)
+    vectors: Array = value.reshape(3, 3).astype(np.float64)
+    return vectors
 
 
 def _other_box(pairs: dict[str, Any], sample: Sample) -> Array | None:

@@ -60,7 +60,8 @@ def _write_config(group: Any, sample: Sample) -> None:
             properties[name] = np.asarray(value, dtype=np.float64)
     for key, name in _INFO.items():
         value = data.get(key)
-        if isinstance(value, (int, float, np.integer, np.floating)) and abs(value) < 2**63:
+        number = isinstance(value, (int, float, np.integer, np.floating))
+        if number and abs(float(value)) < 2**63:  # what is longer stays in the JSON beside
             properties[name] = value
 
     further = data.pop(FURTHER, {})
