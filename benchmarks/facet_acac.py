@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from ase.io import read
+from small_training import follow, set_rate, take_step
 
 import ase_nnp
 from ase_nnp import AtomGraph
@@ -135,30 +136,14 @@ def main() -> None:
             passed = (used + time.process_time() - start) / 60 / args.minutes
             progress = min(1.0, max(step / (steps * args.epochs), passed))
             warm = min(1.0, (step + 1) / (2 * steps))
-            for group in (g for o in optimizers for g in o.param_groups):
-                group["lr"] = (
-                    group["factor"] * args.lr * warm * (0.5 + 0.5 * math.cos(math.pi * progress))
-                    + 1e-6
-                )
+            set_rate(optimizers, args.lr * warm * 0.5 * (1 + math.cos(math.pi * progress)) + 1e-6)
             low, high = args.energy_weight
             weight = low * (high / low) ** progress
             batch = AtomGraph.collate([train[i] for i in part])
-            out = model.compute(batch, ("energy", "forces"))
-            size = batch.atoms_per_structure()
-            energy_loss = ((out["energy"] - batch.extra["energy"]) / size).square().mean()
-            force_loss = (out["forces"] - batch.extra["forces"]).square().mean()
-            loss = force_loss + weight * energy_loss
-            model.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
-            for optimizer in optimizers:
-                optimizer.step()
+            labels = batch.extra["energy"], batch.extra["forces"]
+            losses.append(take_step(model, optimizers, batch, *labels, weight))
             step += 1
-            decay = min(args.ema, step / (step + 10))
-            with torch.no_grad():
-                for mean, now in zip(averaged.parameters(), model.parameters(), strict=True):
-                    mean.lerp_(now, 1.0 - decay)
-            losses.append(float(loss.detach()))
+            follow(averaged, model, step, args.ema)
         spent = used + time.process_time() - start
         last = epoch + 1 == args.epochs or spent > 60 * args.minutes
         if (epoch + 1) % args.watch == 0 or last:

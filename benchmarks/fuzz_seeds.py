@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import gzip
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "helpers"))
+from foreign_texts import CFG, OUTCAR
 
 #: What a format's reader has to be told.
 OPTIONS = {"mtp-cfg": {"elements": ["Na", "Cl"]}}
@@ -26,32 +30,6 @@ Direct
 _XDATCAR = _POSCAR.split("Selective")[0] + "".join(
     f"Direct configuration=     {k}\n0 0 0\n.5 .5 .{5 + k}\n" for k in (1, 2)
 )
-_OUTCAR = """ vasp.5.4.4.18Apr17 complex
- POTCAR:    PAW_PBE Na 08Apr2002
- POTCAR:    PAW_PBE Cl 06Sep2000
- POTCAR:    PAW_PBE Na 08Apr2002
- POTCAR:    PAW_PBE Cl 06Sep2000
-   ions per type =               1   1
-   ISPIN  =      1    spin polarized calculation?
------------------------- Iteration      1(   1)  ---------------
-  in kB      10.00000    20.00000    30.00000     4.00000     5.00000     6.00000
-      direct lattice vectors                 reciprocal lattice vectors
-     5.000000000  0.000000000  0.000000000     0.2  0.0  0.0
-     0.000000000  5.000000000  0.000000000     0.0  0.2  0.0
-     0.000000000  0.000000000  5.000000000     0.0  0.0  0.2
-
- POSITION                                       TOTAL-FORCE (eV/Angst)
- -----------------------------------------------------------------------------------
-      0.00000      0.00000      0.00000         0.000000      0.000000      0.100000
-      2.50000      2.50000      2.50000         0.000000      0.000000     -0.100000
- -----------------------------------------------------------------------------------
-
-  FREE ENERGIE OF THE ION-ELECTRON SYSTEM (eV)
-  ---------------------------------------------------
-  free  energy   TOTEN  =        -6.51000000 eV
-
-  energy  without entropy=       -6.49000000  energy(sigma->0) =       -6.50000000
-"""
 _DUMP = """ITEM: TIMESTEP
 7
 ITEM: NUMBER OF ATOMS
@@ -75,23 +53,6 @@ energy -76.0
 charge 1.0
 end
 """
-_CFG = """BEGIN_CFG
- Size
-    2
- Supercell
-    2.0  0.0  0.0
-    0.0  3.0  0.0
-    0.0  0.0  4.0
- AtomData:  id type  cartes_x cartes_y cartes_z  fx fy fz
-    2  1   1.0 1.5 2.0   0.0 0.0 -0.5
-    1  0   0.0 0.0 0.0   0.0 0.0 0.5
- Energy
-    -7.5
- PlusStress:  xx yy zz yz xz xy
-    24.0 48.0 72.0 2.4 4.8 7.2
- Feature   EFS_by VASP
-END_CFG
-"""
 _QM9 = """2
 gdb 1 1 2 3 0. 13 -.3 .1 .5 35 .04 -40.4 -40.3 -40.2 -40.5 6.4
 C 0 0 0 -0.5
@@ -103,10 +64,10 @@ InChI=1 InChI=1
 _TEXTS = {
     "vasp": ("POSCAR", _POSCAR),
     "vasp-xdatcar": ("XDATCAR", _XDATCAR),
-    "vasp-out": ("OUTCAR", _OUTCAR),
+    "vasp-out": ("OUTCAR", OUTCAR),
     "lammps-dump": ("md.dump", 2 * _DUMP),
     "n2p2": ("input.data", 2 * _INPUT_DATA),
-    "mtp-cfg": ("train.cfg", 2 * _CFG),
+    "mtp-cfg": ("train.cfg", 2 * CFG),
     "qm9": ("gdb.xyz", _QM9),
 }
 

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from ase.io import read
+from small_training import follow, set_rate, take_step
 from uncertainty_acac_scores import cheap_auroc, draw, measures
 
 from ase_nnp import AtomGraph, build_model, load_model, save_model
@@ -71,26 +72,14 @@ def fit_member(family, config, train, seed, epochs, batch=5, rate=5e-3):
         order = np.random.default_rng([seed, epoch]).permutation(len(train))
         for part in np.array_split(order, math.ceil(len(train) / batch)):
             progress = step / total
-            for group in (g for o in optimizers for g in o.param_groups):
-                group["lr"] = group["factor"] * (
-                    rate * min(1, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * progress))
-                )
+            warm = min(1, (step + 1) / 50)
+            set_rate(optimizers, rate * warm * 0.5 * (1 + math.cos(math.pi * progress)))
             graph = AtomGraph.collate([graphs[i] for i in part])
             energy = torch.cat([marks[i][0] for i in part])
             forces = torch.cat([marks[i][1] for i in part])
-            out = model.compute(graph, ("energy", "forces"))
-            size = graph.atoms_per_structure()
-            loss = (out["forces"] - forces).square().mean()
-            loss = loss + 100**progress * ((out["energy"] - energy) / size).square().mean()
-            model.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
-            for optimizer in optimizers:
-                optimizer.step()
+            take_step(model, optimizers, graph, energy, forces, 100**progress)
             step += 1
-            with torch.no_grad():
-                for slow, now in zip(mean_model.parameters(), model.parameters(), strict=True):
-                    slow.lerp_(now, 1 - min(0.995, step / (step + 10)))
+            follow(mean_model, model, step, 0.995)
     return mean_model.freeze()
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from small_training import follow, set_rate, take_step
 
 from ase_nnp import AtomGraph, build_model, load_model, open_dataset, save_model
 from ase_nnp.models.predictor import Predictor
@@ -116,24 +117,14 @@ def train_model(train, seconds, seed=0, batch=4, rate=5e-3):
     optimizers = muon_with_adamw(model.parameters(), lr=rate)
     start, step, rng = time.process_time(), 0, np.random.default_rng(seed)
     while (progress := (time.process_time() - start) / seconds) < 1:
-        for group in (g for o in optimizers for g in o.param_groups):
-            slow = min(1, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * progress))
-            group["lr"] = group["factor"] * rate * slow
+        slow = min(1, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * progress))
+        set_rate(optimizers, rate * slow)
         part = rng.choice(len(train), min(batch, len(train)), replace=False)
         graph = AtomGraph.collate([graphs[i] for i in part])
-        out = model.compute(graph, ("energy", "forces"))
-        missed = (out["energy"] - torch.tensor(energy[part])) / graph.atoms_per_structure()
-        loss = (out["forces"] - torch.cat([forces[i] for i in part])).square().mean()
-        loss = loss + 100**progress * missed.square().mean()
-        model.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
-        for optimizer in optimizers:
-            optimizer.step()
+        labels = torch.tensor(energy[part]), torch.cat([forces[i] for i in part])
+        take_step(model, optimizers, graph, *labels, 100**progress)
         step += 1
-        with torch.no_grad():
-            for old, new in zip(mean.parameters(), model.parameters(), strict=True):
-                old.lerp_(new, 1 - min(0.99, step / (step + 10)))
+        follow(mean, model, step, 0.99)
     return mean.freeze()
 
 

@@ -1,4 +1,4 @@
-"""The Lennard-Jones plugin of these tests, registered as an installed plugin would be."""
+"""The Lennard-Jones plugin, registered as an installed one would be; and the command line."""
 
 from __future__ import annotations
 
@@ -21,3 +21,17 @@ def lj_family():
     registry.add_plugin("lj", lambda: importlib.import_module("lj_plugin"))
     assert "lj" not in registry.broken, registry.broken
     return registry.families["lj"]
+
+
+@pytest.fixture
+def run(capsys):
+    """``run("relax", ...)`` in this process gives exit code, stdout and stderr."""
+    from ase_nnp.cli import main
+
+    def call(*arguments):
+        with pytest.raises(SystemExit) as stop:
+            main([str(a) for a in arguments])
+        out = capsys.readouterr()
+        return int(stop.value.code or 0), out.out, out.err
+
+    return call

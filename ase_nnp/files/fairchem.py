@@ -78,6 +78,7 @@ class TrainerCheckpoint:
         CheckpointError
             Number or shapes do not fit the parameters.
         """
+        # The file gives averages no names: they stand in the order of the parameters.
         names = [name for name in self.weights if is_parameter(name)]
         averages = self.averages or ()
         if len(names) != len(averages):
@@ -85,6 +86,7 @@ class TrainerCheckpoint:
                 f"{self.path}: {len(averages)} averaged tensors do not match {len(names)} "
                 "parameters. ema=False takes the last weights instead."
             )
+
         for name, value in zip(names, averages, strict=True):
             if np.shape(value) != self.weights[name].shape:
                 raise CheckpointError(

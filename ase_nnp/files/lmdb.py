@@ -115,6 +115,7 @@ class LmdbFile:
                     failure = error
                 except IndexError:
                     failure = self._error("damaged: a node lies outside its page")
+                # A writer may use pages of an old state again while they are read.
                 if not self._refresh(fd) and self._head is head:  # nobody committed meanwhile
                     if failure is not None:
                         raise failure
@@ -176,8 +177,11 @@ class LmdbFile:
             if page_size & (page_size - 1) or not 512 <= page_size <= 65536:
                 raise self._error(f"page size {page_size} cannot be")
             metas.append(meta)
+
+        # LMDB writes its two meta pages by turns: the later transaction counts.
         meta = max(metas, key=lambda m: m[-1])
         flags, depth, entries, root, last = meta[13], meta[14], meta[18], meta[19], meta[20]
+
         size = os.fstat(fd).st_size
         if last < 1 or (last + 1) * page_size > size:
             raise self._error(
@@ -188,6 +192,7 @@ class LmdbFile:
             raise self._error("an LMDB file with special key order or duplicate keys")
         if depth > 64 or (root != _EMPTY and not 2 <= root <= last):
             raise self._error("damaged: the root page cannot be")
+
         self._head, self._page_size, self._depth = head, page_size, depth
         self._root, self._last, self.entries = root, last, entries if root != _EMPTY else 0
         self._pages = {}
@@ -199,6 +204,7 @@ class LmdbFile:
         if page is None:
             if not 2 <= number <= self._last:
                 raise self._error(f"damaged: page {number} of {self._last + 1} is asked for")
+
             page = pread(fd, self._page_size, number * self._page_size)
             if len(page) != self._page_size:
                 raise self._error("the file shrank while it was open")
@@ -207,6 +213,7 @@ class LmdbFile:
                 raise self._error(f"damaged: page {number} is not a tree page")
             if not 16 <= lower <= self._page_size:
                 raise self._error(f"damaged: page {number} has a broken header")
+
             if len(pages) >= _CACHED_PAGES:
                 pages.clear()
             pages[number] = page
@@ -233,6 +240,7 @@ class LmdbFile:
             low, high = branch, (page[12] | page[13] << 8) - 16 >> 1
             if high < 1:
                 raise self._error(f"damaged: page {number} is empty")
+
             while low < high:  # first node whose key is greater
                 middle = (low + high) >> 1
                 offset = page[16 + 2 * middle] | page[17 + 2 * middle] << 8
@@ -262,6 +270,8 @@ class LmdbFile:
         position = number * self._page_size
         if not 2 <= number <= self._last:
             raise self._error(f"damaged: overflow page {number} of {self._last + 1}")
+
+        # A small value comes with its header in one read; a large one is read into its own bytes.
         data = pread(fd, 16 + (size if size < _ONE_READ else 0), position)
         if len(data) < 16:
             raise self._error("the file shrank while it was open")
@@ -270,6 +280,7 @@ class LmdbFile:
             raise self._error(f"damaged: page {number} is not an overflow page")
         if size > (low | high << 16) * self._page_size - 16:
             raise self._error(f"damaged: a value of {size} bytes on too few pages")
+
         value = data[16:] if size < _ONE_READ else pread(fd, size, position + 16)
         if len(value) != size:
             raise self._error("the file shrank while it was open")

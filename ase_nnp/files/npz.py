@@ -67,6 +67,7 @@ def read_npz(
             archive = zipfile.ZipFile(file)
             check_members(archive)
             inflated = sum(entry.file_size for entry in archive.infolist())
+            # numpy inflates a member as a whole before it looks at its shape.
             if inflated > MAX_RATIO * size + SMALL:
                 raise error(f"{path} inflates to many times its size ({inflated} bytes).")
             file.seek(0)

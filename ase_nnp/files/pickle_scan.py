@@ -165,6 +165,8 @@ def _next(data: bytes, position: int, start: int, size: int) -> int:
         if position > size:
             raise UnpickleError(f"a string or number of {length} bytes passes the end")
         return position
+
+    # Unpickling makes a table as long as the largest index of its memo.
     if op in b"rp":
         stop = position + 5 if op == 114 else data.index(b"\n", position) + 1
         digits = data[position + 1 : stop]
@@ -172,6 +174,7 @@ def _next(data: bytes, position: int, start: int, size: int) -> int:
         if not 0 <= index <= position - start + 1024:
             raise UnpickleError(f"memo index {index} in a pickle of {size} bytes")
         return stop
+
     if op in _LINES:
         for _ in range(_LINES[op]):
             position = data.index(b"\n", position + 1)

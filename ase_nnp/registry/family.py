@@ -62,7 +62,7 @@ class ModelFamily:
     Parameters
     ----------
     name
-        What users write: ``NNPCalculator("scn")``.
+        What users write: ``NNPCalculator("lj")``.
     summary
         One line.
     build

@@ -134,6 +134,7 @@ def structure_scores_of(rows: Sequence[Mapping[str, Any]]) -> tuple[str, Array]:
     the energy's std per structure.
     """
     if "ood_score" in rows[0]:
+        # An element that was never seen is infinitely far; ranks need numbers.
         return "ood_score", np.array([min(row["ood_score"], 1e12) for row in rows])
     if "forces_std_norm" in rows[0]:
         return "mean forces_std_norm", np.array([row["forces_std_norm"].mean() for row in rows])
@@ -162,6 +163,7 @@ def measures_of(table: PropertyTable, bins: int) -> dict[str, Any]:
     """All measures of one property."""
     xyz = table.true, table.pred, table.std
     error = table.true - table.pred
+    # Fewer than five values in a bin say nothing of a spread.
     count = max(1, min(bins, len(error) // 5))
     measures: dict[str, Any] = {
         "n": len(error),
@@ -177,8 +179,10 @@ def measures_of(table: PropertyTable, bins: int) -> dict[str, Any]:
         "ause": met.ause(*xyz),
     }
     size, std = np.abs(error), table.std
+    # A force is one vector: its components are not ranked apart.
     if table.atom_error is not None and table.atom_std is not None:
         size, std = table.atom_error, table.atom_std
+    # One std for all ranks nothing.
     if len(size) >= 20 and np.ptp(std) > 0:
         measures["spearman"] = met.spearman(size, std)
         measures["auroc_top_5_percent"] = met.auroc_errors(size, std, quantile=0.95)

@@ -67,6 +67,7 @@ def save_uncertainty(model: UncertainPotential, path: str | Path, **notes: Any) 
     tensors: dict[str, torch.Tensor] = {}
     layers: list[dict[str, Any]] = []
     layer: Potential = model
+    # Uncertainties wrap each other; the outermost is written first.
     while isinstance(layer, UncertainPotential):
         own, values = layer.state()
         tensors |= {f"{len(layers)}.{k}": v for k, v in own.items()}
@@ -152,6 +153,8 @@ def _on_model(
         )
 
     current = model
+
+    # The innermost first: each wraps what stands already.
     for number in reversed(range(len(header["layers"]))):
         layer, prefix = header["layers"][number], f"{number}."
         own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

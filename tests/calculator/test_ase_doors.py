@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import ase.io
 import pytest
@@ -23,14 +21,18 @@ def model_file(tmp_path):
     return tmp_path / "m.nnp"
 
 
-def ase_command(*arguments, cwd):
-    return subprocess.run(
-        [sys.executable, "-W", "error::UserWarning", "-m", "ase", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        check=True,
-    ).stdout
+@pytest.fixture
+def ase_command(tmp_path, monkeypatch, capsys):
+    """ASE's own command in this process, in a folder of its own; returns what it prints."""
+    from ase.cli.main import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        main(args=arguments)
+        return capsys.readouterr().out
+
+    return call
 
 
 def test_the_calculator_is_found_by_name(model_file):
@@ -40,9 +42,9 @@ def test_the_calculator_is_found_by_name(model_file):
     assert atoms.get_potential_energy() == atoms.calc.results["energy"]
 
 
-def test_ase_run_uses_a_model_file(model_file, tmp_path):
+def test_ase_run_uses_a_model_file(model_file, tmp_path, ase_command):
     ase.io.write(tmp_path / "cu.xyz", bulk("Cu", cubic=True))
-    ase_command("run", "nnp", "cu.xyz", "-p", "model=m.nnp", "-o", "out.json", cwd=tmp_path)
+    ase_command("run", "nnp", "cu.xyz", "-p", "model=m.nnp", "-o", "out.json")
     row = json.loads((tmp_path / "out.json").read_text())["1"]
     assert row["calculator"] == "nnp"
     atoms = bulk("Cu", cubic=True)
@@ -51,8 +53,8 @@ def test_ase_run_uses_a_model_file(model_file, tmp_path):
 
 
 @pytest.mark.skipif(ASE < (3, 29), reason="ASE lists plugins from 3.29 on")
-def test_ase_lists_the_plugin(tmp_path):
-    text = ase_command("info", "--plugins", cwd=tmp_path)
+def test_ase_lists_the_plugin(ase_command):
+    text = ase_command("info", "--plugins")
     assert "ase_nnp 0.1.0" in text
     assert "nnp-lmdb" in text
 

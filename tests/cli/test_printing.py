@@ -32,20 +32,18 @@ def test_a_long_word_is_folded_and_nothing_of_it_lost():
 
 
 @pytest.mark.parametrize("columns", ["80", "40"])
-def test_a_narrow_terminal_shows_whole_energies(columns, tmp_path):
+def test_a_narrow_terminal_shows_whole_energies(columns, tmp_path, run, monkeypatch):
     slabs = [fcc111("Cu", (1, 1, n), vacuum=6.0) for n in (2, 3)]
     for slab in slabs:
         slab.info.clear()
     write(tmp_path / "s.xyz", slabs)
-    done = subprocess.run(
-        [sys.executable, "-c", "from ase_nnp.cli import main; main()",
-         "compare", "ase:ase.calculators.emt:EMT", "ase:ase.calculators.lj:LennardJones", "s.xyz"],
-        capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "COLUMNS": columns},
-        check=True,
-    )  # fmt: skip
-    assert "…" not in done.stdout
-    assert "..." not in done.stdout
-    assert len(re.findall(r"-?\d+\.\d{4}\b", done.stdout)) >= 4
+    monkeypatch.setenv("COLUMNS", columns)
+    models = ("ase:ase.calculators.emt:EMT", "ase:ase.calculators.lj:LennardJones")
+    code, out, _ = run("compare", *models, tmp_path / "s.xyz")
+    assert code == 0
+    assert "…" not in out
+    assert "..." not in out
+    assert len(re.findall(r"-?\d+\.\d{4}\b", out)) >= 4
 
 
 HOSTILE = {

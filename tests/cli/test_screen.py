@@ -8,7 +8,6 @@ import pytest
 from ase.build import bulk
 
 from ase_nnp import build_model, open_dataset, save_model, write_dataset
-from ase_nnp.cli import main
 from ase_nnp.workflows.tasks import ModelTask
 
 
@@ -17,17 +16,6 @@ def model_file(tmp_path):
     config = {"atom_embedding_size": 8, "num_graph_conv_layers": 1, "fc_feat_size": 8}
     save_model(build_model("cgcnn_oc20", config, seed=0, device="cpu"), tmp_path / "m.nnp")
     return str(tmp_path / "m.nnp")
-
-
-@pytest.fixture
-def run(capsys):
-    def call(*arguments):
-        with pytest.raises(SystemExit) as stop:
-            main([str(a) for a in arguments])
-        out = capsys.readouterr()
-        return stop.value.code or 0, out.out, out.err
-
-    return call
 
 
 def numbered(n):

@@ -14,6 +14,7 @@ from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms, FixScaled
 from ase.io import write
+from foreign_texts import OUTCAR
 
 from ase_nnp.datasets import open_dataset
 from ase_nnp.errors import DatasetError, UnknownModelError, UnsafeFileError
@@ -60,37 +61,6 @@ Direct configuration=     1
 0 0 0
 Direct configuration=     2
 .1 0 0
-"""
-
-OUTCAR = """ vasp.5.4.4.18Apr17-6-g9f103f2a35 (build) complex
- POTCAR:    PAW_PBE Na 08Apr2002
- POTCAR:    PAW_PBE Cl 06Sep2000
- POTCAR:    PAW_PBE Na 08Apr2002
-   VRHFIN =Na: p6s1
- POTCAR:    PAW_PBE Cl 06Sep2000
-   VRHFIN =Cl: s2p5
-   ions per type =               1   1
-   ISPIN  =      1    spin polarized calculation?
---------------------------------------- Iteration      1(   1)  ---------------
-  in kB      10.00000    20.00000    30.00000     4.00000     5.00000     6.00000
-      direct lattice vectors                 reciprocal lattice vectors
-     5.000000000  0.000000000  0.000000000     0.2  0.0  0.0
-     0.000000000  5.000000000  0.000000000     0.0  0.2  0.0
-     0.000000000  0.000000000  5.000000000     0.0  0.0  0.2
-
- POSITION                                       TOTAL-FORCE (eV/Angst)
- -----------------------------------------------------------------------------------
-      0.00000      0.00000      0.00000         0.000000      0.000000      0.100000
-      2.50000      2.50000      2.50000         0.000000      0.000000     -0.100000
- -----------------------------------------------------------------------------------
-    total drift:                                0.000000      0.000000      0.000000
-
---------------------------------------------------------------------------------------------------
-  FREE ENERGIE OF THE ION-ELECTRON SYSTEM (eV)
-  ---------------------------------------------------
-  free  energy   TOTEN  =        -6.51000000 eV
-
-  energy  without entropy=       -6.49000000  energy(sigma->0) =       -6.50000000
 """
 
 
@@ -244,11 +214,12 @@ def test_a_claimed_number_of_atoms_is_not_believed(tmp_path, counts):
         open_dataset(tmp_path / "OUTCAR")
 
 
-def test_compressed_data_that_swell_are_refused(tmp_path):
+def test_compressed_data_that_swell_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("ase_nnp.datasets.formats.ase_structures.MOST_INFLATED", 1 << 26)
     with gzip.open(tmp_path / "POSCAR.gz", "wb", compresslevel=1) as stream:
         stream.write(POSCAR.encode())
         for _ in range(65):
-            stream.write(bytes(16 << 20))
+            stream.write(bytes(1 << 20))
     with pytest.raises(DatasetError, match="inflates to more than"):
         open_dataset(tmp_path / "POSCAR.gz")
 

@@ -144,20 +144,20 @@ def test_an_interrupted_conversion_continues_where_it_stopped(tmp_path, source, 
     class StopHere(Exception):
         pass
 
-    few = open_dataset(source)[:200]
+    few = open_dataset(source)[:64]
 
     def stop(done, total):
-        assert total == 200
-        if done >= 3 * 25:
+        assert total == 64
+        if done >= 3 * 8:
             raise StopHere
 
     target = tmp_path / f"out.{ending}"
     with pytest.raises(StopHere):
-        convert(few, target, chunk_size=25, progress=stop)
+        convert(few, target, chunk_size=8, progress=stop)
     assert not target.exists()
-    result = convert(few, target, chunk_size=25)
-    assert (result.resumed_at, result.written) == (75, 200)
-    convert(few, tmp_path / f"once.{ending}", chunk_size=25)
+    result = convert(few, target, chunk_size=8)
+    assert (result.resumed_at, result.written) == (24, 64)
+    convert(few, tmp_path / f"once.{ending}", chunk_size=8)
     assert records(target) == records(tmp_path / f"once.{ending}")
 
 
@@ -250,23 +250,23 @@ def test_reading_goes_on_while_a_file_is_appended_to(tmp_path, slabs):
 
 @pytest.mark.parametrize("ending", [None, "hdf5"])
 def test_a_folder_of_shards_continues_and_is_complete(tmp_path, source, ending):
-    few = open_dataset(source)[:110]
+    few = open_dataset(source)[:44]
 
     def stop(done, total):
-        if done > 70:
+        if done > 28:
             raise KeyboardInterrupt
 
     folder = tmp_path / "out"
-    options = {"chunk_size": 10, "shard_size": 40, "format": ending}
+    options = {"chunk_size": 4, "shard_size": 16, "format": ending}
     with pytest.raises(KeyboardInterrupt):
         convert(few, folder, progress=stop, **options)
     result = convert(few, folder, **options)
-    assert (result.resumed_at, result.written) == (80, 110)
+    assert (result.resumed_at, result.written) == (32, 44)
     suffix = "h5" if ending else "aselmdb"
     names = [f"data.{k:04d}.{suffix}" for k in range(3)]
     assert sorted(file.name for file in folder.iterdir()) == [*names, "metadata.npz"]
     back = open_dataset(folder)
-    assert [atoms.info["number"] for atoms in back] == list(range(110))
+    assert [atoms.info["number"] for atoms in back] == list(range(44))
     assert back.natoms.tolist() == [len(atoms) for atoms in back]
     with pytest.raises(DatasetError, match="not empty"):
         convert(few, folder, **options)

@@ -8,6 +8,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from foreign_texts import CFG
 
 from ase_nnp.datasets import open_dataset
 from ase_nnp.errors import DatasetError, UnsafeFileError
@@ -322,26 +323,6 @@ def test_a_damaged_structure_of_n2p2_is_named(tmp_path, old, new, message):
     dataset[0]
     with pytest.raises(DatasetError, match=rf"record 1.*{message}"):
         dataset[1]
-
-
-CFG = """BEGIN_CFG
- Size
-    2
- Supercell
-    2.0  0.0  0.0
-    0.0  3.0  0.0
-    0.0  0.0  4.0
- AtomData:  id type  cartes_x cartes_y cartes_z  fx fy fz
-    2  1   1.0 1.5 2.0   0.0 0.0 -0.5
-    1  0   0.0 0.0 0.0   0.0 0.0 0.5
- Energy
-    -7.5
- PlusStress:  xx yy zz yz xz xy
-    24.0 48.0 72.0 2.4 4.8 7.2
- Feature   EFS_by VASP
-END_CFG
-
-"""
 
 
 def test_a_cfg_of_mlip_has_energy_forces_and_stress(tmp_path):

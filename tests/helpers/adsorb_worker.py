@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
 from ase.build import fcc111
 from ase.calculators.emt import EMT
+from killed_forks import fork_repeatedly
 
 
 def search(folder: Path | None, told=None):
@@ -18,22 +18,9 @@ def search(folder: Path | None, told=None):
     return adsorb(slab, "O", from_ase(EMT), placements=8, folder=folder, progress=told)
 
 
-def tries(folder: Path, count: int) -> None:
-    """Run ``count`` times, each in a fork whose number is printed, for somebody else to kill."""
+if __name__ == "__main__":
     import ase_nnp.workflows.adsorption.search  # noqa: F401  imported once, for all forks
 
-    for _ in range(count):
-        child = os.fork()
-        if child == 0:
-            try:
-                search(folder, lambda *_: print("step", flush=True))
-                os._exit(0)
-            finally:
-                os._exit(1)
-        print(f"child {child}", flush=True)
-        _, status = os.waitpid(child, 0)
-        print(f"end {os.waitstatus_to_exitcode(status)}", flush=True)
-
-
-if __name__ == "__main__":
-    tries(Path(sys.argv[1]), int(sys.argv[2]))
+    fork_repeatedly(
+        lambda: search(Path(sys.argv[1]), lambda *_: print("step", flush=True)), int(sys.argv[2])
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 from ase.build import add_adsorbate, bulk, fcc111
 from ase.constraints import FixAtoms
+from killed_forks import fork_repeatedly
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -78,22 +78,8 @@ def contents(folder: Path, outcomes):
     return left
 
 
-def tries(kind: str, folder: Path, pause: float, every: float, count: int) -> None:
-    """Run ``count`` times, each in a fork whose number is printed, for somebody else to kill."""
+if __name__ == "__main__":
     import ase_nnp.workflows.batched  # noqa: F401  imported once, for all forks
 
-    for _ in range(count):
-        child = os.fork()
-        if child == 0:
-            try:
-                run(kind, folder, pause, every)
-                os._exit(0)
-            finally:
-                os._exit(1)
-        print(f"child {child}", flush=True)
-        _, status = os.waitpid(child, 0)
-        print(f"end {os.waitstatus_to_exitcode(status)}", flush=True)
-
-
-if __name__ == "__main__":
-    tries(sys.argv[1], Path(sys.argv[2]), float(sys.argv[3]), float(sys.argv[4]), int(sys.argv[5]))
+    kind, folder, pause, every, count = sys.argv[1:]
+    fork_repeatedly(lambda: run(kind, Path(folder), float(pause), float(every)), int(count))

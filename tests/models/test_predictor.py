@@ -290,7 +290,7 @@ class Timed(Potential):
 @pytest.mark.parametrize(
     ("a_call", "penalty"), [(1.0, 1.0), (0.05, 1.0), (0.0, 1.2), (0.0, 1.67), (0.001, 1.05)]
 )
-@pytest.mark.parametrize("cell", [1, 2])
+@pytest.mark.parametrize("cell", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_on_a_cpu_the_faster_of_loop_and_batches_is_found(monkeypatch, a_call, penalty, cell):
     from ase_nnp.models import predictor
 

@@ -17,25 +17,11 @@ import pytest
 from ase import Atoms
 from ase.build import bulk, fcc111, molecule
 from ase.calculators.emt import EMT
+from remote_models import HERE, model
 
 import ase_nnp
 from ase_nnp.errors import ConfigError, StructureError, UnsupportedElementError, WorkerError
 from ase_nnp.models.remote.client import worker_for
-
-HERE = str(Path(__file__).parents[1] / "helpers")
-
-
-def model(factory, arguments=None, **options):
-    return ase_nnp.remote(
-        sys.executable, f"worker_models:{factory}", arguments, path=[HERE], **options
-    )
-
-
-@pytest.fixture(scope="module")
-def emt():
-    potential = model("emt")
-    yield potential
-    potential.close()
 
 
 def structures():

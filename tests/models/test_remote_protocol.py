@@ -18,21 +18,6 @@ from ase.build import bulk
 import ase_nnp
 from ase_nnp.models.remote import worker as protocol
 
-HERE = str(Path(__file__).parents[1] / "helpers")
-
-
-def model(factory, arguments=None, **options):
-    return ase_nnp.remote(
-        sys.executable, f"worker_models:{factory}", arguments, path=[HERE], **options
-    )
-
-
-@pytest.fixture(scope="module")
-def emt():
-    potential = model("emt")
-    yield potential
-    potential.close()
-
 
 def address(potential):
     return str(potential.worker._running.folder / "socket")

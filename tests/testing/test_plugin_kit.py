@@ -33,6 +33,7 @@ def run(*arguments, environment, cwd):
     )
 
 
+@pytest.mark.slow
 def test_a_plugin_from_the_template_passes_its_check(environment, tmp_path):
     code = "from ase_nnp.cli import main; main(['plugin', 'check', 'mine', '--json'])"
     done = run("-c", code, environment=environment, cwd=tmp_path)

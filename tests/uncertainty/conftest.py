@@ -29,3 +29,27 @@ def toy_family():
     registry.add_plugin("toy", lambda: SimpleNamespace(register_models=register_models))
     assert "toy" not in registry.broken, registry.broken
     return "toy"
+
+
+@pytest.fixture(scope="module")
+def truth():
+    """What the labels are from."""
+    from toy_models import Pair
+
+    return Pair(seed=9).double()
+
+
+@pytest.fixture(scope="module")
+def train(truth):
+    """Molecules with noisy labels."""
+    from toy_models import label, molecules
+
+    return label(molecules(25, seed=1), truth, noise=0.02)
+
+
+@pytest.fixture(scope="module")
+def held_back(truth):
+    """Others of the same kind."""
+    from toy_models import label, molecules
+
+    return label(molecules(20, seed=2), truth, noise=0.02, seed=5)

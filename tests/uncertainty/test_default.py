@@ -13,7 +13,6 @@ from ase.io import read, write
 
 import ase_nnp
 from ase_nnp import NNPCalculator, Pretrained, load_model
-from ase_nnp.cli import main
 from ase_nnp.errors import ConfigError
 from ase_nnp.models.default import default_pretrained
 from ase_nnp.registry.installed import installed
@@ -85,17 +84,6 @@ def test_the_default_model_comes_with_its_uncertainty_unless_told_not_to(offerin
 def test_options_without_a_name_are_refused():
     with pytest.raises(ConfigError, match="Which model"):
         NNPCalculator(checkpoint="somewhere.pt")
-
-
-@pytest.fixture
-def run(capsys):
-    def call(*arguments):
-        with pytest.raises(SystemExit) as stop:
-            main([str(a) for a in arguments])
-        out = capsys.readouterr()
-        return stop.value.code, out.out, out.err
-
-    return call
 
 
 def test_relax_with_one_name_takes_it_as_structures_for_the_default_model(run, offering, tmp_path):

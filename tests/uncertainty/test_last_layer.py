@@ -17,21 +17,6 @@ from ase_nnp.uncertainty.methods.last_layer import LastLayerLaplace, with_force_
 from ase_nnp.uncertainty.statistics import metrics as met
 
 
-@pytest.fixture(scope="module")
-def truth():
-    return Pair(seed=9).double()
-
-
-@pytest.fixture(scope="module")
-def train(truth):
-    return label(molecules(25, seed=1), truth, noise=0.02)
-
-
-@pytest.fixture(scope="module")
-def held_back(truth):
-    return label(molecules(20, seed=2), truth, noise=0.02, seed=5)
-
-
 def rows_of(model, layer, structures, noise):
     """Rows of the linear problem by finite differences, over their noise."""
     rows = []

@@ -16,21 +16,6 @@ from ase_nnp.uncertainty.statistics import metrics as met
 
 
 @pytest.fixture(scope="module")
-def truth():
-    return Pair(seed=9).double()
-
-
-@pytest.fixture(scope="module")
-def train(truth):
-    return label(molecules(25, seed=1), truth, noise=0.02)
-
-
-@pytest.fixture(scope="module")
-def held_back(truth):
-    return label(molecules(20, seed=2), truth, noise=0.02, seed=5)
-
-
-@pytest.fixture(scope="module")
 def members():
     return [Pair(hidden=8, seed=s).double() for s in range(4)]
 

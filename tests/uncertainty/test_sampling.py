@@ -53,8 +53,10 @@ def critical(precision):
     return 2 / np.sqrt(values[-1]), 2 * np.sqrt(values[0])
 
 
-@pytest.mark.parametrize("fraction", [0.15, 0.6])
-@pytest.mark.parametrize("temperature", [1.0, 0.1])
+@pytest.mark.parametrize(
+    ("fraction", "temperature"),
+    [(0.15, 1.0), (0.6, 1.0), (0.6, 0.1), pytest.param(0.15, 0.1, marks=pytest.mark.slow)],
+)
 def test_baoa_has_the_variance_of_a_gaussian_at_any_stable_step(posterior, fraction, temperature):
     limit, friction = critical(posterior.posterior_precision)
     h = fraction * limit

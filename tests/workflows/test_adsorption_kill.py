@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
-import subprocess
-import sys
 
 import adsorb_worker
 import numpy as np
 import pytest
+from killed_forks import kill_at_random
 
 KILLS = 10
 
@@ -18,19 +16,7 @@ KILLS = 10
 @pytest.mark.slow
 def test_ten_kills_change_nothing_of_the_ranking(tmp_path):
     random.seed(4)
-    command = [sys.executable, adsorb_worker.__file__, str(tmp_path / "run"), str(KILLS)]
-    ends, child, left = [], 0, 0
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        for line in process.stdout:
-            word, _, number = line.partition(" ")
-            if word == "child":
-                child, left = int(number), random.randint(1, 40)
-            elif word == "end":
-                ends.append(int(number))
-            else:
-                left -= 1
-                if left == 0:
-                    os.kill(child, signal.SIGKILL)
+    ends = kill_at_random(adsorb_worker.__file__, [str(tmp_path / "run"), str(KILLS)], (1, 40))
     assert -signal.SIGKILL in ends
 
     whole = adsorb_worker.search(None)

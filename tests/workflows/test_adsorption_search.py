@@ -87,9 +87,9 @@ def test_every_placement_is_accounted_for(oxygen):
     assert len(set(accepted)) == len(accepted)
 
 
-def test_the_same_call_gives_the_same_ranking(oxygen, slab):
-    again = adsorb(slab, "O", from_ase(EMT), placements=12)
-    assert again.as_dict() == oxygen.as_dict()
+def test_the_same_call_gives_the_same_ranking(slab):
+    one, again = (adsorb(slab, "O", from_ase(EMT), placements=2, steps=20) for _ in range(2))
+    assert again.as_dict() == one.as_dict()
 
 
 def test_no_atom_of_the_input_is_touched(slab):
@@ -100,7 +100,7 @@ def test_no_atom_of_the_input_is_touched(slab):
 
 
 def test_a_crystal_is_relaxed_cut_and_named():
-    result = adsorb("Cu", "H", from_ase(EMT), miller=(1, 0, 0), placements=4, folder=None)
+    result = adsorb("Cu", "H", from_ase(EMT), miller=(1, 0, 0), placements=1, folder=None)
     assert result.system.startswith("Cu-100-")
     assert result.system.endswith("_H")
     assert result.settings["surface"]["miller"] == [1, 0, 0]
@@ -214,12 +214,14 @@ def test_leaving_and_breaking_are_rejected():
     assert left_the_question(start, broken, clean) == "dissociated"
 
 
-def test_a_folder_continues_the_same_search_and_refuses_another(slab, tmp_path, oxygen):
-    whole = adsorb(slab, "O", from_ase(EMT), placements=12, folder=tmp_path / "run")
-    again = adsorb(slab, "O", from_ase(EMT), placements=12, folder=tmp_path / "run")
-    assert again.as_dict() == whole.as_dict() == oxygen.as_dict()
+def test_a_folder_continues_the_same_search_and_refuses_another(slab, tmp_path):
+    few = {"placements": 3, "steps": 40}
+    alone = adsorb(slab, "O", from_ase(EMT), **few)
+    whole = adsorb(slab, "O", from_ase(EMT), **few, folder=tmp_path / "run")
+    again = adsorb(slab, "O", from_ase(EMT), **few, folder=tmp_path / "run")
+    assert again.as_dict() == whole.as_dict() == alone.as_dict()
     with pytest.raises(ConfigError, match="holds another run"):
-        adsorb(slab, "O", from_ase(EMT), placements=13, folder=tmp_path / "run")
+        adsorb(slab, "O", from_ase(EMT), placements=4, steps=40, folder=tmp_path / "run")
 
 
 def test_files_hold_the_ranking_and_what_was_rejected(oxygen, tmp_path):

@@ -2,41 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import batched_worker
 import numpy as np
 import pytest
+from killed_forks import kill_at_random
 
 from ase_nnp.errors import ConfigError
 
 KILLS = 10
-
-
-def ends_of_killed_runs(kind: str, folder: Path) -> list[int]:
-    """Start the run again and again, and kill it at a random step; returns the exit codes."""
-    random.seed(kind)
-    command = [sys.executable, batched_worker.__file__, kind, str(folder), "0.004", "0.02"]
-    ends: list[int] = []
-    child, left = 0, 0
-    with subprocess.Popen([*command, str(KILLS)], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            word, _, number = line.partition(" ")
-            if word == "child":
-                child, left = int(number), random.randint(5, 30)
-            elif word == "end":
-                ends.append(int(number))
-            else:
-                left -= 1
-                if left == 0:
-                    os.kill(child, signal.SIGKILL)
-    return ends
 
 
 def other_inputs():
@@ -61,7 +37,9 @@ def other_inputs():
 @pytest.mark.parametrize("kind", ["relax", "md"])
 def test_ten_kills_lose_and_double_nothing_and_no_other_input_goes_on(kind, tmp_path):
     whole = batched_worker.run(kind, tmp_path / "whole", 0.0, 1e9)
-    ends = ends_of_killed_runs(kind, tmp_path / "killed")
+    random.seed(kind)
+    arguments = [kind, str(tmp_path / "killed"), "0.004", "0.02", str(KILLS)]
+    ends = kill_at_random(batched_worker.__file__, arguments, (5, 30))
     assert ends == [-signal.SIGKILL] * KILLS
 
     refused = 0

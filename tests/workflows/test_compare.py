@@ -14,7 +14,6 @@ from ase.io import write
 
 import ase_nnp
 from ase_nnp import from_ase
-from ase_nnp.cli import main
 from ase_nnp.workflows.compare import compare, plot_comparison
 
 SHIFT = {29: 1.5, 79: -20.0}
@@ -85,17 +84,6 @@ def test_a_picture_is_drawn(result):
     pytest.importorskip("matplotlib", reason="needs matplotlib (extra 'plot')")
     figure = plot_comparison(result)
     assert [len(axis.get_lines()) for axis in figure.axes] == [3, 3]  # two models and the zero
-
-
-@pytest.fixture
-def run(capsys):
-    def call(*arguments):
-        with pytest.raises(SystemExit) as stop:
-            main([str(a) for a in arguments])
-        out = capsys.readouterr()
-        return stop.value.code, out.out, out.err
-
-    return call
 
 
 EMT_SPEC, LJ_SPEC = "ase:ase.calculators.emt:EMT", "ase:ase.calculators.lj:LennardJones"

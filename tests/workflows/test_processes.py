@@ -12,6 +12,7 @@ from process_workers import energy_of, read_through
 DATA = Path(__file__).resolve().parents[2] / "data" / "oc20_toy"
 
 
+@pytest.mark.slow
 def test_two_processes_use_one_weights_file(tmp_path):
     from ase_nnp import build_model, save_model
 

@@ -28,6 +28,8 @@ _UNSAFE = {
 #: ASE's names of formats that have a reader of their own here.
 _OURS = {"traj": "ase", "json": "ase-db", "db": "ase-db", "xyz": "extxyz"}
 _PARTIAL = 1e-3
+#: Bytes. ASE reads such a file as a whole, and holds several times as much.
+MOST_INFLATED = 1 << 30
 
 
 def ase_format(name: str) -> DatasetFormat | None:
@@ -189,7 +191,7 @@ def refuse_partial(atoms: Any) -> None:
 
 def check_claims(path: Path, name: str) -> None:
     """Refuse numbers of atoms that a file of this size cannot hold, before memory is asked for."""
-    size = compressed_size(path, 1 << 30)
+    size = compressed_size(path, MOST_INFLATED)
     if size is None:
         size = os.path.getsize(path)
     head = first_bytes(path, 1 << 20)

@@ -94,9 +94,6 @@ class AseLmdbShard(SpeakingShard):
         self.options = (first, stored_energy_kind)
         self._lmdb = open_lmdb(self.path)
         entries = len(self._lmdb)
-        if entries == 0:
-            raise DatasetError("an LMDB file without records", path=self.path)
-
         following = self._value(b"nextid")
         self._ids: np.ndarray[Any, Any] | None = None
         self._units: SchNetPackUnits | None = None

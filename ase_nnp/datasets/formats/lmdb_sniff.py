@@ -44,13 +44,22 @@ def lmdb_kind(path: Path) -> str | None:
 
 
 def open_lmdb(path: Path) -> LmdbFile:
-    """Return the file, the one that :func:`lmdb_kind` looked at if it is still the same."""
+    """Return the file, the one that :func:`lmdb_kind` looked at if it is still the same.
+
+    Raises
+    ------
+    DatasetError
+        It holds nothing.
+    """
     known = _sniffed.pop(path, None)
     try:
         same = known is not None and known[0] == _state(path)
     except OSError:
         same = False
-    return known[1] if known is not None and same else LmdbFile(path)
+    lmdb = known[1] if known is not None and same else LmdbFile(path)
+    if len(lmdb) == 0:
+        raise DatasetError("an LMDB file without records", path=path)
+    return lmdb
 
 
 def _file(path: Path) -> Path:

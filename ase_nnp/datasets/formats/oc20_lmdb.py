@@ -159,9 +159,6 @@ class LegacyShard(Shard):
     def _count(self) -> int:
         """Return the number of records: the ``length`` key if it can be believed."""
         entries = len(self._lmdb)
-        if entries == 0:
-            raise DatasetError("an LMDB file without records", path=self.path)
-
         stored = self._lmdb.get(b"length")
         if stored is not None:
             length = self._stored_length(stored)

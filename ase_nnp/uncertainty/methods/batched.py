@@ -58,6 +58,8 @@ class Batched:
         except Exception as error:  # functorch and models raise all sorts
             self.reason = f"torch.func cannot run this model: {type(error).__name__}"
             return plain
+
+        # Joint kernels round differently; what differs by more is another result.
         scale = {k: float(v.abs().max()) + 1e-12 for k, v in plain.items()}
         if any(float((joint[k] - v).abs().max()) > 1e-4 * scale[k] for k, v in plain.items()):
             self.reason = "the batched results differ by more than 1e-4"
@@ -109,6 +111,7 @@ def batched(
     wrapped = [_Energies(m) if simple else m for m in members]
     weights, buffers = stack_module_state(wrapped)  # type: ignore[arg-type]
     weights = {k: v.detach() for k, v in weights.items()}
+    # Each call brings the weights: the module itself needs none.
     hollow = copy.deepcopy(wrapped[0]).to("meta") if weights else wrapped[0]
     if not simple:
 
@@ -170,6 +173,7 @@ def _obstacle(members: Sequence[Potential], graphs: Sequence[AtomGraph]) -> str:
 
 
 def _time(run: Callable[[], Any], device: torch.device) -> float:
+    # The smallest of three: whatever else runs can only slow it down.
     best = float("inf")
     for _ in range(3):
         start = time.perf_counter()

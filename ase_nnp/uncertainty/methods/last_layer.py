@@ -119,6 +119,7 @@ class LastLayerLaplace(UncertainPotential):
         if scale == 0:
             raise UncertaintyError("All features of the training structures are zero.")
 
+        # Over the mean eigenvalue, so that the ridge is a plain number.
         precision += self.ridge * scale * torch.eye(width, dtype=torch.float64)
         lower: Tensor = torch.linalg.cholesky(precision)
         if self.covariance == "laplace":
@@ -127,6 +128,8 @@ class LastLayerLaplace(UncertainPotential):
             return inverse.T.contiguous()
 
         corrections = pops_corrections(self.base, self.layer, train, self.noise, lower, chosen)
+
+        # Fewer rows than features leave eigenvalues of zero, which rounding makes negative.
         values, vectors = torch.linalg.eigh(corrections)
         root: Tensor = vectors * values.clamp(min=0).sqrt()
         return root
@@ -151,6 +154,7 @@ class LastLayerLaplace(UncertainPotential):
         result = dict(slope.result) | self._energy_parts(slope.atoms, slope.total, root)
         result["forces_std"] = slope.forces.square().sum(dim=0).sqrt()
         if slope.stress is not None:
+            # The order of ASE: xx, yy, zz, yz, xz, xy.
             voigt = slope.stress[:, :, [0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
             result["stress_std"] = voigt.square().sum(dim=0).sqrt()
         return result
@@ -314,6 +318,7 @@ def pops_corrections(
     for kind, (rows, missed) in problem.items():
         solved = torch.cholesky_solve(rows.T, lower).T
         leverage = (rows * solved).sum(dim=1)
+        # A row that no weights can move has no correction; its quotient would be infinite.
         seen = leverage > 1e-12 * float(leverage.max())
         step = solved[seen] * (missed[seen] / leverage[seen])[:, None]
 

@@ -77,6 +77,7 @@ class MonteCarloDropout(_Passes):
         """One pass with dropout on; torch's global generator is put back."""
         devices = [graph.positions.device] if graph.positions.is_cuda else []
         with torch.random.fork_rng(devices=devices), _training(self._layers()):
+            # The same masks in every call: a spread that changes by itself cannot be calibrated.
             torch.manual_seed(self.seed + number)
             return self.base.compute(graph, properties)
 
@@ -108,10 +109,12 @@ class RotationSpread(_Passes):
         from scipy.spatial.transform import Rotation
 
         rng = np.random.default_rng([self.seed, number])
+        # Four normal numbers are a rotation that prefers no axis.
         quaternion = rng.standard_normal(4)
         turn = torch.as_tensor(Rotation.from_quat(quaternion).as_matrix()).to(graph.positions)
         turned = graph.replace(positions=graph.positions @ turn.T, cell=graph.cell @ turn.T)
         result = dict(self.base.compute(turned, properties))
+
         if "forces" in result:
             result["forces"] = result["forces"] @ turn
         if "stress" in result:

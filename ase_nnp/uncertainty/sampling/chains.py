@@ -164,6 +164,7 @@ def run_chain(
 
 
 def _run_pickled(job: bytes) -> dict[str, Any]:
+    # One chain a process: more threads would compete for the cores.
     torch.set_num_threads(1)
     model, structures, settings, seed = pickle.loads(job)  # our own bytes, from run_chains
     return {k: v.cpu().numpy() for k, v in run_chain(model, structures, settings, seed).items()}
@@ -211,6 +212,7 @@ def run_chains(
     if executor is None and workers == 1:
         results = [run_chain(*job) for job in jobs]
     else:
+        # Spawned, not forked: a fork inherits torch's threads in a state that nobody knows.
         pool = (
             nullcontext(executor)
             if executor is not None

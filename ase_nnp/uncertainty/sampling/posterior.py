@@ -98,6 +98,7 @@ class Posterior(nn.Module):
         for k, log_scale in self.log_noise.items():
             if k not in labels:
                 raise UncertaintyError(f"The batch has no label '{k}', but a noise was given.")
+            # Thousands of squares are summed, in float64 whatever the model's precision.
             error = (prediction[k] - labels[k]).double()
             square = (error**2).sum()
             total = total + square / (2 * (2 * log_scale).exp()) + error.numel() * log_scale

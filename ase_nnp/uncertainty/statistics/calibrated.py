@@ -152,6 +152,7 @@ def fit_property(
 
     scores = normalized_scores(true, pred, base.std(std))
     groups: dict[int, float] = {}
+    # A guarantee for structures is one for their worst component, whatever its element.
     if structure is not None:
         scores = structure_scores(scores, structure, "max")
     elif numbers is not None:

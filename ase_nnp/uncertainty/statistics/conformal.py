@@ -120,6 +120,7 @@ def structure_scores(
         Of the choice of atoms.
     """
     rows = as_finite("scores", scores)
+    # Atoms of one structure err together: they are no units that could be swapped.
     flat = rows.reshape(len(rows), -1).max(axis=1)
     names, index = np.unique(np.asarray(structure), return_inverse=True)
     groups = [flat[index.ravel() == i] for i in range(len(names))]
@@ -169,6 +170,7 @@ def weighted_conformal_quantile(
     order = np.argsort(values, kind="stable")
     mass = np.cumsum(weight[order])
     wanted = (1 - as_probability("alpha", alpha)) * (mass[-1] + test)
+    # A sum of n equal weights may miss its exact share by the last digits.
     place = np.searchsorted(mass * (1 + 1e-12), wanted, side="left")
     return np.asarray(np.append(values[order], math.inf)[place])
 
@@ -230,6 +232,8 @@ class SplitConformal:
         if groups is not None and self.group_quantiles is not None:
             table = self.group_quantiles
             labels = np.asarray(groups)
+
+            # A group that was not calibrated has the width of all.
             flat = [table.get(int(g), self.quantile) for g in labels.ravel()]
             quantile = np.array(flat).reshape(labels.shape)
         return conformal_interval(y_pred, quantile, y_std)

@@ -50,6 +50,7 @@ def _whitened_norm(rows: Array, mean: Array, factor: Array) -> Array:
 
 
 def _knn(tree: spatial.cKDTree, rows: Array, k: int) -> Array:
+    # Of a list of ranks scipy gives a column each, of k = 1 alone a flat array.
     near, _ = tree.query(rows, k=list(range(1, min(k, tree.n) + 1)))
     return np.asarray(near.mean(axis=1))
 
@@ -89,6 +90,7 @@ class Mahalanobis:
             own = rows[z == element]
             mean = own.mean(axis=0)
             scatter = (own - mean).T @ (own - mean) / max(len(own) - 1, 1)
+            # An element that was seen once has no scatter: that of all atoms stands in.
             scale = float(np.trace(scatter)) / width or pooled
             means[int(element)] = mean
             factors[int(element)] = np.linalg.cholesky(scatter + ridge * scale * np.eye(width))
@@ -197,6 +199,7 @@ def rank_average(*scores: ArrayLike, reference: ArrayLike | None = None) -> Arra
     if reference is None:
         ranks = [(stats.rankdata(s) - 0.5) / np.size(s) for s in scores]
     else:
+        # The middle between both sides: a score that was seen before counts half.
         known = [np.sort(as_finite("reference", r)) for r in reference]  # type: ignore[union-attr]
         if len(known) != len(scores):
             raise UncertaintyError(f"{len(scores)} scores for {len(known)} references.")

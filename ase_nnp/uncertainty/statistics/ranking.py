@@ -56,6 +56,7 @@ def auroc(labels: ArrayLike, scores: ArrayLike) -> float:
     count = int(positive.sum())
     if count in (0, positive.size):
         raise UncertaintyError("All labels are the same; AUROC needs both kinds.")
+    # Ranks, with ties shared, give Mann and Whitney's count of the pairs that are won.
     ranks = stats.rankdata(score)
     wins = ranks[positive].sum() - count * (count + 1) / 2
     return float(wins / (count * (positive.size - count)))

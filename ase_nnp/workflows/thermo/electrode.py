@@ -12,8 +12,8 @@ from typing import Any
 from ase.units import kB
 
 from ase_nnp.errors import ConfigError, StructureError
-from ase_nnp.uncertainty.differences import Observable, as_observable, combine
-from ase_nnp.workflows.thermo.gibbs import FreeEnergy
+from ase_nnp.uncertainty.differences import Observable, combine
+from ase_nnp.workflows.thermo.gibbs import FreeEnergyLike, free_energy_of
 
 __all__ = [
     "WATER_SPLITTING",
@@ -27,8 +27,6 @@ __all__ = [
 #: Measured free energy of 2 H2O(l) -> O2 + 2 H2, eV: twice 237.1 kJ/mol, as Rossmeisl et al. 2005
 #: (doi:10.1016/j.chemphys.2005.05.038) round it.
 WATER_SPLITTING = 4.92
-
-Number = Observable | FreeEnergy | float
 
 
 @dataclass(frozen=True)
@@ -141,17 +139,17 @@ class ReactionDiagram:
         }
 
 
-def oxygen_from_water(water: Number, hydrogen: Number) -> Observable:
+def oxygen_from_water(water: FreeEnergyLike, hydrogen: FreeEnergyLike) -> Observable:
     """Return the free energy of O2 from those of water and hydrogen and the measured reaction.
 
     Density functionals, and models of them, err by tenths of an electron volt for O2 itself.
     """
-    return 2 * _value(water) - 2 * _value(hydrogen) + WATER_SPLITTING
+    return 2 * free_energy_of(water) - 2 * free_energy_of(hydrogen) + WATER_SPLITTING
 
 
 def reaction_diagram(
     steps: Sequence[str],
-    states: Mapping[str, Number],
+    states: Mapping[str, FreeEnergyLike],
     *,
     temperature: float = 298.15,
     potential: float = 0.0,
@@ -197,11 +195,7 @@ def reaction_diagram(
     return ReactionDiagram(made, reversible, temperature)
 
 
-def _value(number: Number) -> Observable:
-    return number.value if isinstance(number, FreeEnergy) else as_observable(number)
-
-
-def _step(equation: str, states: Mapping[str, Number]) -> Step:
+def _step(equation: str, states: Mapping[str, FreeEnergyLike]) -> Step:
     sides = re.split(r"\s*(?:->|→)\s*", equation.strip())
     if len(sides) != 2 or not all(sides):
         raise ConfigError(f"'{equation}' is no equation such as '* + H2O -> *OH + H+ + e-'.")
@@ -221,7 +215,9 @@ def _step(equation: str, states: Mapping[str, Number]) -> Step:
         raise ConfigError(
             f"'{equation}' needs {', '.join(missing)}; there are {', '.join(states)}."
         )
-    total = sum((amount * _value(states[name]) for name, amount in change.items()), Observable(0.0))
+    total = sum(
+        (amount * free_energy_of(states[name]) for name, amount in change.items()), Observable(0.0)
+    )
     return Step(equation, total, pairs)
 
 

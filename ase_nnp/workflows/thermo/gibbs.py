@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ase_nnp.errors import ConfigError, StructureError
-from ase_nnp.uncertainty.differences import Observable
+from ase_nnp.uncertainty.differences import Observable, as_observable
 from ase_nnp.workflows.thermo.states import State
 from ase_nnp.workflows.vibrations import ModeTreatment, treat_modes
 
-__all__ = ["TREATMENTS", "FreeEnergy", "gibbs"]
+__all__ = ["TREATMENTS", "FreeEnergy", "FreeEnergyLike", "free_energy_of", "gibbs"]
 
 TREATMENTS = ("harmonic", "quasi-rrho", "hindered")
 
@@ -82,6 +82,15 @@ class FreeEnergy:
             "modes": self.modes.energies.tolist(),
             "mode_changes": list(self.modes.changes),
         }
+
+
+#: What diagrams take as an energy: a result of :func:`gibbs`, an observable, or a number, eV.
+FreeEnergyLike = FreeEnergy | Observable | float
+
+
+def free_energy_of(given: FreeEnergyLike) -> Observable:
+    """Return the value with its error bar, eV."""
+    return given.value if isinstance(given, FreeEnergy) else as_observable(given)
 
 
 def gibbs(

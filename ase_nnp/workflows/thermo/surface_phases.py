@@ -18,8 +18,8 @@ from ase.units import kB
 from numpy.typing import NDArray
 
 from ase_nnp.errors import AseNnpError, ConfigError
-from ase_nnp.uncertainty.differences import Observable, as_observable
-from ase_nnp.workflows.thermo.gibbs import FreeEnergy
+from ase_nnp.uncertainty.differences import Observable
+from ase_nnp.workflows.thermo.gibbs import FreeEnergyLike, free_energy_of
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -33,8 +33,6 @@ __all__ = [
     "surface_pourbaix",
     "wulff_shape",
 ]
-
-Number = Observable | FreeEnergy | float
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ class SurfacePhase:
     """
 
     name: str
-    energy: Number
+    energy: FreeEnergyLike
     gained: Mapping[str, float]
     area: float
 
@@ -66,8 +64,7 @@ class SurfacePhase:
                 f"'{self.name}' needs the chemical potential of {', '.join(missing)}."
             )
         taken = sum(count * potentials[name] for name, count in self.gained.items())
-        value = self.energy.value if isinstance(self.energy, FreeEnergy) else self.energy
-        return (as_observable(value) - taken) / self.area
+        return (free_energy_of(self.energy) - taken) / self.area
 
 
 @dataclass(frozen=True)
@@ -126,8 +123,7 @@ class SurfacePhaseDiagram:
     def _line(self, index: int) -> tuple[Observable, float]:
         """Return the free energy where the variable is zero, and the slope, per area."""
         phase, slope = self.phases[index], float(self.slopes[index])
-        value = phase.energy.value if isinstance(phase.energy, FreeEnergy) else phase.energy
-        known = as_observable(value) / phase.area
+        known = free_energy_of(phase.energy) / phase.area
         return known + (self.gamma[index, 0] - slope * self.values[0] - known.value), slope
 
 
@@ -160,8 +156,8 @@ def surface_phase_diagram(
 
 def surface_pourbaix(
     phases: Sequence[SurfacePhase],
-    water: Number,
-    hydrogen: Number,
+    water: FreeEnergyLike,
+    hydrogen: FreeEnergyLike,
     potentials: Sequence[float] | NDArray[np.float64],
     *,
     ph: float = 0.0,
@@ -190,14 +186,13 @@ def surface_pourbaix(
             f"A Pourbaix diagram needs phases of O and H (not {', '.join(strange) or 'none'}), and "
             "two or more potentials."
         )
-    given = [x.value if isinstance(x, FreeEnergy) else as_observable(x) for x in (water, hydrogen)]
+    of_water, of_hydrogen = free_energy_of(water), free_energy_of(hydrogen)
     shift = kB * temperature * math.log(10) * ph
     rows, slopes = [], []
     for phase in phases:
         oxygen, protons = phase.gained.get("O", 0.0), phase.gained.get("H", 0.0)
         electrons = 2 * oxygen - protons
-        value = phase.energy.value if isinstance(phase.energy, FreeEnergy) else phase.energy
-        base = as_observable(value) - oxygen * given[0] + 0.5 * electrons * given[1]
+        base = free_energy_of(phase.energy) - oxygen * of_water + 0.5 * electrons * of_hydrogen
         rows.append([(base - electrons * (u + shift)) / phase.area for u in grid])
         slopes.append(-electrons / phase.area)
     # What each phase costs at zero potential is its energy now: it carries the gases' error too.
@@ -221,7 +216,7 @@ def _diagram(
 
 
 def surface_energy(
-    slab: Number, bulk_per_atom: Number, count: int, area: float, sides: int = 2
+    slab: FreeEnergyLike, bulk_per_atom: FreeEnergyLike, count: int, area: float, sides: int = 2
 ) -> Observable:
     """Return the surface energy of a slab of ``count`` atoms, eV/Angstrom^2.
 
@@ -238,13 +233,12 @@ def surface_energy(
     """
     if count < 1 or not area > 0 or sides not in (1, 2):
         raise ConfigError(f"count = {count}, area = {area}, sides = {sides}.")
-    values = [
-        x.value if isinstance(x, FreeEnergy) else as_observable(x) for x in (slab, bulk_per_atom)
-    ]
-    return (values[0] - count * values[1]) / (sides * area)
+    return (free_energy_of(slab) - count * free_energy_of(bulk_per_atom)) / (sides * area)
 
 
-def wulff_shape(bulk: Atoms, surface_energies: Mapping[tuple[int, int, int], Number]) -> Any:
+def wulff_shape(
+    bulk: Atoms, surface_energies: Mapping[tuple[int, int, int], FreeEnergyLike]
+) -> Any:
     """Return pymatgen's Wulff shape of a crystal: areas of facets, anisotropy, a picture.
 
     Parameters

@@ -4,12 +4,23 @@ import pytest
 
 import ase_nnp
 from ase_nnp.errors import ConfigError
-from ase_nnp.testing import conformance, make_subject, run_checks
+from ase_nnp.testing import CHECKS, conformance, make_subject, run_check, run_checks
 
-test_cgcnn_conforms = conformance("cgcnn")
-test_cgcnn_oc20_conforms = conformance("cgcnn_oc20")
+# Slow here because the core's own tests run the suite over every registered family.
+test_cgcnn_conforms = pytest.mark.slow(conformance("cgcnn"))
+test_cgcnn_oc20_conforms = pytest.mark.slow(conformance("cgcnn_oc20"))
 
 
+@pytest.mark.parametrize("kind", ["ewald", "neural_atoms"])
+def test_long_range_messages_keep_the_gradient_and_the_batch(kind):
+    subject = make_subject("cgcnn_oc20", long_range={"kind": kind})
+    for check in CHECKS:
+        if check.name in ("forces_are_minus_the_gradient", "batching_changes_nothing"):
+            outcome = run_check(check, subject)
+            assert outcome.ok, outcome.message
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ewald", "neural_atoms"])
 def test_cgcnn_oc20_conforms_with_long_range_messages(kind):
     subject = make_subject("cgcnn_oc20", long_range={"kind": kind})

@@ -15,8 +15,9 @@ from ase_nnp import ConfigError, NNPCalculator, predict
 from ase_nnp.models.corrections import add_corrections, build_term
 from ase_nnp.testing import conformance
 
-test_becke_johnson_conforms = conformance("d3bj")
-test_zero_damping_conforms = conformance("d3zero")
+# Slow here because the core's own tests run the suite over every registered correction.
+test_becke_johnson_conforms = pytest.mark.slow(conformance("d3bj"))
+test_zero_damping_conforms = pytest.mark.slow(conformance("d3zero"))
 
 
 def term(name, dtype=torch.float64, **options):

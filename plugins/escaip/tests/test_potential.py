@@ -21,7 +21,8 @@ from ase_nnp.testing import CHECKS, conformance, make_subject, run_check, run_ch
 from ase_nnp_escaip.rotations import rotation_matrices
 from ase_nnp_escaip.slots import blocks
 
-test_conformance = conformance("escaip")
+# Slow here because the core's own tests run the suite over every registered family.
+test_conformance = pytest.mark.slow(conformance("escaip"))
 
 CONSERVATIVE = {"direct_forces": False}
 FIRST = {"generation": 1, "freequency_list": None, "knn_k": None, "max_neighbors": 12}

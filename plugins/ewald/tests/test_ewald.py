@@ -18,7 +18,8 @@ from ase_nnp.errors import StructureError
 from ase_nnp.models.corrections import add_corrections, build_term
 from ase_nnp.testing import conformance
 
-test_conformance = conformance("ewald")
+# Slow here because the core's own tests run the suite over every registered correction.
+test_conformance = pytest.mark.slow(conformance("ewald"))
 
 COULOMB = units.Hartree * units.Bohr
 

@@ -6,7 +6,7 @@ import pytest
 
 import ase_nnp
 from ase_nnp.errors import ConfigError
-from ase_nnp.testing import make_subject, run_checks
+from ase_nnp.testing import CHECKS, make_subject, run_check, run_checks
 
 #: How far a block may be from exact in the small model under test: attention over a whole structure
 #: and charges reach without end; the rest is the error of the difference quotient, which is four
@@ -26,6 +26,16 @@ BLOCKS = {
 }
 
 
+@pytest.mark.parametrize("kind", BLOCKS)
+def test_a_block_keeps_the_gradient_and_the_batch(kind):
+    subject = make_subject("facet", long_range=BLOCKS[kind])
+    for check in CHECKS:
+        if check.name in ("forces_are_minus_the_gradient", "batching_changes_nothing"):
+            outcome = run_check(check, subject)
+            assert outcome.ok, outcome.message
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", BLOCKS)
 def test_the_model_conforms_with_the_block_on(kind):
     outcomes = {o.check: o for o in run_checks(make_subject("facet", long_range=BLOCKS[kind]))}

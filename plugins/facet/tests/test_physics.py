@@ -11,7 +11,8 @@ from ase.build import bulk
 import ase_nnp
 from ase_nnp.testing import conformance
 
-test_conformance = conformance("facet")
+# Slow here because the core's own tests run the suite over every registered family.
+test_conformance = pytest.mark.slow(conformance("facet"))
 
 
 def test_energy_an_atom_does_not_depend_on_the_size_of_the_cell(tiny):

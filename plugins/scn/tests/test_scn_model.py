@@ -14,7 +14,8 @@ from ase_nnp.testing import conformance
 from ase_nnp_scn import FAMILY
 from ase_nnp_scn.frames import drawn_reference, frames_about, turn
 
-test_conformance = conformance("scn")
+# Slow here because the core's own tests run the suite over every registered family.
+test_conformance = pytest.mark.slow(conformance("scn"))
 
 TINY = dict(FAMILY.test_config)
 ONE_TAP = TINY | {"num_taps": 1}

@@ -14,7 +14,8 @@ from ase.data import atomic_numbers, covalent_radii
 import ase_nnp
 from ase_nnp.testing import conformance
 
-test_conformance = conformance("zbl")
+# Slow here because the core's own tests run the suite over every registered correction.
+test_conformance = pytest.mark.slow(conformance("zbl"))
 
 PAIRS = [("H", "H"), ("C", "O"), ("Cu", "Cu"), ("Pt", "H"), ("U", "Xe")]
 
