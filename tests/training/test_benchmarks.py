@@ -14,6 +14,7 @@ from ase.build import add_adsorbate, bulk, fcc111, molecule
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
+from ase.optimize import BFGS
 
 from ase_nnp import from_ase, open_dataset, write_dataset
 from ase_nnp.errors import ConfigError, DatasetError
@@ -264,6 +265,34 @@ def test_is2re_needs_a_model_of_adsorption_energies(tmp_path):
     expected = abs(copy.get_potential_energy() + 1.0)
     assert report.metrics["mae"] == pytest.approx(expected, abs=1e-5)
     assert report.metrics["energy_mae"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_is2rs_counts_structures_that_end_where_the_reference_does(tmp_path):
+    frames = []
+    for number, off in enumerate((0.0, 0.1, 0.45)):
+        atoms = fcc111("Cu", (1, 1, 3), vacuum=6.0)
+        add_adsorbate(atoms, "O", 1.4 + 0.1 * number, "fcc")
+        atoms.pbc = True
+        atoms.set_constraint(FixAtoms(range(3)))
+        relaxed = atoms.copy()
+        relaxed.calc = EMT()
+        BFGS(relaxed, logfile=None).run(fmax=1e-4, steps=200)
+        # Only the oxygen is free, so that its way is the mean over free atoms.
+        relaxed.positions[3, 2] += off
+        energy = relaxed.get_potential_energy()
+        labeled(atoms, energy=0.0)
+        atoms.info = {"sid": number, "energy_kind": "adsorption", "y_relaxed": energy}
+        atoms.info["pos_relaxed"] = relaxed.positions
+        frames.append(atoms)
+    write_dataset(tmp_path / "d.aselmdb", frames)
+    model = emt()
+    model.energy_kind = "adsorption"
+    metrics = run_benchmark({"emt": model}, tmp_path / "d.aselmdb", relax=True)[0].metrics
+    # Of 490 thresholds 0.010, 0.011 ... 0.499 lie 490, 399 and 49 above 0, 0.1 and 0.45 A; the two
+    # relaxations, to 0.05 and to 1e-4 eV/A, differ by some 0.002 A.
+    assert metrics["adwt"] == pytest.approx((490 + 399 + 49) / (3 * 490), abs=0.005)
+    assert metrics["dwt"] == pytest.approx(2 / 3)
+    assert metrics["mean_distance"] == pytest.approx(0.55 / 3, abs=0.004)
 
 
 def test_placements_are_ranked_as_adsorbml_ranks_them(tmp_path):

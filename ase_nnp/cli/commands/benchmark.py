@@ -25,7 +25,7 @@ def run(
     output: Path | None,
     as_json: bool,
 ) -> None:
-    """Run benchmarks on models; write files for other programs into ``output``."""
+    """Run benchmarks on models; write a page and files for other programs into ``output``."""
     from ase_nnp.training.benchmarks.run import compare_reports, run_benchmark
 
     named = {_plain_name(name): model for name, model in models.items()}
@@ -42,14 +42,22 @@ def run(
                 progress=progress,
             )
     compared = {name: one.as_dict() for name, one in compare_reports(reports).items()}
+    page = None
+    if output is not None:
+        from ase_nnp.training.benchmarks.benchmark_page import write_benchmark_page
+
+        page = write_benchmark_page(reports, output, compared)
     if as_json:
         listed = [report.as_dict() for report in reports]
-        print_json({"reports": listed, "comparisons": compared})
+        written = {} if page is None else {"report": str(page)}
+        print_json({"reports": listed, "comparisons": compared, **written})
         return
     for name in dict.fromkeys(report.benchmark for report in reports):
         _show(name, [report for report in reports if report.benchmark == name])
     for name, comparison in compared.items():
         _show_comparison(name, comparison)
+    if page is not None:
+        say(page)
 
 
 def _plain_name(name: str) -> str:

@@ -109,7 +109,7 @@ def is2re_benchmark(
     known = [a for a in answers if a.prediction is not None]
     if known:
         report.metrics |= is2re_metrics([a.prediction for a in known], [a.reference for a in known])
-    if relax:
+    if relax and any("pos_relaxed" in before.info for before in frames):
         report.metrics |= is2rs_metrics(
             {
                 "pos_pred": after.positions,
