@@ -35,11 +35,12 @@ from ase_nnp.errors import DatasetError
 if TYPE_CHECKING:
     from ase import Atoms
 
-__all__ = ["Sample", "check_sample", "from_atoms", "to_atoms"]
+__all__ = ["Sample", "check_sample", "from_atoms", "refuse_shared_sites", "to_atoms"]
 
 Sample = dict[str, Any]
 Array = np.ndarray[Any, Any]
 
+_PARTIAL = 1e-3  # off a whole occupancy
 _FLATNESS = 1e-5  # volume of the periodic vectors over the product of their lengths
 
 
@@ -124,7 +125,25 @@ def check_sample(sample: Sample) -> Sample:
         raise DatasetError("stress with values that are not finite numbers")
     if "edge_index" in sample:
         _edges(sample, n)
+    if "occupancy" in sample["info"]:
+        refuse_shared_sites(sample["info"])
     return sample
+
+
+def refuse_shared_sites(info: dict[Any, Any]) -> None:
+    """Refuse what ASE says of a disordered crystal in ``info``, whatever file it travels in.
+
+    Raises
+    ------
+    DatasetError
+        Naming the first site that is empty in part or shared by elements.
+    """
+    described = info.get("occupancy")
+    for site, shares in described.items() if isinstance(described, dict) else ():
+        if isinstance(shares, dict) and (
+            len(shares) > 1 or any(abs(float(share) - 1) > _PARTIAL for share in shares.values())
+        ):
+            raise DatasetError(f"a disordered site {site} ({shares}); whole atoms are wanted")
 
 
 def _edges(sample: Sample, n: int) -> None:

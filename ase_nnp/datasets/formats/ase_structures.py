@@ -11,7 +11,7 @@ from typing import Any
 from ase_nnp.datasets.base import AtomsDataset
 from ase_nnp.datasets.formats.byteranges import compressed_size
 from ase_nnp.datasets.formats.framefile import first_bytes
-from ase_nnp.datasets.sample import Sample, from_atoms
+from ase_nnp.datasets.sample import Sample, from_atoms, refuse_shared_sites
 from ase_nnp.datasets.shard import Shard
 from ase_nnp.errors import DatasetError, UnsafeFileError
 from ase_nnp.registry.family import DatasetFormat
@@ -176,13 +176,7 @@ def refuse_partial(atoms: Any) -> None:
     DatasetError
         Naming the first such site.
     """
-    described = atoms.info.get("occupancy")
-    for site, shares in described.items() if isinstance(described, dict) else ():
-        if isinstance(shares, dict) and (
-            len(shares) > 1 or any(abs(float(share) - 1) > _PARTIAL for share in shares.values())
-        ):
-            raise DatasetError(f"a disordered site {site} ({shares}); whole atoms are wanted")
-
+    refuse_shared_sites(atoms.info)
     for name in ("occupancy", "occupancies"):
         column = atoms.arrays.get(name)
         if column is not None and ((column > _PARTIAL) & (column < 1 - _PARTIAL)).any():

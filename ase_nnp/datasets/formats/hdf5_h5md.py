@@ -24,13 +24,16 @@ from ase_nnp.errors import DatasetError
 if TYPE_CHECKING:
     import h5py
 
-_LENGTH = {"Angstrom": 1.0, "angstrom": 1.0, "Å": 1.0, "A": 1.0, "nm": 10.0, "pm": 0.01}
+_LENGTH = dict.fromkeys(("Angstrom", "angstrom", "Ang", "ang", "AA", "Å", "A"), 1.0)
+_LENGTH |= {"nm": 10.0, "pm": 0.01}
 _LENGTH |= {"Bohr": BOHR, "bohr": BOHR, "a0": BOHR, "m": 1e10}
 _ENERGY = {"eV": 1.0, "meV": 1e-3, "Hartree": HARTREE, "hartree": HARTREE, "Ha": HARTREE}
 _ENERGY |= {"kJ": 6.241509074460763e21, "kcal": 4.184 * 6.241509074460763e21}
 _ENERGY |= {"J": 6.241509074460763e18, "Ry": HARTREE / 2}
+_ENERGY |= {"GPa": 1 / 160.2176634, "MPa": 1 / 160217.6634, "Pa": 1 / 160.2176634e9}
+_ENERGY |= {"kbar": 1 / 1602.176634, "kB": 1 / 1602.176634, "bar": 1 / 1602176.634}
 _UNITS = {**_LENGTH, **_ENERGY, "mol": 6.02214076e23, "u": 1.0, "amu": 1.0, "e": 1.0}
-_TOKEN = re.compile(r"([^\d\s^*/+-]+)\s*\^?\s*([+-]?\d+)?")
+_TOKEN = re.compile(r"(a0|[^\d\s^*/+-]+)\s*\^?\s*([+-]?\d+)?")
 
 
 def unit_factor(unit: str) -> float:
@@ -44,7 +47,7 @@ def unit_factor(unit: str) -> float:
         For a unit that is not known.
     """
     factor = 1.0
-    for part in unit.replace("*", " ").split():
+    for part in unit.replace("**", "^").replace("*", " ").split():
         sign = 1
         for number, piece in enumerate(part.split("/")):
             match = _TOKEN.fullmatch(piece)

@@ -3,6 +3,7 @@
 rMD17 (Christensen and von Lilienfeld, Mach. Learn.: Sci. Technol. 1, 045018 (2020)) has
 ``nuclear_charges``, ``coords``, ``energies``, ``forces``; MD17 and sGDML ``z``, ``R``, ``E``,
 ``F``. Units are kcal/mol and Angstrom where the file (``e_unit``, ``r_unit``) does not say others.
+sGDML's ``lattice`` has the lattice vectors in columns.
 """
 
 from __future__ import annotations
@@ -24,6 +25,14 @@ __all__ = ["FORMAT", "MoleculeShard", "open_molecules"]
 
 #: Atomic numbers, positions, energies, forces.
 _NAMES = (("nuclear_charges", "coords", "energies", "forces"), ("z", "R", "E", "F"))
+#: Arrays that say nothing of a structure: names, statistics and what is derived from the others.
+_ASIDE = frozenset(
+    [
+        *("name", "theory", "md5", "type", "code_version", "r_unit", "e_unit", "perms"),
+        *(f"{what}_{of}" for what in "EF" for of in ("min", "max", "mean", "var")),
+        *("old_indices", "old_energies", "old_forces", "lattice"),
+    ]
+)
 _KCAL_MOL = 0.043364104241800934  # 4184 J / (N_A e), exact in SI
 _HARTREE, _BOHR = 27.211386245988, 0.529177210903  # CODATA 2018
 _ENERGY = {
@@ -68,6 +77,8 @@ class MoleculeShard(Shard):
             raise DatasetError(f"{names[1]} has shape {positions.shape}", path=self.path)
         self._frames, self._atoms = map(int, positions.shape[:2])
         self._check_shapes()
+        self._cell = self._lattice()
+        self._others = sorted({*self._arrays.names} - {*names} - _ASIDE)
         self.energy_kind = "total" if names[2] in self._arrays else None
 
     def _said(self, name: str, usual: str) -> str:
@@ -75,6 +86,14 @@ class MoleculeShard(Shard):
             return usual
         value = self._arrays[name].reshape(-1)[0]
         return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+    def _lattice(self) -> Any:
+        if "lattice" not in self._arrays:
+            return None
+        lattice = self._arrays["lattice"]
+        if lattice.shape != (3, 3):
+            raise DatasetError(f"lattice has shape {lattice.shape}, wanted (3, 3)", path=self.path)
+        return np.array(lattice, float).T * self._length
 
     def _check_shapes(self) -> None:
         frames, atoms = self._frames, self._atoms
@@ -106,10 +125,12 @@ class MoleculeShard(Shard):
         sample: Sample = {
             "atomic_numbers": np.array(table if table.ndim == 1 else table[index]),
             "positions": np.array(self._arrays[positions][index], float) * self._length,
-            "cell": np.zeros((3, 3)),
-            "pbc": np.zeros(3, bool),
+            "cell": np.zeros((3, 3)) if self._cell is None else self._cell,
+            "pbc": np.full(3, self._cell is not None),
             "info": {"sid": index},
         }
+        if self._others:
+            sample["remarks"] = dict.fromkeys(self._others, "is left out (no array of MD17's)")
         if energy in self._arrays:
             value = float(np.reshape(self._arrays[energy][index], ())[()])
             sample["energy"] = value * self._energy

@@ -24,6 +24,10 @@ _ENERGY = ("energy", "energies", "uncorrected_total_energy", "e_0_energy")
 _ENERGY_PER_ATOM = ("uncorrected_energy_per_atom", "energy_per_atom", "energies_per_atom")
 _FORCES = ("forces", "force")
 _STRUCTURE = ("structure", "structures")
+#: Lists under these names are columns, where a list of structures stands beside them.
+_COLUMNS = (*_ENERGY, *_ENERGY_PER_ATOM, *_FORCES)
+#: Objects in which some writers put the labels of an entry.
+_HOLDERS = ("results", "output", "outputs", "labels", "targets", "properties", "data")
 _MAX_DEPTH = 12
 
 
@@ -43,6 +47,8 @@ def entries(value: Any, key: str, depth: int = 0) -> Iterator[tuple[str, dict[st
             yield from _task(value, key)
         elif any(is_structure(value.get(name)) for name in _STRUCTURE):
             yield key, value
+        elif (count := _table_length(value)) is not None:
+            yield from _rows(value, count, key)
         elif is_structure(_beneath(value, "output")) and is_structure(_beneath(value, "input")):
             # A task without its steps: labels belong to what came out.
             yield key, {**value["output"], "task_id": value.get("task_id")}
@@ -52,6 +58,27 @@ def entries(value: Any, key: str, depth: int = 0) -> Iterator[tuple[str, dict[st
     elif depth < _MAX_DEPTH and isinstance(value, list):
         for number, item in enumerate(value):
             yield from entries(item, f"{key}/{number}" if key else str(number), depth + 1)
+
+
+def _table_length(value: dict[str, Any]) -> int | None:
+    """Return the number of structures of a table by columns inside other values; None of others."""
+    for name in _STRUCTURE:
+        column = value.get(name)
+        if isinstance(column, list) and column and all(map(is_structure, column)):
+            labeled = any(isinstance(value.get(one), list) for one in _COLUMNS)
+            return len(column) if labeled else None
+    return None
+
+
+def _rows(table: dict[str, Any], count: int, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield an entry for each structure; what is no column of that length belongs to all."""
+    columns = {n for n, v in table.items() if isinstance(v, list) and len(v) == count}
+    short = {n: len(table[n]) for n in _COLUMNS if isinstance(table.get(n), list)}
+    if {*short.values()} - {count}:
+        raise DatasetError(f"columns of different lengths: {count} structures, {short}")
+    for number in range(count):
+        row = {n: v[number] if n in columns else v for n, v in table.items()}
+        yield f"{key}/{number}" if key else str(number), row
 
 
 def _beneath(value: dict[str, Any], name: str) -> Any:
@@ -88,7 +115,7 @@ def entry_to_sample(entry: dict[str, Any]) -> tuple[Sample, list[str]]:
     sample, dropped = structure_to_sample(structure)
     info = sample["info"]
     fields = {}
-    for name, value in entry.items():
+    for name, value in {**_held_labels(entry), **entry}.items():
         if name in _STRUCTURE or name.startswith("@") or value is None:
             continue
         fields[name], odd = _decoded(value)
@@ -102,6 +129,16 @@ def entry_to_sample(entry: dict[str, Any]) -> tuple[Sample, list[str]]:
         if isinstance(value, (str, int, float, np.ndarray)):
             info[name] = value.tolist() if isinstance(value, np.ndarray) else value
     return sample, dropped
+
+
+def _held_labels(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return the labels of an entry that has none itself, from the one object that holds some."""
+    if any(entry.get(name) is not None for name in _COLUMNS):
+        return {}
+    held = [entry[name] for name in _HOLDERS if isinstance(entry.get(name), dict)]
+    held = [{n: one[n] for n in _COLUMNS if one.get(n) is not None} for one in held]
+    held = [one for one in held if one]
+    return held[0] if len(held) == 1 else {}
 
 
 def _labels(fields: dict[str, Any], sample: Sample, entry: dict[str, Any]) -> None:

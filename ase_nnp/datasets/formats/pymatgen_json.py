@@ -28,7 +28,7 @@ from ase_nnp.registry.family import DatasetFormat
 __all__ = ["FORMAT", "PymatgenShard", "open_pymatgen"]
 
 #: Members that make an object one record, however large it is.
-_RECORDS = frozenset(["sites", "structure", "calcs_reversed"])
+_RECORDS = frozenset(["sites", "structure", "structures", "calcs_reversed"])
 _COLUMNS = ("structure", "structures")
 
 

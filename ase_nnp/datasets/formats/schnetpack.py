@@ -13,6 +13,7 @@ energy becomes a total by adding ``info["reference_energy"]``, the sum of the at
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,15 +29,17 @@ __all__ = ["SchNetPackUnits"]
 Array = np.ndarray[Any, Any]
 
 _UNITS = "_property_unit_dict"
-#: Labels by SchNetPack's names for them; others are named with ``keys=``.
+#: Labels by SchNetPack's names for them; others are named with ``keys=``. In its QM9 the energy is
+#: U0, as for the reader of QM9's own files.
 _LABELS = {
     "energy": "energy",
+    "energy_U0": "energy",
     "forces": "forces",
     "stress": "stress",
     "dipole_moment": "dipole",
     "dipole": "dipole",
 }
-_ALIASES = {"Ang": "Angstrom", "ang": "Angstrom", "AA": "Angstrom", "D": "Debye", "h": "Hartree"}
+_ALIASES = {"D": "Debye", "h": "Hartree"}
 _DEBYE = 0.20819433270935597  # e Angstrom, of ase.units.Debye
 
 
@@ -88,7 +91,7 @@ class SchNetPackUnits:
     def _take_labels(self, sample: Sample) -> None:
         info = sample["info"]
         for name, label in _LABELS.items():
-            if name not in info or name not in self.units:
+            if name not in info or name not in self.units or label in sample:
                 continue
             value = np.asarray(info[name], float)
             if label == "energy":
@@ -103,11 +106,12 @@ class SchNetPackUnits:
                 sample.setdefault("results", {})[label] = value.ravel()
 
     def _reference(self, sample: Sample) -> None:
-        table = self.references.get("energy")
+        name = "energy" if "energy" in sample["info"] else "energy_U0"
+        table = self.references.get(name, self.references.get("energy"))
         if table is None or "energy" not in sample:
             return
         try:
-            atoms = np.asarray(table, float) * _factor(self.units.get("energy", "eV"))
+            atoms = np.asarray(table, float) * _factor(self.units.get(name, "eV"))
             reference = float(atoms.ravel()[sample["atomic_numbers"]].sum())
         except (ValueError, TypeError, IndexError) as error:
             raise DatasetError(f"atomrefs of this database do not fit ({error})") from None
@@ -123,7 +127,13 @@ def _factor(unit: Any) -> float:
     if unit in (None, "", "1"):
         return 1.0
     factor = 1.0
-    for number, part in enumerate(str(unit).replace("*", " ").split("/")):
+    # "kcal/(mol Ang)" divides by both.
+    text = re.sub(
+        r"/\s*\(([^()]*)\)",
+        lambda m: "/" + "/".join(m[1].split()),
+        str(unit).replace("**", "^").replace("*", " "),
+    )
+    for number, part in enumerate(text.split("/")):
         for word in part.split():
             word = _ALIASES.get(word, word)
             one = _DEBYE if word == "Debye" else unit_factor(word)

@@ -28,6 +28,7 @@ _WORDS = re.compile(r"[^\s,]+")  # ASE parts values at commas too
 _INT = re.compile(r"[-+]?\d{1,4000}$")  # Python reads no longer ones
 _INT64 = 2**63 - 1
 _TRUE, _FALSE = {"T", "True", "true", "TRUE"}, {"F", "False", "false", "FALSE"}
+_FLAG = re.compile(r"(?<![A-Za-z])(true|false)(?![A-Za-z])", re.IGNORECASE)
 _PBC = {"t": True, "true": True, "1": True, "f": False, "false": False, "0": False}
 #: Nine numbers under these names are a matrix, for ASE as well; any other nine stay as they are.
 _MATRICES = {"lattice", "virial", "stress"}
@@ -270,6 +271,8 @@ def _other_box(pairs: dict[str, Any], sample: Sample) -> Array | None:
 def _periodicity(value: Any) -> Array:
     """Return pbc of ``T T F``, ``t t f``, ``TTF``, ``1 1 0``, ``[ True True False]``, ..."""
     words = _WORDS.findall(value.strip("[](){} \t")) if isinstance(value, str) else None
+    if words is not None and len(flags := _FLAG.findall(value)) == 3:
+        words = flags  # "[np.True_, np.True_, np.False_]", "tensor([ True,  True, False])"
     if words is None:
         words = [str(item) for item in np.ravel(value).tolist()]
     if len(words) == 1 and len(words[0]) == 3:
