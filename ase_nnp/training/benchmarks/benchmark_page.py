@@ -136,9 +136,10 @@ def _picture(report: BenchmarkReport) -> bytes:
     plot = new_figure(4.4, 3.9)
     axes = plot.add_subplot()
 
-    barred = [answer for answer in known if answer.interval is not None]
-    for answer in barred[:2000]:  # more lines only make the picture slower
-        axes.plot([answer.reference] * 2, answer.interval, color="0.8", linewidth=0.8, zorder=0)
+    bars = [(a.reference, *a.interval) for a in known if a.interval is not None]
+    if bars:
+        places, lower, upper = np.array(bars).T
+        axes.vlines(places, lower, upper, color="0.8", linewidth=0.8, zorder=0)
     axes.plot(true, given, ".", markersize=3)
     low, high = float(min(true.min(), given.min())), float(max(true.max(), given.max()))
     pad = 0.03 * (high - low) or 1e-3
