@@ -61,9 +61,10 @@ CONFIGS = {
     "spline_eam": {"cutoff": 5.0, "kind": "fs", "num_r": 41},
     "mpnn": {"cutoff": 5.0},
     "eeacsf": {"factors": ["1", "n", "m", "n'", "m'"]},
+    "torchmdnet": {"embedding_dimension": 32, "num_rbf": 16, "cutoff_upper": 5.0},
 }
 RATES = {"facet": 5e-3, "escaip": 4e-3, "scn": 5e-3, "cgcnn_oc20": 6e-3}
-RATES |= {"spline_eam": 1e-2, "mpnn": 5e-3, "eeacsf": 5e-3}
+RATES |= {"spline_eam": 1e-2, "mpnn": 5e-3, "eeacsf": 5e-3, "torchmdnet": 5e-3}
 #: Muon is for the matrices of networks; rows of spline coefficients are none.
 OPTIMIZERS = {"spline_eam": "adamw"}
 

@@ -13,6 +13,7 @@ OC20NEB                 (one transition state each)                   :func:`oc2
 AdsorbML, OC20-Dense    (needs all configs of a system)               :func:`adsorbml_metrics`
 anomalies               (one relaxation at a time)                    :func:`detect_anomalies`
 OC25 solvation          :class:`SolvationMetrics`                     :func:`solvation_metrics`
+relaxations (GOLF)      (energies of an oracle)                       :func:`optimization_metrics`
 ======================  ============================================  ==========================
 """
 
@@ -41,6 +42,7 @@ from ase_nnp.metrics.is2rs import (
     min_image,
 )
 from ase_nnp.metrics.oc20neb import oc20neb_metrics
+from ase_nnp.metrics.optimization import optimization_metrics
 from ase_nnp.metrics.s2ef import (
     S2EFMetrics,
     efwt,
@@ -91,6 +93,7 @@ __all__ = [
     "mean_over_splits",
     "min_image",
     "oc20neb_metrics",
+    "optimization_metrics",
     "s2ef_metrics",
     "solvation_energy",
     "solvation_metrics",

@@ -118,7 +118,8 @@ def check_energy_is_invariant_under_translation(subject: Subject) -> float:
             graph = subject.model.make_graph([atoms])
             shift = graph.positions.new_tensor([1.234, -0.567, 0.891])
             away = graph.replace(positions=graph.positions + shift)
-            one, two = (subject.model.compute(g, ("energy",))["energy"] for g in (graph, away))
+            name = subject.scalar
+            one, two = (subject.model.compute(g, (name,))[name] for g in (graph, away))
             figures.append(relative(two.detach().numpy(), one.detach().numpy()))
         if atoms.pbc[0]:
             hopped = atoms.copy()

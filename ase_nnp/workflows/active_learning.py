@@ -2,8 +2,8 @@
 
 As in Gradual Optimization Learning (Tsypin et al. 2023, arXiv:2311.06295), structures come from
 trajectories of the present model itself, and only those are labeled at which a cheap signal says
-that the model has left what it knows; there the signal is a surrogate's energy that rises, here the
-model's own uncertainty that crosses a threshold. A trajectory ends at that structure.
+that the model has left what it knows: a surrogate's energy that rises, as there, or the model's own
+uncertainty that crosses a threshold. A trajectory ends at that structure.
 """
 
 from __future__ import annotations
@@ -50,6 +50,10 @@ class Explorer:
         Of molecular dynamics, fs.
     ceiling
         Structures more uncertain than this are nonsense: they end a trajectory and teach nothing.
+    surrogate
+        Makes a cheap ASE calculator (a force field). Instead of the uncertainty, its energy is
+        watched: a relaxation ends at the first structure at which it is higher than one step
+        before, and that structure is chosen. The model then needs no error bars.
     """
 
     kind: Literal["relax", "md"] = "md"
@@ -59,12 +63,21 @@ class Explorer:
     temperature: float = 600.0
     timestep: float = 2.0
     ceiling: float | None = None
+    surrogate: Callable[[], Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.surrogate is not None and self.kind != "relax":
+            raise ConfigError(
+                "A surrogate's energy falls along a relaxation and not along dynamics: "
+                "kind='relax' goes with it."
+            )
 
     def __call__(
         self, model: Potential, starts: Sequence[Atoms], seed: int = 0
     ) -> tuple[list[Atoms], list[Atoms]]:
         """Walk from each start; returns the structures chosen and all that were visited."""
-        if self.watched() not in model.outputs:
+        asks = self.surrogate is None and self.threshold != math.inf
+        if asks and self.watched() not in model.outputs:
             raise ConfigError(
                 f"Exploring watches '{self.watched()}', which the model does not give: fit error "
                 "bars with ase_nnp.uncertainty.fit('auto', ...), or wrap('ensemble', [...])."
@@ -72,10 +85,15 @@ class Explorer:
         chosen: list[Atoms] = []
         visited: list[Atoms] = []
         for number, start in enumerate(starts):
-            uncertain = self._walk(model, start, np.random.default_rng([seed, number]), visited)
-            if uncertain is not None:
-                chosen.append(uncertain)
+            # Each start has random numbers of its own: what one walk does changes no other.
+            last = self._walk(model, start, np.random.default_rng([seed, number]), visited)
+            if last is not None:
+                chosen.append(last)
         return chosen, visited
+
+    def to_the_end(self) -> Explorer:
+        """Return the same walks with nothing that stops them early."""
+        return replace(self, threshold=math.inf, key=None, ceiling=None, surrogate=None)
 
     def watched(self) -> str:
         """The result that is watched."""
@@ -88,22 +106,27 @@ class Explorer:
         atoms = start.copy()
         atoms.calc = NNPCalculator(model)
         dynamics = self._dynamics(atoms, rng)
-        kept: list[Atoms] = []
-        UncertaintyMonitor(
-            dynamics,
-            self.watched(),
-            self.threshold,
-            upper=self.ceiling,
-            mode="stop",
-            callback=lambda at, event: kept.append(_bare(at)),
-        )
-
         dynamics.attach(lambda: visited.append(_bare(atoms)))
+        kept: list[Atoms] = []
+        if self.surrogate is not None:
+            _stop_at_a_rise(dynamics, atoms, self.surrogate(), kept)
+        elif self.threshold != math.inf:
+            UncertaintyMonitor(
+                dynamics,
+                self.watched(),
+                self.threshold,
+                upper=self.ceiling,
+                mode="stop",
+                callback=lambda at, event: kept.append(_bare(at)),
+            )
+
         limits = {"steps": self.steps} | ({"fmax": 0.02} if self.kind == "relax" else {})
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UncertaintyWarning)
             try:
-                dynamics.run(**limits)
+                for _ in dynamics.irun(**limits):
+                    if kept:
+                        break
             except StructureError:  # the model let atoms fly away: what was seen before counts
                 return None
         return kept[0] if kept else None
@@ -128,6 +151,21 @@ class Explorer:
             fixcm=False,
             rng=rng,
         )
+
+
+def _stop_at_a_rise(dynamics: Any, atoms: Atoms, surrogate: Any, kept: list[Atoms]) -> None:
+    """Keep the first structure at which the surrogate's energy is higher than a step before."""
+    energies: list[float] = []
+
+    def look() -> None:
+        # A copy: the surrogate must not become the calculator that moves the atoms.
+        twin = _bare(atoms)
+        twin.calc = surrogate
+        energies.append(float(twin.get_potential_energy()))
+        if not kept and len(energies) > 1 and energies[-1] > energies[-2]:
+            kept.append(_bare(atoms))
+
+    dynamics.attach(look)
 
 
 def _bare(atoms: Atoms) -> Atoms:
@@ -224,11 +262,7 @@ def active_learning(
     ActiveResult
     """
     # Where chance chooses, every trajectory runs to its end.
-    walk = (
-        explorer
-        if select == "uncertain"
-        else replace(explorer, key=explorer.watched(), threshold=math.inf, ceiling=None)
-    )
+    walk = explorer if select == "uncertain" else explorer.to_the_end()
     known = list(labeled)
     model = train(known)
     result = ActiveResult(model, known)

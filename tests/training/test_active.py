@@ -94,3 +94,51 @@ def test_rounds_label_train_and_count_the_calls(frames, pairs, tmp_path):
     assert [row["oracle_calls"] for row in result.rounds] == [0, 2, 4]
     assert len(result.labeled) == 8
     assert all(a.calc.results["energy"] is not None for a in result.labeled)
+
+
+def surrogate_energies(visited):
+    energies = []
+    for atoms in visited:
+        atoms.calc = EMT()
+        energies.append(atoms.get_potential_energy())
+    return energies
+
+
+def test_with_a_surrogate_the_first_structure_whose_energy_rises_is_chosen(frames, pairs):
+    # The surrogate is the oracle itself: what it says of the visited structures is the truth.
+    explorer = Explorer(kind="relax", steps=25, surrogate=EMT)
+    starts = frames(3, rattle=0.15)
+    chosen, visited = explorer(pairs(), starts)
+    assert len(chosen) == 3  # an untrained model goes uphill soon
+
+    ends = [k for k, atoms in enumerate(visited) if any(same(atoms, one) for one in chosen)]
+    begins = [0, *(k + 1 for k in ends[:-1])]
+    for begin, end in zip(begins, ends, strict=True):
+        energies = surrogate_energies(visited[begin : end + 1])
+        steps = np.diff(energies)
+        assert steps[-1] > 0
+        assert (steps[:-1] <= 0).all()
+
+
+def same(one, two):
+    return np.array_equal(one.positions, two.positions)
+
+
+def test_a_model_that_agrees_with_the_surrogate_asks_nothing(frames):
+    model = ase_nnp.from_ase(EMT())
+    explorer = Explorer(kind="relax", steps=8, surrogate=EMT)
+    chosen, visited = explorer(model, frames(2, rattle=0.02))
+    assert chosen == []
+    assert len(visited) > 2
+
+
+def test_a_surrogate_does_not_go_with_dynamics():
+    with pytest.raises(ConfigError, match="relax"):
+        Explorer(kind="md", surrogate=EMT)
+
+
+def test_walks_to_the_end_need_no_error_bars(pairs, frames):
+    explorer = Explorer(kind="relax", steps=4, surrogate=EMT).to_the_end()
+    chosen, visited = explorer(pairs(), frames(2, rattle=0.15))
+    assert chosen == []
+    assert len(visited) == 2 * 5

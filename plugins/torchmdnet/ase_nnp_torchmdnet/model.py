@@ -1,0 +1,139 @@
+"""TensorNet (Simeon and De Fabritiis 2023, arXiv:2306.06482) with torchmd-net's names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ase_nnp.errors import ConfigError
+from ase_nnp.models.atomic_energies import AtomicEnergies
+from ase_nnp.models.graph import AtomGraph
+
+from .layers import Interaction, TensorEmbedding, edges_with_loops, square_norm
+from .radial import ExpNormal, Gaussian
+
+__all__ = ["TensorNet"]
+
+ACTIVATIONS = {"silu": nn.SiLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "mish": nn.Mish}
+RADIAL = {"expnorm": ExpNormal, "gauss": Gaussian}
+GROUPS = ("O(3)", "SO(3)")
+LAYOUTS = ("full", "compact")
+
+
+class TensorNet(AtomicEnergies):
+    """Atoms carry 3 x 3 tensors; their norms give the energies.
+
+    Parameters
+    ----------
+    embedding_dimension, num_layers
+        Channels, and rounds of messages.
+    num_rbf, rbf_type, trainable_rbf
+        Functions of the distance: ``"expnorm"`` or ``"gauss"``.
+    activation
+        ``"silu"``, ``"tanh"``, ``"sigmoid"`` or ``"mish"``.
+    cutoff_lower, cutoff_upper
+        Angstrom.
+    max_z
+        Rows of the table of elements: atomic numbers below it are known.
+    equivariance_invariance_group
+        ``"O(3)"``, or ``"SO(3)"`` for energies that may tell mirror images apart.
+    tensors
+        How torchmd-net held tensors when the model was trained: ``"full"``, 3 x 3 matrices, or
+        ``"compact"``, its kernels of release 3. The sign of the antisymmetric part differs, so an
+        SO(3) model gives a molecule in one the energy of the mirror image in the other.
+    """
+
+    required_inputs = ("charge",)
+    mean: Tensor
+
+    def __init__(
+        self,
+        embedding_dimension: int,
+        num_layers: int,
+        num_rbf: int,
+        rbf_type: str,
+        trainable_rbf: bool,
+        activation: str,
+        cutoff_lower: float,
+        cutoff_upper: float,
+        max_z: int,
+        equivariance_invariance_group: str,
+        tensors: str,
+    ) -> None:
+        super().__init__(range(1, min(int(max_z), 119)))
+        choices: tuple[tuple[str, str, Any], ...] = (
+            ("activation", activation, ACTIVATIONS),
+            ("rbf_type", rbf_type, RADIAL),
+            ("equivariance_invariance_group", equivariance_invariance_group, GROUPS),
+            ("tensors", tensors, LAYOUTS),
+        )
+        for name, value, known in choices:
+            if value not in known:
+                raise ConfigError(f"{name} must be one of {', '.join(known)}, not {value!r}.")
+        if not 0 <= cutoff_lower < cutoff_upper or min(embedding_dimension, num_rbf - 1) < 1:
+            raise ConfigError("cutoffs must be 0 <= lower < upper, and widths positive.")
+
+        width, self.cutoff = int(embedding_dimension), float(cutoff_upper)
+        self.lower = float(cutoff_lower)
+        # The paper's vectors go from the neighbor to the center, a graph's the other way.
+        self.sign = -1.0 if tensors == "full" else 1.0
+        act = ACTIVATIONS[activation]()
+        part = nn.Module()  # the names of the package's checkpoints
+        part.distance_expansion = RADIAL[rbf_type](self.lower, self.cutoff, num_rbf, trainable_rbf)
+        part.tensor_embedding = TensorEmbedding(width, num_rbf, act, int(max_z))
+        part.layers = nn.ModuleList(
+            Interaction(width, num_rbf, act, equivariance_invariance_group)
+            for _ in range(num_layers)
+        )
+        part.linear = nn.Linear(3 * width, width)
+        part.out_norm = nn.LayerNorm(3 * width)
+        part.act = act
+        self.representation_model = part
+
+        # Half the width; narrower tables exist in tests only.
+        half = max(width // 2, 1)
+        self.output_model = nn.Module()
+        self.output_model.output_network = nn.Module()
+        self.output_model.output_network.layers = nn.Sequential(
+            nn.Linear(width, half), act, nn.Linear(half, 1)
+        )
+        self.register_buffer("mean", torch.zeros((), dtype=torch.float64))
+
+    def atom_energies(self, graph: AtomGraph) -> Tensor:
+        """Return what each atom adds (N,)."""
+        net: Any = self.representation_model
+        edges = edges_with_loops(
+            graph.edge_index,
+            self.sign * graph.edge_vectors(),
+            graph.num_atoms,
+            net.distance_expansion,
+            self.lower,
+            self.cutoff,
+        )
+        x = net.tensor_embedding(graph.atomic_numbers, edges)
+        charge = x.new_zeros(graph.num_atoms)
+        if graph.charge is not None:
+            charge = graph.charge.to(x)[graph.batch]
+        for layer in net.layers:
+            x = layer(x, edges, charge)
+
+        antisymmetric = 0.5 * (x - x.transpose(1, 2))
+        trace = x.diagonal(dim1=1, dim2=2).mean(-1)
+        unit = torch.eye(3, dtype=x.dtype, device=x.device)[None, :, :, None]
+        symmetric = x - antisymmetric - trace[:, None, None] * unit
+        norms = (3 * trace.square(), square_norm(antisymmetric), square_norm(symmetric))
+        out = net.act(net.linear(net.out_norm(torch.cat(norms, dim=1))))
+        network: Any = self.output_model.output_network
+        result: Tensor = network.layers(out)[:, 0]
+        return result
+
+    def energies(self, graph: AtomGraph) -> dict[str, Tensor]:
+        """As :class:`AtomicEnergies`; a checkpoint's mean, once a structure, is spread evenly."""
+        results = super().energies(graph)
+        share = self.mean.double() / graph.atoms_per_structure()
+        return {
+            "energy": results["energy"] + self.mean.double(),
+            "energies": results["energies"] + share[graph.batch],
+        }

@@ -1,0 +1,114 @@
+"""Conformance, symmetry of the two groups, and the algebra of the nine components."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import molecule
+
+import ase_nnp
+from ase_nnp.errors import ConfigError
+from ase_nnp.testing import conformance
+from ase_nnp_torchmdnet.tensors import basis, products_of_unit_vectors
+
+test_conformance = conformance("torchmdnet")
+
+
+def small(**config):
+    config = {"embedding_dimension": 8, "num_rbf": 8, **config}
+    return ase_nnp.build_model("torchmdnet", config, seed=1, device="cpu", dtype="float64")
+
+
+def energy(model, atoms):
+    return ase_nnp.predict(model, [atoms], ("energy",), progress=False)[0]["energy"]
+
+
+def test_nine_matrices_are_orthogonal_and_span_all():
+    matrices = basis().reshape(9, 9)
+    products = matrices @ matrices.T
+    assert torch.equal(products, torch.diag(products.diagonal()))
+    assert torch.linalg.matrix_rank(matrices) == 9
+
+
+def test_components_of_a_unit_vector_make_its_matrices():
+    unit = torch.nn.functional.normalize(torch.randn(5, 3, dtype=torch.float64))
+    components = products_of_unit_vectors(unit, basis())
+    scalar, vector, tensor = (
+        torch.einsum("ek,kab->eab", components[:, part], basis()[part])
+        for part in (slice(0, 1), slice(1, 4), slice(4, 9))
+    )
+    assert torch.allclose(scalar, torch.eye(3, dtype=torch.float64).expand(5, 3, 3))
+    other = torch.randn(5, 3, dtype=torch.float64)
+    cross = torch.linalg.cross(unit, other)
+    assert torch.allclose(torch.einsum("eab,eb->ea", vector, other), cross)
+    outer = unit[:, :, None] * unit[:, None, :] - torch.eye(3, dtype=torch.float64) / 3
+    assert torch.allclose(tensor, outer)
+
+
+@pytest.mark.parametrize(("group", "same"), [("O(3)", True), ("SO(3)", False)])
+def test_one_group_tells_mirror_images_apart_and_the_other_does_not(group, same):
+    model = small(equivariance_invariance_group=group)
+    atoms = Atoms("CHFClO", [[0, 0, 0], [1.1, 0, 0], [-0.4, 1.3, 0], [-0.5, -0.8, 1.5], [0, 1, -1]])
+    mirror = atoms.copy()
+    mirror.positions[:, 0] *= -1
+    difference = abs(energy(model, atoms) - energy(model, mirror))
+    assert (difference < 1e-12) == same
+
+
+def test_the_charge_is_that_of_the_structure():
+    model = small()
+    atoms, twin = molecule("CH3OH"), molecule("CH3OH")
+    twin.info["charge"] = 1
+    neutral, charged = (energy(model, a) for a in (atoms, twin))
+    assert abs(neutral - charged) > 1e-6
+    together = ase_nnp.predict(model, [twin, atoms], ("energy",), progress=False)
+    assert [r["energy"] for r in together] == pytest.approx([charged, neutral], abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"activation": "relu"},
+        {"rbf_type": "bessel"},
+        {"equivariance_invariance_group": "SE(3)"},
+        {"cutoff_lower": 5.0},
+        {"embedding_dimension": 0},
+    ],
+)
+def test_what_is_no_tensornet_is_refused(config):
+    with pytest.raises(ConfigError):
+        small(**config)
+
+
+@pytest.mark.slow
+def test_it_learns_a_charged_and_a_neutral_form(tmp_path):
+    """Without the charge both forms of a structure would have one energy."""
+    from ase.calculators.singlepoint import SinglePointCalculator
+
+    from ase_nnp.training import Settings, fit
+
+    rng = np.random.default_rng(0)
+    frames = []
+    for number in range(40):
+        atoms = molecule("H2O")
+        atoms.rattle(0.03, rng=rng)
+        charge = number % 2
+        atoms.info["charge"] = charge
+        bonds = atoms.get_distances(0, [1, 2]) - (0.96 + 0.05 * charge)
+        value = 10 * np.square(bonds).sum() + charge
+        atoms.calc = SinglePointCalculator(atoms, energy=value)
+        frames.append(atoms)
+    settings = Settings(
+        epochs=40,
+        batch={"structures": 8},
+        losses={"energy": {}, "forces": None},
+        optimizer={"lr": 5e-3},
+        progress=False,
+    )
+    fresh = ase_nnp.build_model("torchmdnet", {"embedding_dimension": 16}, seed=0, device="cpu")
+    result = fit(fresh, frames[:32], frames[32:], settings, folder=tmp_path)
+    got = [energy(result.model, a) for a in frames[32:]]
+    wanted = [a.get_potential_energy() for a in frames[32:]]
+    assert np.abs(np.subtract(got, wanted)).mean() < 0.1
