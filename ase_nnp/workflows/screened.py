@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from ase_nnp.workflows.chunk_results import read_chunk, read_summary
 if TYPE_CHECKING:
     from ase import Atoms
 
-__all__ = ["Merged", "Run", "merge", "status"]
+__all__ = ["Merged", "Run", "merge", "results", "status"]
 
 
 class Run:
@@ -169,16 +169,34 @@ def merge(
         )
 
     def successes() -> Iterator[Atoms]:
-        for path in paths:
-            for record in read_chunk(path):
-                if record[:1] == b"E":
-                    result.failures.append(json.loads(record[1:]))
-                else:
-                    result.written += 1
-                    yield _atoms(record)
+        for record in _records(paths):
+            if record[:1] == b"E":
+                result.failures.append(json.loads(record[1:]))
+            else:
+                result.written += 1
+                yield _atoms(record)
 
     write_dataset(output, successes(), overwrite=overwrite)
     return result
+
+
+def results(folder: str | os.PathLike[str]) -> Iterator[Atoms]:
+    """Yield what has succeeded so far of a run, finished or not, in the order of the input.
+
+    Raises
+    ------
+    DatasetError
+        The folder holds no screening run, or a damaged one.
+    """
+    run = Run(folder)
+    for record in _records(path for chunk in run.chunks() for path in run.files(*chunk)):
+        if record[:1] != b"E":
+            yield _atoms(record)
+
+
+def _records(paths: Iterable[Path]) -> Iterator[bytes]:
+    for path in paths:
+        yield from read_chunk(path)
 
 
 def _atoms(record: bytes) -> Atoms:

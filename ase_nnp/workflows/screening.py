@@ -34,7 +34,7 @@ from ase_nnp.workflows.tasks import ModelTask, name_of
 __all__ = ["merge", "screen", "status"]
 
 #: Structures of a chunk at most: the chunk of a relaxation is also its batch.
-LARGEST = {"relax": 64, "predict": 1024}
+LARGEST = {"relax": 64, "predict": 1024, "adsorb": 1}
 #: Chunks of a run at most, unless told otherwise: each is a file.
 MOST_CHUNKS = 100_000
 
@@ -52,14 +52,15 @@ def screen(
     progress: Callable[[int, int], None] | None = None,
     **task: Any,
 ) -> dict[str, int]:
-    """Relax or predict every structure that has no result yet; call it again after a kill.
+    """Compute every structure that has no result yet; call it again after a kill.
 
     Parameters
     ----------
     model
         What :func:`ase_nnp.load_model` takes, or a :class:`~ase_nnp.workflows.tasks.ModelTask`.
     structures
-        A dataset, or a list; the same at every call.
+        A dataset, or a list; the same at every call. To search for adsorption minima:
+        :class:`~ase_nnp.workflows.adsorption.Pairs`.
     folder
         Where chunks and results lie; made if missing, seen by all processes.
     executor
@@ -77,8 +78,9 @@ def screen(
     progress
         Called as ``progress(finished, failed)`` with numbers of structures of this shard.
     **task
-        ``task`` (``"relax"`` or ``"predict"``), ``checkpoint``, ``device``, ``dtype``, ``fmax``,
-        ``steps``, ``optimizer``, ``cell``, ``corrections``, as in
+        ``task`` (``"relax"``, ``"predict"`` or ``"adsorb"``), ``checkpoint``, ``device``,
+        ``dtype``, ``fmax``, ``steps``, ``optimizer``, ``cell``, ``corrections``, and of a search
+        ``placements``, ``top``, ``seed``, ``reference``, as in
         :class:`~ase_nnp.workflows.tasks.ModelTask`.
 
     Returns

@@ -1,4 +1,4 @@
-"""What is done to each structure of a large set: a model's prediction or a relaxation.
+"""What is done to each structure of a large set: a prediction, a relaxation, a search for sites.
 
 A task is small and travels to other processes; each of them loads the model once.
 """
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TASKS", "ModelTask", "labelled", "name_of"]
 
-TASKS = ("relax", "predict")
+TASKS = ("relax", "predict", "adsorb")
 
 
 def name_of(index: int, atoms: Any) -> str:
@@ -36,7 +36,7 @@ def name_of(index: int, atoms: Any) -> str:
 
 @dataclass(frozen=True)
 class ModelTask:
-    """Relax or predict with a model; callable with one structure, :meth:`many` with several.
+    """Relax, predict or adsorb with a model; callable with one structure, or :meth:`many`.
 
     Parameters
     ----------
@@ -44,12 +44,15 @@ class ModelTask:
         What :func:`ase_nnp.load_model` takes; a file or a name is loaded where it is needed, a
         potential travels whole.
     task
-        ``"relax"`` (:func:`ase_nnp.relax_many`) or ``"predict"`` (energy, forces and what else
-        there is).
+        ``"relax"`` (:func:`ase_nnp.relax_many`), ``"predict"`` (energy, forces and what else
+        there is), or ``"adsorb"`` (the most stable minimum of each of the
+        :class:`~ase_nnp.workflows.adsorption.Pairs` of surfaces and adsorbates).
     checkpoint, device, dtype, corrections
         As in :func:`ase_nnp.load_model`.
     fmax, steps, optimizer, cell
-        Of a relaxation, as in :func:`ase_nnp.relax_many`.
+        Of a relaxation, as in :func:`ase_nnp.relax_many`; a search for sites takes the first two.
+    placements, top, seed, reference
+        Of a search, as in :func:`~ase_nnp.workflows.adsorption.adsorb`.
 
     Raises
     ------
@@ -67,6 +70,10 @@ class ModelTask:
     optimizer: str = "FIRE"
     cell: bool = False
     corrections: tuple[str, ...] = ()
+    placements: int = 24
+    top: int = 5
+    seed: int = 0
+    reference: str = "oc20"
 
     def __post_init__(self) -> None:
         # Torch takes seconds to import: forked workers inherit it from here.
@@ -77,6 +84,10 @@ class ModelTask:
             from ase_nnp.workflows.batched.relaxation import Relaxation
 
             Relaxation(self.optimizer, self.fmax, self.cell)
+        if self.placements < 1 or self.top < 1:
+            raise ConfigError(
+                f"placements = {self.placements}, top = {self.top}: at least 1 of both."
+            )
 
     def absolute(self) -> Self:
         """Return the same task for processes that work in another folder."""
@@ -98,7 +109,9 @@ class ModelTask:
         said = {"task": self.task, "model": model_hash(model), "dtype": str(model.dtype)}
         if self.task == "predict":
             return said
-        names = ("fmax", "steps", "optimizer", "cell")
+        names: tuple[str, ...] = ("fmax", "steps", "optimizer", "cell")
+        if self.task == "adsorb":
+            names = ("fmax", "steps", "placements", "top", "seed", "reference")
         return {**said, **{name: getattr(self, name) for name in names}}
 
     def load(self) -> Potential:
@@ -137,7 +150,25 @@ class ModelTask:
         from ase_nnp.workflows.batched.inputs import Structures
 
         given = Structures(structures)
+        if self.task == "adsorb":
+            return self._adsorbed(given, folder)
         return self._relaxed(given, folder) if self.task == "relax" else self._predicted(given)
+
+    def _adsorbed(self, given: Any, folder: str | Path | None) -> list[Atoms | AseNnpError]:
+        from ase_nnp.workflows.adsorption.pairs import most_stable
+
+        options = {
+            name: getattr(self, name)
+            for name in ("fmax", "steps", "placements", "top", "seed", "reference")
+        }
+        answers: list[Atoms | AseNnpError] = []
+        for index in range(len(given)):
+            home = None if folder is None else Path(folder) / str(index)
+            try:
+                answers.append(most_stable(given.read(index), self.load(), home, **options))
+            except AseNnpError as error:
+                answers.append(error)
+        return answers
 
     def _relaxed(self, given: Any, folder: str | Path | None) -> list[Atoms | AseNnpError]:
         from ase_nnp.workflows.batched import relax_many

@@ -178,11 +178,21 @@ def test_an_atom_inside_another_is_a_hole(slab, height):
 
 
 def test_a_lone_energy_far_below_where_the_model_is_unsure_is_a_hole():
-    assert too_low([-4.2, -2.5, -2.4], [0.9, 0.3, 0.3]) == [0]
-    assert too_low([-4.2, -2.5, -2.4], [0.3, 0.3, 0.3]) == []  # as sure as of the others
-    assert too_low([-2.9, -2.5, -2.4], [0.9, 0.3, 0.3]) == []  # not far below
-    assert too_low([-4.2, -2.5], [None, None]) == []
-    assert too_low([-7.0, -4.2, -2.5, -2.4, -2.3], [2.0, 0.9, 0.3, 0.3, 0.3]) == [0, 1]
+    assert list(too_low([-4.2, -2.5, -2.4], [0.9, 0.3, 0.3])) == [0]
+    assert not too_low([-4.2, -2.5, -2.4], [0.3, 0.3, 0.3])  # as sure as of the others
+    assert not too_low([-2.9, -2.5, -2.4], [0.9, 0.3, 0.3])  # not far below
+    assert not too_low([-4.2, -2.5], [None, None])
+    assert list(too_low([-7.0, -4.2, -2.5, -2.4, -2.3], [2.0, 0.9, 0.3, 0.3, 0.3])) == [0, 1]
+    # Two structures of one hole, and one honest minimum above.
+    assert list(too_low([-2.5, -7.0, -6.9], [0.3, 2.0, 1.9])) == [1, 2]
+
+
+def test_without_error_bars_a_short_bond_far_below_all_others_is_a_hole():
+    none = [None, None, None]
+    assert list(too_low([-4.2, -2.5, -2.4], none, [0.79, 0.87, 0.9])) == [0]
+    assert "0.79 sums" in too_low([-4.2, -2.5, -2.4], none, [0.79, 0.87, 0.9])[0]
+    assert not too_low([-4.2, -2.5, -2.4], none, [0.92, 0.87, 0.9])  # a hollow: longer bonds
+    assert not too_low([-2.9, -2.5, -2.4], none, [0.79, 0.87, 0.9])  # not far below
 
 
 def test_carbon_in_the_hollow_of_fcc_100_is_not_taken_for_intercalated():
@@ -304,3 +314,34 @@ def test_forty_placements_find_what_four_hundred_find(metal, miller, name):
     few = adsorb(slab, name, from_ase(EMT), placements=40)
     many = adsorb(slab, name, from_ase(EMT), placements=400, seed=1)
     assert few.best.energy < many.best.energy + 0.02
+
+
+class Trap(EMT):
+    """EMT with a hole over every copper atom, 1.45 Angstrom above it."""
+
+    above, depth, width = 1.45, 8.0, 0.3
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=()):
+        super().calculate(atoms, properties, system_changes)
+        guests, hosts = np.flatnonzero(atoms.numbers == 8), np.flatnonzero(atoms.numbers == 29)
+        for guest in guests if len(hosts) else ():
+            off = atoms.get_distances(guest, hosts, mic=True, vector=True)
+            off[:, 2] += self.above
+            wells = self.depth * np.exp(-((off / self.width) ** 2).sum(axis=1) / 2)
+            pulls = wells[:, None] * off / self.width**2
+            self.results["energy"] -= wells.sum()
+            self.results["free_energy"] = self.results["energy"]
+            forces = self.results["forces"].copy()
+            forces[guest] += pulls.sum(axis=0)
+            forces[hosts] -= pulls
+            self.results["forces"] = forces
+
+
+def test_a_hole_of_a_model_without_error_bars_is_rejected(oxygen, slab):
+    trapped = adsorb(slab, "O", from_ase(Trap), placements=8)
+    holes = [one for one in trapped.rejected if one.reason == "hole"]
+    assert holes
+    assert min(one.energy for one in holes) < trapped.best.energy - 1.0
+    assert "sums of covalent radii" in holes[0].detail or "Å apart" in holes[0].detail
+    # What is left is what the model without the hole has.
+    assert trapped.best.energy == pytest.approx(oxygen.best.energy, abs=0.02)

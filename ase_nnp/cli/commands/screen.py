@@ -1,4 +1,4 @@
-"""``ase-nnp screen``: relax or predict a whole dataset with many processes."""
+"""``ase-nnp screen``: relax, predict or adsorb a whole dataset with many processes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class _Group(TyperGroup):
 screen = typer.Typer(
     cls=_Group,
     no_args_is_help=True,
-    help="Relax or predict a whole dataset with many processes: `screen INPUT FOLDER`.",
+    help="Relax, predict or adsorb a whole dataset with many processes: `screen INPUT FOLDER`.",
 )
 
 
@@ -51,7 +51,17 @@ def run(
         str | None,
         typer.Option(help="A model file, family or pretrained model; the default model without."),
     ] = None,
-    task: Annotated[str, typer.Option(help="relax or predict.")] = "relax",
+    task: Annotated[str, typer.Option(help="relax, predict or adsorb.")] = "relax",
+    adsorbates: Annotated[
+        str | None,
+        typer.Option(help="To adsorb: names, CO,O,OH; each on every surface. CO+OH: together."),
+    ] = None,
+    miller: Annotated[
+        list[str] | None,
+        typer.Option(help="To adsorb on crystals: the plane, 111; more than once for several."),
+    ] = None,
+    placements: Annotated[int, typer.Option(help="To adsorb: half on sites, half random.")] = 24,
+    seed: Annotated[int, typer.Option(help="Of the placements.")] = 0,
     workers: Annotated[
         int | None, typer.Option(help="Processes of this machine; one for each core.")
     ] = None,
@@ -94,9 +104,12 @@ def run(
         optimizer=optimizer,
         cell=cell,
         corrections=tuple(correction or ()),
+        placements=placements,
+        seed=seed,
     )
     made = None if executor is None else _executor(executor)
     data = read_structures(structures.resolve())  # processes may work in another folder
+    data = _paired(data, task, adsorbates, miller)
 
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -164,6 +177,88 @@ def merge(
         say(f"  {failure['name']}: {failure['error']}")
     if len(merged.failures) > 20:
         say(f"  ... {len(merged.failures) - 20} more; --json lists all")
+
+
+@screen.command()
+def table(
+    folder: FolderArgument,
+    scaling: Annotated[
+        list[str] | None, typer.Option(help="X,Y: fit the energies of Y as a line of those of X.")
+    ] = None,
+    volcano: Annotated[
+        str | None, typer.Option(help="X or X,E: how far each surface is from binding X by E eV.")
+    ] = None,
+    picture: Annotated[
+        Path | None,
+        typer.Option(help="The table as a heatmap; the volcano or the (first) line if asked for."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the adsorption energies of a run with --task adsorb: surfaces by adsorbates."""
+    from ase_nnp.workflows.adsorption import trends
+    from ase_nnp.workflows.screened import results
+
+    energies = trends.adsorption_table(results(folder))
+    pairs = [_two_names(text) for text in scaling or ()]
+    lines = [energies.scaling(*pair) for pair in pairs]
+    if picture is not None:
+        if volcano is not None:
+            name, _, optimum = volcano.partition(",")
+            trends.draw_volcano(energies, name, picture, optimum=_number(optimum or "0"))
+        elif pairs:
+            trends.draw_scaling(energies, *pairs[0], picture)
+        else:
+            trends.draw_adsorption_table(energies, picture)
+
+    if as_json:
+        print_json({**energies.as_dict(), "scaling": [line.as_dict() for line in lines]})
+        return
+    said = energies.as_dict()
+    rows = [
+        [surface, *(_cell(*cell) for cell in zip(*columns, strict=True))]
+        for surface, *columns in zip(
+            said["surfaces"], said["energies"], said["stds"], said["sites"], strict=True
+        )
+    ]
+    print_table("Most stable adsorption energies (eV)", ("", *energies.adsorbates), rows)
+    for text in (*said["reactions"].values(), *(str(line) for line in lines)):
+        say(text)
+
+
+def _cell(energy: float | None, std: float | None, site: str) -> str:
+    if energy is None:
+        return "-"
+    return f"{energy:.2f}" + ("" if std is None else f" ± {std:.2f}") + f", {site}"
+
+
+def _two_names(text: str) -> tuple[str, str]:
+    first, comma, second = text.partition(",")
+    if not comma or not first or not second:
+        raise ConfigError(f"--scaling {text}: two adsorbates, such as C,CH.")
+    return first, second
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigError(f"--volcano: '{text}' is no energy in eV.") from None
+
+
+def _paired(data: Any, task: str, adsorbates: str | None, miller: list[str] | None) -> Any:
+    """The dataset, or its surfaces with every adsorbate."""
+    if task != "adsorb":
+        if adsorbates is not None or miller is not None:
+            raise ConfigError("--adsorbates and --miller go with --task adsorb.")
+        return data
+    if adsorbates is None:
+        raise ConfigError("--task adsorb takes --adsorbates, such as CO,O,OH.")
+
+    from ase_nnp.cli.commands.adsorb import miller_indices
+    from ase_nnp.workflows.adsorption.pairs import Pairs
+
+    planes = [miller_indices(text) for text in miller or ["111"]]
+    return Pairs(data, [name.strip() for name in adsorbates.split(",")], planes)
 
 
 def _shard(text: str) -> tuple[int, int]:

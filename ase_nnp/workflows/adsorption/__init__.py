@@ -13,10 +13,17 @@ _WHERE = {
     "Adsorbate": "adsorbates",
     "AdsorptionEnergy": "energies",
     "AdsorptionResult": "result",
+    "AdsorptionTable": "trends",
+    "Pairs": "pairs",
+    "ScalingRelation": "trends",
     "Site": "surface_sites",
     "adsorb": "search",
     "adsorbate": "adsorbates",
     "adsorption_energy": "energies",
+    "adsorption_table": "trends",
+    "draw_adsorption_table": "trends",
+    "draw_scaling": "trends",
+    "draw_volcano": "trends",
     "place": "placement",
     "rejudge": "rejudging",
     "sites": "surface_sites",
@@ -31,10 +38,17 @@ __all__ = [
     "Adsorbate",
     "AdsorptionEnergy",
     "AdsorptionResult",
+    "AdsorptionTable",
+    "Pairs",
+    "ScalingRelation",
     "Site",
     "adsorb",
     "adsorbate",
     "adsorption_energy",
+    "adsorption_table",
+    "draw_adsorption_table",
+    "draw_scaling",
+    "draw_volcano",
     "place",
     "rejudge",
     "sites",
@@ -51,6 +65,7 @@ if TYPE_CHECKING:
     from ase_nnp.workflows.adsorption.energies import REFERENCES as REFERENCES
     from ase_nnp.workflows.adsorption.energies import AdsorptionEnergy as AdsorptionEnergy
     from ase_nnp.workflows.adsorption.energies import adsorption_energy as adsorption_energy
+    from ase_nnp.workflows.adsorption.pairs import Pairs as Pairs
     from ase_nnp.workflows.adsorption.placement import place as place
     from ase_nnp.workflows.adsorption.rejudging import rejudge as rejudge
     from ase_nnp.workflows.adsorption.report import write_report as write_report
@@ -60,6 +75,12 @@ if TYPE_CHECKING:
     from ase_nnp.workflows.adsorption.slabs import surfaces as surfaces
     from ase_nnp.workflows.adsorption.surface_sites import Site as Site
     from ase_nnp.workflows.adsorption.surface_sites import sites as sites
+    from ase_nnp.workflows.adsorption.trends import AdsorptionTable as AdsorptionTable
+    from ase_nnp.workflows.adsorption.trends import ScalingRelation as ScalingRelation
+    from ase_nnp.workflows.adsorption.trends import adsorption_table as adsorption_table
+    from ase_nnp.workflows.adsorption.trends import draw_adsorption_table as draw_adsorption_table
+    from ase_nnp.workflows.adsorption.trends import draw_scaling as draw_scaling
+    from ase_nnp.workflows.adsorption.trends import draw_volcano as draw_volcano
 
 
 def __getattr__(name: str) -> Any:

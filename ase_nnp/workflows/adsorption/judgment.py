@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ase_nnp.models.predictor import predict
-from ase_nnp.workflows.adsorption.gate import doubtful, hole, left_the_question, too_low
+from ase_nnp.workflows.adsorption.gate import (
+    bond_to_slab,
+    doubtful,
+    hole,
+    left_the_question,
+    too_low,
+)
 from ase_nnp.workflows.adsorption.geometry import describe
 from ase_nnp.workflows.adsorption.references import References
 from ase_nnp.workflows.adsorption.result import AdsorptionResult, Minimum, Rejected
@@ -164,13 +170,16 @@ def judged(
 
 
 def _reject_holes(verdicts: _Verdicts, energies: Mapping[int, Any]) -> None:
-    """Move to the rejected what lies far below all others where the model is less sure."""
+    """Move to the rejected what lies far below all others without a reason to."""
     values = [energies[id(one)] for one in verdicts.accepted]
-    found = too_low([float(v) for v in values], [v.std for v in values])
-    for k in found:
-        detail = "far below all others, where the model is less sure than of them"
+    bonds = [
+        bond_to_slab(one.atoms, np.flatnonzero(one.start.get_tags() == 2))
+        for one in verdicts.accepted
+    ]
+    holes = too_low([float(v) for v in values], [v.std for v in values], bonds)
+    for k, detail in holes.items():
         verdicts.rejected.append(("hole", detail, verdicts.accepted[k]))
-    verdicts.accepted = [one for k, one in enumerate(verdicts.accepted) if k not in found]
+    verdicts.accepted = [one for k, one in enumerate(verdicts.accepted) if k not in holes]
 
 
 def _push(verdicts: _Verdicts, stages: Stages, settings: Mapping[str, Any]) -> None:

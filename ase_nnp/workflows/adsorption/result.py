@@ -104,8 +104,8 @@ class AdsorptionResult:
 
     Attributes
     ----------
-    system
-        An id of slab and adsorbate, the same tomorrow.
+    surface, system
+        Ids of the slab, and of slab and adsorbate, the same tomorrow.
     minima
         The ``top`` of those that passed the gate.
     rejected
@@ -137,6 +137,11 @@ class AdsorptionResult:
     amounts: Mapping[str, float] = field(repr=False)
     settings: Mapping[str, Any] = field(repr=False)
     counts: Mapping[str, int] = field(repr=False)
+
+    @property
+    def surface(self) -> str:
+        """The slab's part of :attr:`system`."""
+        return str(self.slab.info.get("slab_id", self.slab.get_chemical_formula()))
 
     @property
     def best(self) -> Minimum | None:

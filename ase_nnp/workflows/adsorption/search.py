@@ -30,7 +30,7 @@ from ase_nnp.workflows.surfaces import vacuum_gaps
 if TYPE_CHECKING:
     from ase import Atoms
 
-__all__ = ["adsorb"]
+__all__ = ["adsorb", "is_slab"]
 
 #: Angstrom: placements this near are one before anything is relaxed.
 SAME_START = 0.05
@@ -159,7 +159,8 @@ def _given(slab_or_bulk: Any) -> Atoms:
     return bulk_crystal(slab_or_bulk)
 
 
-def _is_slab(atoms: Atoms) -> bool:
+def is_slab(atoms: Atoms) -> bool:
+    """Whether a structure has a surface: no third period, or vacuum along it."""
     if atoms.cell.rank < 3 or not atoms.pbc[:2].all():
         return False
     return not atoms.pbc[2] or vacuum_gaps(atoms)[2] > VACUUM
@@ -185,9 +186,11 @@ def _slab(
     steps: int,
 ) -> Atoms:
     """The slab to place on, cut from the crystal if that is what was given."""
-    if _is_slab(given):
+    if is_slab(given):
         slab = tagged_slab(given)
         slab.calc = None
+        # As it was given: relaxed positions differ from machine to machine.
+        slab.info.setdefault("slab_id", _slab_id(slab))
         return slab
     crystal = bulk_crystal(given)
     if relax_bulk and "stress" in stages.potential.outputs:
@@ -242,13 +245,14 @@ def _relaxed(
     return merged(ends)
 
 
+def _slab_id(slab: Atoms) -> str:
+    content = [slab.numbers, np.round(slab.cell.array, 2), np.round(slab.positions, 2)]
+    return f"{slab.get_chemical_formula(empirical=True)}-{digest(content)[:8]}"
+
+
 def _system(slab: Atoms, guests: Sequence[Adsorbate]) -> str:
-    """An id of slab and adsorbates; hundredths of an Angstrom do not count."""
-    name = slab.info.get("slab_id")
-    if name is None:
-        content = [slab.numbers, np.round(slab.cell.array, 1), np.round(slab.positions, 1)]
-        name = f"{slab.get_chemical_formula(empirical=True)}-{digest(content)[:8]}"
-    return "_".join([str(name), *(guest.name.replace("*", "") for guest in guests)])
+    """An id of slab and adsorbates."""
+    return "_".join([str(slab.info["slab_id"]), *(g.name.replace("*", "") for g in guests)])
 
 
 def _said(slab: Atoms) -> dict[str, Any]:
