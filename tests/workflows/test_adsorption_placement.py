@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ase import Atoms
 from ase.build import fcc111, fcc211, molecule
 from ase.data import covalent_radii
 from ase.formula import Formula
@@ -80,11 +79,23 @@ def test_bonds_and_binding_atoms_are_those_of_fairchem_data_oc():
 
 
 def test_carbon_monoxide_binds_by_its_carbon_however_it_is_named():
-    for given in ("*CO", "CO", molecule("CO")):
-        binding = [1] if isinstance(given, Atoms) else None
+    for given, binding in (("*CO", None), ("CO", None), (molecule("CO"), [1]), ("*CO", [1])):
         one = adsorbate(given, binding)
         assert one.atoms[one.binding[0]].symbol == "C"
         assert one.atoms.positions[one.atoms.numbers == 8][0, 2] > 1.0
+
+
+@pytest.mark.parametrize(
+    ("name", "symbol"),
+    [("CO", "C"), ("NO", "N"), ("CN", "C"), ("HCO", "C"), ("H2COH", "C"), ("CH3O", "O"),
+     ("OH", "O"), ("CH3", "C"), ("NO2", "N"), ("CH3OH", "O"), ("NH3", "N"), ("N2", "N")],
+)  # fmt: skip
+def test_a_molecule_of_ase_binds_by_what_binds_in_oc20(name, symbol):
+    # As Atoms, so that no table helps; ASE's own orientation and order must not matter.
+    for atoms in (molecule(name), molecule(name)[::-1]):
+        one = adsorbate(atoms)
+        assert one.atoms[one.binding[0]].symbol == symbol
+        assert one.atoms.positions[:, 2].mean() > -1e-6
 
 
 def test_water_and_ammonia_bind_by_the_atom_with_the_lone_pair():

@@ -18,7 +18,7 @@ from ase_nnp.errors import ConfigError, StructureError
 from ase_nnp.metrics.adsorbml import adsorbml_metrics
 from ase_nnp.models.potential import Potential
 from ase_nnp.workflows.adsorption import adsorb, rejudge, surface, write_dft_inputs
-from ase_nnp.workflows.adsorption.gate import hole, left_the_question, too_low
+from ase_nnp.workflows.adsorption.gate import hole, left_the_question, strange, too_low
 from ase_nnp.workflows.adsorption.slabs import prepared
 
 
@@ -195,6 +195,14 @@ def test_without_error_bars_a_short_bond_far_below_all_others_is_a_hole():
     assert not too_low([-2.9, -2.5, -2.4], none, [0.79, 0.87, 0.9])  # not far below
 
 
+def test_a_minimum_much_stranger_than_the_others_is_unknown():
+    assert list(strange([0.4, 0.83, 0.45])) == [1]
+    assert not strange([0.4, 0.6, 0.45])  # far from the threshold
+    assert not strange([0.7, 0.8, 0.75])  # all alike
+    assert not strange([0.1, 0.9])  # too few to compare
+    assert not strange([None, 0.9, 0.1])
+
+
 def test_carbon_in_the_hollow_of_fcc_100_is_not_taken_for_intercalated():
     built = fcc100("Ni", (2, 2, 4), vacuum=8.0)
     start = prepared(built)
@@ -345,3 +353,10 @@ def test_a_hole_of_a_model_without_error_bars_is_rejected(oxygen, slab):
     assert "sums of covalent radii" in holes[0].detail or "Å apart" in holes[0].detail
     # What is left is what the model without the hole has.
     assert trapped.best.energy == pytest.approx(oxygen.best.energy, abs=0.02)
+
+
+def test_a_slab_of_ase_without_vacuum_is_given_some():
+    result = adsorb(fcc111("Cu", (2, 2, 2)), "H", from_ase(EMT), placements=2, steps=25, fmax=0.3)
+    assert result.slab.cell.rank == 3
+    assert result.slab.cell.lengths()[2] > 20
+    assert result.slab.info["slab_id"] in result.system

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from ase_nnp.errors import ConfigError, StructureError
 from ase_nnp.workflows.adsorption.adsorbate_table import ADSORBATES
+from ase_nnp.workflows.adsorption.binding import binding_atom
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -39,8 +40,6 @@ RADII = {
 SURFACE, LONE_PAIR = 1.4, 0.8
 #: Between the surface dummies of two binding atoms; Angstrom.
 APART = 1.6
-#: Which atom of a molecule without a table entry binds: one of these elements, first come first.
-BINDS_FIRST = ("N", "P", "S", "O", "C")
 
 _TOKEN = re.compile(
     r"(?P<open>\()|(?P<close>\))|(?P<bond>[=#]?)(?P<star>\*?)(?P<el>[CNOH])(?P<h>H\d?)?"
@@ -75,8 +74,9 @@ def adsorbate(given: Any, binding: Sequence[int] | None = None) -> Adsorbate:
         An OC20 name (``"*CO"``; the star may be left out), a name of :func:`ase.build.molecule`,
         an ase.Atoms, or an :class:`Adsorbate`, which is returned as it is.
     binding
-        Indices of the atoms that bind to the surface. Without it: as the table says; for a
-        molecule that is not in the table, one atom of N, P, S, O, C (the first kind it has).
+        Indices of the atoms that bind to the surface. Without it: as the table says; for what is
+        not in the table, :func:`~ase_nnp.workflows.adsorption.binding.binding_atom`: the carbon
+        of CO, however it lies.
 
     Raises
     ------
@@ -94,7 +94,7 @@ def adsorbate(given: Any, binding: Sequence[int] | None = None) -> Adsorbate:
         if name in ADSORBATES and binding is None:
             atoms, bound = _built(ADSORBATES[name])
             return Adsorbate(name, atoms.copy(), bound)
-        given, name = _molecule(given), given
+        given, name = _molecule(given.lstrip("*")), given
     elif isinstance(given, Atoms):
         name = given.get_chemical_formula()
     else:
@@ -103,7 +103,7 @@ def adsorbate(given: Any, binding: Sequence[int] | None = None) -> Adsorbate:
         )
 
     bare = Atoms(given.numbers, given.positions)
-    bound = _checked(bare, binding) if binding is not None else _guessed(bare)
+    bound = _checked(bare, binding) if binding is not None else (binding_atom(bare),)
     return Adsorbate(name, oriented(bare, bound), bound)
 
 
@@ -170,17 +170,6 @@ def _checked(atoms: Atoms, binding: Sequence[int]) -> tuple[int, ...]:
             f"binding = {list(binding)}: different indices of the adsorbate's {len(atoms)} atoms."
         )
     return bound
-
-
-def _guessed(atoms: Atoms) -> tuple[int, ...]:
-    """The binding atom of a molecule that no table has."""
-    symbols = atoms.get_chemical_symbols()
-    if not symbols:
-        raise StructureError("The adsorbate has no atoms.")
-    for element in BINDS_FIRST:
-        if element in symbols:
-            return (symbols.index(element),)
-    return (0,)
 
 
 @cache

@@ -23,7 +23,7 @@ from ase_nnp.workflows.adsorption.geometry import contacts
 if TYPE_CHECKING:
     from ase import Atoms
 
-__all__ = ["REASONS", "bond_to_slab", "doubtful", "hole", "left_the_question", "too_low"]
+__all__ = ["REASONS", "bond_to_slab", "doubtful", "hole", "left_the_question", "strange", "too_low"]
 
 #: All reasons, with what they mean.
 REASONS = {
@@ -42,6 +42,9 @@ REASONS = {
 SHORTEST = 0.7
 #: Angstrom below the surface atoms that it is bonded to: an intercalated atom.
 BELOW = 0.3
+#: Share of the model's threshold above which a structure is unknown to it all the same, if the
+#: score is also so many times that of the question's other minima.
+STRANGE, STRANGER = 0.7, 1.5
 #: eV below the next minimum, and how much less sure than of those above: a hole.
 TOO_LOW, LESS_SURE = 1.0, 1.5
 #: So are such energies where the shortest bond to the slab is below this share of the covalent
@@ -116,6 +119,26 @@ def bond_to_slab(atoms: Atoms, guests: NDArray[np.int64]) -> float:
     """Return the shortest distance from adsorbate to slab, over the sum of covalent radii."""
     hosts = np.setdiff1d(np.arange(len(atoms)), guests)
     return float(contacts(atoms, guests)[:, hosts].min())
+
+
+def strange(scores: Sequence[float | None]) -> dict[int, str]:
+    """Return which minima a model knows much less than the others of the same question, and why.
+
+    Parameters
+    ----------
+    scores
+        ``ood_score`` of the distinct minima, 1 being the model's own threshold; without scores
+        nothing is told.
+    """
+    known = [score for score in scores if score is not None]
+    if len(known) < len(scores) or len(known) < 3:
+        return {}
+    typical = float(np.median(known))
+    return {
+        k: f"score {score:.2f}, of the others {typical:.2f}"
+        for k, score in enumerate(known)
+        if score > max(STRANGE, STRANGER * typical)
+    }
 
 
 def too_low(

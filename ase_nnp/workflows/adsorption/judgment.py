@@ -13,6 +13,7 @@ from ase_nnp.workflows.adsorption.gate import (
     doubtful,
     hole,
     left_the_question,
+    strange,
     too_low,
 )
 from ase_nnp.workflows.adsorption.geometry import describe
@@ -52,6 +53,11 @@ class _Verdicts:
                 self.rejected.append((reason, detail, one))
             else:
                 self.accepted.append(one)
+
+    def reject(self, reason: str, details: Mapping[int, str]) -> None:
+        """Move accepted candidates to the rejected; ``details`` are by place."""
+        self.rejected += [(reason, said, self.accepted[k]) for k, said in details.items()]
+        self.accepted = [one for k, one in enumerate(self.accepted) if k not in details]
 
     def _doubts(self, candidates: Sequence[Candidate]) -> dict[int, Mapping[str, Any]]:
         wanted = [n for n in ("ood_flag", "ood_score") if n in self.potential.outputs]
@@ -170,16 +176,16 @@ def judged(
 
 
 def _reject_holes(verdicts: _Verdicts, energies: Mapping[int, Any]) -> None:
-    """Move to the rejected what lies far below all others without a reason to."""
+    """Move to the rejected what the others of the question speak against."""
+    unknown = strange([verdicts.scores.get(id(one)) for one in verdicts.accepted])
+    verdicts.reject("unknown to the model", unknown)
     values = [energies[id(one)] for one in verdicts.accepted]
     bonds = [
         bond_to_slab(one.atoms, np.flatnonzero(one.start.get_tags() == 2))
         for one in verdicts.accepted
     ]
     holes = too_low([float(v) for v in values], [v.std for v in values], bonds)
-    for k, detail in holes.items():
-        verdicts.rejected.append(("hole", detail, verdicts.accepted[k]))
-    verdicts.accepted = [one for k, one in enumerate(verdicts.accepted) if k not in holes]
+    verdicts.reject("hole", holes)
 
 
 def _push(verdicts: _Verdicts, stages: Stages, settings: Mapping[str, Any]) -> None:

@@ -38,6 +38,8 @@ SAME_START = 0.05
 RIGID_STEPS, FIRST_STEPS = 60, 40
 #: Angstrom of vacuum that make a slab of what is periodic in three directions.
 VACUUM = 5.0
+#: Angstrom on either side of a slab that was built without any.
+ROOM = 10.0
 
 
 def adsorb(
@@ -161,9 +163,17 @@ def _given(slab_or_bulk: Any) -> Atoms:
 
 def is_slab(atoms: Atoms) -> bool:
     """Whether a structure has a surface: no third period, or vacuum along it."""
+    if _lacks_vacuum(atoms):
+        return True
     if atoms.cell.rank < 3 or not atoms.pbc[:2].all():
         return False
     return not atoms.pbc[2] or vacuum_gaps(atoms)[2] > VACUUM
+
+
+def _lacks_vacuum(atoms: Atoms) -> bool:
+    """Whether it is a slab of ase.build without ``vacuum=``: there is no third cell vector."""
+    flat = atoms.cell.rank == 2 and not atoms.cell[2].any()
+    return bool(flat and atoms.pbc[:2].all() and not atoms.pbc[2])
 
 
 def _home(
@@ -187,6 +197,9 @@ def _slab(
 ) -> Atoms:
     """The slab to place on, cut from the crystal if that is what was given."""
     if is_slab(given):
+        if _lacks_vacuum(given):
+            given = given.copy()
+            given.center(vacuum=ROOM, axis=2)
         slab = tagged_slab(given)
         slab.calc = None
         # As it was given: relaxed positions differ from machine to machine.
