@@ -48,7 +48,7 @@ def test_the_command_prints_and_writes_what_the_function_gives(run, here):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("slab.traj",), "takes [MODEL] SURFACE ADSORBATE"),
+        (("slab.traj", "C", "O"), "takes [MODEL] SURFACE ADSORBATE"),
         (("slab.traj", "XY"), "XY"),
         (("nowhere.cif", "CO"), "nowhere.cif"),
         (("slab.traj", "CO", "--miller", "1x1"), "three integers"),

@@ -41,7 +41,7 @@ def binding_atom(atoms: Atoms) -> int:
         return int(free.argmax())
     for element in BINDS_FIRST:
         if element in symbols:
-            return symbols.index(element)
+            return int(symbols.index(element))
     return 0
 
 
