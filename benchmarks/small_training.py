@@ -14,9 +14,14 @@ def set_rate(optimizers: Iterable[torch.optim.Optimizer], rate: float) -> None:
         group["lr"] = group["factor"] * rate
 
 
-def take_step(model, optimizers, graph, energy: Tensor, forces: Tensor, weight: float) -> float:
-    """Learn from one batch: squares of force components, and of energies per atom times weight."""
-    out = model.compute(graph, ("energy", "forces"))
+def take_step(
+    model, optimizers, graph, energy: Tensor, forces: Tensor, weight: float, compute=None
+) -> float:
+    """Learn from one batch: squares of force components, and of energies per atom times weight.
+
+    ``compute`` stands in for the model's own, for what is trained beside it.
+    """
+    out = (compute or model.compute)(graph, ("energy", "forces"))
     missed = (out["energy"] - energy) / graph.atoms_per_structure()
     loss = (out["forces"] - forces).square().mean() + weight * missed.square().mean()
     model.zero_grad()

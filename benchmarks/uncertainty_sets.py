@@ -6,7 +6,8 @@ DATA holds acac, 3bpa, ethanol_methanol, lips, oxides and mlearn. A small Facet 
 each (``--seconds`` of CPU time), on 80 % of what is at home; a tenth is held back to calibrate, a
 tenth is tested, and so is the shift: another temperature (acac), torsions far from the mean (3bpa),
 methanol for a model of ethanol, late frames (lips), other cells of an oxide (oxides), surfaces and
-the hottest run (silicon of mlearn). Models and rows are kept in OUT. Writes OUT/table.json.
+the hottest run (silicon of mlearn). Eight heads are trained with each model. Models, heads and rows
+are kept in OUT; models that are there are used again. Writes OUT/table.json.
 """
 
 from __future__ import annotations
@@ -24,9 +25,12 @@ import torch
 from small_training import follow, set_rate, take_step
 
 from ase_nnp import AtomGraph, build_model, load_model, open_dataset, save_model
+from ase_nnp.errors import AseNnpError
 from ase_nnp.models.predictor import Predictor
+from ase_nnp.training.committee_heads import CommitteeHeads
+from ase_nnp.training.graph_dataset import GraphBatch
 from ase_nnp.training.optimizers import muon_with_adamw
-from ase_nnp.uncertainty import fit
+from ase_nnp.uncertainty import calibrate, fit, load_uncertainty, save_uncertainty
 from ase_nnp.uncertainty.evaluation import structure_scores_of
 from ase_nnp.uncertainty.statistics import metrics as met
 
@@ -84,21 +88,17 @@ SETS = {
     "mlearn": (silicon, "surfaces and melt"),
 }
 
-#: Name in the table, method, options; all are given the same structures.
-METHODS = {
-    "auto": ("auto", {}),
-    "latent, one factor": ("latent", {"kind": "knn", "score": "mean"}),
-    "last layer, one factor": ("last_layer", {"noise": {"energy": 0.02}, "force_std": "sampled"}),
-}
-
 
 def split(frames, shifted):
     pairs = list(zip(frames, shifted, strict=True))
     return [a for a, far in pairs if not far], [a for a, far in pairs if far]
 
 
-def train_model(train, seconds, seed=0, batch=4, rate=5e-3):
-    """Muon with a cosine schedule over CPU time and averaged weights, of energies and forces."""
+def train_model(train, seconds, seed=0, rate=5e-3):
+    """Muon with a cosine schedule over CPU time and averaged weights, of energies and forces.
+
+    Returns the model and the committee of eight read-outs that was trained beside it.
+    """
     species = sorted({int(z) for a in train for z in a.numbers})
     probe = build_model("facet", {**CONFIG, "species": species}, seed=seed, device="cpu")
     graphs = [probe.make_graph(a) for a in train]
@@ -113,7 +113,10 @@ def train_model(train, seconds, seed=0, batch=4, rate=5e-3):
     model.set_energy_scale(dict(zip(species, free.tolist(), strict=True)), shift=0.0, scale=1.0)
 
     forces = [torch.tensor(a.get_forces(apply_constraint=False), dtype=model.dtype) for a in train]
+    heads = CommitteeHeads(model, train, 8, seed)
     mean = copy.deepcopy(model)
+    # Steps are what so short a training lacks: batches of about 64 atoms.
+    batch = max(1, round(64 / np.mean([len(a) for a in train])))
     optimizers = muon_with_adamw(model.parameters(), lr=rate)
     start, step, rng = time.process_time(), 0, np.random.default_rng(seed)
     while (progress := (time.process_time() - start) / seconds) < 1:
@@ -122,14 +125,16 @@ def train_model(train, seconds, seed=0, batch=4, rate=5e-3):
         part = rng.choice(len(train), min(batch, len(train)), replace=False)
         graph = AtomGraph.collate([graphs[i] for i in part])
         labels = torch.tensor(energy[part]), torch.cat([forces[i] for i in part])
-        take_step(model, optimizers, graph, *labels, 100**progress)
+        take_step(model, optimizers, graph, *labels, 100**progress, heads.compute)
+        heads.take_step(GraphBatch(graph, {"energy": labels[0]}, torch.as_tensor(part)), slow)
         step += 1
         follow(mean, model, step, 0.99)
-    return mean.freeze()
+    model = mean.freeze()
+    return model, heads.committee(model), step
 
 
 def measures(rows, structures):
-    """Figures of one method on one set of structures."""
+    """Figures of one method on one set of structures; errors in meV/Angstrom and meV an atom."""
     error = np.concatenate(
         [r["forces"] - a.get_forces(apply_constraint=False)
          for r, a in zip(rows, structures, strict=True)]
@@ -143,6 +148,8 @@ def measures(rows, structures):
         out["ence"] = met.ence(error.ravel(), 0 * error.ravel(), std.ravel(), bins=20)
         out["covered"] = float(((ends[0] <= 0) & (ends[1] >= 0)).mean())
     true = np.array([a.get_potential_energy() for a in structures])
+    missed = (np.array([r["energy"] for r in rows]) - true) / [len(a) for a in structures]
+    out["energy_rmse"] = 1e3 * float(np.sqrt((missed**2).mean()))
     ends = np.array([r["energy_interval"] for r in rows])
     out["energy_covered"] = float(((ends[:, 0] <= true) & (true <= ends[:, 1])).mean())
     return out
@@ -160,6 +167,21 @@ def cost(model, plain, structures):
     return float(np.median([seconds(model) / seconds(plain) for _ in range(6)][1:]))
 
 
+def methods(model, heads, train, held):
+    """What is fitted, by its name in the table; all are given the same structures."""
+    given = {"train": train, "calibration": held}
+    spread = {"noise": {"energy": 0.02}, "force_std": "sampled"}
+    return {
+        "auto": lambda: fit("auto", model, **given),
+        "auto around heads": lambda: fit("auto", load_uncertainty(heads, model), **given),
+        "heads, one factor": lambda: calibrate(
+            load_uncertainty(heads, model, force_std="exact"), held
+        ),
+        "latent, one factor": lambda: fit("latent", model, kind="knn", score="mean", **given),
+        "last layer, one factor": lambda: fit("last_layer", model, **given, **spread),
+    }
+
+
 def run(name, data, out, seconds):
     load, shift = SETS[name]
     home, shifted = load(data)
@@ -167,31 +189,33 @@ def run(name, data, out, seconds):
     tenth = max(20, len(home) // 10)
     held, test, train = ([home[i] for i in order[part]] for part in (
         slice(0, tenth), slice(tenth, 2 * tenth), slice(2 * tenth, None)))  # fmt: skip
-    path = out / f"{name}.nnp"
+    path, heads = out / f"{name}.nnp", out / f"{name}.uq"
     if not path.exists():
-        save_model(train_model(train, seconds), path, cpu_seconds=seconds)
+        trained, committee, steps = train_model(train, seconds)
+        save_model(trained, path, cpu_seconds=seconds, steps=steps)
+        save_uncertainty(committee, heads)
     model = load_model(path, device="cpu")
 
-    rows = []
-    for method, (kind, options) in METHODS.items():
+    table = []
+    parts = {"home": test, "shift": shifted[:150]}
+    for method, make in methods(model, heads, train, held).items():
         begin = time.process_time()
         try:
-            fitted = fit(kind, model, train=train, calibration=held, **options)
-        except Exception as error:
-            rows.append({"set": name, "method": method, "failed": str(error)})
+            fitted = make()
+        except AseNnpError as error:
+            table.append({"set": name, "method": method, "failed": str(error)})
             continue
         row = {"set": name, "shift": shift, "method": method, "train": len(train)}
         row["fit_cpu_s"] = time.process_time() - begin
-        rows = {part: Predictor(fitted)(s, progress=False)
-                 for part, s in (("home", test), ("shift", shifted[:150]))}  # fmt: skip
-        for part, given in (("home", test), ("shift", shifted[:150])):
-            row[part] = measures(rows[part], given)
-        scores = [structure_scores_of(rows[part])[1] for part in ("home", "shift")]
+
+        rows = {part: Predictor(fitted)(s, progress=False) for part, s in parts.items()}
+        row |= {part: measures(rows[part], parts[part]) for part in parts}
+        scores = [structure_scores_of(rows[part])[1] for part in parts]
         row |= {"auroc": met.auroc_ood(*scores), "score": fitted.uq.get("score", "")}
         row["cost"] = cost(fitted, model, test)
-        rows.append(row)
+        table.append(row)
         print(json.dumps(row), flush=True)
-    return rows
+    return table
 
 
 def main() -> None:

@@ -20,7 +20,13 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from numpy.typing import NDArray
 
 from ase_nnp.calculator.results import Results
-from ase_nnp.errors import ConfigError, PredictionError, StructureError, UnsupportedElementError
+from ase_nnp.errors import (
+    CheckpointError,
+    ConfigError,
+    PredictionError,
+    StructureError,
+    UnsupportedElementError,
+)
 from ase_nnp.models.corrections import Corrections, add_corrections
 from ase_nnp.models.files import load_model, model_hash
 from ase_nnp.models.potential import Potential
@@ -59,10 +65,12 @@ class NNPCalculator(Calculator):  # type: ignore[misc]
     dtype
         ``"float32"`` (default) or ``"float64"``.
     uncertainty
-        A fitted uncertainty for this model, or the path of one: adds ``energy_std`` and
-        ``forces_std`` to ``results``. False: none, also on the default model.
+        A fitted uncertainty for this model, with or without its corrections, or the path of one:
+        adds ``energy_std`` and ``forces_std`` to ``results``. The name of a method that needs no
+        fit, or a mapping with its ``method`` and options. False: none, also on the default model.
     corrections
-        Terms to add, by name: ``["zbl"]``; a functional follows a colon (``"d3bj:pbe"``).
+        Terms to add, by name: ``["zbl"]``; a functional follows a colon (``"d3bj:pbe"``). Or a
+        mapping from names to parameters.
     precision
         None, ``"tf32"`` or ``"bf16"``; for this calculator's calls only.
     options
@@ -116,11 +124,11 @@ class NNPCalculator(Calculator):  # type: ignore[misc]
             uncertainty=uncertainty is None,
             **options,
         )
-        if uncertainty is not None and uncertainty is not False:
-            from ase_nnp.uncertainty import attach
 
-            model = attach(model, uncertainty)
-        model = add_corrections(model, corrections)
+        if uncertainty is None or uncertainty is False:
+            model = add_corrections(model, corrections)
+        else:
+            model = _with_error_bars(model, uncertainty, corrections)
         self._setup(model, precision)
 
     def _setup(self, model: Potential, precision: str | None) -> None:
@@ -261,6 +269,8 @@ class NNPCalculator(Calculator):  # type: ignore[misc]
             elif name == "fixed":
                 held = [c.index for c in atoms.constraints if isinstance(c, FixAtoms)]
                 seen[name] = np.unique(np.concatenate(held)) if held else np.zeros(0, int)
+
+            # Through ASE's getters, which give zeros where the arrays are not there.
             elif name in ("initial_charges", "initial_magmoms"):
                 seen[name] = (
                     atoms.get_initial_charges()
@@ -324,6 +334,18 @@ class NNPCalculator(Calculator):  # type: ignore[misc]
         self._seen = self._read(atoms)
         self.atoms = atoms.copy()
         self.results = results
+
+
+def _with_error_bars(model: Potential, uncertainty: Any, corrections: Corrections) -> Potential:
+    from ase_nnp.uncertainty import attach
+
+    try:
+        return add_corrections(attach(model, uncertainty), corrections)
+    except CheckpointError:
+        if not corrections:
+            raise
+        # Not those of the model alone: they were fitted with the corrections on, or not for it.
+        return attach(add_corrections(model, corrections), uncertainty)
 
 
 def describe_model(model: Potential) -> dict[str, Any]:

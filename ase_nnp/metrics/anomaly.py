@@ -81,7 +81,7 @@ def adsorbate_dissociated(init: Atoms, final: Atoms) -> bool:
 
 
 def adsorbate_desorbed(final: Atoms, mask: NDArray[np.bool_] | None = None) -> bool:
-    """Whether no adsorbate atom has a slab neighbour, with radii scaled by 1.5."""
+    """Whether no adsorbate atom has a slab neighbor, with radii scaled by 1.5."""
     adsorbate = _adsorbate(final) if mask is None else mask
     return not connectivity(final, 1.5)[np.ix_(adsorbate, ~adsorbate)].any()
 

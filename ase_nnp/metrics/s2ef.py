@@ -46,7 +46,7 @@ def _cosines(pred: Floats, target: Floats) -> Floats:
 
 
 def _published_cosine_sum(pred: Floats, target: Floats) -> float:
-    """Sum of cosines in float32, vectors normalised first: the arithmetic of published values."""
+    """Sum of cosines in float32, vectors normalized first: the arithmetic of published values."""
     if not len(pred):
         return 0.0
     unit = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -98,8 +99,10 @@ def functional_of(model: Potential) -> str:
 def _check_fits(correction: Correction, text: str, model: Potential) -> None:
     """Refuse what would count an energy twice or add it to one of another kind."""
     said = functional_of(model)
-    parts = said.lower().replace("+", " ").replace("-", " ").replace("(", " ").split()
-    twice = [word for word in correction.included_in if word in parts]
+    # "PBE-D3(BJ)" holds the word d3, and wB97M-V is a name of which no part says dispersion.
+    whole = re.split(r"[\s+,;()/]+", said.lower().replace("ω", "w"))
+    words = {*whole, *(part for name in whole for part in name.split("-"))}
+    twice = words & {word.lower() for word in correction.included_in}
     if twice:
         raise ConfigError(
             f"'{model.family}' was trained on {said}, which holds the term already: '{text}' would "

@@ -27,6 +27,8 @@ MOVED = {
     "energy": ("energy_interval", "energy_members"),
     "forces": ("forces_interval", "forces_members", "forces_comm"),
 }
+#: Ends of names that say something of one part's error bars, and nothing where there are several.
+OF_ONE_PART = ("_interval", "_members", "_comm", "_cov", "_var", "_uncertainty", "_ensemble")
 
 
 def sum_potentials(
@@ -100,6 +102,8 @@ class Sum(Potential):
             dict.fromkeys(name for p in potentials for name in p.required_inputs)
         )
         self.outputs = _outputs(potentials)
+        # Edges of further terms travel in the graph under names of this sum, not of one within.
+        self.prefix = "sum" * (1 + sum(isinstance(part, Sum) for part in first.modules()))
         known = [p.elements for p in potentials if p.elements is not None]
         self.elements = frozenset.intersection(*known) if known else None
         # The first one's edges serve all where they are every pair within a cutoff that is enough.
@@ -139,6 +143,13 @@ class Sum(Potential):
         for _, _, _, term in self.terms():
             term.to(*args, **kwargs)
         return self
+
+    def around(self, first: Potential) -> Potential:
+        """Return the sum with another first potential, such as this one's with error bars."""
+        terms = [term for _, _, _, term in self.terms()][1:]
+        total = sum_potentials([first, *terms], self.weights, names=self.names)
+        total.corrections = self.corrections
+        return total
 
     @property
     def uq(self) -> Any:
@@ -186,10 +197,11 @@ class Sum(Potential):
                 of_structure = own.batch[edges[1]]
                 edges = edges - _first_atoms(own)[of_structure]
                 counts = torch.bincount(of_structure, minlength=own.num_structures)
-            graph.extra[f"sum{k}_edges"] = edges.T
-            graph.extra[f"sum{k}_shifts"] = own.edge_shift
-            graph.extra[f"sum{k}_counts"] = counts
-            graph.extra.update({f"sum{k}:{key}": value for key, value in own.extra.items()})
+            mine = f"{self.prefix}{k}"
+            graph.extra[f"{mine}_edges"] = edges.T
+            graph.extra[f"{mine}_shifts"] = own.edge_shift
+            graph.extra[f"{mine}_counts"] = counts
+            graph.extra.update({f"{mine}:{key}": value for key, value in own.extra.items()})
         return graph
 
     def _graph_of(self, k: int, term: Potential, graph: AtomGraph) -> AtomGraph:
@@ -198,21 +210,25 @@ class Sum(Potential):
             return graph
         if self.shared:
             return within(graph, term.cutoff)
-        prefix = f"sum{k}:"
-        if f"sum{k}_edges" not in graph.extra:
+        mine = f"{self.prefix}{k}"
+        if f"{mine}_edges" not in graph.extra:
             # Somebody made the graph by the first one's rule alone; atoms and images stay in order.
             made = term.make_graph(structures_of(graph), graph.positions.device)
             return made.replace(positions=graph.positions, cell=graph.cell)
 
-        edges = graph.extra[f"sum{k}_edges"].T
+        edges = graph.extra[f"{mine}_edges"].T
         if graph.num_structures > 1:
-            counts = graph.extra[f"sum{k}_counts"]
+            counts = graph.extra[f"{mine}_counts"]
             structures = torch.arange(graph.num_structures, device=counts.device)
             edges = edges + _first_atoms(graph)[structures.repeat_interleave(counts)]
         return graph.replace(
             edge_index=edges,
-            edge_shift=graph.extra[f"sum{k}_shifts"],
-            extra={n.removeprefix(prefix): v for n, v in graph.extra.items() if prefix in n},
+            edge_shift=graph.extra[f"{mine}_shifts"],
+            extra={
+                name.removeprefix(f"{mine}:"): value
+                for name, value in graph.extra.items()
+                if name.startswith(f"{mine}:")
+            },
         )
 
 
@@ -251,7 +267,14 @@ class SumPotential(Sum):
                 own = self._graph_of(k, term, graph)
                 part = term.compute(own, needed & set(term.outputs))
             _accumulate(results, dict(part), weight, first=k == 0)
-        return {k: v for k, v in results.items() if k not in ADDITIVE or k in self.outputs}
+        # Lengths of summed error bars are no sum of lengths.
+        if "forces_std" in results:
+            results["forces_std_norm"] = results["forces_std"].norm(dim=1)
+        return {
+            name: value
+            for name, value in results.items()
+            if name in self.outputs or not (name in ADDITIVE or name.endswith(OF_ONE_PART))
+        }
 
 
 def _outputs(potentials: Sequence[Potential]) -> tuple[str, ...]:
@@ -260,8 +283,9 @@ def _outputs(potentials: Sequence[Potential]) -> tuple[str, ...]:
     stds = [n for p in others for n in p.outputs if n.endswith("_std")]
     names = [n for n in first.outputs if n not in ADDITIVE or all(n in p.outputs for p in others)]
     if stds:  # an interval of one part is none of the sum
-        names = [n for n in names if not n.endswith(("_interval", "_members", "_comm"))]
-    return tuple(dict.fromkeys([*names, *stds]))
+        names = [n for n in names if not n.endswith(OF_ONE_PART)]
+    norm = ["forces_std_norm"] if "forces_std" in {*names, *stds} else []
+    return tuple(dict.fromkeys([*names, *stds, *norm]))
 
 
 def within(graph: AtomGraph, cutoff: float) -> AtomGraph:
@@ -282,9 +306,10 @@ def _accumulate(
     """Add one term; ends of intervals and members move with the value that they belong to."""
     if first:
         for name, value in part.items():
-            moves = name in ADDITIVE or name in MOVED["energy"] or name in MOVED["forces"]
-            factor = weight if moves else abs(weight) if name.endswith("_std") else 1.0
+            factor = _factor(name, weight)
             results[name] = value if factor == 1.0 else factor * value
+            if name.endswith("_interval") and weight < 0:  # the lower end becomes the upper one
+                results[name] = results[name].flip(0 if name.startswith("forces") else -1)
         return
 
     for name in ADDITIVE:
@@ -302,6 +327,15 @@ def _accumulate(
     for name in [n for n in part if n.endswith("_std")]:
         mine = results.get(name, torch.zeros_like(part[name]))
         results[name] = (mine.square() + (weight * part[name]).square()).sqrt()
+
+
+def _factor(name: str, weight: float) -> float:
+    """What an output of a potential is multiplied by, where its energy is by ``weight``."""
+    if name in ADDITIVE or name in MOVED["energy"] or name in MOVED["forces"]:
+        return weight
+    if name.endswith(("_std", "_uncertainty")):
+        return abs(weight)
+    return weight**2 if name.endswith(("_cov", "_var")) else 1.0
 
 
 @contextmanager

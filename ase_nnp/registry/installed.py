@@ -42,7 +42,7 @@ class Registry:
 
     Attributes
     ----------
-    families, datasets, uncertainties, commands
+    families, datasets, uncertainties, corrections, commands
         What was registered, by name.
     owners
         Which plugin registered a name, as ``"ModelFamily:NAME" -> plugin``.
@@ -150,7 +150,7 @@ class Registry:
         seen: dict[str, str] = {}
         for point in points:
             if point.name in seen and seen[point.name] == point.value:
-                continue  # the same plugin, found through two folders on the path
+                continue  # the same plugin, in two folders of the path
             name = point.name
             if name in seen:
                 name = f"{point.name} ({point.value})"
@@ -188,12 +188,15 @@ class Registry:
                     f"Install it with: {install_line(family)}"
                 )
             return family
+
         if name in self.broken:
             kind, reason, fix = broken_state(self.broken[name])
             raise PluginError(
                 f"The plugin '{name}' is installed and cannot be used: {kind}: {reason}"
                 + (f"\n{fix}" if fix else "")
             ) from self.broken[name]
+
+        # Checkpoints have names of their own, which users take for a family's.
         offered = [p.name for f in self.families.values() for p in f.pretrained]
         raise UnknownModelError(self._unknown(name, self.families, "model family", offered))
 

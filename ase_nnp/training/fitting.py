@@ -53,7 +53,7 @@ class FitResult:
     stopped: str = ""
     without_gradient: list[str] = field(default_factory=list)
     untouched: dict[str, float] = field(default_factory=dict)
-    committee: UncertainPotential | None = None
+    committee: Potential | None = None
 
 
 def fit(
@@ -225,10 +225,13 @@ def _fit(
     committee = None
     if heads is not None:
         from ase_nnp.uncertainty.files import save_uncertainty
+        from ase_nnp.uncertainty.fitting import attach
 
-        committee = heads.committee(best)
+        # The heads are read-outs of the network, beneath the corrections of the file.
+        alone = heads.committee(best.unwrapped)
+        committee = attach(best, alone)
         if fabric.is_global_zero:
-            save_uncertainty(committee, folder / "heads.uq", trained_with=len(train))
+            save_uncertainty(alone, folder / "heads.uq", trained_with=len(train))
     return FitResult(
         best,
         folder,

@@ -67,7 +67,7 @@ def refit_references(
     model
         Changed in place.
     dataset
-        Labelled structures.
+        Labeled structures.
     progress
         Show a bar on stderr.
 

@@ -46,7 +46,7 @@ def run_identity(
     weights
         Hash of those that the run starts from.
     report
-        What the normalization found.
+        Statistics of the labels, and what was set in the model.
     settings
         Of the run.
     notes

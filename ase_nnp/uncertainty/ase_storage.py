@@ -144,6 +144,8 @@ def freeze(atoms: Atoms) -> Atoms:
     results = {
         k: np.copy(v) if isinstance(v, np.ndarray) else v for k, v in atoms.calc.results.items()
     }
+
+    # SinglePointCalculator takes ASE's own names only; the rest is put in afterwards.
     copy = atoms.copy()
     known = {k: v for k, v in results.items() if k in all_properties}
     copy.calc = SinglePointCalculator(copy, **known)
@@ -242,6 +244,7 @@ def write_db(database: Any, atoms: Atoms, **key_value_pairs: Any) -> int:
             scalars[PREFIX + name] = float(value)
         else:
             data[PREFIX + name] = dict(value) if isinstance(value, Mapping) else np.asarray(value)
+    # What stands in the row need not be in its structure a second time.
     for place in (frame.info, frame.arrays):
         for key in [k for k in place if k.startswith(PREFIX)]:
             del place[key]

@@ -26,6 +26,7 @@ from ase_nnp.errors import UncertaintyError
 from ase_nnp.models.modes import evaluating
 from ase_nnp.models.potential import Potential
 from ase_nnp.models.predictor import Predictor
+from ase_nnp.models.sums import Sum
 from ase_nnp.uncertainty.methods.ensemble import DeepEnsemble, Pool
 from ase_nnp.uncertainty.methods.jacobian import plain_features
 from ase_nnp.uncertainty.methods.last_layer import LastLayerLaplace
@@ -240,7 +241,7 @@ def energies(model: Potential, structures: Sequence[Atoms]) -> list[Observable]:
         whose products are covariances up to a factor for each structure: the correlations of the
         rows, with the model's own ``energy_std``. Another uncertainty: stds that are taken to be
         independent. Any other potential: values whose error is unknown. Two models' errors are
-        independent.
+        independent. A sum: those of its terms; corrections are formulas without an error.
     structures
         Of any sizes.
 
@@ -249,6 +250,9 @@ def energies(model: Potential, structures: Sequence[Atoms]) -> list[Observable]:
     A calibration of the energy acts on every std; correlations stay as they are.
     """
     structures = list(structures)
+    if isinstance(model, Sum):
+        return _of_a_sum(model, structures)
+
     known = "energy_std" in model.outputs
     if known and hasattr(model, "energy_rows"):
         return _of_stds_and_rows(model, structures)
@@ -267,6 +271,20 @@ def energies(model: Potential, structures: Sequence[Atoms]) -> list[Observable]:
         width = float(row["energy_std"]) if known else 0.0
         observables.append(Observable(float(row["energy"]), {own: np.array([width])}))
     return observables
+
+
+def _of_a_sum(model: Sum, structures: Sequence[Atoms]) -> list[Observable]:
+    """Return weighted sums of the terms' observables."""
+    corrections = len(model.corrections) - len(model.base.corrections)
+    total = [Observable(0.0)] * len(structures)
+    for number, _, weight, term in model.terms():
+        if number >= len(model.members) - corrections:
+            rows = Predictor(term)(structures, ("energy",), progress=False)
+            values = [Observable(float(row["energy"])) for row in rows]
+        else:
+            values = energies(term, structures)
+        total = [one + weight * value for one, value in zip(total, values, strict=True)]
+    return total
 
 
 def _ensemble_rows(model: DeepEnsemble, structures: Sequence[Atoms]) -> tuple[Array, Array]:
@@ -314,6 +332,7 @@ def _of_stds_and_rows(model: Potential, structures: Sequence[Atoms]) -> list[Obs
     for atoms, result in zip(structures, results, strict=True):
         with evaluating(model):
             row = make_rows(model.make_graph([atoms]))[0].detach().double().cpu().numpy()
+        # The rows know correlations, and the calibrated std the size.
         length = math.sqrt(float(row @ row))
         scaled = row * (float(result["energy_std"]) / length) if length else row
         observables.append(Observable(float(result["energy"]), {source: scaled}))

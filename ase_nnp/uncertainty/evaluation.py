@@ -178,6 +178,7 @@ def measures_of(table: PropertyTable, bins: int) -> dict[str, Any]:
         "pit_ks": met.pit_ks_statistic(*xyz),
         "ause": met.ause(*xyz),
     }
+
     size, std = np.abs(error), table.std
     # A force is one vector: its components are not ranked apart.
     if table.atom_error is not None and table.atom_std is not None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ase_nnp import __version__
-from ase_nnp.errors import AseNnpError, CheckpointError
+from ase_nnp.errors import AseNnpError, CheckpointError, ConfigError
 from ase_nnp.models.files import hashed_config, model_hash
 from ase_nnp.models.modes import usual_default_dtype
 from ase_nnp.models.potential import Potential
@@ -64,6 +64,7 @@ def save_uncertainty(model: UncertainPotential, path: str | Path, **notes: Any) 
     notes
         Anything JSON-able worth keeping.
     """
+    # From the outside in: an uncertainty may be around another, down to the model.
     tensors: dict[str, torch.Tensor] = {}
     layers: list[dict[str, Any]] = []
     layer: Potential = model
@@ -125,16 +126,36 @@ def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
 
 
 @usual_default_dtype()
-def load_uncertainty(path: str | Path, model: Potential) -> UncertainPotential:
+def load_uncertainty(path: str | Path, model: Potential, **options: Any) -> UncertainPotential:
     """Put a fitted uncertainty on the model that it was fitted for.
+
+    Parameters
+    ----------
+    path
+        A file that :func:`save_uncertainty` wrote.
+    model
+        The potential that it was fitted for.
+    options
+        Of the method, instead of those in the file: ``force_std="exact"`` for the heads of a
+        training, which are kept with a spread of energies alone.
 
     Raises
     ------
     CheckpointError
         The file is damaged, or belongs to another model.
+    ConfigError
+        An option that the method of the file does not have.
     """
     header, tensors = _read(path)
     try:
+        outer = header["layers"][0]
+        strange = sorted(set(options) - set(outer["values"]))
+        if strange:
+            raise ConfigError(
+                f"{path}: '{outer['method']}' has no option {', '.join(strange)}. It has: "
+                f"{', '.join(outer['values'])}."
+            )
+        outer["values"].update(options)
         return _on_model(model, header, tensors, path)
     except AseNnpError:
         raise

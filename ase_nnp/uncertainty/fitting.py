@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ase_nnp.errors import ConfigError, UncertaintyError
+from ase_nnp.errors import CheckpointError, ConfigError, UncertaintyError
 from ase_nnp.models.modes import usual_default_dtype
 from ase_nnp.models.potential import Potential
 from ase_nnp.models.predictor import Predictor
+from ase_nnp.models.sums import Sum
 from ase_nnp.registry.family import UncertaintyMethod
 from ase_nnp.uncertainty.methods.base import UncertainPotential
 from ase_nnp.uncertainty.statistics.calibrated import Calibration, fit_calibration
@@ -42,12 +43,14 @@ def wrap(
     ConfigError
         An unknown method, or options that it does not take.
     """
+
     methods = list_methods()
     if method not in methods:
         raise ConfigError(
             f"no uncertainty method is named '{method}'. There are: {', '.join(sorted(methods))}."
         )
     members = [potentials] if isinstance(potentials, Potential) else list(potentials)
+    # A plugin's method has a signature of its own, which says what options it takes.
     try:
         wrapped = methods[method].wrap(members, **options)
     except TypeError as error:
@@ -69,6 +72,7 @@ def labels_of(structures: Sequence[Atoms]) -> list[dict[str, Any]]:
             )
         results = atoms.calc.results
         rows.append({k: results[k] for k in ("energy", "forces") if k in results})
+    # A label that some structures lack would calibrate on a part of them without a word.
     shared = set.intersection(*(set(row) for row in rows)) if rows else set()
     if not shared:
         raise UncertaintyError("The structures share no label: neither energy nor forces.")
@@ -224,13 +228,14 @@ def _leave_kind_out(
 @usual_default_dtype()
 def attach(
     model: Potential, uncertainty: UncertainPotential | str | Path | Mapping[str, Any]
-) -> UncertainPotential:
+) -> Potential:
     """Return the model with an uncertainty; what ``NNPCalculator(model, uncertainty=...)`` does.
 
     Parameters
     ----------
     model
-        The potential that the uncertainty was fitted for.
+        The potential that the uncertainty was fitted for; or that one with corrections, which then
+        keep their place outside and add no spread.
     uncertainty
         The path of a file written by :func:`ase_nnp.uncertainty.save_uncertainty`; a fitted
         method; or the name of a method that needs no fit (``"dropout"``, ``"rotation"``,
@@ -241,6 +246,19 @@ def attach(
     CheckpointError
         It was fitted for another model.
     """
+    if not (isinstance(model, Sum) and model.corrections):
+        return _attach(model, uncertainty)
+    try:
+        return _attach(model, uncertainty)
+    except CheckpointError:
+        # Heads of a training, and all that was fitted before a term was added, know the model
+        # without it.
+        return model.around(attach(model.base, uncertainty))
+
+
+def _attach(
+    model: Potential, uncertainty: UncertainPotential | str | Path | Mapping[str, Any]
+) -> UncertainPotential:
     from ase_nnp.uncertainty.files import check_model, load_uncertainty
 
     if isinstance(uncertainty, UncertainPotential):

@@ -19,6 +19,10 @@ __all__ = ["MonitorEvent", "UncertaintyMonitor", "UncertaintyWarning"]
 log = logging.getLogger(__name__)
 
 MODES = ("stop", "flag", "log", "callback", "branch")
+#: Dynamics of ASE that set the atoms from positions, momenta or a cell of their own.
+OWN_STATE = (
+    "NoseHooverChainNVT", "IsotropicMTKNPT", "MTKNPT", "MaskedMTKNPT", "NPT", "MelchionnaNPT",
+)  # fmt: skip
 
 
 class UncertaintyWarning(UserWarning):
@@ -61,7 +65,8 @@ class UncertaintyMonitor:
     mode
         ``"stop"``, ``"flag"`` (``monitor.triggered``), ``"log"``, ``"callback"``, or ``"branch"``:
         molecular dynamics goes on from the last step below the threshold, with new random
-        velocities of the same kinetic energy, so that one run finds many ways out.
+        velocities of the same kinetic energy and total momentum, so that one run finds many ways
+        out. For dynamics that take positions and momenta from the atoms at each step.
     callback
         ``callback(atoms, event)``; called in every mode if given.
     relative
@@ -106,6 +111,12 @@ class UncertaintyMonitor:
 
         if mode == "branch" and not isinstance(dyn, MolecularDynamics):
             raise UncertaintyError("mode='branch' needs molecular dynamics, which has velocities.")
+        own_state = [kind.__name__ for kind in type(dyn).__mro__ if kind.__name__ in OWN_STATE]
+        if mode == "branch" and own_state:
+            raise UncertaintyError(
+                f"mode='branch' cannot turn {own_state[0]} back: it keeps positions of its own. "
+                "Use VelocityVerlet, Langevin, Bussi, Andersen or NVTBerendsen, or mode='stop'."
+            )
         self.patience, self.mode, self.callback = patience, mode, callback
         self.relative, self.per_atom = relative, per_atom
 
@@ -114,7 +125,7 @@ class UncertaintyMonitor:
         self.triggered = False
         self._above = 0
         self._last = -1
-        self._trusted: tuple[Any, Any] | None = None
+        self._trusted: tuple[Any, Any, Any] | None = None
         self._random = np.random.default_rng(seed)
         self._file = None if save is None else UncertaintyTrajectory(save)
         if interval is not None:
@@ -138,7 +149,7 @@ class UncertaintyMonitor:
         if not value > self.threshold:
             self._above, self.triggered = 0, False
             if self.mode == "branch":
-                self._trusted = (atoms.positions.copy(), atoms.get_momenta())
+                self._trusted = (atoms.positions.copy(), atoms.get_momenta(), atoms.cell.copy())
             return
         self._above += 1
         if self._above < self.patience or self.triggered:
@@ -186,14 +197,25 @@ class UncertaintyMonitor:
                 f"{self.key} is above {self.threshold:.4g} at the first step: there is nothing to "
                 "go back to. Start from a structure that the model knows."
             )
-        positions, momenta = self._trusted
+        positions, momenta, cell = self._trusted
         masses = atoms.get_masses()[:, None]
-        energy = (momenta**2 / masses).sum()
-        # Maxwell's directions, scaled to the energy that the trusted step had.
-        drawn = np.sqrt(masses) * self._random.standard_normal(momenta.shape)
-        drawn *= np.sqrt(energy / (drawn**2 / masses).sum())
+        atoms.set_cell(cell)
         atoms.set_positions(positions)
+
+        # Maxwell's directions. Constraints take their part of them before they are scaled, or the
+        # energy of fixed atoms would be lost.
+        drawn = np.sqrt(masses) * self._random.standard_normal(momenta.shape)
+        if not atoms.constraints:
+            drawn -= masses * (drawn.sum(axis=0) / masses.sum())
         atoms.set_momenta(drawn)
+        drawn = atoms.get_momenta()
+
+        drift = np.zeros_like(momenta)
+        if not atoms.constraints:
+            drift = masses * (momenta.sum(axis=0) / masses.sum())
+        energy = ((momenta - drift) ** 2 / masses).sum()
+        own = (drawn**2 / masses).sum()
+        atoms.set_momenta(drift + drawn * np.sqrt(energy / own if own > 0 else 0.0))
         self._above, self.triggered = 0, False
 
     def _own_threshold(self) -> float:
@@ -203,7 +225,7 @@ class UncertaintyMonitor:
         if self.key != "ood_score":
             return 0.1
         model = getattr(self._atoms().calc, "model", None)
-        value = getattr(model, "uq", {}).get("score_threshold")
+        value = (getattr(model, "uq", None) or {}).get("score_threshold")
         if value is None:
             raise UncertaintyError(
                 "The model states no threshold of 'ood_score'. Give threshold=..., or fit error "

@@ -31,12 +31,12 @@ def _method(name: str, place: str, summary: str, cite: str = "") -> UncertaintyM
     return UncertaintyMethod(name=name, summary=summary, wrap=wrap, cite=cite)
 
 
-def _fitted(potentials: Sequence[Potential], path: str | Path) -> Potential:
+def _fitted(potentials: Sequence[Potential], path: str | Path, **options: Any) -> Potential:
     """Put a fitted uncertainty from a file on the model that it was fitted for."""
     from ase_nnp.uncertainty.files import load_uncertainty
 
     (model,) = potentials
-    return load_uncertainty(path, model)
+    return load_uncertainty(path, model, **options)
 
 
 def _auto(

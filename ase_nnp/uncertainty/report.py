@@ -73,6 +73,7 @@ def _reliability(axes: Any, t: PropertyTable) -> None:
 
 def _error_std(axes: Any, t: PropertyTable) -> None:
     error = np.maximum(np.abs(t.true - t.pred), 1e-12)
+    # Of a hundred thousand points in one place none can be told apart.
     step = max(1, len(error) // 5000)
     axes.loglog(t.std[::step], error[::step], ".", markersize=2, alpha=0.3)
     bins = met.ence_bins(t.true, t.pred, t.std, max(1, min(20, len(error) // 5)))
@@ -117,6 +118,7 @@ def _coverage(axes: Any, t: PropertyTable, evaluation: Evaluation) -> None:
 
 def _ood(axes: Any, e: Evaluation) -> None:
     parts = [e.scores] if e.shifted_scores is None else [e.scores, e.shifted_scores]
+    # A few structures far out would squeeze all others into one bin.
     top = np.quantile(np.concatenate(parts), 0.99)
     span = (min(p.min() for p in parts), max(top, parts[0].max() + 1e-12))
     for values, label in zip(parts, ("known kind", "shifted"), strict=False):

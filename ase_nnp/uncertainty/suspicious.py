@@ -244,6 +244,8 @@ def _without_shifts(difference: Array, numbers: Sequence[Array]) -> Array:
         atoms = np.array([len(z) for z in numbers], float)
         per_atom: Array = difference / atoms
         return np.asarray((per_atom - np.median(per_atom)) * atoms)
+
+    # Reweighted least squares: one wrong label in plain ones shifts its whole composition.
     weight = np.ones(len(difference))
     sizes = counts.sum(axis=1)
     for _ in range(30):
@@ -277,7 +279,9 @@ def _forces(
         k: np.linalg.norm(_labels(frames[k])["forces"] - rows[k]["forces"], axis=1) for k in known
     }
     everything = np.concatenate(list(errors.values()))
+    # The median of a chi-square with three degrees of freedom is 2.366.
     usual = max(float(np.sqrt(np.median(everything**2) / 2.366 * 3)), 1e-6)
+
     suspicions = []
     for k in known:
         bars = rows[k].get("forces_std_norm")

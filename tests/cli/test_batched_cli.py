@@ -9,7 +9,12 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk
+from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read, write
+
+from ase_nnp import load_model
+from ase_nnp.uncertainty import fit, save_uncertainty
 
 DATA = Path(__file__).resolve().parents[2] / "data"
 
@@ -59,6 +64,47 @@ def test_dynamics_of_many_structures_end_where_they_should(run, clusters, tmp_pa
     assert len(read(tmp_path / "last.extxyz", ":")) == 3
 
 
+@pytest.fixture
+def bars(tmp_path):
+    """Error bars of the small model that know crystals of copper, with EMT as the truth."""
+
+    def crystals(count, seed):
+        frames = [bulk("Cu", cubic=True) for _ in range(count)]
+        for number, atoms in enumerate(frames):
+            atoms.rattle(0.05, seed=1000 * seed + number)
+            truth = atoms.copy()
+            truth.calc = EMT()
+            results = {"energy": truth.get_potential_energy(), "forces": truth.get_forces()}
+            atoms.calc = SinglePointCalculator(atoms, **results)
+        return frames
+
+    model = load_model(DATA / "toy.nnp", device="cpu")
+    fitted = fit("auto", model, train=crystals(20, 1), calibration=crystals(12, 2))
+    save_uncertainty(fitted, tmp_path / "toy.uq")
+    return tmp_path / "toy.uq"
+
+
+@pytest.mark.parametrize("command", ["relax", "md"])
+def test_a_structure_that_the_flag_marks_stops_and_the_others_go_on(run, bars, tmp_path, command):
+    known, strange = bulk("Cu", cubic=True), bulk("Cu", cubic=True)
+    known.rattle(0.02, seed=3)
+    strange.positions[1] += [0.0, 0.5, 0.5]
+    write(tmp_path / "in.xyz", [known, strange])
+    more = {"relax": ("--fmax", 0.2), "md": ("--temperature", 1)}[command]
+    code, out, err = run(
+        command, DATA / "toy.nnp", tmp_path / "in.xyz", "-o", tmp_path / "out.extxyz",
+        "--uncertainty", bars, "--stop-at-flag", "--steps", 3, "--json", *more,
+    )  # fmt: skip
+    rows = json.loads(out)["structures"]
+    assert rows[0]["status"] != "stopped", err
+    assert rows[1]["status"] == "stopped"
+    assert "ood_flag" in rows[1]["reason"]
+    assert rows[1]["steps"] == 0
+    assert code == (3 if command == "relax" else 0)
+    last = read(tmp_path / "out.extxyz", 1)
+    np.testing.assert_allclose(last.positions, strange.positions, atol=1e-6)
+
+
 def test_one_structure_that_fails_is_named_and_the_exit_code_is_1(run, tmp_path):
     good = bulk("Cu", cubic=True)
     strange = Atoms("Xe2", positions=[[0, 0, 0], [0, 0, 2]])
@@ -87,6 +133,9 @@ def test_one_structure_that_fails_is_named_and_the_exit_code_is_1(run, tmp_path)
         ("relax", "--folder", "run", "--optimizer", "FIRE2"),
         ("relax", "--folder", "run", "--trajectory", "xyz"),
         ("relax", "--stop-above", 0.1),
+        ("relax", "--stop-at-flag"),
+        ("md", "--temperature", 300, "--stop-at-flag"),
+        ("relax", "--stop-above", 0.1, "--stop-at-flag"),
     ],
 )
 def test_bad_options_end_in_one_line(run, clusters, tmp_path, monkeypatch, arguments):

@@ -111,9 +111,18 @@ def test_error_bars_of_the_parts_are_carried():
     (results,) = predict(total, structures()[:1])
     assert results["energy_std"] == pytest.approx(2 * alone["energy_std"], rel=1e-9)
     np.testing.assert_allclose(results["forces_std"], 2 * alone["forces_std"], rtol=1e-9)
+    norm = np.linalg.norm(results["forces_std"], axis=1)
+    np.testing.assert_allclose(results["forces_std_norm"], norm, rtol=1e-9)
     twice = sum_potentials([ensemble, ensemble])
     (results,) = predict(twice, structures()[:1])
     assert results["energy_std"] == pytest.approx(2**0.5 * alone["energy_std"], rel=1e-9)
+    norm = np.linalg.norm(results["forces_std"], axis=1)
+    np.testing.assert_allclose(results["forces_std_norm"], norm, rtol=1e-9)
+    detailed = uq.wrap("ensemble", members, details=True)
+    (alone,) = predict(detailed, structures()[:1])
+    (results,) = predict(sum_potentials([detailed], [-3.0]), structures()[:1])
+    np.testing.assert_allclose(results["forces_cov"], 9 * alone["forces_cov"], rtol=1e-9)
+    assert "forces_cov" not in sum_potentials([detailed, detailed]).outputs
 
 
 def test_intervals_move_with_their_value(tail):
@@ -132,6 +141,27 @@ def test_intervals_move_with_their_value(tail):
     np.testing.assert_allclose(
         results["energy_interval"], np.add(alone["energy_interval"], shift), rtol=1e-9
     )
+    (turned,) = predict(sum_potentials([ensemble], [-1.0]), train[:1])
+    np.testing.assert_allclose(turned["energy_interval"], -alone["energy_interval"][::-1])
+    np.testing.assert_allclose(turned["forces_interval"], -alone["forces_interval"][::-1])
+
+
+def test_error_bars_may_have_been_fitted_with_or_without_the_corrections(tail, tmp_path):
+    train = [bulk("Cu", cubic=True) for _ in range(6)]
+    for seed, atoms in enumerate(train):
+        atoms.rattle(0.1, seed=seed)
+    alone, corrected = model(), load_model(model(), corrections=["tail"])
+    for name, one in (("without", alone), ("with", corrected)):
+        uq.save_uncertainty(uq.fit("latent", one, train=train), tmp_path / name)
+        atoms = structures()[1]
+        atoms.calc = NNPCalculator(model(), corrections=["tail"], uncertainty=tmp_path / name)
+        (plain,) = predict(corrected, [atoms])
+        assert atoms.get_potential_energy() == pytest.approx(plain["energy"], rel=1e-10)
+        assert atoms.calc.results["forces_std"].shape == (len(atoms), 3)
+        assert atoms.calc.todict()["corrections"] == ["tail"]
+    other = model(epsilon=0.5)
+    with pytest.raises(CheckpointError, match="another model"):
+        NNPCalculator(other, corrections=["tail"], uncertainty=tmp_path / "without")
 
 
 def test_corrections_by_name_reach_the_calculator(tail):
@@ -188,6 +218,22 @@ def test_what_is_no_one_model_is_not_saved_as_one(tmp_path):
     ):
         with pytest.raises(CheckpointError, match="no one model"):
             save_model(several, tmp_path / "a.nnp")
+
+
+def test_a_sum_within_a_sum_keeps_the_edges_of_its_own_terms():
+    """A longer term of the inner sum must not be given the list of a shorter one of the outer."""
+    short, long = model(epsilon=0.1, cutoff=4.0), model(epsilon=0.2, sigma=2.5, cutoff=8.0)
+    first = model(cutoff=3.0)
+    expected = predict(sum_potentials([first, long, short]), structures())
+    inner = sum_potentials([first, long])
+    for nested in (
+        sum_potentials([inner, short]),
+        sum_potentials([short, inner]),
+        sum_potentials([uq.wrap("ensemble", [inner, inner]), short]),
+    ):
+        for wanted, results in zip(expected, predict(nested, structures()), strict=True):
+            assert results["energy"] == pytest.approx(wanted["energy"], rel=1e-10)
+            np.testing.assert_allclose(results["forces"], wanted["forces"], atol=1e-10)
 
 
 def test_an_error_names_the_term():

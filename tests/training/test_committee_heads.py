@@ -81,6 +81,28 @@ def test_an_interrupted_run_has_the_same_committee(trained, frames, tmp_path):
     assert torch.equal(result.committee.shifts, trained.committee.shifts)
 
 
+def test_heads_of_a_model_with_a_correction_are_beneath_it(frames, tmp_path):
+    from ase_nnp.registry.installed import installed
+
+    if "zbl" not in installed().corrections:
+        pytest.skip("the correction zbl is not installed")
+    whole = ase_nnp.load_model(ase_nnp.build_model("pairs", seed=0), corrections=["zbl"])
+    settings = Settings(**QUICK, epochs=2, heads=4)
+    result = fit(whole, frames(8), None, settings, folder=tmp_path)
+    atoms = frames(1)[0]
+    (wanted,) = ase_nnp.predict(result.committee, [atoms])
+    (plain,) = ase_nnp.predict(result.model, [atoms])
+    assert wanted["energy_std"] > 0
+    assert wanted["energy"] == pytest.approx(plain["energy"], abs=1e-4)
+    atoms.calc = ase_nnp.NNPCalculator(
+        tmp_path / "model.nnp", uncertainty=tmp_path / "heads.uq", device="cpu"
+    )
+    atoms.get_forces()
+    assert atoms.calc.results["energy_std"] == pytest.approx(wanted["energy_std"], rel=1e-4)
+    np.testing.assert_allclose(atoms.calc.results["forces"], plain["forces"], atol=1e-5)
+    assert atoms.calc.model.corrections == ("zbl",)
+
+
 def test_run_files_take_heads_and_a_run_without_energies_refuses_them(frames, pairs, tmp_path):
     run = check_run_file({"model": {"family": "pairs"}, "data": {"train": "x"}, "heads": 8})
     assert run.settings().heads == 8

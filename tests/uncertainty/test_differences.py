@@ -7,7 +7,7 @@ import pytest
 import torch
 from toy_models import Pair, label, molecules
 
-from ase_nnp import predict
+from ase_nnp import predict, sum_potentials
 from ase_nnp.errors import UncertaintyError
 from ase_nnp.uncertainty import DeepEnsemble, LastLayerLaplace, Pool, ShallowEnsemble, fit
 from ase_nnp.uncertainty.differences import Observable, Source, combine, covariance, energies
@@ -120,6 +120,20 @@ def test_a_calibration_scales_the_bars_and_leaves_the_correlations(members):
         ratio = one.covariance(two) / one.std / two.std
         first, second = before
         assert ratio == pytest.approx(first.covariance(second) / first.std / second.std, rel=1e-9)
+
+
+def test_a_correction_keeps_what_two_energies_have_in_common(members):
+    structures = molecules(2, seed=6)
+    ensemble, term = DeepEnsemble(members), Pair(hidden=4, seed=11).double()
+    corrected = sum_potentials([ensemble, term])
+    corrected.corrections = ("a formula",)
+    (a, b), (c, d) = energies(ensemble, structures), energies(corrected, structures)
+    assert (c - d).std == pytest.approx((a - b).std, rel=1e-12)
+    added = brute_force([term], structures)[0]
+    assert (c - d).value == pytest.approx((a - b).value + added[0] - added[1], rel=1e-10)
+    # The error of a second model is unknown, where it is no formula.
+    corrected.corrections = ()
+    assert (c - energies(corrected, structures)[0]).std is None
 
 
 def test_stds_without_covariances_add_in_squares_and_say_so(members):

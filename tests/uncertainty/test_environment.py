@@ -171,6 +171,29 @@ def test_without_structures_held_back_it_says_that_the_level_is_a_lower_bound(mo
     assert np.isfinite(predict(one, train[:1])[0]["forces_std"]).all()
 
 
+def test_an_element_of_one_kind_alone_leaves_the_powers_to_the_others(model, truth):
+    """Infinitely far with its kind left out: such atoms would flatten the power law."""
+    plain = label(molecules(50, seed=1, spread=0.1, numbers=(1, 6)), truth)
+    other = label(molecules(12, seed=4, spread=0.1, numbers=(1, 9)), truth)
+    kinds = [*(f"known {i % 3}" for i in range(50)), *["new"] * 12]
+    with pytest.warns(UserWarning, match="held back"):
+        alone = fit("auto", model, train=plain, kinds=kinds[:50])
+    with pytest.warns(UserWarning, match="held back"):
+        both = fit("auto", model, train=[*plain, *other], kinds=kinds)
+    powers = [one.widths["expected"].slopes.sum() for one in (alone, both)]
+    assert powers[0] > 0.3
+    assert powers[1] == pytest.approx(powers[0], rel=0.5)
+    assert np.isfinite(both.uq["score_threshold"])
+
+
+def test_structures_with_elements_of_their_own_leave_the_flag_a_threshold(model, truth, held):
+    train = label(molecules(20, seed=1, spread=0.1), truth)
+    for atoms, number in zip(train[:3], (7, 9, 14), strict=True):
+        atoms.numbers[0] = number
+    one = fit("auto", model, train=train, calibration=held)
+    assert np.isfinite(one.uq["score_threshold"])
+
+
 def test_the_refit_of_the_last_layer_is_least_squares_without_the_kind(model, train):
     kinds = np.arange(len(train)) % 3
     energy, forces = left_out_errors(

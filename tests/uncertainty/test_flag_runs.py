@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from ase import units
+from ase.constraints import FixAtoms
+from ase.md.nose_hoover_chain import NoseHooverChainNVT
 from ase.md.verlet import VelocityVerlet
 from ase.optimize import FIRE
 from toy_models import Pair, label, molecules
 
-from ase_nnp import NNPCalculator
+from ase_nnp import NNPCalculator, sum_potentials
 from ase_nnp.errors import ConfigError, UncertaintyError
 from ase_nnp.models.predictor import predict
 from ase_nnp.uncertainty import UncertaintyMonitor, UncertaintyWarning, fit
@@ -72,6 +74,31 @@ def test_a_branch_goes_back_to_the_last_trusted_step_with_the_same_energy(bars):
     assert not flagged(bars, atoms)
 
 
+def test_a_branch_keeps_the_energy_beside_fixed_atoms_and_the_momentum_without(bars):
+    for held in ((0,), ()):
+        atoms, dyn = running(bars)
+        if held:
+            atoms.set_constraint(FixAtoms(held))
+            atoms.set_momenta(atoms.get_momenta())
+        monitor = UncertaintyMonitor(dyn, "ood_score", mode="branch", interval=None, seed=1)
+        monitor()
+        energy, total = atoms.get_kinetic_energy(), atoms.get_momenta().sum(axis=0)
+        old = atoms.get_momenta()
+        monitor._branch(atoms)
+        assert atoms.get_kinetic_energy() == pytest.approx(energy, rel=1e-12)
+        assert not np.allclose(old, atoms.get_momenta())
+        np.testing.assert_array_equal(atoms.get_momenta()[list(held)], 0)
+        if not held:
+            np.testing.assert_allclose(atoms.get_momenta().sum(axis=0), total, atol=1e-10)
+
+
+def test_a_branch_refuses_dynamics_that_would_undo_it(bars):
+    atoms, _ = running(bars)
+    chain = NoseHooverChainNVT(atoms, units.fs, temperature_K=300, tdamp=100 * units.fs)
+    with pytest.raises(UncertaintyError, match="NoseHooverChainNVT"):
+        UncertaintyMonitor(chain, "ood_score", mode="branch")
+
+
 def test_a_branch_needs_velocities_and_something_to_go_back_to(bars):
     atoms, _ = running(bars)
     with pytest.raises(UncertaintyError, match="molecular dynamics"):
@@ -90,6 +117,7 @@ def test_a_branch_needs_velocities_and_something_to_go_back_to(bars):
 
 def test_a_model_without_a_threshold_of_its_own_needs_one(bars):
     atoms, _ = running(bars)
-    atoms.calc = NNPCalculator(Pair().double())
-    with pytest.raises(UncertaintyError, match="threshold"):
-        UncertaintyMonitor(VelocityVerlet(atoms, units.fs), "ood_score")
+    for model in (Pair().double(), sum_potentials([Pair().double(), Pair(seed=1).double()])):
+        atoms.calc = NNPCalculator(model)
+        with pytest.raises(UncertaintyError, match="threshold"):
+            UncertaintyMonitor(VelocityVerlet(atoms, units.fs), "ood_score")

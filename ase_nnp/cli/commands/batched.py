@@ -12,7 +12,7 @@ import typer
 from ase_nnp.cli.commands.output import note
 from ase_nnp.cli.commands.shared_options import ModelOptions, with_uncertainty
 from ase_nnp.cli.commands.targets import OverwriteOption, Target, open_target
-from ase_nnp.errors import PredictionError
+from ase_nnp.errors import ConfigError, PredictionError
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -83,6 +83,8 @@ def run_batched(
 
     Raises
     ------
+    ConfigError
+        Two rules to stop by.
     PredictionError
         If all structures failed, with the first reason.
     """
@@ -90,6 +92,8 @@ def run_batched(
     from rich.progress import Progress
 
     stop: dict[str, Any] | None = None
+    if options.threshold is not None and options.at_flag:
+        raise ConfigError("--stop-above and --stop-at-flag are two rules; give one of them.")
     if options.threshold is not None:
         stop = {"key": "forces_std_norm", "threshold": options.threshold, "mode": "stop"}
     elif options.at_flag:

@@ -173,10 +173,11 @@ def _evaluate(
     *settings: Any,
 ) -> Any:
     from ase_nnp.uncertainty.evaluation import evaluate as evaluate_model
-    from ase_nnp.uncertainty.files import load_uncertainty
+    from ase_nnp.uncertainty.fitting import attach
 
     correction, device, dtype, progress = settings
-    fitted = load_uncertainty(uncertainty, _load(model, device, dtype, correction))
+    # Bars fitted without a term stay beneath it.
+    fitted = attach(_load(model, device, dtype, correction), uncertainty)
     other = None if shifted is None else list(read_structures(shifted))
     structures = list(read_structures(data))
     return evaluate_model(fitted, structures, other, kinds=kinds, progress=progress)

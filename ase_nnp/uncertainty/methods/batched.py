@@ -64,6 +64,7 @@ class Batched:
         if any(float((joint[k] - v).abs().max()) > 1e-4 * scale[k] for k, v in plain.items()):
             self.reason = "the batched results differ by more than 1e-4"
             return plain
+
         device = graphs[0].positions.device
         slow = _time(lambda: sequential(members, graphs, properties), device)
         fast = _time(lambda: batched(members, graphs[0], properties), device)
@@ -143,6 +144,7 @@ def _joint_gradients(
             wanted.append(strain)
         result = _named(energies(moved))
         total = result["energy"].sum(dim=1)  # (M,)
+        # A row for each member: the members' energies do not depend on each other's weights.
         seed = torch.eye(count, dtype=total.dtype, device=total.device)
         grads = torch.autograd.grad(total, wanted, seed, is_grads_batched=True)
 
@@ -151,6 +153,7 @@ def _joint_gradients(
         outputs["forces"] = -grads[0]
     if stress:
         volume = torch.linalg.det(graph.cell).abs()[:, None, None]
+        # A molecule has no volume, and a stress of zero instead of NaN.
         safe = torch.where(volume > 0, volume, torch.ones_like(volume))
         outputs["stress"] = torch.where(volume > 0, grads[1] / safe, torch.zeros_like(grads[1]))
     return outputs

@@ -23,8 +23,11 @@ def radial_descriptor(graph: AtomGraph, cutoff: float, width: int = 12) -> Tenso
     distance = graph.edge_vectors().norm(dim=1, keepdim=True)
     centers = torch.linspace(0.5, cutoff, width).to(distance)
     spacing = (cutoff - 0.5) / (width - 1)
+    # Zero with its slope at the cutoff, so that an atom that comes in changes nothing at once.
     envelope = (0.5 * (1 + torch.cos(torch.pi * distance.clamp(max=cutoff) / cutoff))).square()
     gaussian = torch.exp(-0.5 * ((distance - centers) / spacing) ** 2) * envelope
+
+    # Over ten: heavy neighbors must not drown the plain sums.
     source, target = graph.edge_index
     weighted = gaussian * graph.atomic_numbers[source, None].to(gaussian) / 10
     rows = torch.cat([gaussian, weighted], dim=1)
@@ -45,6 +48,7 @@ def _inputs(model: Potential, graph: AtomGraph) -> dict[str, Tensor]:
             if isinstance(x, Tensor) and x.is_floating_point() and x.ndim > 1 and x.shape[-1] > 1:
                 rows = x.detach().reshape(-1, x.shape[-1])
                 if rows.shape[0] == graph.num_atoms:
+                    # A module that is called twice has two inputs; none of them is the features.
                     if name in candidates:
                         twice.add(name)
                     candidates[name] = rows
@@ -68,9 +72,12 @@ def atom_features(model: Potential, graph: AtomGraph) -> str:
     turn = torch.as_tensor(Rotation.from_rotvec([0.4, -0.9, 1.3]).as_matrix()).to(graph.positions)
     turned = graph.replace(positions=graph.positions @ turn.T, cell=graph.cell @ turn.T)
     second = _inputs(model, turned)
+
+    # From the last one back: later layers have seen more of the surroundings.
     for name in reversed(first):
         rows = first[name]
         fixed = name in second and (rows - second[name]).norm() <= 1e-3 * rows.norm()
+        # Rows that are all alike tell no atoms apart.
         if fixed and float((rows - rows.mean(dim=0)).norm()) > 1e-6 * float(rows.norm()):
             return name
     layers = [n for n in first if isinstance(model.get_submodule(n), nn.Linear)]

@@ -107,6 +107,7 @@ def reduce_members(
     """
     result: dict[str, Tensor] = {}
     for name, raw in stacked.items():
+        # In float64: total energies of thousands of eV leave float32 no digits for a spread.
         values = raw.double()
         result[name] = values.mean(dim=0).to(dtype)
         std = (_voigt(values) if name == "stress" else values).std(dim=0)
@@ -156,6 +157,8 @@ def _rebuild(
             member = build_model(spec["family"], spec["config"], device=base.device)
         prefix = f"members.{i}."
         own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+        # Read in the precision they were kept in; a cast would change the members.
         kinds = {v.dtype for v in own.values() if v.is_floating_point()}
         if torch.float64 in kinds or base.dtype == torch.float64:
             member = member.to(torch.float64)
@@ -219,6 +222,7 @@ class Pool(DeepEnsemble):
             reference = np.array([a.get_potential_energy() for a in structures])
         except Exception:  # unlabeled structures: whatever their calculators raise
             reference = energies[0]
+
         fitted = fit_element_shifts(energies, reference, counts)
         table = torch.zeros((len(self.members), 119), dtype=torch.float64)
         table[:, torch.as_tensor(elements.astype(int))] = torch.as_tensor(fitted)

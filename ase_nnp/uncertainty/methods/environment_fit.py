@@ -90,6 +90,7 @@ def fit_environment(
 
     reader = FeatureReader.of(model, train)
     known = feature_pass(model, reader, train)
+    # Features that hardly vary must not be blown up to the size of the others.
     scale = known.features.std(axis=0)
     scale = np.maximum(scale, 1e-3 * scale.max()) if scale.any() else np.ones_like(scale)
     distance = KNNDistance.fit(
@@ -109,6 +110,7 @@ def fit_environment(
     nearest = max(0.1 * _usual(apart), 1e-12)
     apart = LeftOut(np.maximum(apart.structure, nearest), np.maximum(apart.kind, nearest))
     facts = {"nearest": nearest}
+
     bars = EnvironmentBars([model], reader=reader, distance=distance, facts=facts)
     evidence = gather(bars, held or [])
     honest = evidence.structures
@@ -156,7 +158,9 @@ def _choose(
     best, table = choose_score(inside, outside, kind, [n for n in SCORES if n in inside])
     chosen = score or best
     # Left out with itself, a training structure is as one of a known kind that was not trained on.
-    threshold = float(np.quantile(inside[chosen], 1 - false_alarms))
+    # One with an element of its own is infinitely far then; a flag from it would never fire.
+    near = inside[chosen][np.isfinite(inside[chosen])]
+    threshold = float(np.quantile(near, 1 - false_alarms)) if near.size else np.inf
     return chosen, threshold, {name: round(value, 4) for name, value in table.items()}
 
 
@@ -180,6 +184,7 @@ def _folds(
     """Kind of each structure of the evidence: of those held back, that of the nearest mean."""
     if evidence.kind is not None:
         return evidence.kind
+    # Structures held back have no kinds of their own; the nearest mean gives one.
     own = structure_means(
         feature_pass(bars.base, bars.reader, held), len(held), bars.distance.scale
     )
@@ -220,15 +225,36 @@ def _with_training(
         stacklevel=4,
     )
     own = gather(bars, train)
-    far = np.minimum(np.where(np.isfinite(apart.kind), apart.kind, FAR), FAR)
+    seen = np.isfinite(apart.kind)
+    far = np.minimum(np.where(seen, apart.kind, FAR), FAR)
     own = replace(own, far=far, near=known.mixing @ far, kind=kind, source=np.ones_like(own.source))
-    own = _refitted(own, bars, train, kind, seed)
+    own = _without_new_elements(_refitted(own, bars, train, kind, seed), seen, apart, known)
     if not evidence.structures:
         return replace(own, source=np.zeros_like(own.source))
 
-    # Held-back structures are few: each counts as a kind by itself that is never left out alone.
+    # Held-back structures are few: they join the folds of kinds by turns.
     first = replace(evidence, kind=np.arange(evidence.structures) % 5)
     return join(first, own)
+
+
+def _without_new_elements(
+    own: Evidence, seen: NDArray[np.bool_], apart: LeftOut, known: FeaturePass
+) -> Evidence:
+    """Evidence without structures that hold an element of their kind alone.
+
+    With the kind left out such atoms are infinitely far, and so are their neighbors' means: a few
+    of them at that place of a power law would flatten it.
+    """
+    if seen.all():
+        return own
+    whole = np.bincount(own.owner, ~seen, minlength=own.structures) == 0
+    if whole.sum() >= FEW:
+        forces = np.where(whole[own.owner][:, None], own.forces, np.nan)
+        return replace(own, forces=forces, energy=np.where(whole, own.energy, np.nan))
+
+    # Every kind has elements of its own: distances with the structure left out are what remains.
+    far = np.minimum(np.where(np.isfinite(apart.structure), apart.structure, FAR), FAR)
+    return replace(own, far=far, near=known.mixing @ far)
 
 
 def _refitted(
@@ -242,6 +268,7 @@ def _refitted(
     if isinstance(bars.base, UncertainPotential) and len(bars.base.members) > 1:
         return own
     has_forces = bool(np.isfinite(own.forces).any())
+    # Only the ratio matters, which says how many force rows an energy is worth.
     noise = {"energy": 0.02, **({"forces": 0.06} if has_forces else {})}
     try:
         energy, forces = left_out_errors(bars.unwrapped, train, kind, noise, seed=seed)

@@ -89,6 +89,7 @@ def gather(bars: EnvironmentBars, structures: Sequence[Atoms]) -> Evidence:
         tensor = labels.get("stress") is not None and "stress" in own and atoms.cell.rank == 3
         graph = bars.base.make_graph([atoms])
         result, d, n = bars.look(graph, wanted | ({"stress"} if tensor else set()))
+
         far.append(d.cpu().numpy())
         near.append(n.cpu().numpy())
         z.append(atoms.numbers)
@@ -103,6 +104,7 @@ def gather(bars: EnvironmentBars, structures: Sequence[Atoms]) -> Evidence:
             spread.append(np.sqrt((_numpy(result["forces_std"]) ** 2).mean(axis=1)))
         if "energy_std" in own:
             stds.append(float(result["energy_std"].detach()[0]))
+
         voigt = np.full(6, np.nan)
         if tensor:
             rows, columns = [0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]
@@ -143,6 +145,7 @@ def fit_widths(
     Each fold is left out in turn. What its errors are, in units of widths fitted to the others,
     gives the conformal factor of the intervals, and the table ``left_out`` by kind.
     """
+    # Each fold is judged by formulas that have not seen it.
     own = np.unique(folds)
     ratios: dict[str, list[Array]] = {"forces": [], "energy": []}
     table: dict[str, dict[str, float]] = {}
@@ -152,6 +155,7 @@ def fit_widths(
             widths = _formulas(evidence, ~out, coverage)
         except UncertaintyError:  # the rest alone has no errors to fit
             continue
+
         row: dict[str, float] = {"structures": int(out.sum())}
         for name, ratio in _ratios(evidence, out, widths).items():
             row[f"{name}_z_square"] = float(np.mean(ratio[0] ** 2))
@@ -181,6 +185,7 @@ def _formulas(evidence: Evidence, use: NDArray[np.bool_], coverage: float) -> Wi
     if atoms.any() and evidence.forces[atoms].any():
         signs, z = evidence.atoms(atoms), evidence.numbers[atoms]
         source = evidence.source[evidence.owner[atoms]]
+        # In proportion to the sign is what few observations are drawn to (prior).
         for name, loss in losses:
             widths[f"forces{name}"] = fit_log_linear(
                 evidence.forces[atoms], signs, z, source, loss=loss, coverage=coverage, prior=1.0
@@ -235,6 +240,7 @@ def _ratios(
 ) -> dict[str, tuple[Array, Array]]:
     """|errors| over stds and over half widths, of the held-back structures in ``out``."""
     honest = out & (evidence.source == evidence.source.min())
+
     result = {}
     atoms = honest[evidence.owner] & np.isfinite(evidence.forces).all(axis=1)
     if atoms.any() and "forces" in widths:
@@ -242,6 +248,7 @@ def _ratios(
         error = np.abs(evidence.forces[atoms])
         parts = [widths[n](signs, z)[:, None] for n in ("forces", "forces_interval")]
         result["forces"] = (error / parts[0], error / parts[1])
+
     whole = honest & np.isfinite(evidence.energy)
     if whole.any() and "energy" in widths:
         signs = _structures(evidence, widths)[whole]

@@ -61,6 +61,7 @@ def feature_pass(
 ) -> FeaturePass:
     """Features of all atoms, the averaging over neighbors, and energy stds."""
     wanted = ["energy", *(p for p in ("energy_std",) if p in model.outputs)]
+    # In batches: thousands of calls for a molecule each would cost more than the passes.
     rows, numbers, owner, blocks, stds = [], [], [], [], []
     first = 0
     for part in tracked(_batches(structures), "features"):
@@ -70,6 +71,7 @@ def feature_pass(
         numbers.append(graph.atomic_numbers.cpu().numpy())
         owner.append(graph.batch.cpu().numpy() + first)
         first += len(part)
+
         blocks.append(_mixing(graph, model.cutoff))
         if "energy_std" in result:
             stds.append(result["energy_std"].double().cpu().numpy())

@@ -3,7 +3,7 @@
 A model may name its layer with an attribute ``last_layer`` (``"head.out"``, or a parameter such
 as ``"head.kernel"``). Otherwise every linear layer with one output is tried, the last one called
 first, then every parameter that is one row or column. A candidate is taken only if the energy is
-shown to be linear in its weights with exactly the features found.
+shown to be linear in its weights with exactly the features it was given.
 """
 
 from __future__ import annotations
@@ -211,6 +211,7 @@ def find_last_layer(model: Potential, graph: AtomGraph) -> LastLayer | Parameter
         for handle in handles:
             handle.remove()
 
+    # Called last is nearest to the energy; a layer called twice has no single input.
     named = getattr(model, "last_layer", None)
     parameters = dict(model.named_parameters())
     modules = [n for n in reversed(order) if order.count(n) == 1 and named in (None, n)]
@@ -219,6 +220,7 @@ def find_last_layer(model: Potential, graph: AtomGraph) -> LastLayer | Parameter
         if layer is not None:
             return layer
 
+    # One row or column of four numbers or more: biases and single factors are no read-outs.
     slim = [n for n, p in parameters.items() if p.ndim in (1, 2) and 4 <= p.numel() == max(p.shape)]
     for name in [named] if named in parameters else reversed(slim):
         if _verify_parameter(model, graph, name):
@@ -249,6 +251,7 @@ def _verify(model: Potential, graph: AtomGraph, name: str) -> LastLayer | None:
     finally:
         weight.requires_grad_(state)
 
+    # Several rows an atom (a basis, directions) are added up before the energy sees them.
     x = caught[0].detach().reshape(-1, weight.shape[1])
     options = []
     if x.shape[0] == graph.num_structures:
@@ -270,6 +273,7 @@ def _verify_parameter(model: Potential, graph: AtomGraph, name: str) -> bool:
     """Check that the energy is linear in a parameter, with features that depend on positions."""
     layer = ParameterLayer(name)
     tolerance = 1e-3 if graph.positions.dtype == torch.float32 else 1e-8
+    # Moved by a formula, not at random: the same model must always give the same layer.
     wiggle = 0.02 * torch.sin(torch.arange(3 * graph.num_atoms).reshape(-1, 3).to(graph.positions))
     slopes = []
     try:
@@ -307,6 +311,7 @@ def _rows_of(model: Potential, graph: AtomGraph, name: str) -> SpeciesLayer | No
             for z in elements
         ]
         table = torch.stack([p.reshape(-1) for p in parts], dim=1).double()
+        # A normalization by element stands between rows and energy in some families.
         scales = torch.linalg.lstsq(table, want.double().reshape(-1)).solution
         missed = table @ scales - want.double().reshape(-1)
         if float(missed.norm()) <= tolerance * float(want.norm()):

@@ -58,6 +58,7 @@ def feature_jacobian(
     A conservative model's own forces and stress are one more row of the same backward pass.
     """
     joint = isinstance(model, Conservative) and set(properties) <= {"energy", "forces", "stress"}
+    # Outputs beside energy and its gradients come from a pass of their own.
     result: dict[str, Tensor] = {} if joint else dict(model.compute(graph, properties))
     wanted = [graph.positions.detach().requires_grad_(True)]
 
@@ -82,6 +83,7 @@ def feature_jacobian(
     tensor = None
     if stress:
         volume = torch.linalg.det(graph.cell).abs()[:, None, None]
+        # A molecule has no volume, and a stress of zero instead of NaN.
         safe = torch.where(volume > 0, volume, torch.ones_like(volume))
         tensor = torch.where(volume > 0, values[1] / safe, torch.zeros_like(values[1]))
 
@@ -102,9 +104,11 @@ def _backward(outputs: Tensor, wanted: list[Tensor], edges: int) -> list[Tensor]
     if not outputs.is_cuda:
         most = max(FEWEST, min(ROWS, EDGES // max(edges, 1)))
         size = math.ceil(rows / math.ceil(rows / most))  # parts of equal size
+
     parts = torch.eye(rows, dtype=outputs.dtype, device=outputs.device).split(size)
     derivatives = []
     for number, seed in enumerate(parts, start=1):
+        # The energy of a single atom depends on no position: such gradients are None.
         grads = torch.autograd.grad(
             outputs,
             wanted,

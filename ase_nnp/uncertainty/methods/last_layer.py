@@ -145,6 +145,7 @@ class LastLayerLaplace(UncertainPotential):
 
         directions = root
         if self.force_std == "sampled":
+            # The same draws at every call: an error bar must not flicker from step to step.
             generator = torch.Generator().manual_seed(self.seed)
             draws = torch.randn(root.shape[1], self.samples, generator=generator, dtype=root.dtype)
             directions = root @ draws.to(root.device) / self.samples**0.5
@@ -256,6 +257,7 @@ def accumulate(
     noise
         Standard deviation of the labels.
     """
+    # Added up structure by structure: the rows of all forces at a time are gigabytes.
     total: Tensor | None = None
     weight = {"energy": 1.0, "forces": len(train) / max(1, len(chosen))}
     for number, atoms in enumerate(tracked(train, "rows of the last layer")):

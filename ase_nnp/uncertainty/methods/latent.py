@@ -79,6 +79,7 @@ def reduce_atoms(atoms: Tensor, batch: Tensor, structures: int, how: str) -> Ten
     if how == "largest":
         worst = atoms.new_full((structures,), -torch.inf)
         return worst.scatter_reduce(0, batch, atoms, "amax")
+
     counts = torch.bincount(batch, minlength=structures)
     if how == "mean":
         return atoms.new_zeros(structures).index_add(0, batch, atoms) / counts
@@ -224,6 +225,7 @@ class LatentDistanceMethod(UncertainPotential):
         """The model's own results with distances beside them."""
         needed = {*properties, "energy"} | ({"energy_std"} if self.score == "rank" else set())
         plain = [p for p in self.base.outputs if p in needed]
+
         result, features = self.reader.run(self.base, graph, plain)
         asked = {p.split("_")[0] for p in properties if "_std" in p or "_interval" in p}
         own = [p for p in self.own_std if p in asked]
@@ -283,6 +285,8 @@ class LatentDistanceMethod(UncertainPotential):
         out = {"ood_scores": atoms, "ood_score": score, "ood_flag": score > self.threshold}
         if not own:
             return out
+
+        # Finite and positive: ASE's files hold no infinities, and a calibration takes logarithms.
         near = atoms.clamp(max=FAR, min=1e-12)
         if "forces" in own:
             out["forces_std"] = near[:, None].expand(-1, 3)

@@ -27,6 +27,7 @@ def confidence_to_std(confidence: Tensor, largest: float = 0.4) -> Tensor:
     positive = bool((rows >= 0).all()) and torch.allclose(
         rows.sum(dim=1), torch.ones(len(rows), dtype=rows.dtype, device=rows.device), atol=1e-3
     )
+    # Some models give logits, others have taken the softmax themselves.
     chance = rows if positive else torch.softmax(rows, dim=1)
     width = largest / rows.shape[1]
     centers = width * (torch.arange(rows.shape[1], device=rows.device) + 0.5)

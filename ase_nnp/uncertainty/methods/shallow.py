@@ -40,8 +40,9 @@ class ShallowEnsemble(UncertainPotential):
     noise, seed
         As for the last-layer method.
     force_std
-        ``"exact"``: of all heads, by one batched backward pass of M rows. ``"none"``: a spread of
-        energies alone, for the cost of a plain pass; forces are those of the mean.
+        ``"exact"``: spreads of forces and stresses too, by one batched backward pass of M rows; a
+        force of a head is the derivative of its energy. ``"none"``: a spread of energies alone, for
+        the cost of a plain pass; forces are those of the mean.
     details
         Also return ``energy_members`` and ``forces_members``.
     fitted
@@ -84,27 +85,29 @@ class ShallowEnsemble(UncertainPotential):
         if force_std == "none":
             # The model's own forces are those of the mean head only if the heads are around it.
             self.shifts = self.shifts - self.shifts.mean(dim=0)
+        mean, size = self.shifts.mean(dim=0).abs().max(), self.shifts.abs().max()
+        self.centered = bool(mean <= 1e-12 * size)
+
         outputs = [*self.base.outputs, "energy_std"]
         if "forces" in outputs and force_std == "exact":
             outputs += ["forces_std", "forces_std_norm"]
+            outputs += ["stress_std"] if "stress" in outputs else []
         if details:
             outputs += ["energy_members", *(["forces_members"] if "forces_std" in outputs else [])]
         self.outputs = tuple(outputs)
 
     def spread(self, graph: AtomGraph, properties: Collection[str]) -> dict[str, Tensor]:
         """Mean and spread over the heads."""
-        plain = [p for p in self.base.outputs if p in properties or p == "energy"]
+        plain = {"energy", *(p for p in self.base.outputs if p in properties)}
         shifts = self.shifts.to(graph.positions.device)
-        with_forces = "forces_std" in self.outputs and any(p.startswith("f") for p in properties)
-        if not with_forces:
-            result, _, total = plain_features(self.base, self.layer, graph, plain)
+
+        # Where the mean head is the model, its own forces and stress need no pass for each head.
+        asked = set(properties) - (set(self.base.outputs) if self.centered else set())
+        stress = any(p.startswith("stress") for p in asked)
+        if "forces_std" in self.outputs and (stress or any(p.startswith("forces") for p in asked)):
+            result, total = self._derivatives(graph, plain | {"forces"}, shifts, stress)
         else:
-            slope = feature_jacobian(self.base, self.layer, graph, plain, shifts.T, stress=False)
-            result, total = dict(slope.result), slope.total.detach()
-            forces = result["forces"] + slope.forces
-            result["forces"], result["forces_std"] = forces.mean(dim=0), forces.std(dim=0)
-            if self.details:
-                result["forces_members"] = forces
+            result, _, total = plain_features(self.base, self.layer, graph, plain)
 
         # In double precision: the spread is a small difference of total energies.
         energies = result["energy"].double()[:, None] + total.double() @ shifts.T
@@ -114,6 +117,25 @@ class ShallowEnsemble(UncertainPotential):
         if self.details:
             result["energy_members"] = energies.to(like)
         return result
+
+    def _derivatives(
+        self, graph: AtomGraph, plain: set[str], shifts: Tensor, stress: bool
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Results with forces and stresses of the heads, and features (B, d) of structures."""
+        own = plain | ({"stress"} if stress else set())
+        slope = feature_jacobian(self.base, self.layer, graph, own, shifts.T, stress=stress)
+        result = dict(slope.result)
+
+        forces = result["forces"] + slope.forces
+        result["forces"], result["forces_std"] = forces.mean(dim=0), forces.std(dim=0)
+        if self.details:
+            result["forces_members"] = forces
+        if slope.stress is not None:
+            tensors = result["stress"] + slope.stress
+            result["stress"] = tensors.mean(dim=0)
+            voigt = tensors.std(dim=0)[:, [0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
+            result["stress_std"] = voigt
+        return result, slope.total.detach()
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The heads, as differences from the model's own."""

@@ -118,6 +118,7 @@ def run_chain(
     dict
         Of each sampled parameter the samples, (S, ...), and under ``noise.*`` the noise scales.
     """
+    # The start belongs to the caller, and other chains begin from it too.
     model = copy.deepcopy(model).train()
     posterior = Posterior(
         model,
@@ -195,7 +196,7 @@ def run_chains(
     executor
         Any ``concurrent.futures.Executor`` instead.
     structures
-        Labelled training structures.
+        Labeled training structures.
     settings
         Of the chains.
     seed
@@ -207,6 +208,7 @@ def run_chains(
         Each parameter's samples, (C, S, ...).
     """
     starts = [models] * chains if isinstance(models, Potential) else list(models)
+
     jobs = [(m, list(structures), settings, seed + i) for i, m in enumerate(starts)]
 
     if executor is None and workers == 1:

@@ -107,5 +107,7 @@ class Posterior(nn.Module):
     def forward(self, graph: AtomGraph, labels: Mapping[str, Tensor]) -> Tensor:
         """Estimate U from a minibatch."""
         prediction = self.model.compute(graph, tuple(self.log_noise))
+
+        # An unbiased estimate over the whole set, of which the minibatch is a part.
         likelihood = self.negative_log_likelihood(prediction, labels)
         return self.num_data / graph.num_structures * likelihood + self.negative_log_prior()

@@ -150,6 +150,7 @@ def fit_property(
             f"No calibrator '{calibrator}'. There are: {', '.join(CALIBRATORS)}."
         )
 
+    # Of calibrated stds, so that a quantile near 1.64 says at a glance that errors are Gaussian.
     scores = normalized_scores(true, pred, base.std(std))
     groups: dict[int, float] = {}
     # A guarantee for structures is one for their worst component, whatever its element.
@@ -191,7 +192,9 @@ def fit_calibration(
     unit
         What conformal intervals of per-atom properties hold for: ``"value"``, each component of
         an atom of each element, without guarantee as components of one structure depend on each
-        other; or ``"structure"``, all atoms of a structure at once, guaranteed.
+        other; or ``"structure"``, all atoms of a structure at once, guaranteed by split conformal
+        prediction with the calibrators of one factor, which cancels in the scores. The maps
+        ``"affine"`` and ``"isotonic"`` are fitted to the same structures: nearly so.
     n_members, components
         For ``"corrected"``: members, and components that the force std pools.
     data_hash
@@ -201,12 +204,15 @@ def fit_calibration(
         raise UncertaintyError("Calibration needs one label and one prediction per structure.")
     if unit not in ("value", "structure"):
         raise UncertaintyError(f"unit must be 'value' or 'structure', not {unit!r}.")
+
     fits = {}
     shared = [k for k in labels[0] if f"{k}_std" in predictions[0] and k in predictions[0]]
     for name in shared:
         true = [np.asarray(row[name]) for row in labels]
         pred = [np.asarray(row[name]) for row in predictions]
         std = [np.asarray(row[f"{name}_std"]) for row in predictions]
+
+        # Only forces have rows of atoms, so elements to tell apart and structures to group by.
         if name == "forces":
             sizes = [np.size(z) for z in numbers]
             fits[name] = fit_property(

@@ -122,6 +122,7 @@ def structure_scores(
     rows = as_finite("scores", scores)
     # Atoms of one structure err together: they are no units that could be swapped.
     flat = rows.reshape(len(rows), -1).max(axis=1)
+
     names, index = np.unique(np.asarray(structure), return_inverse=True)
     groups = [flat[index.ravel() == i] for i in range(len(names))]
     if reduce == "max":

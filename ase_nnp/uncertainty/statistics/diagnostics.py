@@ -152,6 +152,7 @@ def diagnose(chains: ArrayLike) -> dict[str, Any]:
         ``r_hat_median``, ``r_hat_max``, ``ess_median``, ``chain_share_mean``, ``mixed`` (bool)
         and ``verdict``, a sentence.
     """
+    # Two chains: one alone cannot show that it is stuck.
     array = _as_chains(chains, 2, 8)
     reduction, share = r_hat(array), chain_share(array)
     median, worst = float(np.median(reduction)), float(reduction.max())

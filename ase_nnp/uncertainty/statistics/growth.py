@@ -162,6 +162,8 @@ def fit_log_linear(
     start[width] = float((mass[:, None] * log_error).sum() / error.shape[1])
     bounds = [(0, None)] * width + [(None, None)] * (design.shape[1] - width)
     settings = {"maxiter": 2000, "ftol": 1e-13, "gtol": 1e-9}
+
+    # Convex, so that one start is enough.
     theta = optimize.minimize(
         objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options=settings
     ).x

@@ -81,6 +81,7 @@ def hierarchical_mean(means: ArrayLike, errors: ArrayLike) -> HierarchicalMean:
     # Beyond ten times all that was seen, tau has no posterior left even for three data sets.
     scale = float(np.ptp(d) + s.max())
     tau = np.concatenate([[0.0], np.geomspace(1e-4, 1e3, GRID)]) * scale
+
     precision = 1.0 / (s**2 + tau[:, None] ** 2)
     variance = 1.0 / precision.sum(axis=1)
     center = variance * (precision @ d)

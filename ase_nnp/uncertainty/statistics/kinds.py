@@ -46,6 +46,7 @@ def cluster_kinds(features: ArrayLike, count: int = KINDS, seed: int = 0) -> NDA
     rows = as_finite("features", features)
     if rows.ndim != 2 or not len(rows):
         raise UncertaintyError(f"Features of structures must be (n, d); found {rows.shape}.")
+
     count = min(count, len(rows) // SMALLEST)
     if count < 2 or not rows.std(axis=0).any():
         return np.zeros(len(rows), dtype=np.intp)

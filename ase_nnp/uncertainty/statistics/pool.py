@@ -28,6 +28,7 @@ def composition_matrix(
     counts, elements
         (n, K) and (K,).
     """
+
     arrays = [np.asarray(z, dtype=np.int64) for z in numbers]
     present = np.unique(np.concatenate(arrays)) if arrays else np.zeros(0, np.int64)
     columns = present if elements is None else np.asarray(elements, dtype=np.int64)

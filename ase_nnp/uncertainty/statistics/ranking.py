@@ -123,6 +123,7 @@ def confidence_curve(
     part = np.linspace(0, 0.95, 20) if fractions is None else as_finite("fractions", fractions)
     if part.min() < 0 or part.max() >= 1:
         raise UncertaintyError("Fractions to remove must lie in [0, 1).")
+
     error = np.abs(true - pred)
     removed = np.round(part * len(error)).astype(int)
     removed = np.minimum(removed, len(error) - 1)

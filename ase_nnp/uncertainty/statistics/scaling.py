@@ -32,7 +32,7 @@ Fit = TypeVar("Fit")
 
 
 def scale_nll(y_true: ArrayLike, y_pred: ArrayLike, y_std: ArrayLike) -> float:
-    """Factor of the std that maximises the Gaussian likelihood, ``sqrt(mean z^2)``."""
+    """Factor of the std that maximizes the Gaussian likelihood, ``sqrt(mean z^2)``."""
     return float(np.sqrt((z_scores(y_true, y_pred, y_std) ** 2).mean()))
 
 
@@ -150,6 +150,7 @@ def fit_affine_variance(y_true: ArrayLike, y_pred: ArrayLike, y_std: ArrayLike) 
         value = (np.log(variance) + square / variance).mean() / 2
         return float(value), np.array([(slope * spread).mean(), slope.mean()])
 
+    # From three starts: the likelihood of a scale and a floor can have two maxima.
     scale, floor = float((square / spread).mean()), float(square.mean())
     starts = [(scale, 1e-6 * floor), (scale / 2, floor / 2), (1e-3 * scale, floor)]
     tiny = 1e-12 * max(floor, 1e-300)
@@ -164,6 +165,7 @@ def fit_affine_variance(y_true: ArrayLike, y_pred: ArrayLike, y_std: ArrayLike) 
         )
         for start in starts
     ]
+
     best = min(fits, key=lambda fit: fit.fun)
     return AffineVariance(float(np.sqrt(best.x[0])), float(unit * np.sqrt(best.x[1])))
 

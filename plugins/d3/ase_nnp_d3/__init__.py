@@ -37,6 +37,11 @@ BIBTEX = """@article{d3,
   doi = {10.1002/jcc.21759}
 }"""
 
+#: Words of functionals that hold dispersion: added terms, and functionals made with one.
+INCLUDED = (
+    "d2", "d3", "d3bj", "d3zero", "d3m", "d3mbj", "d4", "vv10", "rvv10", "vdw", "mbd", "ts", "xdm",
+    "3c", "b97d", "b97-d", "wb97x-d", "b97m-v", "wb97m-v", "wb97x-v",
+)  # fmt: skip
 #: Angstrom: 60, 40 and 40 Bohr, as s-dftd3 has them, and 1 Bohr for the switch.
 DEFAULTS = {
     "three_body": False,
@@ -61,7 +66,7 @@ def register_corrections(register: Callable[[Correction], None]) -> None:
                 build=partial(_build, name.removeprefix("d3")),
                 defaults=DEFAULTS,
                 functionals=partial(_functionals, name.removeprefix("d3")),
-                included_in=("d2", "d3", "d3(bj)", "d3bj", "d4", "vv10", "rvv10", "vdw", "mbd"),
+                included_in=INCLUDED,
                 cutoff=DEFAULTS["cutoff"],
                 elements=range(1, 104),
                 requires=("tad_dftd3",),

@@ -160,10 +160,18 @@ def published(functional, kind="total"):
     return model
 
 
-@pytest.mark.parametrize("functional", ["RPBE+D3", "PBE-D3(BJ)", "optB88-vdW", "r2SCAN+rVV10"])
+@pytest.mark.parametrize(
+    "functional",
+    ["RPBE+D3", "PBE-D3(BJ)", "optB88-vdW", "r2SCAN+rVV10", "ωB97M-V", "r2SCAN-3c", "PBE/D4, VASP"],
+)
 def test_a_model_that_holds_dispersion_refuses_it(functional):
     with pytest.raises(ConfigError, match="would count it twice"):
         add_corrections(published(functional), ["d3bj:rpbe"])
+
+
+@pytest.mark.parametrize("functional", ["PBE(+U), through another model", "PBE", ""])
+def test_a_model_without_dispersion_takes_it(functional):
+    assert add_corrections(published(functional), ["d3bj:pbe"]).corrections == ("d3bj:pbe",)
 
 
 def test_a_model_of_adsorption_energies_refuses_it():
