@@ -10,6 +10,7 @@ import numpy as np
 from ase_nnp.errors import PredictionError
 from ase_nnp.models.potential import Potential
 from ase_nnp.models.structures import has_volume, name_of
+from ase_nnp.models.sums import Sum
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -63,7 +64,20 @@ def split_rows(
             if np.isnan(value).any() or not (unbounded or np.isfinite(value).all()):
                 raise PredictionError(
                     f"'{name}' of structure {first + k} ({name_of(one)}) is not "
-                    "finite. Are atoms on top of each other, or positions very large?"
+                    f"finite{_in_which_term(model, one)}. Are atoms on top of each other, or "
+                    "positions very large?"
                 )
             rows[k][name] = value.item() if value.ndim == 0 else value.copy()
     return rows
+
+
+def _in_which_term(model: Potential, atoms: Atoms) -> str:
+    """Name the first term of a sum that is not finite by itself; nothing for other potentials."""
+    if not isinstance(model, Sum):
+        return ""
+    for _, name, _, term in model.terms():
+        wanted = {"energy", "forces"} & set(term.outputs)
+        results = term.compute(term.make_graph([atoms]), wanted)
+        if not all(bool(results[key].isfinite().all()) for key in wanted):
+            return f" in the term '{name}'"
+    return ""

@@ -19,7 +19,8 @@ from ase_nnp.training.settings import Settings
 
 __all__ = ["check_same_run", "run_identity", "write_record"]
 
-#: Settings that may change when a run goes on: none changes what a step does.
+#: Settings that may change when a run goes on. Of them epochs alone changes what a step does: the
+#: schedule of the rate is stretched to the new end.
 FREE = {
     "epochs",
     "minutes",

@@ -11,7 +11,13 @@ from ase.build import bulk, fcc111, molecule
 import ase_nnp
 from ase_nnp import Correction, NNPCalculator, load_model, predict, save_model, sum_potentials
 from ase_nnp import uncertainty as uq
-from ase_nnp.errors import CheckpointError, ConfigError, StructureError, UnknownModelError
+from ase_nnp.errors import (
+    CheckpointError,
+    ConfigError,
+    PredictionError,
+    StructureError,
+    UnknownModelError,
+)
 from ase_nnp.models.potential import Potential
 from ase_nnp.models.sums import SumOfEnergies, SumPotential
 from ase_nnp.registry.installed import installed
@@ -244,6 +250,15 @@ def test_an_error_names_the_term():
     total = sum_potentials([model(), Picky().to(torch.float64)], names=["model", "picky"])
     with pytest.raises(StructureError, match="'picky'"):
         predict(total, [Atoms("Cu2", positions=[[0, 0, 0], [2.5, 0, 0]])])
+
+
+@pytest.mark.parametrize("gradient", [True, False], ids=["gradients", "any forces"])
+def test_a_term_that_is_not_finite_is_named_with_the_structure(gradient):
+    first = model() if gradient else Direct().to(torch.float64)
+    total = sum_potentials([first, model(epsilon=float("nan"))], names=["model", "hole"])
+    assert isinstance(total, SumOfEnergies) == gradient
+    with pytest.raises(PredictionError, match=r"structure 0 .*in the term 'hole'"):
+        predict(total, structures())
 
 
 def test_sums_that_cannot_be_are_refused():

@@ -86,6 +86,16 @@ def test_a_batch_of_heads_is_its_structures_one_by_one(model):
             np.testing.assert_allclose(row[name], one[name], rtol=1e-9, atol=1e-12)
 
 
+def test_what_is_asked_for_beside_a_spread_comes_too(model):
+    committee, atoms = heads(model), crystals()[0]
+    (plain,) = predict(model, [atoms], ("energy", "forces", "stress"))
+    for more in ((), ("forces_std",), ("energy_std",), ("stress_std",)):
+        (row,) = predict(committee, [atoms], ("energy", "forces", "stress", *more))
+        assert {"energy", "forces", "stress", *more} <= set(row)
+        for name, value in plain.items():
+            np.testing.assert_allclose(row[name], value, rtol=1e-9, atol=1e-12)
+
+
 def test_kept_heads_give_forces_where_one_asks_for_them(model, tmp_path):
     save_uncertainty(heads(model, force_std="none"), tmp_path / "heads.uq")
     assert "forces_std" not in load_uncertainty(tmp_path / "heads.uq", model).outputs

@@ -103,8 +103,9 @@ class ShallowEnsemble(UncertainPotential):
 
         # Where the mean head is the model, its own forces and stress need no pass for each head.
         asked = set(properties) - (set(self.base.outputs) if self.centered else set())
-        stress = any(p.startswith("stress") for p in asked)
-        if "forces_std" in self.outputs and (stress or any(p.startswith("forces") for p in asked)):
+        slopes = any(p.startswith(("forces", "stress")) for p in asked)
+        if slopes and "forces_std" in self.outputs:
+            stress = any(p.startswith("stress") for p in properties)
             result, total = self._derivatives(graph, plain | {"forces"}, shifts, stress)
         else:
             result, _, total = plain_features(self.base, self.layer, graph, plain)

@@ -85,7 +85,6 @@ def fit_log_linear(
     groups: ArrayLike | None = None,
     sources: ArrayLike | None = None,
     *,
-    weights: ArrayLike | None = None,
     loss: Literal["likelihood", "quantile"] = "likelihood",
     coverage: float = 0.9,
     prior: float = 0.0,
@@ -103,8 +102,6 @@ def fit_log_linear(
     sources
         (n,) integers. Source 0 sets the level; others (errors of a cheap refit, which knows more
         than a model that never saw the kind) have a level of their own and teach the powers.
-    weights
-        (n,) of observations.
     loss
         ``"likelihood"``: the width is a standard deviation. ``"quantile"``: it holds the part
         ``coverage`` of |errors|, at every value of the signs.
@@ -137,10 +134,8 @@ def fit_log_linear(
     source_names, source_rows = _columns(source, len(rows), skip=0)
     design = np.hstack([scaled, np.ones((len(rows), 1)), group_rows, source_rows])
 
-    mass = np.ones(len(rows)) if weights is None else as_finite("weights", weights)
-    mass = mass / mass.sum()
     # A few exact predictions must not drag the logarithm.
-    floor = 1e-3 * float(np.sqrt((mass[:, None] * error**2).sum() / error.shape[1]))
+    floor = 1e-3 * float(np.sqrt((error**2).mean()))
     log_error = np.log(np.maximum(error, floor))
     value = _likelihood if loss == "likelihood" else _pinball(as_probability("coverage", coverage))
 
@@ -154,12 +149,12 @@ def fit_log_linear(
     def objective(theta: Array) -> tuple[float, Array]:
         cost, slope = value(log_error, design @ theta)
         gap = theta - aim
-        total = float((mass * cost).sum() + (penalty * gap**2).sum())
-        return total, design.T @ (mass * slope) + 2 * penalty * gap
+        total = float(cost.mean() + (penalty * gap**2).sum())
+        return total, design.T @ slope / len(rows) + 2 * penalty * gap
 
     start = np.zeros(design.shape[1])
     start[:width] = aim[:width]
-    start[width] = float((mass[:, None] * log_error).sum() / error.shape[1])
+    start[width] = float(log_error.mean())
     bounds = [(0, None)] * width + [(None, None)] * (design.shape[1] - width)
     settings = {"maxiter": 2000, "ftol": 1e-13, "gtol": 1e-9}
 
