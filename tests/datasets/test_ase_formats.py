@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import lzma
 import os
 import pickle
 from pathlib import Path
@@ -128,9 +130,10 @@ def test_an_xdatcar_is_a_dataset_of_its_steps(tmp_path):
         assert [round(atoms.positions[0, 0], 12) for atoms in dataset] == [0.0, 0.4]
 
 
-@pytest.mark.parametrize("name", ["OUTCAR", "OUTCAR.gz", "log.txt"])
+@pytest.mark.parametrize("name", ["OUTCAR", "OUTCAR.gz", "OUTCAR.bz2", "run.out.xz", "log.txt"])
 def test_an_outcar_gives_e0_as_energy_and_keeps_the_free_energy(tmp_path, name):
-    opened = gzip.open if name.endswith(".gz") else open
+    packed = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+    opened = packed.get(Path(name).suffix, open)
     with opened(tmp_path / name, "wt") as stream:
         stream.write(OUTCAR)
     (atoms,) = open_dataset(tmp_path / name)

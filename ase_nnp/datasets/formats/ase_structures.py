@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import bz2
+import io
+import lzma
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from ase_nnp.datasets.base import AtomsDataset
 from ase_nnp.datasets.formats.byteranges import compressed_size
@@ -89,6 +93,37 @@ def open_named(name: str) -> Callable[..., AtomsDataset]:
     return open_files
 
 
+@contextmanager
+def _source(path: Path, name: str) -> Iterator[str | TextIO]:
+    """Give ASE's reader a path, or a stream where it would open one without a name.
+
+    The reader of OUTCAR asks the stream for its name to find the constraints beside it, which the
+    streams of bz2 and lzma do not have before Python 3.13.
+    """
+    from ase.io.formats import ioformats
+
+    open_stream = {".bz2": bz2.BZ2File, ".xz": lzma.LZMAFile}.get(path.suffix.lower())
+    kind = ioformats[name]
+    if open_stream is None or kind.isbinary or not kind.acceptsfd:
+        yield str(path)
+        return
+    with open_stream(path) as stream, io.TextIOWrapper(_Named(stream, str(path))) as text:
+        yield text
+
+
+class _Named(io.BufferedReader):
+    """A stream of bytes with the name of its file."""
+
+    def __init__(self, stream: Any, name: str) -> None:
+        super().__init__(stream)
+        self._name = name
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """Path of the file."""
+        return self._name
+
+
 class StructureShard(Shard):
     """One file that ASE reads as a whole (VASP, CIF, XSF, ...); read again in each process.
 
@@ -113,10 +148,10 @@ class StructureShard(Shard):
 
         check_claims(self.path, self._name)
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), _source(self.path, self._name) as source:
                 warnings.simplefilter("ignore")
                 images = ase.io.read(
-                    str(self.path),
+                    source,  # type: ignore[arg-type]
                     index=":",
                     format=self._name,
                     parallel=False,

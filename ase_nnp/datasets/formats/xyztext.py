@@ -25,7 +25,8 @@ _TOKEN = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _WORDS = re.compile(r"[^\s,]+")  # ASE parts values at commas too
-_INT = re.compile(r"[-+]?\d{1,4000}$")  # Python reads no longer ones
+_INT = re.compile(r"[-+]?\d+$")
+_LONGEST = 4000  # digits of an integer: Python reads few more
 _INT64 = 2**63 - 1
 _TRUE, _FALSE = {"T", "True", "true", "TRUE"}, {"F", "False", "false", "FALSE"}
 _FLAG = re.compile(r"(?<![A-Za-z])(true|false)(?![A-Za-z])", re.IGNORECASE)
@@ -80,7 +81,7 @@ def _value(key: str, text: str) -> Any:
     if text.startswith("_JSON"):
         return plain(parse_json(text[5:].strip().encode()), "JSON value")
     words = _WORDS.findall(text)
-    if not words or key.lower() == "uid":
+    if not words or key.lower() == "uid" or max(map(len, words)) > _LONGEST:
         return text
 
     values: list[Any]
