@@ -186,6 +186,7 @@ def trials(case: Case, folder: Path, expected: list[float], seconds: float, kill
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--only", default="", help="cases with these words in their name")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     import torch
@@ -201,7 +202,7 @@ def main() -> int:
         for seed, path in enumerate(sources):
             write_dataset(path, frames(seed, 120))
         cases = [*(conversion(ending, sources) for ending in FORMATS), training(), error_bars()]
-        for case in cases:
+        for case in [case for case in cases if options.only in case.name]:
             for _ in range(2):  # the first one imports
                 shutil.rmtree(folder / "whole", ignore_errors=True)
                 (folder / "whole").mkdir()
