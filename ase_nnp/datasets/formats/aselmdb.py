@@ -175,7 +175,7 @@ class AseLmdbShard(SpeakingShard):
         data = self._lmdb.get(b"%d" % self.row_id(index))
         if data is None:
             raise DatasetError("no such row in the file, although nextid counts it")
-        sample = row_to_sample(parse_json(inflate(data)))
+        sample = row_to_sample(parse_json(inflate(data), row=True))
         if self._units is None:
             self._units = SchNetPackUnits(self._said_all())
         self._units.apply(sample)

@@ -29,20 +29,26 @@ _DTYPES = frozenset(
 _SCALARS = frozenset(["energy", "free_energy", "magmom"])
 _ARRAYS = ("momenta", "masses", "initial_magmoms", "initial_charges")
 _LARGE = 2.0**63
-_NUMERIC, _REAL = frozenset([float, dict, list]), frozenset([float, int])
+_REAL = frozenset([float, int])
 _ALL_PERIODIC = {"__ndarray__": [[3], "bool", [True, True, True]]}
 _PERIODIC = np.ones(3, bool)
 _PERIODIC.flags.writeable = False
 
 
-def parse_json(text: bytes) -> Any:
-    """Parse JSON; NaN and Infinity as ASE writes them are read too, and integers of any length."""
+def parse_json(text: bytes, *, row: bool = False) -> Any:
+    """Parse JSON; NaN and Infinity as ASE writes them are read too, and integers of any length.
+
+    Of a ``row`` only what is free information keeps integers beyond 64 bits.
+    """
     import orjson
 
     try:
         value = orjson.loads(text)
+        looked_at = value
+        if row and type(value) is dict:
+            looked_at = (value.get("data"), value.get("key_value_pairs"))
         # orjson makes floats of integers beyond 64 bits; these are rare, and a look is cheap.
-        if not _beyond_64_bits(value):
+        if not _beyond_64_bits(looked_at):
             return value
     except orjson.JSONDecodeError as error:
         if b"NaN" not in text and b"Infinity" not in text:
@@ -55,23 +61,23 @@ def parse_json(text: bytes) -> Any:
 
 def _beyond_64_bits(value: Any) -> bool:
     """Whether a float so large occurs that it may have been an integer, tagged arrays apart."""
-    waiting = [value] if type(value) in _NUMERIC else []
-    while waiting:
-        item = waiting.pop()
-        kind = type(item)
-        if kind is float:
-            if abs(item) >= _LARGE:
+    waiting: list[Any] = [[value]]
+    for items in waiting:  # grows
+        # Rows of coordinates, in one step.
+        if type(items) is list and {*map(type, items)} <= _REAL:
+            if items and (max(items) >= _LARGE or min(items) <= -_LARGE):
                 return True
-        elif kind is dict:
-            if "__ndarray__" not in item:
-                waiting += [entry for entry in item.values() if type(entry) in _NUMERIC]
-        elif item:
-            # Rows of coordinates, in one step.
-            if type(item[0]) is float and {*map(type, item)} <= _REAL:
-                if max(item) >= _LARGE or min(item) <= -_LARGE:
+            continue
+
+        for item in items:
+            kind = type(item)
+            if kind is float:
+                if not -_LARGE < item < _LARGE:
                     return True
-            else:
-                waiting += [entry for entry in item if type(entry) in _NUMERIC]
+            elif kind is list or kind is tuple:
+                waiting.append(item)
+            elif kind is dict and "__ndarray__" not in item:
+                waiting.append(item.values())
     return False
 
 
