@@ -20,7 +20,7 @@ _PER_ATOM = ("forces", "charges", "magmoms")
 #: Columns and comment keys that readers take for something of their own, in any case.
 _STRUCTURE = frozenset(
     [
-        *("lattice", "properties", "pbc", "uid", REST),
+        *("lattice", "cell", "properties", "pbc", "uid", REST),
         *("species", "symbols", "numbers", "z", "pos", "positions", "move_mask", "tags"),
     ]
 )
