@@ -39,6 +39,7 @@ def test_our_calculator_keeps_the_contract():
     assert wrong == []
 
 
+@pytest.mark.slow
 def test_our_calculator_keeps_the_contract_in_a_fresh_process(monkeypatch):
     here = os.path.dirname(__file__)
     monkeypatch.setenv(

@@ -33,8 +33,27 @@ def test_every_family_keeps_what_it_promises(name, check):
         assert SUBJECTS[name].family.notes, f"{name} declares a violation and does not say why"
 
 
-@pytest.mark.parametrize("check", PARAMETERS, ids=lambda check: check.name)
-@pytest.mark.parametrize("name", sorted(installed().corrections))
+#: Second derivatives of sums over hundreds of neighbors; Becke and Johnson's damping stays fast.
+LONG = {
+    ("d3bj", "acoustic_modes_vanish"),
+    ("d3zero", "acoustic_modes_vanish"),
+    ("d3zero", "curvature_at_symmetric_sites"),
+}
+CORRECTIONS = [
+    pytest.param(
+        name,
+        check,
+        id=f"{name}-{check.name}",
+        marks=pytest.mark.slow
+        if (name, check.name) in LONG or check.name == "runs_on_a_device"
+        else (),
+    )
+    for name in sorted(installed().corrections)
+    for check in CHECKS
+]
+
+
+@pytest.mark.parametrize(("name", "check"), CORRECTIONS)
 def test_every_correction_keeps_what_it_promises(name, check):
     correction = installed().corrections[name]
     if missing := missing_packages(correction):

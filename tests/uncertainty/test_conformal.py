@@ -15,10 +15,11 @@ from ase_nnp.uncertainty.statistics import calibration as cal
 @pytest.mark.parametrize("alpha", [0.05, 0.1, 0.32])
 def test_conformal_coverage_over_many_resamplings(n, alpha):
     rng = np.random.default_rng(100 * n + int(100 * alpha))
-    scores = np.abs(rng.standard_normal((20000, n)))
+    draws = 5000
+    scores = np.abs(rng.standard_normal((draws, n)))
     covered = 2 * stats.norm.cdf([cal.conformal_quantile(row, alpha) for row in scores]) - 1
     mean = cal.expected_coverage(n, alpha)
-    error = np.sqrt(mean * (1 - mean) / (n + 2) / 20000)  # of the mean of draws from a beta law
+    error = np.sqrt(mean * (1 - mean) / (n + 2) / draws)  # of the mean of draws from a beta law
     assert np.mean(covered) == pytest.approx(mean, abs=4 * error)
 
 

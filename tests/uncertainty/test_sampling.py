@@ -55,7 +55,12 @@ def critical(precision):
 
 @pytest.mark.parametrize(
     ("fraction", "temperature"),
-    [(0.15, 1.0), (0.6, 1.0), (0.6, 0.1), pytest.param(0.15, 0.1, marks=pytest.mark.slow)],
+    [
+        (0.6, 1.0),
+        (0.6, 0.1),
+        pytest.param(0.15, 1.0, marks=pytest.mark.slow),
+        pytest.param(0.15, 0.1, marks=pytest.mark.slow),
+    ],
 )
 def test_baoa_has_the_variance_of_a_gaussian_at_any_stable_step(posterior, fraction, temperature):
     limit, friction = critical(posterior.posterior_precision)
@@ -233,6 +238,7 @@ def test_chains_in_processes_are_those_in_turn(data):
     assert not torch.allclose(alone["readout.weight"][0], alone["readout.weight"][1])
 
 
+@pytest.mark.slow
 def test_noise_scales_are_learned_from_the_data(data):
     model = Pair(seed=3).double()  # the truth, so that only noise of 0.05 is left
     settings = ChainSettings(

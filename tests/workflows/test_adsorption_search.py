@@ -233,13 +233,13 @@ def test_leaving_and_breaking_are_rejected():
 
 
 def test_a_folder_continues_the_same_search_and_refuses_another(slab, tmp_path):
-    few = {"placements": 3, "steps": 40}
+    few = {"placements": 2, "steps": 20}
     alone = adsorb(slab, "O", from_ase(EMT), **few)
     whole = adsorb(slab, "O", from_ase(EMT), **few, folder=tmp_path / "run")
     again = adsorb(slab, "O", from_ase(EMT), **few, folder=tmp_path / "run")
     assert again.as_dict() == whole.as_dict() == alone.as_dict()
     with pytest.raises(ConfigError, match="holds another run"):
-        adsorb(slab, "O", from_ase(EMT), placements=4, steps=40, folder=tmp_path / "run")
+        adsorb(slab, "O", from_ase(EMT), placements=3, steps=20, folder=tmp_path / "run")
 
 
 def test_files_hold_the_ranking_and_what_was_rejected(oxygen, tmp_path):

@@ -208,7 +208,10 @@ def test_gradients_reach_every_parameter(options):
     assert silent == []
 
 
-def test_a_tiny_network_learns_eight_structures_by_heart():
+@pytest.mark.parametrize(
+    ("steps", "left"), [(30, 0.6), pytest.param(150, 0.02, marks=pytest.mark.slow)]
+)
+def test_a_tiny_network_learns_eight_structures_by_heart(steps, left):
     rng = np.random.default_rng(0)
     structures = []
     for _ in range(8):
@@ -223,7 +226,7 @@ def test_a_tiny_network_learns_eight_structures_by_heart():
     graph = model.make_graph(structures)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     losses = []
-    for _ in range(150):
+    for _ in range(steps):
         results = model(graph)
         loss = (results["energy"] - energies).square().mean()
         loss = loss + (results["forces"] - forces).square().mean()
@@ -231,7 +234,7 @@ def test_a_tiny_network_learns_eight_structures_by_heart():
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
-    assert losses[-1] < 0.02 * losses[0]
+    assert losses[-1] < left * losses[0]
 
 
 def test_random_frames_while_training_only():
