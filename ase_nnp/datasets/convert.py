@@ -173,6 +173,7 @@ def _one_file(
             path=sink.part,
         )
 
+    # What an interrupted run wrote may have been changed since; its checksum tells.
     if state is not fresh:
         _check_held(sink, state)
 

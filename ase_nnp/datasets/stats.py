@@ -146,6 +146,7 @@ class DatasetStats:
         def by_symbol(counter: Counter[int]) -> dict[str, int]:
             return {chemical_symbols[z]: counter[z] for z in sorted(counter)}
 
+        # Sizes are counted by value: their moments come from the counts, exactly.
         sizes = Moments()
         for n, times in self.sizes.items():
             sizes.merge(Moments(times, float(n), 0.0, n, n))
@@ -255,6 +256,8 @@ def _in_processes(
     from multiprocessing import get_context
 
     total = len(dataset)
+
+    # Four spans a process: one that is slow keeps the others waiting for a quarter at most.
     size = max(1, min(5000, -(-total // (4 * workers))))
     starts = range(0, total, size)
     ends = [min(first + size, total) for first in starts]

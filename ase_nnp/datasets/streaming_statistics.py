@@ -40,6 +40,7 @@ class Moments:
         """Add what another stream saw; returns self."""
         count = self.count + other.count
         if other.count:
+            # Means of parts, not sums of squares: those cancel where energies are large and close.
             step = other.mean - self.mean
             self.mean += step * (other.count / count)
             self.square += other.square + step * step * (self.count * other.count / count)
@@ -97,6 +98,7 @@ class Histogram:
 
     def _double(self) -> None:
         merged: dict[int, int] = {}
+        # Floor division also pairs negative bins as their edges lie.
         for key, count in self.bins.items():
             merged[key // 2] = merged.get(key // 2, 0) + count
         self.bins, self.width = merged, 2 * self.width

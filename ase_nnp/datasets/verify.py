@@ -102,6 +102,7 @@ def verify_dataset(
         if on_problem is not None:
             on_problem(problem)
 
+    # Python shows a warning once a place; here every file's own counts.
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         datasets = list(_open_what_can_be(Path(os.fspath(path)), open_options, note))
@@ -136,6 +137,8 @@ def _open_what_can_be(
             note(error, path, None)
             return
         whole = error
+
+    # A folder may be refused for one of its files: each is tried alone to name it.
     blamed = False
     for file in sorted(entry for entry in path.iterdir() if _is_part(entry, options)):
         try:

@@ -92,7 +92,10 @@ def _by_fraction(
     sizes = np.bincount(members, minlength=len(names))[order]
     middle = np.cumsum(sizes) - sizes / 2  # a group goes where its middle falls
     bounds = np.concatenate([[0.0], np.cumsum(fractions)])
+
+    # Single structures are cut at whole numbers; groups have no such places.
     edges = np.round(bounds * n) if group is None else bounds * n
+    # Rounded sums must not leave the last structure in no part.
     if abs(total - 1) < 1e-9:
         edges[-1] = n
 

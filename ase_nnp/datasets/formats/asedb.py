@@ -33,6 +33,7 @@ class SqliteShard(SpeakingShard):
         self.options = tuple(sorted((units or {}).items()))
         self._database: Any = None
         metadata: Any = {}
+        # Opened to write, SQLite would make journals beside files of others.
         uri = self.path.resolve().as_uri() + "?mode=ro"
         try:
             connection = sqlite3.connect(uri, uri=True)
@@ -154,6 +155,7 @@ def sniff(path: Path) -> bool:
                 return b"systems" in head or b"systems" in stream.read(1 << 16)
             if not _FIRST_ROW.match(head):
                 return False
+            # ASE writes the next id last.
             stream.seek(max(0, path.stat().st_size - 65536))
             return b'"nextid"' in stream.read()
     except OSError:

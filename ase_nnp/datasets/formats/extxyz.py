@@ -137,6 +137,7 @@ class ExtxyzShard(SpeakingShard):
         self._lines = _Lines(text) if text is not None and _is_list(text) else None
         if self._lines is not None or self._reference is not None:
             self.energy_reference = OC20_REFERENCE
+
         if self._lines is not None and strict:
             self._length = self._lines.count  # the frames are counted on first use
         else:
@@ -241,6 +242,7 @@ def open_extxyz(
     energy_kind
         Convert to this kind on reading.
     """
+    # OC20's chunks are numbered without leading zeros: 10 sorts before 2.
     if files and all(_stem(path).isdigit() for path in files):
         files = sorted(files, key=lambda path: int(_stem(path)))
 
