@@ -56,7 +56,9 @@ def test_two_harmonic_wells_differ_by_half_kt_ln_of_their_stiffness_a_mode():
 def test_a_shift_is_exact_and_held_atoms_do_not_count():
     atoms = crystal()
     atoms.set_constraint(FixAtoms([0, 1, 2, 3][:3]))
-    same = integrate(atoms, model(1.0), model(1.0, 0.7), 2, temperature=KELVIN, steps=20)
+    same = integrate(
+        atoms, model(1.0), model(1.0, 0.7), 2, temperature=KELVIN, steps=20, equilibration=5
+    )
     assert same.value == pytest.approx(0.7, abs=1e-12)
     held = integrate(
         atoms,
@@ -64,7 +66,7 @@ def test_a_shift_is_exact_and_held_atoms_do_not_count():
         model(3.0),
         4,
         temperature=KELVIN,
-        steps=600,
+        steps=300,
         equilibration=60,
         timestep=10.0,
         seed=2,
@@ -75,7 +77,13 @@ def test_a_shift_is_exact_and_held_atoms_do_not_count():
 
 def test_points_may_be_given():
     result = integrate(
-        crystal(1), model(1.0), model(1.0, 0.5), [0.0, 0.4, 1.0], temperature=KELVIN, steps=20
+        crystal(1),
+        model(1.0),
+        model(1.0, 0.5),
+        [0.0, 0.4, 1.0],
+        temperature=KELVIN,
+        steps=20,
+        equilibration=5,
     )
     np.testing.assert_allclose(result.weights, [0.2, 0.5, 0.3])
     assert result.value == pytest.approx(0.5, abs=1e-12)

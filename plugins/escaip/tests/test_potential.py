@@ -49,7 +49,8 @@ def test_three_rotations_make_direct_forces_exactly_equivariant():
     assert run_check(check, subject).figure < 1e-10
 
 
-@pytest.mark.parametrize("direct", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("direct", [True, False])
 def test_generation_1_passes_all_checks_but_its_known_ones(direct):
     by_check = outcomes(**FIRST, direct_force=direct)
     known = {"cutoff_is_smooth", "forces_rotate_with_the_atoms"}

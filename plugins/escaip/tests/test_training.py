@@ -79,7 +79,11 @@ def test_the_second_derivative_of_gradient_forces_is_right(make, crystal, option
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"direct_forces": False}, pytest.param({"generation": 1}, marks=pytest.mark.slow)],
+    [
+        {},
+        pytest.param({"direct_forces": False}, marks=pytest.mark.slow),
+        pytest.param({"generation": 1}, marks=pytest.mark.slow),
+    ],
     ids=str,
 )
 def test_a_few_structures_can_be_learnt_by_heart(make, options):
