@@ -177,6 +177,8 @@ def test_an_interrupted_epoch_continues_with_the_next_batch(path):
         pytest.param("forkserver", marks=pytest.mark.slow),
     ],
 )
+# Where this process may use one core only, torch says that two workers are many.
+@pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_workers_give_the_batches_of_one_process(path, context):
     data = AtomGraphDataset(open_dataset(path), cutoff=3.0)
