@@ -7,25 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ase_nnp.models.predictor import predict
-from ase_nnp.workflows.adsorption.gate import (
-    bond_to_slab,
-    doubtful,
-    hole,
-    left_the_question,
-    strange,
-    too_low,
-)
 from ase_nnp.workflows.adsorption.geometry import describe
 from ase_nnp.workflows.adsorption.references import References
 from ase_nnp.workflows.adsorption.result import AdsorptionResult, Minimum, Rejected
 from ase_nnp.workflows.adsorption.stages import Candidate, Stages, alike, merged
 from ase_nnp.workflows.adsorption.surface_sites import every_site
+from ase_nnp.workflows.adsorption.verdicts import Verdicts, doubts_of
 
 if TYPE_CHECKING:
     from ase import Atoms
-
-    from ase_nnp.models.potential import Potential
 
 __all__ = ["judged"]
 
@@ -33,62 +23,6 @@ __all__ = ["judged"]
 FALL, ELSEWHERE = 0.02, 0.3
 #: Steps after a push.
 PUSH_STEPS = 100
-
-
-class _Verdicts:
-    """Candidates by what the gate says of them."""
-
-    def __init__(self, slab: Atoms, potential: Potential) -> None:
-        self.slab, self.potential = slab, potential
-        self.accepted: list[Candidate] = []
-        self.rejected: list[tuple[str, str, Candidate]] = []
-        self.scores: dict[int, float | None] = {}
-
-    def judge(self, candidates: Sequence[Candidate]) -> None:
-        """Sort candidates into accepted and rejected."""
-        doubts = self._doubts([one for one in candidates if one.energy is not None])
-        for one in candidates:
-            reason, detail = self._verdict(one, doubts.get(id(one), {}))
-            if reason:
-                self.rejected.append((reason, detail, one))
-            else:
-                self.accepted.append(one)
-
-    def reject(self, reason: str, details: Mapping[int, str]) -> None:
-        """Move accepted candidates to the rejected; ``details`` are by place."""
-        self.rejected += [(reason, said, self.accepted[k]) for k, said in details.items()]
-        self.accepted = [one for k, one in enumerate(self.accepted) if k not in details]
-
-    def _doubts(self, candidates: Sequence[Candidate]) -> dict[int, Mapping[str, Any]]:
-        wanted = [n for n in ("ood_flag", "ood_score") if n in self.potential.outputs]
-        if not wanted or not candidates:
-            return {}
-        rows = predict(self.potential, [one.atoms for one in candidates], wanted, progress=False)
-        doubts: dict[int, Mapping[str, Any]]
-        doubts = {id(one): row for one, row in zip(candidates, rows, strict=True)}
-        for key, row in doubts.items():
-            score = row.get("ood_score")
-            self.scores[key] = None if score is None else float(score)
-        return doubts
-
-    def _verdict(self, one: Candidate, row: Mapping[str, Any]) -> tuple[str, str]:
-        """The first reason that holds: those of physics and of trust before that of effort."""
-        if one.energy is None:
-            return "failed", one.reason
-        guests = np.flatnonzero(one.start.get_tags() == 2)
-        inside = hole(one.atoms, guests)
-        if inside:
-            return "hole", inside
-        one.atoms.set_tags(one.start.get_tags())
-        left = left_the_question(one.start, one.atoms, self.slab)
-        if left:
-            return left, ""
-        unknown = doubtful(row)
-        if unknown:
-            return "unknown to the model", unknown
-        if not one.converged:
-            return "not converged", one.reason
-        return "", ""
 
 
 def judged(
@@ -116,15 +50,15 @@ def judged(
     system, settings, counts
         For the result; ``settings`` holds ``top``, ``fmax`` and ``push``.
     """
-    verdicts = _Verdicts(slab, stages.potential)
-    verdicts.judge(ends)
+    verdicts = Verdicts(slab)
+    verdicts.judge(ends, doubts_of(stages.potential, ends))
     if settings["push"]:
         _push(verdicts, stages, settings)
 
     pool = [*verdicts.accepted, *(one for _, _, one in verdicts.rejected if one.energy is not None)]
     values = references.energies(stages.potential, [one.atoms for one in pool], slab)
     energies = {id(one): value for one, value in zip(pool, values, strict=True)}
-    _reject_holes(verdicts, energies)
+    verdicts.compare(energies)
 
     every = list(every_site(slab))
     minima = []
@@ -175,20 +109,7 @@ def judged(
     )
 
 
-def _reject_holes(verdicts: _Verdicts, energies: Mapping[int, Any]) -> None:
-    """Move to the rejected what the others of the question speak against."""
-    unknown = strange([verdicts.scores.get(id(one)) for one in verdicts.accepted])
-    verdicts.reject("unknown to the model", unknown)
-    values = [energies[id(one)] for one in verdicts.accepted]
-    bonds = [
-        bond_to_slab(one.atoms, np.flatnonzero(one.start.get_tags() == 2))
-        for one in verdicts.accepted
-    ]
-    holes = too_low([float(v) for v in values], [v.std for v in values], bonds)
-    verdicts.reject("hole", holes)
-
-
-def _push(verdicts: _Verdicts, stages: Stages, settings: Mapping[str, Any]) -> None:
+def _push(verdicts: Verdicts, stages: Stages, settings: Mapping[str, Any]) -> None:
     """Push every accepted minimum, relax again, and reject those that fall elsewhere."""
     random = np.random.default_rng(settings["seed"])
     tried = list(verdicts.accepted)
@@ -215,4 +136,4 @@ def _push(verdicts: _Verdicts, stages: Stages, settings: Mapping[str, Any]) -> N
 
     # Where a saddle leads to is a minimum like any other; most are there already.
     new = [end for end in merged(fallen) if not any(alike(end, one) for one in verdicts.accepted)]
-    verdicts.judge(new)
+    verdicts.judge(new, doubts_of(stages.potential, new))
