@@ -22,7 +22,8 @@
         UncertaintyError        numbers that no error bar can be made from
         TrainingError           a training that cannot go on, with the reason
 
-A message says what was found, what was wanted and what to do next.
+A message says what was found, what was wanted and what to do next; ``guide`` names the page that
+explains more, and stands under the message in a traceback.
 """
 
 from __future__ import annotations
@@ -51,11 +52,26 @@ __all__ = [
 
 
 class AseNnpError(Exception):
-    """Anything this package refuses; catch this to catch all of them."""
+    """Anything this package refuses; catch this to catch all of them.
+
+    Attributes
+    ----------
+    guide
+        The page of the documentation that explains it, such as ``docs/datasets.md``; or empty.
+    """
+
+    guide: str = ""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*args)
+        if self.guide:
+            self.add_note(f"See {self.guide} in the documentation of ase_nnp.")
 
 
 class RegistryError(AseNnpError):
     """The registry cannot do what was asked."""
+
+    guide = "docs/models.md"
 
 
 class UnknownModelError(RegistryError, LookupError):
@@ -64,6 +80,8 @@ class UnknownModelError(RegistryError, LookupError):
 
 class PluginError(RegistryError):
     """A plugin that is installed and cannot be used; carries its own reason."""
+
+    guide = "docs/write-a-plugin.md"
 
 
 class NameTakenError(PluginError):
@@ -80,6 +98,8 @@ class ConfigError(AseNnpError, ValueError):
 
 class CheckpointError(AseNnpError):
     """A weights file that is damaged, of an unknown layout, or does not fit the model."""
+
+    guide = "docs/models.md"
 
 
 class DownloadError(CheckpointError):
@@ -99,6 +119,8 @@ class DatasetError(AseNnpError):
         The record inside the file (LMDB key, row id, frame number), if known.
     """
 
+    guide = "docs/datasets.md"
+
     def __init__(self, message: str, *, path: object = None, key: object = None) -> None:
         self.path, self.key = path, key
         where = "" if path is None else f"{path}: "
@@ -109,13 +131,19 @@ class DatasetError(AseNnpError):
 class QueryError(DatasetError, ValueError):
     """A query of a dataset's index that cannot be understood; the message names the place."""
 
+    guide = "docs/datasets.md#asking-a-dataset"
+
 
 class UnsafeFileError(CheckpointError, DatasetError):
     """A file asked for an object that could run code; the message names it."""
 
+    guide = "docs/security.md"
+
 
 class StructureError(AseNnpError, ValueError):
     """Atoms that no model can answer for."""
+
+    guide = "docs/calculator.md"
 
 
 class UnsupportedElementError(StructureError):
@@ -125,18 +153,28 @@ class UnsupportedElementError(StructureError):
 class PredictionError(AseNnpError, RuntimeError):
     """A model's answer is not finite or has the wrong shape."""
 
+    guide = "docs/calculator.md"
+
 
 class TaskError(AseNnpError, RuntimeError):
     """A function that was mapped over many structures failed for one of them."""
+
+    guide = "docs/scale.md"
 
 
 class WorkerError(PredictionError):
     """A model in an environment of its own died, cannot be reached, or raised."""
 
+    guide = "docs/models.md"
+
 
 class UncertaintyError(AseNnpError, ValueError):
     """Arrays, members or settings that an uncertainty cannot be computed from."""
 
+    guide = "docs/uncertainty.md"
+
 
 class TrainingError(AseNnpError, RuntimeError):
     """A training that learns nothing or has broken down; the message names what was seen."""
+
+    guide = "docs/training.md"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import doctest
 import warnings
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -61,3 +63,31 @@ def test_documented_parameters_are_the_real_ones():
     pytest.importorskip("numpydoc")
     wrong = [line for path in FILES for line in mismatches(path)]
     assert not wrong, "\n".join(wrong)
+
+
+EXAMPLES = [
+    path for path in FILES if ">>>" in path.read_text() and path.is_relative_to(ROOT / "ase_nnp")
+]
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_examples_in_docstrings_run(path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    results = doctest.testmod(import_module(name), optionflags=doctest.ELLIPSIS)
+    assert results.attempted > 0
+    assert results.failed == 0
+
+
+def test_fields_of_the_graph_and_attributes_of_potentials_are_documented():
+    from dataclasses import fields
+
+    from ase_nnp import AtomGraph, Conservative, Potential
+
+    for cls, names in (
+        (AtomGraph, [f.name for f in fields(AtomGraph)]),
+        (Potential, [n for n in Potential.__annotations__]),
+        (Conservative, [n for n in Conservative.__annotations__]),
+    ):
+        missing = [name for name in names if name not in (cls.__doc__ or "")]
+        assert not missing, (cls.__name__, missing)

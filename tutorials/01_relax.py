@@ -1,67 +1,90 @@
 # %% [markdown]
-# # From a dataset file to a relaxed structure
+# # Your first relaxation, with error bars
 #
-# Open a catalyst dataset, predict energies and forces for all of it, relax one slab with ASE's own
-# optimizer, and save the model. Everything here runs offline on a CPU in seconds.
+# Put an oxygen atom on platinum, relax it with ASE's own optimizer and the model that ships, and
+# read how sure the model is. With a structure of yours, `ase.io.read("slab.xyz")` takes the place
+# of the first step.
 
 # %%
-from pathlib import Path
-
 import numpy as np
-from ase.optimize import FIRE
+from ase.build import add_adsorbate, fcc111
+from ase.constraints import FixAtoms
+from ase.optimize import BFGS
 
-import ase_nnp
+from ase_nnp import NNPCalculator
 
-DATA = Path(__file__).resolve().parent.parent / "data"
-
-# %% [markdown]
-# ## Look at the data
-#
-# `open_dataset` takes a file or a folder and finds out by itself what it is: here two LMDB shards
-# in the layout of the OC20 downloads. A dataset is a sequence of `ase.Atoms`.
-
-# %%
-dataset = ase_nnp.open_dataset(DATA / "oc20_toy")
-slab = dataset[0]
-print(len(dataset), "structures; the first is", slab.get_chemical_formula())
-print("label:", slab.get_potential_energy(), "eV,", dataset.energy_kind, "energy")
-
-# %% [markdown]
-# ## Predict
-#
-# Any installed family works the same way; `ase-nnp models` lists them. This one is a small toy that
-# was trained on EMT labels (`data/make_model.py`), enough to try things.
-
-# %%
-model = ase_nnp.load_model(DATA / "toy.nnp")
-results = ase_nnp.predict(model, dataset, properties=("energy", "forces"))
-print("energy of the first:", results[0]["energy"], "eV")
-assert len(results) == len(dataset)
-assert results[0]["forces"].shape == (len(slab), 3)
+slab = fcc111("Pt", (2, 2, 3), vacuum=7)
+slab.set_constraint(FixAtoms(mask=slab.get_tags() > 1))
+add_adsorbate(slab, "O", 1.4, "fcc")
 
 # %% [markdown]
 # ## Relax
 #
-# The calculator goes where any ASE calculator goes. Constraints from the dataset are kept: the
-# tag-0 atoms do not move.
+# `NNPCalculator()` without a name is the default model. Energy, forces and their error bars come
+# from one call; fixed atoms stay where they are.
 
 # %%
-slab.calc = ase_nnp.NNPCalculator(model)
-before = slab.positions.copy()
-FIRE(slab, logfile=None).run(fmax=0.05, steps=200)
-fmax = np.linalg.norm(slab.get_forces(), axis=1).max()
-print("relaxed to", slab.get_potential_energy(), "eV, largest force", fmax, "eV/A")
+slab.calc = NNPCalculator()
+steps = []
 
-held = slab.constraints[0].index
-assert np.array_equal(slab.positions[held], before[held])
-assert fmax < 0.05
+
+def note():
+    results = slab.calc.results
+    fmax = np.linalg.norm(slab.get_forces(), axis=1).max()
+    steps.append((results["energy"], results["energy_std"], fmax))
+
+
+before = slab.positions.copy()
+optimizer = BFGS(slab, logfile=None)
+optimizer.attach(note)
+converged = optimizer.run(fmax=0.05, steps=100)
+energy, std, fmax = steps[-1]
+print(f"{len(steps)} steps, {energy:.3f} +- {std:.3f} eV, largest force {fmax:.3f} eV/Å")
+print(f"oxygen is {slab.positions[-1, 2] - slab.positions[:-1, 2].max():.2f} Å above the surface")
 
 # %% [markdown]
-# ## Save and load
+# ## What else is known
 #
-# One file holds weights, configuration and provenance; loading it cannot run code.
+# The kind of energy, whether the model has seen anything like this, and what no error bar covers.
 
 # %%
-ase_nnp.save_model(model, "my.nnp", note="the toy model, saved again")
-again = ase_nnp.load_model("my.nnp")
-assert again.provenance["note"] == "the toy model, saved again"
+results = slab.calc.results
+print("this is a", slab.calc.energy_kind, "energy")
+print("unlike the training set:", results["ood_flag"])
+print(results["uq"]["not_covered"])
+print("largest error bar of a force:", round(float(results["forces_std_norm"].max()), 3), "eV/Å")
+
+# %% [markdown]
+# ## A structure that the model does not know
+#
+# Two oxygen atoms forced into one site: the number still comes, and so does the doubt.
+
+# %%
+strange = slab.copy()
+strange.append("O")
+strange.positions[-1] = strange.positions[-2] + [0.0, 0.0, 0.7]
+strange.calc = NNPCalculator()
+strange.get_potential_energy()
+doubt = strange.calc.results
+print(f"+- {doubt['energy_std']:.2f} eV, unlike the training set: {doubt['ood_flag']}")
+
+# %% [markdown]
+# ## A picture
+
+# %%
+from ase.visualize.plot import plot_atoms
+from matplotlib.figure import Figure
+
+figure = Figure(figsize=(8, 3.2), layout="constrained")
+left, right = figure.subplots(1, 2)
+plot_atoms(slab, left, rotation="-80x,15y")
+left.set_axis_off()
+energies, bars, _ = np.array(steps).T
+right.errorbar(range(len(steps)), energies, bars, fmt="o-", ms=3, capsize=2)
+right.set(xlabel="step", ylabel="energy (eV)", title="one standard deviation")
+figure.savefig("relaxation.png", dpi=110)
+
+# %%
+assert converged
+assert np.array_equal(slab.positions[:8], before[:8])  # the two lower layers
+assert doubt["energy_std"] > 2 * std

@@ -92,6 +92,16 @@ class NNPCalculator(Calculator):  # type: ignore[misc]
         Also ASE's CalculatorSetupError.
     PredictionError
         Also ASE's CalculationFailed.
+
+    Examples
+    --------
+    >>> from ase.build import bulk
+    >>> from ase_nnp import NNPCalculator
+    >>> copper = bulk("Cu", calculator=NNPCalculator())
+    >>> -4.3 < copper.get_potential_energy() < -3.9, "energy_std" in copper.calc.results
+    (True, True)
+    >>> copper.calc.energy_kind
+    'total'
     """
 
     nolabel = True

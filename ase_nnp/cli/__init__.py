@@ -21,7 +21,7 @@ app = typer.Typer(
     name="ase-nnp",
     help="Neural-network potentials as ASE calculators: models, data, predictions.",
     epilog=EPILOG,
-    no_args_is_help=True,
+    invoke_without_command=True,
     pretty_exceptions_enable=False,
 )
 
@@ -67,6 +67,7 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option(
@@ -78,6 +79,10 @@ def _options(
     ] = False,
 ) -> None:
     """Take the options that stand before the command; :func:`_run` looks for ``--traceback``."""
+    if context.invoked_subcommand is None:
+        from ase_nnp.cli.commands.greeting import greet
+
+        greet()
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -131,7 +136,8 @@ def _usage(error: Any) -> str:
 def _in_words(error: Exception, arguments: list[str]) -> str:
     """Return an error in the words of the command line."""
     if isinstance(error, AseNnpError):
-        return _as_options(str(error), arguments)
+        guide = f" (see {error.guide})" if error.guide else ""
+        return _as_options(str(error), arguments) + guide
     if isinstance(error, OSError):
         return f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")
     return (

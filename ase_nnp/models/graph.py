@@ -30,21 +30,61 @@ class AtomGraph:
     """B structures with N atoms and E directed edges ``j -> i``, in eV and Angstrom.
 
     The edge vector from center ``i`` to the periodic image of neighbor ``j`` is
-    ``r_ij = positions[j] + edge_shift @ cell - positions[i]``.
+    ``r_ij = positions[j] + edge_shift @ cell - positions[i]``. Several structures are one graph
+    without edges between them; one structure is a batch of one.
+
+    Attributes
+    ----------
+    atomic_numbers
+        (N,) int64.
+    positions
+        (N, 3) Angstrom.
+    cell
+        (B, 3, 3) Angstrom; rows are the lattice vectors, as in ASE, and zero where there is none.
+    pbc
+        (B, 3) bool, axis by axis.
+    batch
+        (N,) int64, sorted: the structure that each atom belongs to.
+    edge_index
+        (2, E) int64: source ``j`` (the neighbor), target ``i`` (the center).
+    edge_shift
+        (E, 3) int64: the periodic image of the neighbor, in lattice vectors.
+    tags
+        (N,) int64 or None: OC20's 0 below the surface, 1 surface, 2 adsorbate.
+    fixed
+        (N,) bool or None: held by FixAtoms.
+    charge
+        (B,) or None: total charge, in units of the elementary charge.
+    spin
+        (B,) or None: spin as in ``atoms.info["spin"]``.
+    extra
+        What one family alone needs, by name.
+
+    Examples
+    --------
+    >>> from ase.build import bulk
+    >>> from ase_nnp import AtomGraph
+    >>> graph = AtomGraph.from_atoms([bulk("Cu"), bulk("Cu", cubic=True)], cutoff=3.0)
+    >>> graph.num_structures, graph.num_atoms, graph.num_edges
+    (2, 5, 60)
+    >>> graph.batch.tolist()
+    [0, 1, 1, 1, 1]
+    >>> graph.edge_vectors().norm(dim=1).max().item() < 3.0
+    True
     """
 
-    atomic_numbers: Tensor  # (N,) int64
-    positions: Tensor  # (N, 3) Angstrom
-    cell: Tensor  # (B, 3, 3) Angstrom, rows are the lattice vectors (ASE); zero rows where none
-    pbc: Tensor  # (B, 3) bool
-    batch: Tensor  # (N,) int64, the structure each atom belongs to, sorted
-    edge_index: Tensor  # (2, E) int64, [source j, target i]
-    edge_shift: Tensor  # (E, 3) int64, in lattice vectors
-    tags: Tensor | None = None  # (N,) int64; OC20: 0 slab below, 1 surface, 2 adsorbate
-    fixed: Tensor | None = None  # (N,) bool, held by FixAtoms
-    charge: Tensor | None = None  # (B,) total charge, e
-    spin: Tensor | None = None  # (B,) spin as in atoms.info["spin"]
-    extra: dict[str, Tensor] = field(default_factory=dict)  # what one family alone needs
+    atomic_numbers: Tensor
+    positions: Tensor
+    cell: Tensor
+    pbc: Tensor
+    batch: Tensor
+    edge_index: Tensor
+    edge_shift: Tensor
+    tags: Tensor | None = None
+    fixed: Tensor | None = None
+    charge: Tensor | None = None
+    spin: Tensor | None = None
+    extra: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def num_structures(self) -> int:

@@ -58,6 +58,30 @@ class Potential(nn.Module):
         holds a model to it.
     graph_options
         Further arguments for :meth:`AtomGraph.from_atoms` (``wrap``, ``pbc``).
+    per_atom, row_axis
+        Outputs with a row an atom (others have one a structure), and the axis of the rows where it
+        is not the first.
+    corrections
+        Terms added to it, as they are named: ``"zbl"``, ``"d3bj:pbe"``.
+    family, config, provenance
+        Set by the registry: the family, its hyper-parameters, and where the weights are from.
+
+    Examples
+    --------
+    Springs to the origin, with forces written by hand:
+
+    >>> import torch
+    >>> from ase import Atoms
+    >>> from ase_nnp import Potential, predict
+    >>> class Springs(Potential):
+    ...     def forward(self, graph):
+    ...         energy = (graph.positions**2).sum(dim=1) / 2  # (N,) eV
+    ...         total = energy.new_zeros(graph.num_structures).index_add(0, graph.batch, energy)
+    ...         return {"energy": total, "forces": -graph.positions}
+    >>> springs = Springs()
+    >>> springs.graph_options = {"recenter": False}
+    >>> predict(springs, [Atoms("H", [(2.0, 0.0, 0.0)])])[0]["forces"].tolist()
+    [[-2.0, 0.0, 0.0]]
     """
 
     cutoff: float = 6.0
@@ -296,6 +320,34 @@ class Conservative(Potential):
 
     In training mode the results keep their graph, so that a loss on forces can be differentiated
     again; in evaluation mode they are detached unless ``differentiable`` is set.
+
+    Attributes
+    ----------
+    outputs
+        ``energy`` (B,) eV, ``forces`` (N, 3) eV/Angstrom and ``stress`` (B, 3, 3) eV/Angstrom^3.
+    conservative
+        True.
+    differentiable
+        Keep the graph of the results in evaluation mode too.
+
+    Examples
+    --------
+    A pair potential is an energy; the rest follows:
+
+    >>> from ase import Atoms
+    >>> from ase_nnp import Conservative, NNPCalculator
+    >>> class Pairs(Conservative):
+    ...     cutoff = 3.0
+    ...
+    ...     def energies(self, graph):
+    ...         pair = (1 - graph.edge_vectors().norm(dim=1) / self.cutoff) ** 2  # (E,) eV
+    ...         energy = pair.new_zeros(graph.num_structures)
+    ...         return energy.index_add(0, graph.batch[graph.edge_index[1]], pair)
+    >>> dimer = Atoms("H2", [(0, 0, 0), (0, 0, 1.5)], calculator=NNPCalculator(Pairs()))
+    >>> dimer.get_potential_energy()  # two edges of a quarter each
+    0.5
+    >>> dimer.get_forces()[1].round(4).tolist()
+    [0.0, 0.0, 0.6667]
     """
 
     outputs: tuple[str, ...] = ("energy", "forces", "stress")

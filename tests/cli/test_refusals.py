@@ -82,7 +82,7 @@ def test_files_of_nothing_known_are_refused(run, name, content, tmp_path, monkey
     assert one_line(code, err)
 
 
-@pytest.mark.parametrize("group", ["", "screen", "data", "plugin", "env", "uncertainty"])
+@pytest.mark.parametrize("group", ["screen", "data", "plugin", "env", "uncertainty"])
 def test_a_group_alone_shows_its_commands_and_asks_for_one(run, group):
     code, out, err = run(*group.split())
     assert one_line(code, err)

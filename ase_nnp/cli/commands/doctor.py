@@ -12,7 +12,7 @@ import typer
 
 from ase_nnp.cli.commands.output import JsonOption, print_json, print_table, say
 
-__all__ = ["add_to"]
+__all__ = ["add_to", "environment_warnings"]
 
 PACKAGES = (
     "ase_nnp",
@@ -105,15 +105,14 @@ def devices(torch: Any) -> list[str]:
     return names
 
 
-def warnings(torch: Any) -> list[str]:
-    """Return settings known to slow models down or to weaken safety."""
+def environment_warnings() -> list[str]:
+    """Return settings of the environment that slow models down or weaken safety."""
     lines = []
-    cores = os.cpu_count() or 1
+    cores, threads = os.cpu_count() or 1, os.environ.get("OMP_NUM_THREADS", "")
     # More threads than cores make small models several times slower.
-    if torch.get_num_threads() > cores:
+    if threads.isdecimal() and int(threads) > cores:
         lines.append(
-            f"torch uses {torch.get_num_threads()} threads on {cores} cores; "
-            f"set OMP_NUM_THREADS={cores} or less."
+            f"OMP_NUM_THREADS={threads} on {cores} cores; set OMP_NUM_THREADS={cores} or less."
         )
 
     if os.environ.get("PYTHONDONTWRITEBYTECODE"):
@@ -122,6 +121,18 @@ def warnings(torch: Any) -> list[str]:
         lines.append(
             "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD is set: torch.load may run code from files. "
             "(ase_nnp's own loaders do not use it.)"
+        )
+    return lines
+
+
+def warnings(torch: Any) -> list[str]:
+    """Return what :func:`environment_warnings` does, and settings of torch in this process."""
+    lines = environment_warnings()
+    cores = os.cpu_count() or 1
+    if torch.get_num_threads() > cores and not any("OMP_NUM_THREADS" in line for line in lines):
+        lines.append(
+            f"torch uses {torch.get_num_threads()} threads on {cores} cores; "
+            f"set OMP_NUM_THREADS={cores} or less."
         )
     if torch.get_default_dtype() != torch.float32:
         lines.append(f"torch's default dtype is {torch.get_default_dtype()}.")

@@ -102,7 +102,7 @@ class Morse(Conservative):
 # that it leaves nothing behind in your environment.
 
 # %%
-from ase_nnp.registry.installed import installed  # noqa: E402
+from ase_nnp.registry.installed import installed
 
 sys.path.insert(0, str(folder.absolute()))
 registry = installed()
@@ -116,7 +116,7 @@ assert run("models", "show", "morse") == 0
 # Exit code 1: a promise is broken. The table names it, with the figure that was measured.
 
 # %%
-from ase_nnp.testing import make_subject, run_checks  # noqa: E402
+from ase_nnp.testing import make_subject, run_checks
 
 outcomes = {outcome.check: outcome for outcome in run_checks(make_subject("morse"))}
 broken = [name for name, outcome in outcomes.items() if not outcome.ok]

@@ -75,6 +75,20 @@ if check.passed:  # a band's top that is no saddle point has no rate
     low, high = rate.interval(0.9)
     print(f"rate at 400 K: {rate.value:.1e} / s, 90 % interval {low:.0e} to {high:.0e}")
 
+# %% [markdown]
+# ## A picture
+
+# %%
+from matplotlib.figure import Figure
+
+figure = Figure(figsize=(6, 3), layout="constrained")
+axes = figure.subplots()
+profile = np.array([row["energy"] for row in ase_nnp.predict(model, path.images)])
+axes.plot(profile - profile[0], "o-")
+axes.axhline(path.barrier.value, color="0.7", lw=1)
+axes.set(xlabel="image", ylabel="energy (eV)", title="O on Pt(111), fcc to hcp")
+figure.savefig("path.png", dpi=110)
+
 # %%
 assert path.status != "failed"
 assert path.barrier.std > 0

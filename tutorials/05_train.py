@@ -1,5 +1,5 @@
 # %% [markdown]
-# # Train a potential on your own structures
+# # Train a potential on your own structures, and fine-tune it
 #
 # From an extended XYZ file with energies and forces to a model in an ASE script, on the command
 # line: look at the data, train, measure. The labels come from ASE's EMT potential for copper, so
@@ -106,6 +106,34 @@ forces = np.concatenate([a.get_forces().ravel() for a in read("test.extxyz", ":"
 print(f"forces: MAE {scores['forces_mae']:.3f} eV/Å of {np.abs(forces).mean():.3f}")
 
 # %% [markdown]
+# ## Fine-tune
+#
+# New labels, here of copper under strong tension that the first model has not seen. `model.start`
+# begins with the trained weights; `finetune.replay` mixes in old structures, so that what was known
+# is kept. What comes out is compared with the model before, on the new and on the old.
+
+# %%
+stretched = []
+for atoms in structures(25, seed=2):
+    atoms.calc = None
+    atoms.set_cell(atoms.cell * 1.1, scale_atoms=True)
+    atoms.calc = EMT()
+    atoms.get_forces()
+    stretched.append(atoms)
+write("new.extxyz", stretched[:15])
+write("new_test.extxyz", stretched[15:])
+
+words = ["--model.start", "copper/model.nnp", "--data.train", "new.extxyz"]
+words += ["--finetune.replay", "copper.extxyz", "--optimizer.lr", "5e-3", "--epochs", "8"]
+run("train", *words, "--output", "tuned", "--json")
+errors = {}
+for test in ("test.extxyz", "new_test.extxyz"):
+    report = json.loads(run("evaluate", "copper/model.nnp", "tuned/model.nnp", test, "--json"))
+    errors[test] = [one["metrics"]["forces_mae"] for one in report["models"]]
+    print(f"{test}: forces {errors[test][0]:.3f} -> {errors[test][1]:.3f} eV/Å")
+assert errors["new_test.extxyz"][1] < 0.7 * errors["new_test.extxyz"][0]
+
+# %% [markdown]
 # ## Use
 
 # %%
@@ -120,3 +148,22 @@ print(f"distances after relaxation: off by at most {np.abs(shape).max():.3f} Å"
 # %%
 assert scores["forces_mae"] < 0.5 * np.abs(forces).mean()
 assert np.abs(shape).max() < 0.1
+
+# %% [markdown]
+# ## A picture
+#
+# `evaluate --report` draws parity plots; here the training, from the log that every run leaves.
+
+# %%
+import csv
+
+from matplotlib.figure import Figure
+
+figure = Figure(figsize=(6, 3), layout="constrained")
+axes = figure.subplots()
+with open("copper/log.csv") as file:
+    rows = list(csv.DictReader(file))
+column = next(name for name in rows[0] if "forces_mae" in name)
+axes.plot([1000 * float(row[column]) for row in rows], "o-")
+axes.set(xlabel="epoch", ylabel="force error (meV/Å)", title="validation")
+figure.savefig("training.png", dpi=110)

@@ -1,5 +1,9 @@
 # %% [markdown]
-# # A model as the engine of another program
+# # Other codes: a model as the engine of i-PI, LAMMPS, matcalc, phonopy
+#
+# Programs in Python take the calculator as it is: `matcalc.ElasticityCalc(calc)`, phonopy with the
+# forces of displaced cells, janus-core, quacc, atomate2 ([the lines](../docs/clients.md), each
+# tested against ASE's own calculators). Others talk over a socket, and that is what this is about.
 #
 # i-PI, LAMMPS (`fix ipi`) and other programs move atoms themselves and ask for forces over a
 # socket. ASE speaks their protocol, so any model here can answer. This script plays both ends on
@@ -64,3 +68,30 @@ assert not client.is_alive()
 assert abs(energy - direct.get_potential_energy()) < 1e-8
 assert np.allclose(moving.positions, direct.positions, atol=1e-6)
 assert np.allclose(stress, direct.get_stress(), atol=1e-6)
+
+# %% [markdown]
+# ## phonopy
+#
+# Where it is installed, its displaced cells are answered in one batch.
+
+# %%
+from importlib.util import find_spec
+
+if find_spec("phonopy"):
+    from ase import Atoms
+    from phonopy import Phonopy
+    from phonopy.structure.atoms import PhonopyAtoms
+
+    unit = bulk("Cu", a=3.6)
+    cell = PhonopyAtoms(symbols=["Cu"], cell=unit.cell[:], scaled_positions=[[0, 0, 0]])
+    phonon = Phonopy(cell, supercell_matrix=np.diag([2, 2, 2]), log_level=0)
+    phonon.generate_displacements(distance=0.01)
+    displaced = [
+        Atoms(c.symbols, cell=c.cell, scaled_positions=c.scaled_positions, pbc=True)
+        for c in phonon.supercells_with_displacements
+    ]
+    model = ase_nnp.load_model(DATA / "toy.nnp", dtype="float64")
+    phonon.forces = [row["forces"] for row in ase_nnp.predict(model, displaced, ("forces",))]
+    phonon.produce_force_constants()
+    phonon.run_mesh([6, 6, 6])
+    print("highest frequency:", phonon.get_mesh_dict()["frequencies"].max().round(2), "THz")

@@ -53,7 +53,7 @@ train, held_back, test = structures(30, 0), structures(30, 1), structures(30, 2)
 # %% [markdown]
 # ## A model
 #
-# Any `Potential` will do. This one is a small neural network of the neighbour distances; it writes
+# Any `Potential` will do. This one is a small neural network of the neighbor distances; it writes
 # only its energy, and forces and stress are differentiated for it.
 
 
@@ -64,13 +64,13 @@ class Small(ase_nnp.Conservative):
     def __init__(self, seed):
         super().__init__()
         torch.manual_seed(seed)
-        self.register_buffer("centres", torch.linspace(1.8, 4.2, 12))
+        self.register_buffer("centers", torch.linspace(1.8, 4.2, 12))
         self.hidden = nn.Sequential(nn.Linear(12, 16), nn.Tanh(), nn.Linear(16, 16), nn.Tanh())
         self.readout = nn.Linear(16, 1)
 
     def energies(self, graph):
         r = graph.edge_vectors().norm(dim=-1, keepdim=True)
-        pair = torch.exp(-12 * (r - self.centres) ** 2) * (1 - (r / self.cutoff) ** 2) ** 2
+        pair = torch.exp(-12 * (r - self.centers) ** 2) * (1 - (r / self.cutoff) ** 2) ** 2
         x = pair.new_zeros(graph.num_atoms, 12).index_add(0, graph.edge_index[1], pair)
         atoms = self.readout(self.hidden(x))[:, 0]
         return atoms.new_zeros(graph.num_structures).index_add(0, graph.batch, atoms)
@@ -178,3 +178,20 @@ modulus = propagate(bulk_modulus, ensemble, coverage=0.9)
 print("bulk modulus (GPa):", modulus)
 print("EMT itself:", bulk_modulus(EMT()))
 assert modulus.std > 0
+
+# %% [markdown]
+# ## A picture: error bars against errors
+
+# %%
+from matplotlib.figure import Figure
+
+figure = Figure(figsize=(4.2, 4), layout="constrained")
+axes = figure.subplots()
+rows = ase_nnp.predict(ensemble, test, ("energy", "forces"))
+spread = np.concatenate([row["forces_std_norm"] for row in rows])
+missed = [row["forces"] - a.get_forces() for row, a in zip(rows, test, strict=True)]
+error = np.linalg.norm(np.concatenate(missed), axis=1)
+axes.loglog(spread, error, ".", ms=3)
+axes.loglog([spread.min(), spread.max()], [spread.min(), spread.max()], "k-", lw=1)
+axes.set(xlabel="error bar of a force (eV/Å)", ylabel="its error (eV/Å)")
+figure.savefig("error_bars.png", dpi=110)

@@ -1,0 +1,141 @@
+"""Ten things that a newcomer does, each tried and timed: ``python benchmarks/first_hour.py``.
+
+Runs in an empty folder with what a reader of the site has: the package, and ``data`` of a checkout.
+Writes ``docs/first-hour.json``, which the page ``docs/first-hour.md`` on the site shows.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+TASKS: list[tuple[str, str, str, str]] = [
+    (
+        "Relax the example and look at the picture",
+        "command-line.md#the-picture-of-a-relaxation",
+        "sh",
+        "ase-nnp relax --plot relaxed.png",
+    ),
+    (
+        "Relax a structure of your own with an error bar",
+        "calculator.md",
+        "python",
+        """\
+from ase.build import add_adsorbate, fcc111
+from ase.optimize import BFGS
+from ase_nnp import NNPCalculator
+
+atoms = fcc111("Pd", (2, 2, 3), vacuum=7)
+add_adsorbate(atoms, "H", 1.0, "fcc")
+atoms.calc = NNPCalculator()
+BFGS(atoms, logfile=None).run(fmax=0.05, steps=100)
+print(atoms.get_potential_energy(), "+-", atoms.calc.results["energy_std"], "eV")
+atoms.write("slab.xyz")""",
+    ),
+    (
+        "An adsorption energy with its reaction and interval",
+        "adsorption.md",
+        "sh",
+        "ase-nnp adsorb Pd H --miller 111 --placements 8 --html report.html",
+    ),
+    (
+        "Open an OC20 file and see what is in it",
+        "datasets.md",
+        "sh",
+        "ase-nnp data stats data/oc20_toy",
+    ),
+    (
+        "Turn it into a file that other programs read",
+        "datasets.md",
+        "sh",
+        "ase-nnp data convert data/oc20_toy oc20.aselmdb",
+    ),
+    (
+        "Ask which energy a model and a dataset hold",
+        "energies.md",
+        "python",
+        """\
+import ase_nnp
+
+print(ase_nnp.NNPCalculator().energy_kind, ase_nnp.open_dataset("data/oc20_toy").energy_kind)""",
+    ),
+    (
+        "Relax many structures, and again after a kill",
+        "many-structures.md",
+        "sh",
+        "ase-nnp relax data/toy.nnp data/oc20_toy --folder run --fmax 0.1 -o many.extxyz",
+    ),
+    (
+        "Lattice constant and elastic constants",
+        "command-line.md#properties",
+        "sh",
+        """\
+ase build -x fcc Cu cu.xyz
+ase-nnp relax cu.xyz --cell --fmax 0.005 -o cu.traj
+ase-nnp elastic cu.traj""",
+    ),
+    (
+        "Fine-tune on your own labels and compare before and after",
+        "training.md",
+        "sh",
+        """\
+ase-nnp data convert data/oc25_toy labels.extxyz
+ase-nnp train --model.start data/toy.nnp --data.train labels.extxyz --epochs 2 --output tuned
+ase-nnp evaluate data/toy.nnp tuned/model.nnp labels.extxyz""",
+    ),
+    (
+        "Write a plugin and have it checked",
+        "write-a-plugin.md",
+        "sh",
+        """\
+ase-nnp plugin new morse
+python -m pip install --no-deps --no-build-isolation --target here ./ase_nnp_morse
+PYTHONPATH=here ase-nnp plugin check morse""",
+    ),
+]
+
+
+def run(kind: str, code: str, folder: Path) -> float:
+    """Run one task; return its seconds of CPU, the start of Python included."""
+    script = folder / f"task.{'py' if kind == 'python' else 'sh'}"
+    script.write_text(f"{'' if kind == 'python' else 'set -e' + chr(10)}{code}\n")
+    words = [sys.executable if kind == "python" else "bash", script.name]
+    places = [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
+    environment = {**os.environ, "PATH": os.pathsep.join(places)}
+
+    before = os.times()
+    subprocess.run(words, cwd=folder, env=environment, check=True)
+    after = os.times()
+    return (
+        after.children_user
+        + after.children_system
+        - (before.children_user + before.children_system)
+    )
+
+
+def main() -> None:
+    """Try all tasks and write the table."""
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "data").symlink_to(ROOT / "data")
+        for title, page, kind, code in TASKS:
+            print(f"== {title}", flush=True)
+            began = time.perf_counter()
+            seconds = run(kind, code, folder)
+            print(f"   {seconds:.0f} CPU s, {time.perf_counter() - began:.0f} s", flush=True)
+            rows.append({"title": title, "page": page, "kind": kind, "code": code})
+            rows[-1]["cpu_seconds"] = f"{seconds:.0f}"
+    (ROOT / "docs" / "first-hour.json").write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""Code blocks of README and guides are run, and the commands in them exist."""
+
+from __future__ import annotations
+
+import doctest
+import re
+import shlex
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import typer
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "docs" / "site"))
+
+from blocks import GUIDES, Block, blocks  # noqa: E402
+
+#: Why a block may be left out; anything else is a mistake in the mark.
+REASONS = re.compile(
+    r"run by \.ci/(run|clients).*|takes minutes|starts many processes"
+    r"|needs (a cluster|a GPU|the network|another environment|SevenNet|matgl)"
+    r"|a fragment( of a plugin)?, run by tutorial \d+|installs a package"
+)
+
+
+def command_lines(block: Block) -> list[list[str]]:
+    """Return the commands of a shell block as words, comments and continuations resolved."""
+    text = block.code.replace("\\\n", " ")
+    return [words for line in text.splitlines() if (words := shlex.split(line, comments=True))]
+
+
+def run_command(words: list[str]) -> None:
+    """Run ``ase-nnp ...`` or ``ase ...`` in this process; 3: something has not converged."""
+    from ase_nnp.cli import main
+
+    if words[0] == "ase":
+        from ase.cli.main import main as ase_main
+
+        ase_main(args=words[1:])
+        return
+    assert words[0] == "ase-nnp", words
+    with pytest.raises(SystemExit) as stop:
+        main(words[1:])
+    assert stop.value.code in (0, 3, None), words
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", GUIDES, ids=lambda path: path.stem)
+def test_every_code_block_runs(path, tmp_path, monkeypatch):
+    (tmp_path / "data").symlink_to(ROOT / "data")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    names: dict[str, object] = {"__name__": "__main__"}
+
+    for block in blocks(path):
+        if block.reason or not (block.counts or block.language == "setup"):
+            continue
+        where = f"{path.name}:{block.line}"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if block.language == "sh":
+                for words in command_lines(block):
+                    run_command(words)
+            elif block.code.startswith(">>>"):
+                test = doctest.DocTestParser().get_doctest(block.code, names, where, where, 0)
+                assert doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test).failed == 0
+            elif block.language == "yaml":
+                Path("run.yaml").write_text(block.code)
+                run_command(["ase-nnp", "train", "run.yaml", "--check"])
+            elif block.language in ("python", "setup"):
+                exec(compile("\n" * block.line + block.code, str(path), "exec"), names)
+            else:
+                pytest.fail(f"{where}: nothing runs a block of '{block.language}'")
+
+
+@pytest.mark.parametrize("path", GUIDES, ids=lambda path: path.stem)
+def test_every_block_has_a_language_and_a_known_reason(path):
+    known = {"python", "sh", "yaml", "text", "setup"}
+    for block in blocks(path):
+        where = f"{path.name}:{block.line}"
+        assert block.language in known or block.language.startswith("{toctree"), where
+        assert not block.reason or REASONS.fullmatch(block.reason), f"{where}: {block.reason}"
+    # An indented block would be shown as code, and escape.
+    outside = re.sub(r"^```.*?^```$|^<!--.*?-->", "", path.read_text(), flags=re.S | re.M)
+    assert not re.search(r"\n\n {4}\S", outside), path.name
+
+
+@pytest.mark.parametrize("path", GUIDES, ids=lambda path: path.stem)
+def test_every_command_and_option_that_is_shown_exists(path):
+    from ase_nnp.cli import _register, app
+
+    _register()
+    shown = [words for b in blocks(path) if b.language == "sh" for words in command_lines(b)]
+    inline = re.findall(r"`(ase-nnp [^`]+)`", path.read_text())
+    shown += [shlex.split(text.replace("[", "").replace("]", "")) for text in inline]
+    for words in shown:
+        while words and words[0] != "ase-nnp":
+            words = words[1:]
+        command, rest = typer.main.get_command(app), words[1:]
+        while rest and rest[0] in getattr(command, "commands", {}):
+            command, rest = command.commands[rest[0]], rest[1:]
+        word = rest[0] if command.name == "ase-nnp" and rest else "COMMAND"
+        assert not word.isalpha() or word.isupper(), words
+        options = {o for p in command.params for o in [*p.opts, *p.secondary_opts]} | {"--help"}
+        own = {"--traceback", "--version", "--install-completion"}
+        # Keys of a run file are options of `train`: its own parser names the unknown ones.
+        asked = {w.partition("=")[0] for w in rest if re.match(r"--?[a-zA-Z]", w)}
+        if command.name != "train":
+            assert asked <= options | own, (words, asked - options)
