@@ -7,6 +7,7 @@ import re
 import shlex
 import sys
 import warnings
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,15 @@ def run_command(words: list[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(words[1:])
     assert stop.value.code in (0, 3, None), words
+
+
+@cache
+def program():
+    """The command line as click sees it."""
+    from ase_nnp.cli import _register, app
+
+    _register()
+    return typer.main.get_command(app)
 
 
 @pytest.mark.slow
@@ -89,16 +99,13 @@ def test_every_block_has_a_language_and_a_known_reason(path):
 
 @pytest.mark.parametrize("path", GUIDES, ids=lambda path: path.stem)
 def test_every_command_and_option_that_is_shown_exists(path):
-    from ase_nnp.cli import _register, app
-
-    _register()
     shown = [words for b in blocks(path) if b.language == "sh" for words in command_lines(b)]
     inline = re.findall(r"`(ase-nnp [^`]+)`", path.read_text())
     shown += [shlex.split(text.replace("[", "").replace("]", "")) for text in inline]
     for words in shown:
         while words and words[0] != "ase-nnp":
             words = words[1:]
-        command, rest = typer.main.get_command(app), words[1:]
+        command, rest = program(), words[1:]
         while rest and rest[0] in getattr(command, "commands", {}):
             command, rest = command.commands[rest[0]], rest[1:]
         word = rest[0] if command.name == "ase-nnp" and rest else "COMMAND"

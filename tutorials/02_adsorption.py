@@ -47,7 +47,7 @@ assert result.best.interval[0] < result.best.energy < result.best.interval[1]
 # ## A second opinion
 #
 # Any calculator can judge the best of them: another model, or DFT by `write_dft_inputs`. Here EMT,
-# which knows copper and, roughly, oxygen on it.
+# which knows copper; its molecules are poor, so that only the order of the sites means something.
 
 # %%
 judged = rejudge(result, EMT(), best=2)

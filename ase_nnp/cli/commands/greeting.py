@@ -13,7 +13,7 @@ __all__ = ["greet"]
 EXAMPLES = (
     ("ase-nnp relax --plot relaxed.png", "relax CO on copper, or your file: relax slab.xyz"),
     ("ase-nnp adsorb Pt CO --miller 111", "where it binds and how strongly, with intervals"),
-    ("ase-nnp data info data/oc20_toy", "what a dataset holds: OC20, OC25, and thirty others"),
+    ("ase-nnp data info data/oc20_toy", "what a dataset holds: OC20, OC25, or your own file"),
 )
 
 
