@@ -187,7 +187,7 @@ from matplotlib.figure import Figure
 
 figure = Figure(figsize=(4.2, 4), layout="constrained")
 axes = figure.subplots()
-rows = ase_nnp.predict(ensemble, test, ("energy", "forces"))
+rows = ase_nnp.predict(ensemble, test)
 spread = np.concatenate([row["forces_std_norm"] for row in rows])
 missed = [row["forces"] - a.get_forces() for row, a in zip(rows, test, strict=True)]
 error = np.linalg.norm(np.concatenate(missed), axis=1)
