@@ -88,7 +88,13 @@ ase-nnp elastic cu.traj""",
         "sh",
         """\
 ase-nnp data convert data/oc25_toy labels.extxyz
-ase-nnp train --model.start data/toy.nnp --data.train labels.extxyz --epochs 2 --output tuned
+cat > run.yaml <<END
+model: {start: data/toy.nnp}
+data: {train: labels.extxyz}
+epochs: 2
+output: tuned
+END
+ase-nnp train run.yaml
 ase-nnp evaluate data/toy.nnp tuned/model.nnp labels.extxyz""",
     ),
     (

@@ -123,9 +123,17 @@ for atoms in structures(25, seed=2):
 write("new.extxyz", stretched[:15])
 write("new_test.extxyz", stretched[15:])
 
-words = ["--model.start", "copper/model.nnp", "--data.train", "new.extxyz"]
-words += ["--finetune.replay", "copper.extxyz", "--optimizer.lr", "5e-3", "--epochs", "8"]
-run("train", *words, "--output", "tuned", "--json")
+TUNE = """
+model: {start: copper/model.nnp}
+data: {train: new.extxyz}
+finetune: {replay: copper.extxyz}
+optimizer: {lr: 5e-3}
+epochs: 8
+output: tuned
+"""
+with open("tune.yaml", "w") as file:
+    file.write(TUNE)
+run("train", "tune.yaml", "--json")
 errors = {}
 for test in ("test.extxyz", "new_test.extxyz"):
     report = json.loads(run("evaluate", "copper/model.nnp", "tuned/model.nnp", test, "--json"))
