@@ -20,7 +20,7 @@ from blocks import GUIDES, Block, blocks  # noqa: E402
 
 #: Why a block may be left out; anything else is a mistake in the mark.
 REASONS = re.compile(
-    r"run by \.ci/(run|clients).*|takes minutes|starts many processes"
+    r"run by (\.ci/(run|clients)|benchmarks/first_hour\.py).*|takes minutes|starts many processes"
     r"|needs (a cluster|a GPU|the network|another environment|SevenNet|matgl)"
     r"|a fragment( of a plugin)?, run by tutorial \d+|installs a package"
 )
@@ -110,9 +110,24 @@ def test_every_command_and_option_that_is_shown_exists(path):
             command, rest = command.commands[rest[0]], rest[1:]
         word = rest[0] if command.name == "ase-nnp" and rest else "COMMAND"
         assert not word.isalpha() or word.isupper(), words
-        options = {o for p in command.params for o in [*p.opts, *p.secondary_opts]} | {"--help"}
-        own = {"--traceback", "--version", "--install-completion"}
+        # A group with a file in the place of a command falls back on a command of its own.
+        takers = [command, *getattr(command, "commands", {}).values()]
+        options = {o for c in takers for p in c.params for o in [*p.opts, *p.secondary_opts]}
+        own = {"--help", "--traceback", "--version", "--install-completion"}
         # Keys of a run file are options of `train`: its own parser names the unknown ones.
         asked = {w.partition("=")[0] for w in rest if re.match(r"--?[a-zA-Z]", w)}
         if command.name != "train":
             assert asked <= options | own, (words, asked - options)
+
+
+@pytest.mark.slow
+def test_the_ten_tasks_of_the_first_hour_work(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import first_hour
+
+    rows = first_hour.try_all()
+    assert len(rows) == 10
+    assert sum(int(row["cpu_seconds"]) for row in rows) < 3600
+    shown = (ROOT / "docs" / "first-hour.md").read_text()
+    for row in rows:
+        assert row["code"] in shown, "python benchmarks/first_hour.py writes the page"

@@ -193,5 +193,6 @@ missed = [row["forces"] - a.get_forces() for row, a in zip(rows, test, strict=Tr
 error = np.linalg.norm(np.concatenate(missed), axis=1)
 axes.loglog(spread, error, ".", ms=3)
 axes.loglog([spread.min(), spread.max()], [spread.min(), spread.max()], "k-", lw=1)
+axes.tick_params(which="minor", labelbottom=False, labelleft=False)
 axes.set(xlabel="error bar of a force (eV/Å)", ylabel="its error (eV/Å)")
 figure.savefig("error_bars.png", dpi=110)

@@ -43,7 +43,7 @@ for indices, build in (((1, 1, 1), fcc111), ((1, 0, 0), fcc100), ((1, 1, 0), fcc
     gammas[indices] = surface_energy(in_slab, in_bulk, len(slab), area) * 16.0218  # J/m^2
     print(indices, gammas[indices], "J/m^2")
 shape = wulff_shape(bulk("Pt", a=a, cubic=True), gammas)
-print({k: round(v, 2) for k, v in shape.area_fraction_dict.items()})
+print({k: round(float(v), 2) for k, v in shape.area_fraction_dict.items()})
 
 # %% [markdown]
 # ## An adsorbate: oxygen on platinum (111), from one hollow to the next

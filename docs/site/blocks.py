@@ -16,7 +16,7 @@ GUIDES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 PIECE = re.compile(
     r"^<!-- setup\n(?P<setup>.*?)-->"
-    r"|^<!-- command: (?P<command>\w+) -->\n"
+    r"|^<!-- (?:command: (?P<command>\w+)|run by: (?P<by>[\w./]+)) -->\n"
     r"|^```(?P<language>[^\n]*)\n(?P<code>.*?)^```$",
     flags=re.DOTALL | re.MULTILINE,
 )
@@ -41,20 +41,19 @@ class Block:
 def blocks(path: Path) -> list[Block]:
     """Return the blocks of a page in their order."""
     text = path.read_text()
-    pieces, by_ci = [], False
+    pieces, by = [], ""
     for match in PIECE.finditer(text):
         line = text.count("\n", 0, match.start()) + 1
-        if match["command"]:
-            by_ci = True
+        if match["command"] or match["by"]:
+            by = f"run by {match['by'] or '.ci/run'}"
         elif match["setup"] is not None:
             pieces.append(Block(line, "setup", match["setup"]))
         else:
             code = match["code"]
             first = code.partition("\n")[0]
             reason = first.removeprefix(MARK) if first.startswith(MARK) else ""
-            reason = "run by .ci/run" if by_ci else reason
-            pieces.append(Block(line, match["language"].strip(), code, reason))
-            by_ci = False
+            pieces.append(Block(line, match["language"].strip(), code, by or reason))
+            by = ""
     return pieces
 
 

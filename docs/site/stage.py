@@ -6,7 +6,6 @@ turns links between files of the repository into links between pages.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -58,7 +57,7 @@ def stage(target: Path) -> None:
             continue
         path = ROOT / source
         text = tutorial(path, target) if path.suffix == ".py" else path.read_text()
-        text = text.replace("<!-- counts -->", counted()).replace("<!-- first-hour -->", tasks())
+        text = text.replace("<!-- counts -->", counted())
         write(target / page, with_links(text, source, page, places))
 
     measurements(target, places)
@@ -89,16 +88,6 @@ def counted() -> str:
     rows = [f"| run by the tests | {run} |"]
     rows += [f"| not run: {reason} | {n} |" for reason, n in sorted(left.items())]
     return "\n".join(["| blocks of README and guides | |", "| --- | --- |", *rows])
-
-
-def tasks() -> str:
-    """Return the ten tasks with the time that each took when they were last tried."""
-    lines = []
-    for number, task in enumerate(json.loads((ROOT / "docs" / "first-hour.json").read_text()), 1):
-        lines += [f"## {number}. {task['title']}", ""]
-        lines += [f"```{task['kind']}", task["code"], "```", ""]
-        lines += [f"{task['cpu_seconds']} s of one CPU core. [The guide]({task['page']}).", ""]
-    return "\n".join(lines)
 
 
 def write(path: Path, text: str) -> None:

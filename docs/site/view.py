@@ -69,7 +69,12 @@ def browse(words: list[str], profile: str) -> str:
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:
         sys.exit("Chromium is not installed: apt-get install chromium")
-    flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run"]
+    flags += [
+        "--disable-extensions",
+        "--disable-background-networking",
+        "--disable-component-update",
+    ]
     flags += [f"--user-data-dir={profile}", "--virtual-time-budget=900000"]
     done = subprocess.run([browser, *flags, *words], capture_output=True, text=True, check=True)
     return done.stdout
