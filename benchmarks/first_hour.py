@@ -147,7 +147,7 @@ def page(rows: list[dict[str, str]]) -> str:
         "# Ten things in the first hour",
         "",
         "In this order, in a folder with the `data` of a checkout; copy and run. All were tried",
-        f"and timed by `benchmarks/first_hour.py`, which wrote this page: {total} s of one CPU core.",
+        f"and timed by `benchmarks/first_hour.py`, which wrote this page: {total} s of a core.",
         "",
     ]
     for number, row in enumerate(rows, 1):

@@ -97,7 +97,8 @@ class NNPCalculator(Calculator):  # type: ignore[misc]
     --------
     >>> from ase.build import bulk
     >>> from ase_nnp import NNPCalculator
-    >>> copper = bulk("Cu", calculator=NNPCalculator())
+    >>> copper = bulk("Cu")
+    >>> copper.calc = NNPCalculator()
     >>> -4.3 < copper.get_potential_energy() < -3.9, "energy_std" in copper.calc.results
     (True, True)
     >>> copper.calc.energy_kind

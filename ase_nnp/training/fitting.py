@@ -106,9 +106,10 @@ def fit(
 
     Examples
     --------
-    >>> from ase_nnp.training import Settings, fit  # doctest: +SKIP
-    >>> settings = Settings(epochs=50, batch={"structures": 8})  # doctest: +SKIP
-    >>> fit(model, frames[:90], frames[90:], settings, folder="run").history[-1]  # doctest: +SKIP
+    With ``frames``, a hundred labeled structures::
+
+        settings = Settings(epochs=50, batch={"structures": 8})
+        fit(model, frames[:90], frames[90:], settings, folder="run").history[-1]
     """
     try:
         import lightning  # noqa: F401
