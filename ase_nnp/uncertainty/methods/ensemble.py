@@ -213,6 +213,8 @@ class Pool(DeepEnsemble):
     def _fit(self, structures: Sequence[Atoms]) -> Tensor:
         from ase_nnp.models.predictor import Predictor
 
+        if any("energy" not in model.outputs for model in self.potentials):
+            return torch.zeros((len(self.members), 119))  # a property has no energies of atoms
         counts, elements = composition_matrix([a.numbers for a in structures])
         energies = np.array(
             [[r["energy"] for r in Predictor(m)(structures, ("energy",), progress=False)]

@@ -182,7 +182,19 @@ def layer_from(state: list[Any]) -> LastLayer | ParameterLayer:
 
 
 def energy_of(model: Potential, graph: AtomGraph) -> Tensor:
-    """Energies (B,) with their computation graph, as cheaply as the model allows."""
+    """Energies (B,) with their computation graph, as cheaply as the model allows.
+
+    Raises
+    ------
+    UncertaintyError
+        The model gives a property and no energy.
+    """
+    if "energy" not in model.outputs:
+        raise UncertaintyError(
+            f"{model.family or type(model).__name__} gives {', '.join(model.outputs)} and no "
+            "energy, of whose features these error bars are made. Use the method 'latent', or an "
+            "ensemble."
+        )
     if hasattr(model, "energies"):
         result: Any = model.energies(graph)  # type: ignore[operator]
         return result["energy"] if isinstance(result, dict) else result  # type: ignore[no-any-return]

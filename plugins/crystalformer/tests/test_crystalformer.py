@@ -15,7 +15,9 @@ from ase_nnp.errors import ConfigError
 from ase_nnp.testing import conformance
 from ase_nnp_crystalformer.lattice import lattice_sums, pairs_of
 
-test_conformance = conformance("crystalformer")
+test_conformance = pytest.mark.slow(
+    conformance("crystalformer")
+)  # fast in tests/testing, for every family
 
 
 def small(**config):

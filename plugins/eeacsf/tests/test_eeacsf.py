@@ -14,7 +14,9 @@ from ase_nnp.errors import ConfigError
 from ase_nnp.testing import conformance
 from ase_nnp_eeacsf.elements import FACTORS, element_factors
 
-test_conformance = conformance("eeacsf")
+test_conformance = pytest.mark.slow(
+    conformance("eeacsf")
+)  # fast in tests/testing, for every family
 
 SMALL = {"num_radial": 5, "num_angular": 3, "zetas": [1, 2, 4], "hidden": [8, 8], "cutoff": 5.0}
 

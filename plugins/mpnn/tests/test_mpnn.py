@@ -15,7 +15,7 @@ from ase_nnp.errors import ConfigError
 from ase_nnp.testing import conformance
 from ase_nnp_mpnn.model import GatedUnit, smooth_step_down
 
-test_conformance = conformance("mpnn")
+test_conformance = pytest.mark.slow(conformance("mpnn"))  # fast in tests/testing, for every family
 
 
 def small(**config):

@@ -17,7 +17,9 @@ from ase_nnp.errors import ConfigError
 from ase_nnp.testing import conformance
 from ase_nnp_spline_eam.splines import coefficients, evaluate
 
-test_conformance = conformance("spline_eam")
+test_conformance = pytest.mark.slow(
+    conformance("spline_eam")
+)  # fast in tests/testing, for every family
 
 
 def small(**config):

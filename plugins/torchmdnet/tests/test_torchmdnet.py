@@ -13,7 +13,9 @@ from ase_nnp.errors import ConfigError
 from ase_nnp.testing import conformance
 from ase_nnp_torchmdnet.tensors import basis, products_of_unit_vectors
 
-test_conformance = conformance("torchmdnet")
+test_conformance = pytest.mark.slow(
+    conformance("torchmdnet")
+)  # fast in tests/testing, for every family
 
 
 def small(**config):
@@ -93,18 +95,16 @@ def test_it_learns_a_charged_and_a_neutral_form(tmp_path):
     frames = []
     for number in range(40):
         atoms = molecule("H2O")
-        atoms.rattle(0.03, rng=rng)
-        charge = number % 2
-        atoms.info["charge"] = charge
-        bonds = atoms.get_distances(0, [1, 2]) - (0.96 + 0.05 * charge)
-        value = 10 * np.square(bonds).sum() + charge
-        atoms.calc = SinglePointCalculator(atoms, energy=value)
+        # Nearly one geometry: what tells the two energies apart is the charge.
+        atoms.rattle(0.002, rng=rng)
+        atoms.info["charge"] = number % 2
+        atoms.calc = SinglePointCalculator(atoms, energy=float(number % 2))
         frames.append(atoms)
     settings = Settings(
-        epochs=40,
+        epochs=60,
         batch={"structures": 8},
         losses={"energy": {}, "forces": None},
-        optimizer={"lr": 5e-3},
+        optimizer={"lr": 1e-2},
         progress=False,
     )
     fresh = ase_nnp.build_model("torchmdnet", {"embedding_dimension": 16}, seed=0, device="cpu")
