@@ -181,9 +181,18 @@ def candidates(sample: Sample) -> dict[str, str]:
             label = next((label for label, word in _WORDS if word.search(name)), None)
             if label is None or isinstance(value, (str, bool)):
                 continue
-            if np.size(value) in sizes.get(label, (1,)) and _numeric(value):
+            fits = np.size(value) in sizes.get(label, (1,)) and _numeric(value)
+            if fits and not _is_label_already(sample, label, value):
                 names[name] = label
     return names
+
+
+def _is_label_already(sample: Sample, label: str, value: Any) -> bool:
+    """Whether a value that looks like a label repeats the one that the sample has."""
+    present = sample.get(label, sample.get("results", {}).get(label))
+    if present is None or np.size(present) != np.size(value):
+        return False
+    return bool(np.allclose(np.ravel(present), np.ravel(value), rtol=1e-9, atol=0))
 
 
 def _numeric(value: Any) -> bool:

@@ -11,6 +11,7 @@ from ase.db import connect
 from ase.io import write
 
 from ase_nnp.datasets import DatasetWarning, open_dataset
+from ase_nnp.datasets.labels import candidates
 from ase_nnp.errors import DatasetError
 
 SITES = [
@@ -142,3 +143,13 @@ def test_arrays_that_md17_does_not_have_are_named(tmp_path):
     with pytest.warns(DatasetWarning, match="'cell' is left out") as said:
         open_dataset(tmp_path / "a.npz")[0]
     assert len(said) == 1
+
+
+def test_what_repeats_a_label_is_no_candidate_for_one(tmp_path):
+    units = {"energy": "Hartree", "forces": "Hartree/Bohr", "energy_gap": "Hartree"}
+    data = {"energy": np.ones(1), "forces": np.ones((3, 3)), "energy_gap": np.full(1, 0.5)}
+    schnetpack(tmp_path / "a.db", units, data)
+    assert candidates(open_dataset(tmp_path / "a.db").arrays(0)) == {"energy_gap": "energy"}
+    schnetpack(tmp_path / "b.db", {}, data)
+    named = {"energy": "energy", "forces": "forces", "energy_gap": "energy"}
+    assert candidates(open_dataset(tmp_path / "b.db").arrays(0)) == named
