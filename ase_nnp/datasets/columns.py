@@ -2,7 +2,7 @@
 
 The cache lies in the user's cache folder (``$ASE_NNP_CACHE``, else ``$XDG_CACHE_HOME/ase_nnp``,
 else ``~/.cache/ase_nnp``), never beside the data unless asked for with ``cache="beside"``. A file
-that changed (path, size or time of change) is indexed anew; its neighbours are not.
+that changed (path, size or time of change) is indexed anew; its neighbors are not.
 """
 
 from __future__ import annotations

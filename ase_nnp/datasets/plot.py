@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["plot_dataset", "plot_stats"]
 
-# One blue, light to dark; grey where there is nothing.
+# One blue, light to dark; gray where there is nothing.
 _LIGHT, _DARK, _NONE = "#dbe7f3", "#0b3c6f", "#f1f1f1"
 _BAR, _INK = "#3a78b5", "#333333"
 
@@ -45,7 +45,7 @@ def _place(z: int) -> tuple[int, int]:
 
 
 def plot_stats(stats: DatasetStats, title: str = "") -> Figure:
-    """Draw a periodic table coloured by abundance and histograms of energies and forces.
+    """Draw a periodic table colored by abundance and histograms of energies and forces.
 
     Returns
     -------
@@ -73,14 +73,14 @@ def _elements(figure: Any, stats: DatasetStats) -> None:
     from matplotlib.patches import Rectangle
 
     axes = figure.subplots()
-    colours = LinearSegmentedColormap.from_list("blues", [_LIGHT, _DARK])
+    colors = LinearSegmentedColormap.from_list("blues", [_LIGHT, _DARK])
     structures_with = stats.structures_with
     most = max(structures_with.values(), default=1)
     norm = LogNorm(vmin=1, vmax=max(most, 10))
     for z in range(1, 119):
         row, column = _place(z)
         count = structures_with.get(z, 0)
-        face = colours(norm(count)) if count else _NONE
+        face = colors(norm(count)) if count else _NONE
         axes.add_patch(Rectangle((column, -row), 0.94, 0.94, facecolor=face, linewidth=0))
         dark = count and norm(count) > 0.5
         ink = "white" if dark else (_INK if count else "#b0b0b0")
@@ -91,7 +91,7 @@ def _elements(figure: Any, stats: DatasetStats) -> None:
             axes.text(column + 0.47, -row + 0.25, _short(count), fontsize=6, **style)
     axes.set(xlim=(-0.2, 18.2), ylim=(-9.3, 1.1), aspect="equal")
     axes.axis("off")
-    bar = figure.colorbar(ScalarMappable(norm, colours), ax=axes, shrink=0.6, pad=0.01)
+    bar = figure.colorbar(ScalarMappable(norm, colors), ax=axes, shrink=0.6, pad=0.01)
     bar.set_label("structures with the element")
     axes.set_title(
         f"{stats.count:,} structures, {stats.atoms:,} atoms, {len(structures_with)} elements",
@@ -116,7 +116,7 @@ def _clean(axes: Axes, xlabel: str, ylabel: str) -> None:
 
 
 def _rebin(edges: Any, counts: Any, wanted: int) -> tuple[Any, Any]:
-    """Join neighbouring bins until there are about ``wanted``."""
+    """Join neighboring bins until there are about ``wanted``."""
     step = max(1, round(len(counts) / wanted))
     padded = np.concatenate([counts, np.zeros(-len(counts) % step, dtype=counts.dtype)])
     width = edges[1] - edges[0]

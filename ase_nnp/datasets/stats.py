@@ -106,11 +106,11 @@ class DatasetStats:
             return
         waiting, self._waiting = self._waiting, []
         energy = np.array([entry[0] for entry in waiting])
-        labelled = np.isfinite(energy)
+        labeled = np.isfinite(energy)
         sizes = np.array([entry[1] for entry in waiting])
-        self.energy.add(energy[labelled])
-        self.energy_per_atom.add(energy[labelled] / sizes[labelled])
-        self.energy_histogram.add(energy[labelled])
+        self.energy.add(energy[labeled])
+        self.energy_per_atom.add(energy[labeled] / sizes[labeled])
+        self.energy_histogram.add(energy[labeled])
 
         forces = np.concatenate([entry[2] for entry in waiting]).astype(np.float64)
         norms = np.sqrt((forces * forces).sum(axis=1))

@@ -19,7 +19,7 @@ class Sealed(type):
 
 
 class StandIn(metaclass=Sealed):
-    """The attributes of a foreign object, in ``__dict__``, and no behaviour."""
+    """The attributes of a foreign object, in ``__dict__``, and no behavior."""
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError("stand-ins are filled by the unpickler only")

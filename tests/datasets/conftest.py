@@ -69,9 +69,9 @@ def rich():
     water.calc = SinglePointCalculator(
         water, energy=-14.0, forces=rng.normal(size=(3, 3)), charges=rng.normal(size=3)
     )
-    unlabelled = fcc111("Al", (1, 1, 2), vacuum=5.0)
-    unlabelled.info = {"sid": "unlabelled"}
-    return [first, water, unlabelled]
+    unlabeled = fcc111("Al", (1, 1, 2), vacuum=5.0)
+    unlabeled.info = {"sid": "unlabeled"}
+    return [first, water, unlabeled]
 
 
 def same(value, other):

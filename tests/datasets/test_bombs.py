@@ -18,7 +18,7 @@ from ase_nnp.datasets.formats.oc20_mapping import load_references
 from ase_nnp.errors import AseNnpError, ConfigError, DatasetError
 
 
-def labelled(count=3):
+def labeled(count=3):
     frames = []
     for k in range(count):
         atoms = bulk("Cu", cubic=True)
@@ -45,7 +45,7 @@ def test_pipes_and_devices_are_no_datasets(tmp_path):
 
 
 def test_a_pipe_among_good_files_is_left_out(tmp_path):
-    write_dataset(tmp_path / "a.extxyz", labelled())
+    write_dataset(tmp_path / "a.extxyz", labeled())
     os.mkfifo(tmp_path / "b.extxyz")
     os.mkfifo(tmp_path / "a.txt")
     assert len(open_dataset(tmp_path)) == 3
@@ -53,9 +53,9 @@ def test_a_pipe_among_good_files_is_left_out(tmp_path):
 
 
 def test_a_folder_that_links_to_itself_is_read_once(tmp_path):
-    write_dataset(tmp_path / "a.extxyz", labelled())
+    write_dataset(tmp_path / "a.extxyz", labeled())
     (tmp_path / "sub").mkdir()
-    write_dataset(tmp_path / "sub" / "b.extxyz", labelled(2))
+    write_dataset(tmp_path / "sub" / "b.extxyz", labeled(2))
     for name in ("loop", "sub/up"):
         (tmp_path / name).symlink_to(tmp_path, target_is_directory=True)
     assert len(open_dataset(tmp_path / "**" / "*.extxyz")) == 5
@@ -64,7 +64,7 @@ def test_a_folder_that_links_to_itself_is_read_once(tmp_path):
 
 def test_a_chunk_that_unpacks_to_gigabytes_is_refused(tmp_path):
     path = tmp_path / "bomb.h5"
-    write_dataset(path, labelled())
+    write_dataset(path, labeled())
     with h5py.File(path, "r+") as file:
         names = []
         file.visititems(
@@ -151,7 +151,7 @@ for limit, target in zip((0, 6000), targets, strict=True):
 
 @pytest.mark.parametrize("ending", ["aselmdb", "extxyz", "h5"])
 def test_a_full_disk_is_our_error_and_the_next_call_goes_on(tmp_path, ending):
-    frames = labelled(40)
+    frames = labeled(40)
     write_dataset(tmp_path / "source.extxyz", frames)
     source = tmp_path / "source.extxyz"
     targets = [tmp_path / f"{name}.{ending}" for name in ("none", "some")]

@@ -163,11 +163,11 @@ def rows_by_ase(path):
     ]
 
 
-def test_a_trajectory_keeps_its_calculator_and_stays_unlabelled_without(tmp_path):
-    labelled, bare = bulk("Cu"), bulk("Cu")
-    labelled.calc = SinglePointCalculator(labelled, energy=-1.0)
-    labelled.info["energy"] = bare.info["energy"] = -3.0
-    write(tmp_path / "x.traj", [labelled, bare])
+def test_a_trajectory_keeps_its_calculator_and_stays_unlabeled_without(tmp_path):
+    labeled, bare = bulk("Cu"), bulk("Cu")
+    labeled.calc = SinglePointCalculator(labeled, energy=-1.0)
+    labeled.info["energy"] = bare.info["energy"] = -3.0
+    write(tmp_path / "x.traj", [labeled, bare])
     for ending in ENDINGS:
         convert(tmp_path / "x.traj", tmp_path / f"x.{ending}")
         first, second = open_dataset(tmp_path / f"x.{ending}")

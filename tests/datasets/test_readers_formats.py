@@ -66,14 +66,14 @@ def test_pymatgen_json_reads_as_pymatgen_reads_it(tmp_path):
     structures[1].pbc = True
     made = [adaptor.get_structure(atoms) for atoms in structures]
     water = adaptor.get_molecule(molecule("H2O"))
-    labelled = entries.ComputedStructureEntry(made[0], -7.5, entry_id="mp-1")
+    labeled = entries.ComputedStructureEntry(made[0], -7.5, entry_id="mp-1")
     forces = [[0.0, 0.0, 0.5], [0.0, 0.0, -0.5]]
     forms = {
         "one.json": made[1].as_dict(),
         "list.json": [s.as_dict() for s in made],
         "dict.json": {"a": made[0].as_dict(), "b": {"structure": made[1].as_dict()}},
         "molecule.json": water.as_dict(),
-        "entry.json": [labelled.as_dict()],
+        "entry.json": [labeled.as_dict()],
         "nested.json": {
             "mp-1": {"mp-1-0": {"structure": made[0].as_dict(), "uncorrected_total_energy": -7.0,
                                 "force": forces, "stress": [[1, 0, 0], [0, 1, 0], [0, 0, 1]]}}

@@ -186,7 +186,7 @@ def test_a_picture_is_drawn_without_a_display(tmp_path, slabs):
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
     for atoms in slabs:
         atoms.calc = None
-    plot_dataset(slabs, tmp_path / "unlabelled.png")
+    plot_dataset(slabs, tmp_path / "unlabeled.png")
     with pytest.raises(DatasetError, match="a picture ends in"):
         plot_dataset(slabs, tmp_path / "a.txt")
 

@@ -140,8 +140,8 @@ class StructureShard(Shard):
         self.format = name
         images = self._load()
         self._length = len(images)
-        labelled = any("energy" in (getattr(atoms.calc, "results", None) or {}) for atoms in images)
-        self.energy_kind = "total" if labelled else None
+        labeled = any("energy" in (getattr(atoms.calc, "results", None) or {}) for atoms in images)
+        self.energy_kind = "total" if labeled else None
 
     def _load(self) -> list[Any]:
         import ase.io
