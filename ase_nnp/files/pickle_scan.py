@@ -69,22 +69,22 @@ def end_of_pickle(data: bytes, start: int = 0) -> int:
     counted = data[start : start + 1] == b"\x80" and data[start + 1 : start + 2] >= b"\x04"
     run, read = _COUNTED if counted else _NUMBERED
     memo, runs = _Memo(), []
+    match, number = run.match, int.from_bytes
     plain = 0  # bytes of instructions so far
     try:
         while True:
             begin = position
             if plain <= MAX_PLAIN:
-                position = run.match(data, position).end()  # type: ignore[union-attr]
+                position = match(data, position).end()  # type: ignore[union-attr]
                 runs.append(data[begin:position])
             op = data[position]
             plain += position - begin + 1
             if op == 46:
                 break
             if op == _BYTES:
-                after = position + 5 + int.from_bytes(data[position + 1 : position + 5], "little")
-                if after > size:
+                position += 5 + number(data[position + 1 : position + 5], "little")
+                if position > size:
                     raise UnpickleError("a string of bytes passes the end")
-                position = after
                 continue
             after = _next(data, position, start, size)
             if op in _MEMO:

@@ -85,15 +85,15 @@ _INNER = re.compile(
 
 def _load_from_bytes(budget: Budget, data: Any) -> Array | Halves:
     """``torch.storage._load_from_bytes``: one storage in a torch stream of its own."""
-    if not isinstance(data, bytes):
+    if type(data) is not bytes:
         raise UnpickleError("torch.storage._load_from_bytes on something that is not bytes")
     match = _INNER.match(data, len(_INNER_HEAD)) if data.startswith(_INNER_HEAD) else None
-    if match is not None and match[1] in CODES:
-        count = int.from_bytes(match[6], "little", signed=True)
-        said = int.from_bytes(match[3] or match[4] or match[5], "little")
-        key = match[2]
-        if said == count and key[0] == len(key) - 4:
-            return make_storage(CODES[match[1]], data, count, match.end())
+    if match is not None:
+        name, key, one, two, four, number = match.groups()
+        code, count = CODES.get(name), int.from_bytes(number, "little", signed=True)
+        said = int.from_bytes(one or two or four, "little")
+        if code is not None and said == count and key[0] == len(key) - 4:
+            return make_storage(code, data, count, match.end())
     budget.spend(len(data))
     storage = _load_stream(data, {}, budget)
     if type(storage) not in (np.ndarray, Halves):
