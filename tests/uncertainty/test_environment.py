@@ -7,10 +7,12 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from ase.calculators.singlepoint import SinglePointCalculator
 from toy_models import Pair, label, molecules
 
-from ase_nnp import NNPCalculator
+from ase_nnp import NNPCalculator, sum_potentials
 from ase_nnp.errors import ConfigError, UncertaintyError
+from ase_nnp.models.potential import Conservative
 from ase_nnp.models.predictor import predict
 from ase_nnp.uncertainty import fit, load_uncertainty, save_uncertainty, wrap
 from ase_nnp.uncertainty.methods.environment import EnvironmentBars, neighbor_mean
@@ -53,6 +55,18 @@ def model(train, truth):
 @pytest.fixture(scope="module")
 def bars(model, train, held):
     return fit("auto", model, train=train, calibration=held)
+
+
+class Repulsion(Conservative):
+    """A formula without weights, as corrections are."""
+
+    cutoff = 3.0
+
+    def energies(self, graph):
+        r = graph.edge_vectors().norm(dim=-1)
+        pair = torch.exp(-r) * (1 - r / self.cutoff) ** 2
+        owner = graph.batch[graph.edge_index[1]]
+        return pair.new_zeros(graph.num_structures).index_add(0, owner, pair)
 
 
 def coverage(bars, structures):
@@ -194,6 +208,27 @@ def test_structures_with_elements_of_their_own_leave_the_flag_a_threshold(model,
     assert np.isfinite(one.uq["score_threshold"])
 
 
+def test_a_refit_leaves_the_corrections_of_the_model_on(model, train):
+    """Labels that hold a term are no errors of the network beneath it."""
+    whole = sum_potentials([model, Repulsion()])
+    labeled = []
+    rows = zip(train, predict(whole, train), predict(model, train), strict=True)
+    for atoms, row, bare in rows:
+        twin = atoms.copy()
+        old = atoms.calc.results
+        results = {k: old[k] + row[k] - bare[k] for k in ("energy", "forces")}
+        assert abs(row["energy"] - bare["energy"]) > 0.1
+        twin.calc = SinglePointCalculator(twin, **results)
+        labeled.append(twin)
+    with pytest.warns(UserWarning, match="held back"):
+        alone = fit("auto", model, train=train)
+    with pytest.warns(UserWarning, match="held back"):
+        corrected = fit("auto", whole, train=labeled)
+    one, two = (predict(b, train[:5]) for b in (alone, corrected))
+    for a, b in zip(one, two, strict=True):
+        assert b["energy_std"] == pytest.approx(a["energy_std"], rel=0.3)
+
+
 def test_the_refit_of_the_last_layer_is_least_squares_without_the_kind(model, train):
     kinds = np.arange(len(train)) % 3
     energy, forces = left_out_errors(
@@ -259,8 +294,6 @@ def test_what_cannot_be_meant_is_refused(model, train, held):
 
 
 def test_labels_without_forces_calibrate_energies_alone(model, train, held):
-    from ase.calculators.singlepoint import SinglePointCalculator
-
     only = []
     for atoms in held:
         bare = atoms.copy()

@@ -267,11 +267,16 @@ def _refitted(
     """Errors of the model as they are, or with its last layer fitted without each kind."""
     if isinstance(bars.base, UncertainPotential) and len(bars.base.members) > 1:
         return own
+    # Without error bars, but with the corrections of the model: the labels hold them too.
+    inner = bars.base
+    while isinstance(inner, UncertainPotential):
+        inner = inner.base
+
     has_forces = bool(np.isfinite(own.forces).any())
     # Only the ratio matters, which says how many force rows an energy is worth.
     noise = {"energy": 0.02, **({"forces": 0.06} if has_forces else {})}
     try:
-        energy, forces = left_out_errors(bars.unwrapped, train, kind, noise, seed=seed)
+        energy, forces = left_out_errors(inner, train, kind, noise, seed=seed)
     except UncertaintyError:  # no linear last layer
         return own
     missed = np.full_like(own.forces, np.nan)
