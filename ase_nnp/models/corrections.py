@@ -93,15 +93,14 @@ def functional_of(model: Potential) -> str:
     own = published[0] if published and published[0] != "not stated" else family.functional
     # A family speaks for its published weights, not for those that a user trained.
     trained_here = inner.provenance.get("source") in ("fresh weights", "trained")
-    return "" if own == "not stated" or trained_here else own
+    nothing = own == "not stated" or own.startswith("none")
+    return "" if nothing or trained_here else own
 
 
 def _check_fits(correction: Correction, text: str, model: Potential) -> None:
     """Refuse what would count an energy twice or add it to one of another kind."""
     said = functional_of(model)
-    # "PBE-D3(BJ)" holds the word d3, and wB97M-V is a name of which no part says dispersion.
-    whole = re.split(r"[\s+,;()/]+", said.lower().replace("ω", "w"))
-    words = {*whole, *(part for name in whole for part in name.split("-"))}
+    words = _words(said)
     twice = words & {word.lower() for word in correction.included_in}
     if twice:
         raise ConfigError(
@@ -115,12 +114,21 @@ def _check_fits(correction: Correction, text: str, model: Potential) -> None:
             "difference instead: build_term of ase_nnp.models.corrections makes it a potential."
         )
     functional = parse_correction(text)[1]
-    if functional and said and functional.lower() not in said.lower().replace("-", ""):
+    # By words: "PBE" is a part of "RPBE" and another functional.
+    if functional and said and functional.lower().replace("-", "") not in words:
         warnings.warn(
             f"'{text}' has parameters for {functional}, and '{model.family}' was trained on "
             f"{said}.",
             stacklevel=4,
         )
+
+
+def _words(functional: str) -> set[str]:
+    """Names in what a card says of its functional, whole, in parts and without hyphens."""
+    # "PBE-D3(BJ)" holds the word d3, and wB97M-V is a name of which no part says dispersion.
+    whole = re.split(r"[\s+,;:()/]+", functional.lower().replace("ω", "w"))
+    parts = [part for name in whole for part in name.split("-")]
+    return {*whole, *parts, *(name.replace("-", "") for name in whole)} - {""}
 
 
 def stored_corrections(model: Potential) -> list[dict[str, Any]]:

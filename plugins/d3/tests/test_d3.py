@@ -169,9 +169,13 @@ def test_a_model_that_holds_dispersion_refuses_it(functional):
         add_corrections(published(functional), ["d3bj:rpbe"])
 
 
-@pytest.mark.parametrize("functional", ["PBE(+U), through another model", "PBE"])
-def test_a_model_without_dispersion_takes_it(functional):
-    assert add_corrections(published(functional), ["d3bj:pbe"]).corrections == ("d3bj:pbe",)
+@pytest.mark.parametrize(
+    ("own", "name"),
+    [("PBE(+U), through another model", "pbe"), ("B3-LYP/def2-TZVP", "b3-lyp"), ("", "scan")],
+)
+def test_a_model_without_dispersion_takes_it_without_a_warning(own, name):
+    corrected = add_corrections(published(own), [f"d3bj:{name}"])
+    assert corrected.corrections == (f"d3bj:{name}",)
 
 
 def test_a_model_of_adsorption_energies_refuses_it():
@@ -179,9 +183,10 @@ def test_a_model_of_adsorption_energies_refuses_it():
         add_corrections(published("RPBE", "adsorption"), ["d3bj:rpbe"])
 
 
-def test_another_functional_than_the_model_was_trained_on_is_said():
-    with pytest.warns(UserWarning, match="parameters for scan"):
-        add_corrections(published("PBE"), ["d3bj:scan"])
+@pytest.mark.parametrize(("own", "other"), [("PBE", "scan"), ("RPBE", "pbe"), ("r2SCAN", "scan")])
+def test_another_functional_than_the_model_was_trained_on_is_said(own, other):
+    with pytest.warns(UserWarning, match=f"parameters for {other}"):
+        add_corrections(published(own), [f"d3bj:{other}"])
 
 
 def test_it_reaches_a_calculator_beside_a_short_model():
