@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from toy_models import Pair, label, molecules
 
@@ -291,6 +292,16 @@ def test_what_cannot_be_meant_is_refused(model, train, held):
         wrap("auto", model, heads=3)
     with pytest.raises(ConfigError, match="held_back"):
         fit("latent", model, train=train, held_back=held)
+
+
+def test_forces_that_are_zero_by_symmetry_say_nothing_of_their_element(model, train, held, truth):
+    """Crystals of one atom: the error of each force is zero, that of a displaced atom is not."""
+    crystals = [Atoms("Al", cell=np.full(3, 2.5 + 0.02 * k), pbc=True) for k in range(12)]
+    label(crystals, truth)
+    one = fit("auto", model, train=[*train, *crystals[:6]], calibration=[*held, *crystals[6:]])
+    assert 13 not in one.widths["forces"].groups
+    usual = np.median([r["forces_std"].mean() for r in predict(one, held)])
+    assert predict(one, crystals[:1])[0]["forces_std"].mean() > 0.03 * usual
 
 
 def test_labels_without_forces_calibrate_energies_alone(model, train, held):

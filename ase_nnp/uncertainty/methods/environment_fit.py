@@ -282,6 +282,7 @@ def _refitted(
     missed = np.full_like(own.forces, np.nan)
     for number, rows in forces.items():
         missed[own.owner == number] = rows
+    missed[np.isnan(own.forces)] = np.nan
     return replace(own, energy=energy, forces=missed)
 
 

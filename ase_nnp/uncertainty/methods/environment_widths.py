@@ -28,6 +28,9 @@ __all__ = ["Evidence", "fit_widths", "gather", "join"]
 
 Widths = dict[str, LogLinearWidth]
 
+#: eV/Angstrom; smaller forces are zero by symmetry, as no relaxation goes so far.
+STILL = 1e-5
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -38,7 +41,8 @@ class Evidence:
     far, near, numbers, owner
         (N,) distance, that of neighbors, element and structure of each atom.
     forces, spread
-        (N, 3) errors, NaN where there is no label, and (N,) the spread within, if any.
+        (N, 3) errors, NaN where there is no label or a force is zero by symmetry, and (N,) the
+        spread within, if any.
     energy, energy_std
         (B,) errors and stds within, if any.
     stress, volume
@@ -97,7 +101,12 @@ def gather(bars: EnvironmentBars, structures: Sequence[Atoms]) -> Evidence:
 
         missed = np.full((len(atoms), 3), np.nan)
         if "forces" in labels and "forces" in result:
-            missed = np.asarray(labels["forces"]) - _numpy(result["forces"])
+            true = np.asarray(labels["forces"], dtype=np.float64)
+            missed = true - _numpy(result["forces"])
+            # Zero by symmetry and predicted so: no evidence of how wrong a force of the element
+            # can be, and a level that rests on such atoms alone is a thousand times too small.
+            still = np.linalg.norm(true, axis=1) < STILL
+            missed[still & (np.linalg.norm(missed, axis=1) < 10 * STILL)] = np.nan
         forces.append(missed)
         energy.append(labels.get("energy", np.nan) - float(result["energy"].detach()[0]))
         if "forces_std" in own:
