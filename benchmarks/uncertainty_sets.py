@@ -167,11 +167,18 @@ def cost(model, plain, structures):
     return float(np.median([seconds(model) / seconds(plain) for _ in range(6)][1:]))
 
 
-def methods(model, heads, train, held):
+def methods(models, heads, train, held):
     """What is fitted, by its name in the table; all are given the same structures."""
     given = {"train": train, "calibration": held}
     spread = {"noise": {"energy": 0.02}, "force_std": "sampled"}
-    return {
+    model, count = models[0], len(models)
+    several = {
+        f"auto of {count}": lambda: fit("auto", models, **given),
+        f"ensemble of {count}, one factor": lambda: fit(
+            "ensemble", models, calibration=held, mode="sequential"
+        ),
+    }
+    return (several if count > 1 else {}) | {
         "auto": lambda: fit("auto", model, **given),
         "auto around heads": lambda: fit("auto", load_uncertainty(heads, model), **given),
         "heads, one factor": lambda: calibrate(
@@ -182,37 +189,39 @@ def methods(model, heads, train, held):
     }
 
 
-def run(name, data, out, seconds):
+def run(name, data, out, seconds, members=1):
     load, shift = SETS[name]
     home, shifted = load(data)
     order = np.random.default_rng(0).permutation(len(home))
     tenth = max(20, len(home) // 10)
     held, test, train = ([home[i] for i in order[part]] for part in (
         slice(0, tenth), slice(tenth, 2 * tenth), slice(2 * tenth, None)))  # fmt: skip
-    path, heads = out / f"{name}.nnp", out / f"{name}.uq"
-    if not path.exists():
-        trained, committee, steps = train_model(train, seconds)
-        save_model(trained, path, cpu_seconds=seconds, steps=steps)
-        save_uncertainty(committee, heads)
-    model = load_model(path, device="cpu")
+    heads, models = out / f"{name}.uq", []
+    for seed in range(members):
+        path = out / (f"{name}_{seed}.nnp" if seed else f"{name}.nnp")
+        if not path.exists():
+            trained, committee, steps = train_model(train, seconds, seed)
+            save_model(trained, path, cpu_seconds=seconds, steps=steps)
+            save_uncertainty(committee, path.with_suffix(".uq"))
+        models.append(load_model(path, device="cpu"))
 
     table = []
     parts = {"home": test, "shift": shifted[:150]}
-    for method, make in methods(model, heads, train, held).items():
+    for method, make in methods(models, heads, train, held).items():
         begin = time.process_time()
         try:
             fitted = make()
         except AseNnpError as error:
             table.append({"set": name, "method": method, "failed": str(error)})
             continue
-        row = {"set": name, "shift": shift, "method": method, "train": len(train)}
+        row = {"set": name, "change": shift, "method": method, "train": len(train)}
         row["fit_cpu_s"] = time.process_time() - begin
 
         rows = {part: Predictor(fitted)(s, progress=False) for part, s in parts.items()}
         row |= {part: measures(rows[part], parts[part]) for part in parts}
         scores = [structure_scores_of(rows[part])[1] for part in parts]
         row |= {"auroc": met.auroc_ood(*scores), "score": fitted.uq.get("score", "")}
-        row["cost"] = cost(fitted, model, test)
+        row["cost"] = cost(fitted, models[0], test)
         table.append(row)
         print(json.dumps(row), flush=True)
     return table
@@ -224,10 +233,15 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--sets", nargs="*", default=list(SETS), choices=list(SETS))
     parser.add_argument("--seconds", type=float, default=120.0, help="CPU time of each training")
+    parser.add_argument("--members", type=int, default=1, help="Models of each set, an ensemble.")
     args = parser.parse_args()
     torch.set_num_threads(1)
     args.out.mkdir(parents=True, exist_ok=True)
-    rows = [row for name in args.sets for row in run(name, args.data, args.out, args.seconds)]
+    rows = [
+        row
+        for name in args.sets
+        for row in run(name, args.data, args.out, args.seconds, args.members)
+    ]
     (args.out / "table.json").write_text(json.dumps(rows, indent=1))
 
 

@@ -19,13 +19,13 @@ QUICK = {"batch": {"structures": 4}, "optimizer": {"lr": 1e-2}, "progress": Fals
 def trained(frames, tmp_path_factory):
     folder = tmp_path_factory.mktemp("heads")
     model = ase_nnp.build_model("pairs", seed=0, device="cpu")
-    settings = Settings(**QUICK, epochs=30, heads=8)
+    settings = Settings(**QUICK, epochs=16, heads=8)
     return fit(model, frames(24), frames(8, seed=1), settings, folder=folder)
 
 
 def test_the_model_is_the_one_that_is_trained_without_a_committee(trained, frames, tmp_path):
     model = ase_nnp.build_model("pairs", seed=0, device="cpu")
-    settings = Settings(**QUICK, epochs=30)
+    settings = Settings(**QUICK, epochs=16)
     alone = fit(model, frames(24), frames(8, seed=1), settings, folder=tmp_path)
     one, two = trained.model.state_dict(), alone.model.state_dict()
     assert all(torch.equal(one[k], two[k]) for k in one)
@@ -61,9 +61,9 @@ def test_the_spread_of_energies_has_learnt_the_size_of_the_errors(trained, frame
 
 
 def test_an_interrupted_run_has_the_same_committee(trained, frames, tmp_path):
-    for epochs in (11, 30):
+    for epochs in (6, 16):
         model = ase_nnp.build_model("pairs", seed=0, device="cpu")
-        settings = Settings(**QUICK, epochs=30, heads=8)
+        settings = Settings(**QUICK, epochs=16, heads=8)
         callbacks = pytest.MonkeyPatch()
         from ase_nnp.training.run_callbacks import RunCallbacks
 
@@ -71,7 +71,7 @@ def test_an_interrupted_run_has_the_same_committee(trained, frames, tmp_path):
 
         def stop(self, loop, row, last=epochs, ended=ended):
             ended(self, loop, row)
-            self.stopped = self.stopped or ("by hand" if loop.epoch >= last < 30 else "")
+            self.stopped = self.stopped or ("by hand" if loop.epoch >= last < 16 else "")
 
         callbacks.setattr(RunCallbacks, "on_epoch_end", stop)
         try:
