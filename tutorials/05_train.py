@@ -171,7 +171,8 @@ figure = Figure(figsize=(6, 3), layout="constrained")
 axes = figure.subplots()
 with open("copper/log.csv") as file:
     rows = list(csv.DictReader(file))
-column = next(name for name in rows[0] if "forces_mae" in name)
-axes.plot([1000 * float(row[column]) for row in rows], "o-")
-axes.set(xlabel="epoch", ylabel="force error (meV/Å)", title="validation")
+for name in ("train_forces_mae", "valid_forces_mae"):
+    axes.plot([1000 * float(row[name]) for row in rows], "o-", label=name.partition("_")[0])
+axes.legend()
+axes.set(xlabel="epoch", ylabel="force error (meV/Å)")
 figure.savefig("training.png", dpi=110)
