@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import gc
 import re
 import shlex
 import sys
@@ -83,6 +84,12 @@ def test_every_code_block_runs(path, tmp_path, monkeypatch):
                 exec(compile("\n" * block.line + block.code, str(path), "exec"), names)
             else:
                 pytest.fail(f"{where}: nothing runs a block of '{block.language}'")
+
+    # Files that a guide's objects hold are closed here, not in the middle of another test.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        names.clear()
+        gc.collect()
 
 
 @pytest.mark.parametrize("path", GUIDES, ids=lambda path: path.stem)

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 from ase.build import add_adsorbate, fcc111
 from ase.constraints import FixAtoms
-from ase.io import write
 
 import ase_nnp
 
@@ -31,7 +30,7 @@ for number in range(8):
     add_adsorbate(slab, "O", 1.2, ("fcc", "hcp", "ontop", "bridge")[number % 4])
     slab.rattle(0.05, rng=rng)
     slabs.append(slab)
-write("slabs.extxyz", slabs)
+ase_nnp.write_dataset("slabs.extxyz", slabs)
 
 # %% [markdown]
 # ## In one call
