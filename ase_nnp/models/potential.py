@@ -358,6 +358,13 @@ class Conservative(Potential):
         """Return energies (B,) in eV, or a dictionary with ``energy`` and further properties."""
         raise NotImplementedError(f"{type(self).__name__} must write energies(graph)")
 
+    def energies_once(self, graph: AtomGraph) -> Tensor | dict[str, Tensor]:
+        """As :meth:`energies`, for an evaluation: one derivative, in positions and cell, no more.
+
+        A family that has a faster way without an autograd graph of its parts overrides this.
+        """
+        return self.energies(graph)
+
     def forward(self, graph: AtomGraph) -> dict[str, Tensor]:
         """Return everything in :attr:`outputs`."""
         return self.compute(graph, self.outputs)
@@ -371,7 +378,8 @@ class Conservative(Potential):
             with torch.inference_mode(False):
                 return self.compute(graph.clone(), properties)
         with torch.set_grad_enabled(keep or forces or stress):
-            result = gradients(self.energies, graph, forces=forces, stress=stress, keep=keep)
+            energies = self.energies if keep else self.energies_once
+            result = gradients(energies, graph, forces=forces, stress=stress, keep=keep)
         return result if keep else {k: v.detach() for k, v in result.items()}
 
 

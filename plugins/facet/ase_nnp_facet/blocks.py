@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-__all__ = ["ATOMS", "Block", "blocks", "gather", "recomputed"]
+__all__ = ["ATOMS", "Block", "blocks", "gather"]
 
 #: Atoms whose moments are formed at once.
 ATOMS = 32
@@ -73,68 +71,3 @@ def gather(
         (r.unflatten(0, shape), f.unflatten(0, shape), h.unflatten(0, shape))
         for r, f, h, shape in zip(rows, b, y, shapes, strict=True)
     ]
-
-
-def recomputed(
-    local: Callable[..., list[Tensor]],
-    source: Tensor,
-    some: Sequence[Block],
-    inputs: tuple[Tensor, Tensor, Tensor],
-    mixers: Sequence[Tensor],
-) -> list[list[Tensor]]:
-    """Apply ``local`` to each block, keeping nothing of it for the backward pass.
-
-    That pass gathers and computes each block again and adds into one array. First derivatives only.
-    """
-    flat = list(_Recomputed.apply(local, source, some, *inputs, *mixers))
-    width = len(mixers)
-    return [flat[i : i + width] for i in range(0, len(flat), width)]
-
-
-class _Recomputed(torch.autograd.Function):
-    @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any, local: Any, source: Tensor, some: Sequence[Block], *tensors: Tensor
-    ) -> tuple[Tensor, ...]:
-        ctx.local, ctx.source, ctx.some = local, source, some
-        ctx.save_for_backward(*tensors)
-        x, basis, harmonics, *mixers = tensors
-        made: list[Tensor] = []
-        for block in some:
-            (gathered,) = gather(source, [block], (x, basis, harmonics))
-            made += local(*gathered, mixers)
-        return tuple(made)
-
-    @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        tensors = ctx.saved_tensors
-        wanted = ctx.needs_input_grad[3:]
-        totals = [torch.zeros_like(t) if w else None for t, w in zip(tensors, wanted, strict=True)]
-        width = len(tensors) - 3
-        for number, block in enumerate(ctx.some):
-            own = grads[number * width : (number + 1) * width]
-
-            # A block at a time, so that memory holds one block's intermediate results.
-            (gathered,) = gather(ctx.source, [block], tensors[:3])
-            leaves = [
-                t.detach().requires_grad_(w)
-                for t, w in zip((*gathered, *tensors[3:]), wanted, strict=True)
-            ]
-            with torch.enable_grad():
-                out = ctx.local(*leaves[:3], leaves[3:])
-            asked = [leaf for leaf in leaves if leaf.requires_grad]
-            gradients = iter(torch.autograd.grad(out, asked, own))
-            flat = block.table.flatten()
-            mask = block.mask.flatten()[:, None]
-            for place, total in enumerate(totals):
-                if total is None:
-                    continue
-                grad = next(gradients)
-                if place == 0:
-                    total.index_add_(0, ctx.source.index_select(0, flat), grad.flatten(0, 1))
-                elif place < 3:
-                    total.index_add_(0, flat, grad.flatten(0, 1) * mask)
-                else:
-                    total.add_(grad)
-        return (None, None, None, *totals)

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from .angular import wigner_3j
-from .blocks import Block, gather, recomputed
-from .irreps import Irreps, Path, paths
+from .blocks import Block, gather
+from .irreps import Blocks, Irreps, Path, paths
 from .layers import MLP, Names
 
 __all__ = ["Convolution", "Edges"]
@@ -79,6 +79,7 @@ class Convolution(nn.Module):
         self.outputs = Irreps(tuple(mults))
         self.radial = MLP([num_basis, *radial["inner_dims"], sum(channels)], radial)
         self.linear = not radial["inner_dims"] and radial["final_activation"].lower() == "identity"
+        self._fixed: tuple[Tensor, list[tuple[Tensor, Tensor]]] | None = None
         self.degrees: list[int] = []  # l1 that take part
         self.columns: list[int] = []  # numbers of their radial weights
         for l1 in inputs.degrees:
@@ -95,34 +96,33 @@ class Convolution(nn.Module):
         for name, parameter in self.radial.names():
             yield f"LazyInMLP_0/{name}", parameter
 
-    def forward(self, x: Tensor, edges: Edges, recompute: bool = False) -> dict[int, Tensor]:
-        """Return blocks (N, channels, 2 l3 + 1) by degree from flat rows ``x`` (N, D)."""
+    def forward(self, blocks: Blocks, edges: Edges) -> Blocks:
+        """Return blocks (N, 2 l3 + 1, channels) by degree."""
+        # A neighbor's features are gathered as one row; its order suits the products by channel.
+        x = self.inputs.flat(blocks)
         if edges.blocks and self.linear:
-            parts = self._moments(x, edges, recompute)
+            parts = self._moments(x, edges)
         else:
             parts = self._messages(x, edges)
         return self._assemble(parts, edges.norm)
 
-    def _assemble(self, parts: dict[int, Tensor], norm: Tensor) -> dict[int, Tensor]:
+    def _assemble(self, parts: dict[int, Tensor], norm: Tensor) -> Blocks:
         """Sort (N, U, Q) of each l1 into degrees, channels in the order of (l1, l2)."""
         by_degree: dict[int, list[Tensor]] = {k: [] for k in self.outputs.degrees}
         for l1 in self.degrees:
             ends = [p.l3 for p in self.paths if p.l1 == l1]
             pieces = parts[l1].split([2 * l3 + 1 for l3 in ends], dim=2)
             for l3, piece in zip(ends, pieces, strict=True):
-                by_degree[l3].append(piece)
-        return {k: torch.cat(v, dim=1) / norm for k, v in by_degree.items()}
+                by_degree[l3].append(piece.transpose(1, 2))
+        return {k: torch.cat(v, dim=2) / norm for k, v in by_degree.items()}
 
     # The sum over neighbours first
 
-    def _moments(self, x: Tensor, edges: Edges, recompute: bool) -> dict[int, Tensor]:
-        mixers = self._mixers()
+    def _moments(self, x: Tensor, edges: Edges) -> dict[int, Tensor]:
+        mixers = self.mixers()
         inputs = (x, edges.basis, edges.harmonics)
-        if recompute:
-            made = recomputed(self._local, edges.source, edges.blocks, inputs, mixers)
-        else:
-            gathered = gather(edges.source, edges.blocks, inputs)
-            made = [self._local(*some, mixers) for some in gathered]
+        gathered = gather(edges.source, edges.blocks, inputs)
+        made = [self._local(*some, mixers) for some in gathered]
         if edges.blocks[0].atoms is None:
             return dict(zip(self.degrees, made[0], strict=True))
 
@@ -131,7 +131,7 @@ class Convolution(nn.Module):
         joined = [torch.cat(group).index_select(0, position) for group in zip(*made, strict=True)]
         return dict(zip(self.degrees, joined, strict=True))
 
-    def _mixers(self) -> list[Tensor]:
+    def mixers(self) -> list[Tensor]:
         """Radial weights and couplings as one matrix a channel: (U, (i j b), Q) of each l1."""
         kernels = self.radial.kernels[0].split(self.columns, dim=1)
         made = []
@@ -145,6 +145,30 @@ class Convolution(nn.Module):
             made.append((coupling[None, :, :, None] * weight[:, None, None]).flatten(1, 3))
         return made
 
+    def fixed_mixers(self) -> list[tuple[Tensor, Tensor]]:
+        """:meth:`mixers` as (U, Q, (i j b)) and (i, U, Q, (j b)), kept for the same weights."""
+        kernel = self.radial.kernels[0].detach()
+        held = self._fixed
+
+        # Compared by value: weights change by many ways that leave no mark on the tensor.
+        if (
+            held is None
+            or held[0].dtype != kernel.dtype
+            or held[0].device != kernel.device
+            or (not torch.equal(held[0], kernel))
+        ):
+            made = []
+            for l1, mixer in zip(self.degrees, self.mixers(), strict=True):
+                rows = mixer.detach().transpose(1, 2)  # (U, Q, (i j b))
+                by_order = rows.unflatten(2, (2 * l1 + 1, -1)).permute(2, 0, 1, 3)
+                made.append((rows.contiguous(), by_order.contiguous()))
+            held = self._fixed = (kernel.clone(), made)
+        return held[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """As of any module, without what is made of the weights."""
+        return {**self.__dict__, "_fixed": None}
+
     def _local(self, rows: Tensor, b: Tensor, y: Tensor, mixers: Sequence[Tensor]) -> list[Tensor]:
         """Sums over k neighbours of n atoms from (n, k, .) features, basis and harmonics."""
         n = rows.shape[0]
@@ -152,7 +176,7 @@ class Convolution(nn.Module):
         made = []
         geometry: dict[tuple[int, int], Tensor] = {}
         for l1, mixer in zip(self.degrees, mixers, strict=True):
-            low, high = self._harmonic_range(l1)
+            low, high = self.harmonic_range(l1)
             if (low, high) not in geometry:
                 # A slice is a copy later on: taken only where degrees are missing.
                 part = y if high - low == y.shape[2] else y[..., low:high]
@@ -164,7 +188,8 @@ class Convolution(nn.Module):
             made.append(torch.bmm(moments.transpose(0, 1), mixer).transpose(0, 1))
         return made
 
-    def _harmonic_range(self, l1: int) -> tuple[int, int]:
+    def harmonic_range(self, l1: int) -> tuple[int, int]:
+        """First and last (exclusive) harmonic that features of one degree meet."""
         used = [p.l2 for p in self.paths if p.l1 == l1]
         return min(used) ** 2, (max(used) + 1) ** 2
 
@@ -175,7 +200,7 @@ class Convolution(nn.Module):
         weights = self.radial(edges.basis).split(self.columns, dim=1)
         made = {}
         for l1, weight in zip(self.degrees, weights, strict=True):
-            low, high = self._harmonic_range(l1)
+            low, high = self.harmonic_range(l1)
             coupling = getattr(self, f"coupling_{l1}")
             local = torch.einsum("ej,ijq->eiq", edges.harmonics[:, low:high], coupling)
             radial = weight.unflatten(1, (-1, self.inputs.mult(l1)))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
-from .irreps import Irreps
+from .irreps import Blocks, Irreps
 from .layers import Names
 
 __all__ = ["Gate"]
@@ -27,15 +26,12 @@ class Gate(nn.Module):
         """There are no weights."""
         yield from ()
 
-    def forward(self, h: Tensor) -> Tensor:
-        """Map flat rows of ``inputs`` to ``outputs``."""
-        blocks = self.inputs.split(h)
+    def forward(self, blocks: Blocks) -> Blocks:
+        """Map blocks (N, 2 l + 1, M_l) of ``inputs`` to ``outputs``."""
         scalars = SILU * F.silu(blocks[0])
-        first, *gates = scalars.split(self.outputs.mults[:1] + self._gated(), dim=1)
-        parts = [first.squeeze(2)]
-        for degree, gate in zip(self.outputs.degrees[1:], gates, strict=True):
-            parts.append((blocks[degree] * gate).flatten(1))
-        return torch.cat(parts, dim=1)
+        first, *gates = scalars.split(self.outputs.mults[:1] + self._gated(), dim=2)
+        pairs = zip(self.outputs.degrees[1:], gates, strict=True)
+        return {0: first, **{degree: blocks[degree] * gate for degree, gate in pairs}}
 
     def _gated(self) -> tuple[int, ...]:
         return tuple(self.outputs.mults[k] for k in self.outputs.degrees[1:])

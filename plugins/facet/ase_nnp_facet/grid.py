@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from ase_nnp.errors import ConfigError
 
 from .angular import Harmonics
-from .irreps import Irreps
+from .irreps import Blocks, Irreps
 from .layers import MLP, EquivariantLinear, Names
 
 __all__ = ["BLOCK", "ScalarMixer", "SphereMixer", "in_blocks", "quadrature"]
@@ -117,25 +117,22 @@ class SphereMixer(nn.Module):
         q: Tensor = self.from_grid @ self.mlp(f).flatten(2)
         return q
 
-    def forward(self, h: Tensor, recompute: bool = False, record: Any = None) -> Tensor:
-        """Map flat rows (N, D) to the same irreps.
+    def forward(self, h: Blocks, recompute: bool = False, record: Any = None) -> Blocks:
+        """Map blocks (N, 2 l + 1, M_l) to the same irreps.
 
         ``recompute`` drops the values on the grid after use and makes them again in the backward
         pass, a block of atoms at a time.
         """
         up = self.proj_up(h)
-        c = torch.cat(
-            [block.transpose(1, 2) for block in self.spread.split(up).values()],
-            dim=1,
-        )
+        c = torch.cat([up[k] for k in self.spread.degrees], dim=1)
         size = max(1, BLOCK // (self.width * self.to_grid.shape[0]))
         q = in_blocks(self.on_grid, size if recompute else None, c)
         parts = q.split([2 * k + 1 for k in self.spread.degrees], dim=1)
-        blocks = {k: p.transpose(1, 2) for k, p in zip(self.spread.degrees, parts, strict=True)}
-        blocks[0] = torch.cat([h[:, : self.irreps.mults[0], None], blocks[0]], dim=1)
-        down = self.proj_down.join(blocks, h)
+        blocks = dict(zip(self.spread.degrees, parts, strict=True))
+        blocks[0] = torch.cat([h[0], blocks[0]], dim=2)
+        down: Blocks = self.proj_down(blocks)
         if record is not None:
-            record["/proj_up"], record["/proj_down"] = up, down
+            record["/proj_up"], record["/proj_down"] = self.spread.flat(up), self.irreps.flat(down)
         return down
 
 
@@ -152,7 +149,6 @@ class ScalarMixer(nn.Module):
         for name, parameter in self.mlp.names():
             yield f"LazyInMLP_0/{name}", parameter
 
-    def forward(self, h: Tensor, recompute: bool = False, record: Any = None) -> Tensor:
-        """Map (N, M) to (N, M)."""
-        out: Tensor = self.mlp(h)
-        return out
+    def forward(self, h: Blocks, recompute: bool = False, record: Any = None) -> Blocks:
+        """Map scalars (N, 1, M) to as many."""
+        return {0: self.mlp(h[0])}

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
 
 from ase_nnp.errors import ConfigError
 
-if TYPE_CHECKING:
-    from torch import Tensor
+__all__ = ["Blocks", "Irreps", "Path", "paths"]
 
-__all__ = ["Irreps", "Path", "paths"]
+#: Features by degree, (N, 2 l + 1, channels): a linear map of the channels is one matrix product.
+Blocks = dict[int, Tensor]
 
 
 @dataclass(frozen=True)
@@ -58,11 +61,19 @@ class Irreps:
         return [self.mults[k] * (2 * k + 1) for k in self.degrees]
 
     def split(self, rows: Tensor) -> dict[int, Tensor]:
-        """Cut flat rows (N, dim) into blocks (N, channels, 2 l + 1) by degree."""
+        """Cut flat rows (N, dim) into views (N, channels, 2 l + 1) by degree."""
         parts = rows.split(self.widths(), dim=1)
         return {
             k: p.unflatten(1, (-1, 2 * k + 1)) for k, p in zip(self.degrees, parts, strict=True)
         }
+
+    def flat(self, blocks: Mapping[int, Tensor]) -> Tensor:
+        """Join blocks (N, 2 l + 1, channels) into flat rows (N, dim)."""
+        return torch.cat([blocks[k].transpose(1, 2).flatten(1) for k in self.degrees], dim=1)
+
+    def blocks(self, rows: Tensor) -> Blocks:
+        """Cut flat rows (N, dim) into blocks (N, 2 l + 1, channels)."""
+        return {k: v.transpose(1, 2).contiguous() for k, v in self.split(rows).items()}
 
     def __str__(self) -> str:
         return "+".join(f"{self.mults[degree]}x{degree}e" for degree in self.degrees)

@@ -1,4 +1,4 @@
-"""Building blocks on flat feature rows: equivariant linear map, layer norm, dense layers."""
+"""Building blocks on features by degree: equivariant linear map, layer norm, dense layers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from ase_nnp.errors import ConfigError
 
-from .irreps import Irreps
+from .irreps import Blocks, Irreps
+from .pullback import Pullback
 
 __all__ = [
     "MLP",
@@ -82,28 +83,42 @@ class EquivariantLinear(nn.Module):
             i, o = self.inputs.degrees.index(degree), self.outputs.degrees.index(degree)
             yield f"w[{i},{o}] {weight.shape[0]}x{degree}e,{weight.shape[1]}x{degree}e", weight
 
-    def block(self, x: Tensor, degree: int) -> Tensor:
-        """Map one degree: channels (N, M, 2l + 1) to (N, M_out, 2l + 1)."""
-        weight = self.weights[str(degree)] * self.inputs.mult(degree) ** -0.5
-        # Rows times one matrix: backward passes taken together (vmap) then never repeat it.
-        rows = x.transpose(1, 2).reshape(-1, x.shape[1]) @ weight
-        mixed: Tensor = rows.unflatten(0, (-1, 2 * degree + 1))
-        return mixed.transpose(1, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map flat rows (N, inputs.dim) to (N, outputs.dim)."""
-        return self.join(self.inputs.split(x), x)
-
-    def join(self, blocks: Mapping[int, Tensor], like: Tensor) -> Tensor:
-        """Map blocks (N, M_l, 2l + 1) by degree to flat rows (N, outputs.dim)."""
-        parts = []
+    def forward(self, blocks: Blocks) -> Blocks:
+        """Map blocks (N, 2 l + 1, M_l) by degree to those of the outputs."""
+        mapped = {}
         for degree in self.outputs.degrees:
-            if str(degree) in self.weights:
-                parts.append(self.block(blocks[degree], degree).flatten(1))
-            else:
-                width = self.outputs.mult(degree) * (2 * degree + 1)
-                parts.append(like.new_zeros(like.shape[0], width))
-        return torch.cat(parts, dim=1)
+            if str(degree) not in self.weights:
+                mapped[degree] = self._zeros(blocks, degree)
+                continue
+
+            # Rows times one matrix: backward passes taken together (vmap) then never repeat it.
+            weight = self.weights[str(degree)] * self.inputs.mult(degree) ** -0.5
+            rows = blocks[degree].reshape(-1, weight.shape[0]) @ weight
+            mapped[degree] = rows.unflatten(0, (-1, 2 * degree + 1))
+        return mapped
+
+    def with_pullback(self, blocks: Blocks) -> tuple[Blocks, Pullback]:
+        """As :meth:`forward`, and the pullback."""
+        present = [k for k in self.outputs.degrees if str(k) in self.weights]
+        mapped = {k: self._zeros(blocks, k) for k in self.outputs.degrees if k not in present}
+        for degree in present:
+            mapped[degree] = self._times(blocks[degree], degree, self.weights[str(degree)])
+
+        def pullback(gradients: Blocks) -> Blocks:
+            return {k: self._times(gradients[k], k, self.weights[str(k)].T) for k in present}
+
+        return mapped, pullback
+
+    def _times(self, block: Tensor, degree: int, matrix: Tensor) -> Tensor:
+        # The factor is part of the product: a scaled copy of the weights would be made each time.
+        scale = self.inputs.mult(degree) ** -0.5
+        rows = block.reshape(-1, block.shape[2])
+        product = torch.addmm(matrix[0, 0], rows, matrix, beta=0.0, alpha=scale)
+        return product.view(block.shape[0], block.shape[1], matrix.shape[1])
+
+    def _zeros(self, blocks: Blocks, degree: int) -> Tensor:
+        like = next(iter(blocks.values()))
+        return like.new_zeros(like.shape[0], 2 * degree + 1, self.outputs.mult(degree))
 
 
 class LayerNorm(nn.Module):
@@ -114,8 +129,6 @@ class LayerNorm(nn.Module):
     last neighbour of an atom leaves.
     """
 
-    channel: Tensor
-
     def __init__(self, irreps: Irreps, init: str, eps: float) -> None:
         super().__init__()
         self.eps = eps
@@ -124,41 +137,76 @@ class LayerNorm(nn.Module):
         self.irreps = irreps
         start = torch.zeros if init == "zeros" else torch.ones
         self.ln_scale = nn.Parameter(start(irreps.channels))
-        channel = torch.arange(irreps.channels)
-        widths = [2 * k + 1 for k, mult in enumerate(irreps.mults) for _ in range(mult)]
-        self.register_buffer(
-            "channel", channel.repeat_interleave(torch.tensor(widths)), persistent=False
-        )
 
     def names(self) -> Names:
         """Published name."""
         yield "ln_scale", self.ln_scale
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise flat rows (N, D)."""
-        count = self.irreps.mults[0]
-        scalars, rest = x.split((count, x.shape[1] - count), dim=1)
-        scalars = scalars - scalars.mean(dim=1, keepdim=True)
-        parts = [scalars * self._inverse(scalars)]
-        if rest.shape[1]:
-            parts.append(rest * self._inverse(rest))
-        return torch.cat(parts, dim=1) * self.ln_scale[self.channel]
+    def forward(self, blocks: Blocks) -> Blocks:
+        """Normalize blocks (N, 2 l + 1, M_l)."""
+        scalars = blocks[0] - blocks[0].mean(dim=2, keepdim=True)
+        factors = {0: self._inverse(scalars.square().mean(dim=2, keepdim=True))}
+        higher = self.irreps.degrees[1:]
+        if higher:
+            total = sum(blocks[k].square().sum(dim=(1, 2), keepdim=True) for k in higher)
+            rest = self._inverse(total / (self.irreps.dim - self.irreps.mults[0]))
+            factors |= dict.fromkeys(higher, rest)
 
-    def _inverse(self, x: Tensor) -> Tensor:
-        mean_square = (x * x).mean(dim=1, keepdim=True)
+        centered = {**blocks, 0: scalars}
+        scales = self._scales()
+        return {k: centered[k] * factors[k] * scales[k] for k in self.irreps.degrees}
+
+    def with_pullback(self, blocks: Blocks) -> tuple[Blocks, Pullback]:
+        """As :meth:`forward`, and the pullback."""
+        scales, higher = self._scales(), self.irreps.degrees[1:]
+        centered = {**blocks, 0: blocks[0] - blocks[0].mean(dim=2, keepdim=True)}
+        counts = {0: self.irreps.mults[0], 1: self.irreps.dim - self.irreps.mults[0]}
+        group = {k: min(k, 1) for k in self.irreps.degrees}
+
+        def over(rows: Iterator[tuple[int, Tensor]]) -> dict[int, Tensor]:
+            total: dict[int, Tensor] = {}
+            for k, row in rows:
+                row = row.sum(dim=(1, 2), keepdim=True)
+                total[group[k]] = total[group[k]] + row if group[k] in total else row
+            return total
+
+        squares = over((k, centered[k].square()) for k in (0, *higher))
+        roots = {g: (s / counts[g] + self.eps).sqrt() for g, s in squares.items()}
+        factors = {g: 1.0 / (root + self.eps) for g, root in roots.items()}
+        out = {k: centered[k] * factors[group[k]] * scales[k] for k in self.irreps.degrees}
+
+        def pullback(gradients: Blocks) -> Blocks:
+            scaled = {k: gradients[k] * scales[k] for k in self.irreps.degrees}
+            along = over((k, scaled[k] * centered[k]) for k in self.irreps.degrees)
+
+            # d(factor)/dx = -factor^2 x / (root count).
+            back = {g: along[g] * factors[g] ** 2 / (roots[g] * counts[g]) for g in along}
+            d = {k: scaled[k] * factors[group[k]] - centered[k] * back[group[k]] for k in scaled}
+            return {**d, 0: d[0] - d[0].mean(dim=2, keepdim=True)}
+
+        return out, pullback
+
+    def _scales(self) -> dict[int, Tensor]:
+        mults = [self.irreps.mult(k) for k in self.irreps.degrees]
+        return dict(zip(self.irreps.degrees, self.ln_scale.split(mults), strict=True))
+
+    def _inverse(self, mean_square: Tensor) -> Tensor:
         return 1.0 / ((mean_square + self.eps).sqrt() + self.eps)
 
 
-def pad_truncate(x: Tensor, inputs: Irreps, outputs: Irreps) -> Tensor:
+def pad_truncate(blocks: Blocks, inputs: Irreps, outputs: Irreps) -> Blocks:
     """Carry the first channels of each degree over; missing ones become zero."""
     if inputs == outputs:
-        return x
-    parts = []
+        return blocks
+    like, carried = blocks[0], {}
     for degree in outputs.degrees:
-        width = outputs.mult(degree) * (2 * degree + 1)
-        block = x[:, inputs.slice(degree)][:, :width] if inputs.mult(degree) else x[:, :0]
-        parts.append(F.pad(block, (0, width - block.shape[1])))
-    return torch.cat(parts, dim=1)
+        width = outputs.mult(degree)
+        if inputs.mult(degree):
+            block = blocks[degree][..., :width]
+            carried[degree] = F.pad(block, (0, width - block.shape[2]))
+        else:
+            carried[degree] = like.new_zeros(like.shape[0], 2 * degree + 1, width)
+    return carried
 
 
 class MLP(nn.Module):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,13 +19,13 @@ from ase_nnp.models.potential import Conservative, Potential
 from . import doubt as doubt  # its error bars are found by name once a model is there
 from .angular import Harmonics
 from .blocks import blocks
-from .convolution import Convolution, Edges
+from .convolution import Edges
 from .energy import EnergyScale
-from .gate import Gate
-from .grid import ScalarMixer, SphereMixer
+from .evaluation import evaluate
+from .grid import SphereMixer
 from .irreps import Irreps
-from .layers import MLP, EquivariantLinear, LayerNorm, Names, learn_or_keep, pad_truncate
-from .polynomial import PolynomialMixer
+from .layer import RECOMPUTE_ABOVE, Layer
+from .layers import MLP, learn_or_keep
 from .radial import envelope, make_basis
 from .settings import MPTRJ_ELEMENTS, resolve
 
@@ -34,92 +34,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Facet"]
 
-#: Above so many atoms, intermediate results are made again in the backward pass instead of kept.
-RECOMPUTE_ABOVE = 2000
 
+class Geometry(NamedTuple):
+    """Functions of the edges."""
 
-class Layer(nn.Module):
-    """One round: convolution, self-connection, norm, and the input carried over."""
-
-    def __init__(self, inputs: Irreps, outputs: Irreps, symmetry: str, cfg: dict[str, Any]) -> None:
-        super().__init__()
-        self.inputs, self.outputs = inputs, outputs
-        message, own = cfg["interaction"]["message"], cfg["self_connection"]
-        kind, higher = own["kind"], outputs.lmax > 0
-        self.mixer: nn.Module
-        middle = outputs
-        if kind == "gate":
-            self.mixer = Gate(outputs)
-            middle = self.mixer.inputs
-        elif kind == "linear":
-            self.mixer = EquivariantLinear(outputs, outputs)
-        elif not higher:
-            self.mixer = ScalarMixer(outputs, own["mlp"])
-        elif kind == "s2-polynomial":
-            self.mixer = PolynomialMixer(outputs, own["polynomial"])
-        else:
-            self.mixer = SphereMixer(outputs, own["s2_grid"], own["mlp"])
-        self.intro = (
-            EquivariantLinear(inputs, inputs) if cfg["interaction"]["linear_intro"] else None
-        )
-        self.conv = Convolution(
-            inputs,
-            int(message["max_ell"]),
-            outputs,
-            symmetry,
-            int(cfg["edge_embed"]["radial_basis"]["num_basis"]),
-            message["radial_weight"],
-        )
-        self.outro = EquivariantLinear(self.conv.outputs, middle)
-        self.adapter = EquivariantLinear(inputs, middle) if cfg["interaction"]["residual"] else None
-        eps = cfg["norm_eps"]
-        self.resid_ln = LayerNorm(outputs, cfg["resid_init"], eps) if cfg["residual"] else None
-        self.norm = LayerNorm(outputs, "ones", eps) if cfg["norm"] == "layer" else None
-
-    def names(self) -> Names:
-        """Published names."""
-        parts: dict[str, Any] = {
-            "interaction/SimpleInteraction_0/linear_intro": self.intro,
-            "interaction/SimpleInteraction_0/SevenNetConv_0": self.conv,
-            "interaction/SimpleInteraction_0/linear_outro": self.outro,
-            "interaction/resid_adapter": self.adapter,
-            "self_connection": self.mixer,
-            "resid_ln": self.resid_ln,
-            "norm": self.norm,
-        }
-        for prefix, part in parts.items():
-            if part is not None:
-                for name, parameter in part.names():
-                    yield f"{prefix}/{name}", parameter
-
-    def forward(self, x: Tensor, edges: Edges, recompute: bool, record: Any = None) -> Tensor:
-        """Map flat rows (N, inputs.dim) to (N, outputs.dim)."""
-        summed = self.conv(x if self.intro is None else self.intro(x), edges, recompute)
-        h = moved = self.outro.join(summed, x)
-        if self.adapter is not None:
-            h = h + self.adapter(x)
-        inner: dict[str, Tensor] | None = {} if record is not None else None
-        if isinstance(self.mixer, SphereMixer | PolynomialMixer):
-            y = self.mixer(h, recompute, inner)
-        else:
-            y = self.mixer(h)
-        out: Tensor
-        normed = out = y if self.resid_ln is None else self.resid_ln(y)
-        if self.resid_ln is not None:
-            out = out + pad_truncate(x, self.inputs, self.outputs)
-        if self.norm is not None:
-            out = self.norm(out)
-        if record is not None:
-            flat = [summed[k].flatten(1) for k in self.conv.outputs.degrees]
-            record["/interaction/SimpleInteraction_0/SevenNetConv_0"] = torch.cat(flat, dim=1)
-            record["/interaction/SimpleInteraction_0/linear_outro"] = moved
-            record["/interaction/SimpleInteraction_0"] = moved
-            if self.adapter is not None:
-                record["/interaction/resid_adapter"] = self.adapter(x)
-            record["/interaction"] = h
-            record.update({f"/self_connection{k}": v for k, v in (inner or {}).items()})
-            record["/self_connection"], record["/resid_ln"], record[""] = y, normed, out
-        return out
+    basis: Tensor  # (E, K), with the envelope
+    harmonics: Tensor  # (E, (L + 1)^2)
 
 
 class Facet(Conservative):
@@ -233,67 +153,86 @@ class Facet(Conservative):
 
     def energies(self, graph: AtomGraph) -> dict[str, Tensor]:
         """Return ``energy`` (B,) and ``energies`` (N,), eV; with latent charges these (N,), e."""
-        shares, charges = self._run(graph, None)
-        if self.prior is not None:
-            beneath = self.prior.energies(graph)
-            assert isinstance(beneath, dict)
-            shares = shares + beneath["energies"]
+        return self._energies(graph, self._features(graph), self.prior and self.prior.energies)
+
+    def energies_once(self, graph: AtomGraph) -> dict[str, Tensor]:
+        """As :meth:`energies`; faster, and differentiable once, in positions and cell."""
+        linear = all(isinstance(one, Layer) and one.conv.linear for one in self.layers)
+        if not (linear and self._moments(graph)) or len(self.messages):
+            return self.energies(graph)
+
+        geometry = self._geometry(graph)
+        basis = geometry.basis / self._neighbours() ** self.gamma
+        x = self.embedding[self.species_index[graph.atomic_numbers]]
+        layers: Any = self.layers
+        x = evaluate(layers, x, graph.edge_index, basis, geometry.harmonics)
+        return self._energies(graph, x, self.prior and self.prior.energies_once)
+
+    def _energies(self, graph: AtomGraph, x: Tensor, prior: Any) -> dict[str, Tensor]:
+        """Results from the features of the last layer (N, outs) and what lies beneath."""
+        species = self.species_index[graph.atomic_numbers]
+        e = self.head(x)[:, 0]
+        shares: Tensor = self.energy_scale(e, species, graph.batch, graph.num_structures)
+        charges = {}
+        if self.charges is not None:
+            own, charges["charges"] = self.charges(graph, x)
+            shares = shares + own.to(shares)
+        if prior is not None:
+            shares = shares + prior(graph)["energies"]
+
         total = shares.new_zeros(graph.num_structures)
-        results = {"energy": total.index_add(0, graph.batch, shares), "energies": shares}
-        return results if charges is None else {**results, "charges": charges}
+        return {"energy": total.index_add(0, graph.batch, shares), "energies": shares, **charges}
 
     def intermediates(self, graph: AtomGraph) -> dict[str, Tensor]:
         """Return what the network computes on its way, under the published names."""
         record: dict[str, Tensor] = {}
-        self._run(graph, record)
+        record["head"] = self.head(self._features(graph, record))
         return {k: v.detach() for k, v in record.items()}
 
-    def _run(
-        self, graph: AtomGraph, record: dict[str, Tensor] | None
-    ) -> tuple[Tensor, Tensor | None]:
-        edges = self._edges(graph, record)
-        species = self.species_index[graph.atomic_numbers]
+    def _features(self, graph: AtomGraph, record: dict[str, Tensor] | None = None) -> Tensor:
+        """Features of the last layer (N, outs), differentiable as often as one likes."""
+        geometry = self._geometry(graph, record)
+        source, target = graph.edge_index
+        moments = self._moments(graph)
+        tables = blocks(target, graph.num_atoms, geometry.basis.dtype) if moments else ()
+        norm = self._neighbours() ** self.gamma
+        edges = Edges(source, target, geometry.basis, geometry.harmonics, norm, tables)
 
         # Recomputed parts know no second derivative, which training on forces needs.
         once = not (self.training or self.differentiable)
         recompute = once and graph.num_atoms > RECOMPUTE_ABOVE
-        x = self.embedding[species]
+        x = {0: self.embedding[self.species_index[graph.atomic_numbers]][:, None]}
         if record is not None:
-            record["node_embedding"] = x
+            record["node_embedding"] = x[0][:, 0]
         for number, layer in enumerate(self.layers):
             inner: dict[str, Tensor] | None = None if record is None else {}
             x = layer(x, edges, recompute, inner)
             if number < len(self.messages):
                 scalars = self.messages[number].features
-                x = torch.cat([self.messages[number](graph, x[:, :scalars]), x[:, scalars:]], dim=1)
+                sent = self.messages[number](graph, x[0][:, 0, :scalars])
+                x = {**x, 0: torch.cat([sent, x[0][:, 0, scalars:]], dim=1)[:, None]}
             if record is not None and inner is not None:
                 record.update({f"mace/layer_{number}{k}": v for k, v in inner.items()})
-        if self.training and self.head_dropout:
-            x = F.dropout(x, self.head_dropout)
-        e = self.head(x)
-        if record is not None:
-            record["head"] = e
-        shares: Tensor = self.energy_scale(e[:, 0], species, graph.batch, graph.num_structures)
-        if self.charges is None:
-            return shares, None
-        energies, charges = self.charges(graph, x)
-        return shares + energies.to(shares), charges
 
-    def _edges(self, graph: AtomGraph, record: dict[str, Tensor] | None) -> Edges:
-        source, target = graph.edge_index
+        last = x[0][:, 0]
+        if self.training and self.head_dropout:
+            last = F.dropout(last, self.head_dropout)
+        return last
+
+    def _moments(self, graph: AtomGraph) -> bool:
+        """Whether to sum over neighbors first: on a CPU that is faster (fewer, larger products)."""
+        on_cpu = graph.positions.device.type == "cpu"
+        return self.summation == "moments" or (self.summation == "auto" and on_cpu)
+
+    def _geometry(self, graph: AtomGraph, record: dict[str, Tensor] | None = None) -> Geometry:
         vector = -graph.edge_vectors()  # from the sender to the receiver
         length = vector.norm(dim=1, keepdim=True)
 
         # The published weights know the axes in the order z, y, x.
-        harmonics = self.harmonics(vector[:, [2, 1, 0]] / length)
+        harmonics = self.harmonics(vector.flip(1) / length)
         functions = self.basis(length, self.rmax)
         factor = envelope(length, self.rmax, **self._envelope_options())
         basis = functions * factor
-
-        # On a CPU the sum over neighbors first is faster (fewer, larger products); on a GPU
-        # messages are.
-        moments = self.summation == "moments" or (self.summation == "auto" and not vector.is_cuda)
-        tables = blocks(target, graph.num_atoms, vector.dtype) if moments else ()
         if record is not None:
             record.update(
                 edge_vec=vector,
@@ -303,7 +242,7 @@ class Facet(Conservative):
             )
             record["edge_embedding/basis"] = functions
             record["edge_embedding/envelope"] = factor
-        return Edges(source, target, basis, harmonics, self._neighbours() ** self.gamma, tables)
+        return Geometry(basis, harmonics)
 
     def _envelope_options(self) -> dict[str, Any]:
         options = self.envelope

@@ -13,11 +13,15 @@ from ase_nnp.errors import ConfigError
 
 from .angular import Harmonics
 from .grid import BLOCK, in_blocks, quadrature
-from .irreps import Irreps
+from .irreps import Blocks, Irreps
 from .layers import EquivariantLinear, Names, glorot_
+from .products import mix_with_pullback
+from .pullback import Pullback
 
 __all__ = ["PolynomialMixer"]
 
+#: Added to the mean square of an atom's coefficients before its root: keeps the energy smooth.
+SMALL = 1e-2
 #: Degrees for which Lebedev grids exist and have positive weights, as far as they are needed here.
 LEBEDEV = (3, 5, 7, 9, 11, 15, 17, 19, 21, 23, 29, 31, 35, 41, 47, 53)
 
@@ -38,7 +42,7 @@ class PolynomialMixer(nn.Module):
 
     def __init__(self, irreps: Irreps, options: Mapping[str, Any]) -> None:
         super().__init__()
-        self.irreps = irreps
+        self.irreps, self.small = irreps, SMALL
         self.order, self.width = int(options["order"]), int(options["channels"])
         if self.order < 1 or self.width < 1:
             raise ConfigError("self_connection.polynomial needs order >= 1 and channels >= 1.")
@@ -61,38 +65,41 @@ class PolynomialMixer(nn.Module):
         points, weights = (torch.from_numpy(a) for a in arrays)
         keep = [i for k in irreps.degrees for i in range(k * k, (k + 1) ** 2)]
         y = Harmonics(irreps.lmax)(points)[:, keep]
-        self.register_buffer("to_grid", y.T.contiguous(), persistent=False)
-        self.register_buffer("from_grid", (y * weights[:, None]).contiguous(), persistent=False)
+        self.register_buffer("to_grid", y.contiguous(), persistent=False)
+        self.register_buffer("from_grid", (y * weights[:, None]).T.contiguous(), persistent=False)
 
     def names(self) -> Names:
         """There are no published names; our own."""
         yield from self.named_parameters()
 
     def on_grid(self, c: Tensor, gates: Tensor) -> Tensor:
-        """Coefficients (N, order width, C) and gates (N, (order - 1) width) to (N, width, C)."""
-        values = (c.flatten(0, 1) @ self.to_grid).unflatten(0, c.shape[:2])
-        functions = values.split(self.width, dim=1)
+        """Coefficients (N, C, order width) and gates (N, (order - 1) width) to (N, C, width)."""
+        functions = (self.to_grid @ c).split(self.width, dim=2)
         z = functions[-1]
         if self.order > 1:
-            factors = gates[:, :, None].split(self.width, dim=1)
+            factors = gates[:, None, :].split(self.width, dim=2)
             for function, gate in zip(functions[-2::-1], factors[::-1], strict=True):
                 z = function * (gate + z)
-        q: Tensor = (z.flatten(0, 1) @ self.from_grid).unflatten(0, z.shape[:2])
+        q: Tensor = self.from_grid @ z
         return q
 
-    def forward(self, h: Tensor, recompute: bool = False, record: Any = None) -> Tensor:
-        """Map flat rows (N, D) to the same irreps; ``recompute`` as in :class:`SphereMixer`."""
+    def forward(self, h: Blocks, recompute: bool = False, record: Any = None) -> Blocks:
+        """Map blocks to the same irreps; ``recompute`` as in :class:`SphereMixer`."""
         up = self.proj_up(h)
-        c = torch.cat(list(self.spread.split(up).values()), dim=2)
-        c = c * (c.square().mean(dim=(1, 2), keepdim=True) + 1e-2).rsqrt()
-        h0 = h[:, : self.irreps.mults[0]]
+        c = torch.cat([up[k] for k in self.spread.degrees], dim=1)
+        c = c * (c.square().mean(dim=(1, 2), keepdim=True) + self.small).rsqrt()
+        h0 = h[0][:, 0]
         gates = 2.0 * torch.sigmoid(h0 @ self.gate)
-        size = max(1, BLOCK // (c.shape[1] * self.to_grid.shape[1]))
+        size = max(1, BLOCK // (c.shape[2] * self.to_grid.shape[0]))
         q = in_blocks(self.on_grid, size if recompute else None, c, gates)
-        parts = q.split([2 * k + 1 for k in self.spread.degrees], dim=2)
+        parts = q.split([2 * k + 1 for k in self.spread.degrees], dim=1)
         blocks = dict(zip(self.spread.degrees, parts, strict=True))
-        blocks[0] = torch.cat([F.silu(h0 @ self.scalar)[..., None], blocks[0]], dim=1)
-        down = self.proj_down.join(blocks, h)
+        blocks[0] = torch.cat([F.silu(h0 @ self.scalar)[:, None], blocks[0]], dim=2)
+        down: Blocks = self.proj_down(blocks)
         if record is not None:
-            record["/proj_up"], record["/proj_down"] = up, down
+            record["/proj_up"], record["/proj_down"] = self.spread.flat(up), self.irreps.flat(down)
         return down
+
+    def with_pullback(self, h: Blocks) -> tuple[Blocks, Pullback]:
+        """As :meth:`forward`, and the pullback."""
+        return mix_with_pullback(self, h)

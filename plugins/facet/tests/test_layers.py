@@ -10,7 +10,10 @@ import torch
 from e3nn import o3
 
 import ase_nnp_facet.blocks as block_module
-import ase_nnp_facet.model as model_module
+import ase_nnp_facet.grid as grid_module
+import ase_nnp_facet.layer as layer_module
+import ase_nnp_facet.moments as moments_module
+import ase_nnp_facet.products as products_module
 from ase_nnp_facet.angular import Harmonics
 from ase_nnp_facet.grid import SphereMixer, quadrature
 from ase_nnp_facet.irreps import Irreps, paths
@@ -107,17 +110,61 @@ def test_small_blocks_change_nothing(tiny, structures, monkeypatch):
     graph = model.make_graph(structures)
     whole = model(graph)
     monkeypatch.setattr(block_module, "ATOMS", 3)
+    monkeypatch.setattr(moments_module, "ATOMS", 3)
+    monkeypatch.setattr(moments_module, "HELD", 0)
+    monkeypatch.setattr(products_module, "VALUES", 0)
     torch.testing.assert_close(model(graph)["forces"], whole["forces"], rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("kind", ["s2-polynomial", "s2-mlp-mixer"])
-def test_results_made_again_in_the_backward_pass_are_the_same(tiny, structures, monkeypatch, kind):
-    model = tiny(self_connection={"kind": kind})
+MIXERS = [
+    {"kind": "s2-polynomial"},
+    {"kind": "s2-polynomial", "polynomial": {"order": 1, "channels": 4}},
+    {"kind": "s2-mlp-mixer"},
+    {"kind": "gate"},
+    {"kind": "linear"},
+]
+
+
+@pytest.mark.parametrize("own", MIXERS, ids=lambda own: own["kind"])
+@pytest.mark.parametrize("norm", ["identity", "layer"])
+def test_an_evaluation_has_the_numbers_of_the_differentiable_network(tiny, structures, own, norm):
+    linear = {"linear_intro": norm == "layer", "message": {"max_ell": 3}}
+    model = tiny(self_connection=own, norm=norm, interaction=linear).freeze()
+    graph = model.make_graph(structures)
+    fast = model(graph)
+    model.differentiable = True
+    slow = model(graph)
+    for key in ("energy", "energies", "forces", "stress"):
+        torch.testing.assert_close(fast[key], slow[key].detach(), rtol=1e-10, atol=1e-12)
+    assert fast["forces"].abs().max() > 1e-3
+
+
+def test_weights_that_change_by_any_door_are_seen(tiny, structures):
+    model = tiny().freeze()
+    graph = model.make_graph(structures)
+    model(graph)
+    model.layers[1].conv.radial.kernels[0].data.mul_(1.5)
+    fast = model(graph)
+    model.differentiable = True
+    torch.testing.assert_close(fast["forces"], model(graph)["forces"].detach())
+
+
+def test_a_second_derivative_of_an_evaluation_is_refused(tiny, structures):
+    model = tiny()
+    graph = model.make_graph(structures[2])
+    positions = graph.positions.requires_grad_()
+    energy = model.energies_once(graph.replace(positions=positions))["energy"].sum()
+    (slope,) = torch.autograd.grad(energy, positions, create_graph=True)
+    with pytest.raises(RuntimeError, match="once"):
+        torch.autograd.grad(slope.sum(), positions)
+
+
+def test_values_made_again_in_the_backward_pass_are_the_same(tiny, structures, monkeypatch):
+    model = tiny(self_connection={"kind": "s2-mlp-mixer"})
     graph = model.make_graph(structures)
     kept = model(graph)
-    monkeypatch.setattr(model_module, "RECOMPUTE_ABOVE", 0)
-    monkeypatch.setattr(block_module, "ATOMS", 4)
-    monkeypatch.setattr(f"ase_nnp_facet.{'grid' if 'mlp' in kind else 'polynomial'}.BLOCK", 2000)
+    monkeypatch.setattr(layer_module, "RECOMPUTE_ABOVE", 0)
+    monkeypatch.setattr(grid_module, "BLOCK", 2000)
     again = model(graph)
     for key in ("energy", "forces", "stress"):
         torch.testing.assert_close(again[key], kept[key], rtol=1e-10, atol=1e-12)
