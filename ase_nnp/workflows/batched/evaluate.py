@@ -218,8 +218,8 @@ class Evaluator:
         model = self.model
         if self.neighbors is not None:
             graph = part.graph(
-                torch.from_numpy(batch.positions[rows]).to(model.device),
-                torch.from_numpy(batch.cell[first:last]).to(model.device),
+                torch.from_numpy(batch.positions[rows]),
+                torch.from_numpy(batch.cell[first:last]),
                 self.neighbors.cutoff,
                 model.max_neighbors,
             ).to(dtype=model.dtype)
@@ -227,16 +227,22 @@ class Evaluator:
             graph = model.make_graph([batch.snapshot(k) for k in part.members])
 
         self.calls += 1
-        with torch.no_grad():
-            output = model.compute(graph, self.properties)
+        try:
+            with torch.no_grad():
+                output = model.compute(graph, self.properties)
+        except Exception:
+            # A model may stumble over atoms in the same place: that is then the reason.
+            if part.closest is not None:
+                part.check(float(part.closest))
+            raise
         missing = [p for p in self.properties if p not in output]
         if missing:
             raise PredictionError(
                 f"{type(model).__name__} declares {', '.join(missing)} and did not return it."
             )
 
-        for name in self.properties:
-            value = output[name].detach().double().cpu().numpy()
+        values = read_once([output[name] for name in self.properties], part)
+        for name, value in zip(self.properties, values, strict=True):
             per_atom = name in model.per_atom
             if len(value) != (rows.stop - rows.start if per_atom else last - first):
                 raise PredictionError(f"'{name}' has shape {value.shape}: not one row each.")
@@ -256,3 +262,14 @@ class Evaluator:
             sound &= np.isfinite(results.stress).all(axis=(1, 2))
         for k in np.flatnonzero(~sound).tolist():
             results.failed.setdefault(k, "the model's energy, forces or stress are not finite")
+
+
+def read_once(values: Sequence[torch.Tensor], part: MicroBatch) -> list[Array]:
+    """Return tensors as float64 arrays by one copy to the host, and judge the closest pair."""
+    rows = [value.detach().double().flatten() for value in values]
+    rows.append(rows[0][:0] if part.closest is None else part.closest[None])
+    sizes = [len(row) for row in rows]
+    *arrays, closest = torch.cat(rows).cpu().split(sizes)
+    if len(closest):
+        part.check(float(closest))
+    return [a.view(v.shape).numpy() for a, v in zip(arrays, values, strict=True)]
