@@ -84,25 +84,25 @@ class SortedEdges:
         else:
             harmonics, basis = self.harmonics[block.places], self.basis[block.places]
             rows = (harmonics[:, :, None] * basis[:, None, :]).flatten(1)
-        return rows.view(block.last - block.first, block.width, -1)
+        return rows.view(block.last - block.first, block.width, rows.shape[1])
 
     def gather(self, x: Tensor, block: Slice) -> Tensor:
         """Features (n, k, C) of the senders."""
         n, width = block.last - block.first, block.width
         rows = self.space("features", n * width, x.shape[1])
         torch.index_select(x, 0, self.source[block.places], out=rows)
-        return rows.view(n, width, -1)
+        return rows.view(n, width, x.shape[1])
 
     def add_product(self, block: Slice, group: Group, features: Tensor, d_rows: Tensor) -> None:
         """Add features (n, k, C) times gradients (C, n, J K) to the gradient of the geometry."""
         places, other = block.places, d_rows.transpose(0, 1)
         if self.d_products is None:
             gradient = self.product("d", features, other).flatten(0, 1)
-            shape = (-1, group.high - group.low, self.basis.shape[1])
+            shape = (len(gradient), group.high - group.low, self.basis.shape[1])
             self._reduce(gradient.view(shape), places, slice(group.low, group.high))
             return
 
-        into = self.d_products[places].view(features.shape[0], features.shape[1], -1)
+        into = self.d_products[places].view(*features.shape[:2], self.d_products.shape[1])
         if into.shape[2] == other.shape[2]:
             into.baddbmm_(features, other)
         else:
@@ -112,7 +112,7 @@ class SortedEdges:
     def gradient(self) -> tuple[Tensor, Tensor]:
         """Return the gradients (places, K) and (places, J) of basis and harmonics."""
         if self.d_products is not None:
-            shape = (-1, self.harmonics.shape[1], self.basis.shape[1])
+            shape = (*self.harmonics.shape, self.basis.shape[1])
             self._reduce(self.d_products.view(shape), slice(None), slice(None))
         return self.d_basis, self.d_harmonics
 
@@ -230,7 +230,7 @@ def moments_with_pullback(
             # time, whose features and moments fit the cache.
             rows = edges.gather(x[group.l1], block).transpose(1, 2)
             moments = edges.product("moments", rows, edges.part(geometry, group.low, group.high))
-            moments = moments.view(rows.shape[0], group.channels, -1)
+            moments = moments.view(rows.shape[0], group.channels, group.mixer.shape[2])
 
             # Q before atoms: a product with a short last axis has a fifth of the speed.
             mixed[group.l1].append(torch.bmm(group.mixer, moments.permute(1, 2, 0)))

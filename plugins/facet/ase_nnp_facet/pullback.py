@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .irreps import Blocks
 
@@ -55,10 +54,28 @@ class Evaluation(torch.autograd.Function):
     def forward(ctx: Any, run: Any, *inputs: Tensor) -> Tensor:  # type: ignore[override]
         """Return the value and keep the pullback."""
         value, ctx.pullback = run(*inputs)
+        ctx.save_for_backward(*inputs)
         return value  # type: ignore[no-any-return]
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
         """Return the gradients of the inputs."""
-        return (None, *ctx.pullback(gradient))
+        with torch.no_grad():
+            slopes = ctx.pullback(gradient)
+
+        # torch's once_differentiable raises only on paths to the incoming gradient, and a second
+        # derivative in the inputs would lack its terms without a word.
+        return (None, *(_Once.apply(s, gradient, *ctx.saved_tensors) for s in slopes))
+
+
+class _Once(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, slope: Tensor, *inputs: Tensor) -> Tensor:  # type: ignore[override]
+        return slope.view_as(slope)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        raise RuntimeError(
+            "energies_once() is differentiable once; for a second derivative call energies(), or "
+            "set model.differentiable = True before compute()."
+        )
