@@ -25,6 +25,7 @@ from .angular import wigner_3j
 from .blocks import Block, gather
 from .irreps import Blocks, Irreps, Path, paths
 from .layers import MLP, Names
+from .multilinear import Layout, neighbor_sum
 
 __all__ = ["Convolution", "Edges"]
 
@@ -38,7 +39,9 @@ class Edges:
     basis: Tensor  # (E, K), with the envelope
     harmonics: Tensor  # (E, (L + 1)^2)
     norm: Tensor  # average number of neighbours to the power gamma
-    blocks: tuple[Block, ...] = ()  # empty: add up messages
+    blocks: tuple[Block, ...] = ()  # empty: add up messages, unless there is a layout
+    layout: Layout | None = None  # of edges in places, with
+    products: Tensor | None = None  # (places, J K), harmonics times basis, 0 where no edge is
 
 
 class Convolution(nn.Module):
@@ -98,6 +101,9 @@ class Convolution(nn.Module):
 
     def forward(self, blocks: Blocks, edges: Edges) -> Blocks:
         """Return blocks (N, 2 l3 + 1, channels) by degree."""
+        if edges.layout is not None:
+            return self._sums(blocks, edges, edges.layout)
+
         # A neighbor's features are gathered as one row; its order suits the products by channel.
         x = self.inputs.flat(blocks)
         if edges.blocks and self.linear:
@@ -130,6 +136,19 @@ class Convolution(nn.Module):
         position = torch.argsort(torch.cat([b.atoms for b in edges.blocks if b.atoms is not None]))
         joined = [torch.cat(group).index_select(0, position) for group in zip(*made, strict=True)]
         return dict(zip(self.degrees, joined, strict=True))
+
+    def _sums(self, blocks: Blocks, edges: Edges, layout: Layout) -> Blocks:
+        assert edges.products is not None
+        made = {}
+        for l1, mixer in zip(self.degrees, self.mixers(), strict=True):
+            low, high = self.harmonic_range(l1)
+            products = edges.products
+            if (high - low) * self.num_basis < products.shape[1]:
+                products = products[:, low * self.num_basis : high * self.num_basis].contiguous()
+            weights = mixer.unflatten(1, (2 * l1 + 1, -1)).permute(1, 0, 3, 2).contiguous()
+            sums = neighbor_sum(blocks[l1].flatten(1), products, weights, layout)  # (U, Q, N)
+            made[l1] = sums.permute(2, 0, 1)
+        return self._assemble(made, edges.norm)
 
     def mixers(self) -> list[Tensor]:
         """Radial weights and couplings as one matrix a channel: (U, (i j b), Q) of each l1."""

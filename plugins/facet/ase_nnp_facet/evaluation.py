@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from .layer import Layer
-from .moments import fill, sort_edges
+from .moments import fill
+from .places import sort_edges
 from .pullback import Evaluation
 
 __all__ = ["evaluate"]

@@ -26,6 +26,8 @@ from .grid import SphereMixer
 from .irreps import Irreps
 from .layer import RECOMPUTE_ABOVE, Layer
 from .layers import MLP, learn_or_keep
+from .multilinear import Layout
+from .places import sort_edges
 from .radial import envelope, make_basis
 from .settings import MPTRJ_ELEMENTS, resolve
 
@@ -157,8 +159,7 @@ class Facet(Conservative):
 
     def energies_once(self, graph: AtomGraph) -> dict[str, Tensor]:
         """As :meth:`energies`; faster, and differentiable once, in positions and cell."""
-        linear = all(isinstance(one, Layer) and one.conv.linear for one in self.layers)
-        if not (linear and self._moments(graph)) or len(self.messages):
+        if not (self._linear and self._moments(graph)) or len(self.messages):
             return self.energies(graph)
 
         geometry = self._geometry(graph)
@@ -192,16 +193,13 @@ class Facet(Conservative):
     def _features(self, graph: AtomGraph, record: dict[str, Tensor] | None = None) -> Tensor:
         """Features of the last layer (N, outs), differentiable as often as one likes."""
         geometry = self._geometry(graph, record)
-        source, target = graph.edge_index
-        moments = self._moments(graph)
-        tables = blocks(target, graph.num_atoms, geometry.basis.dtype) if moments else ()
-        norm = self._neighbours() ** self.gamma
-        edges = Edges(source, target, geometry.basis, geometry.harmonics, norm, tables)
 
         # Recomputed parts know no second derivative, which training on forces needs.
-        once = not (self.training or self.differentiable)
-        recompute = once and graph.num_atoms > RECOMPUTE_ABOVE
-        x = {0: self.embedding[self.species_index[graph.atomic_numbers]][:, None]}
+        again = self.training or self.differentiable
+        recompute = not again and graph.num_atoms > RECOMPUTE_ABOVE
+        edges, order = self._edges(graph, geometry, again and record is None)
+        species = self.species_index[graph.atomic_numbers]
+        x = {0: self.embedding[species if order is None else species[order]][:, None]}
         if record is not None:
             record["node_embedding"] = x[0][:, 0]
         for number, layer in enumerate(self.layers):
@@ -214,10 +212,33 @@ class Facet(Conservative):
             if record is not None and inner is not None:
                 record.update({f"mace/layer_{number}{k}": v for k, v in inner.items()})
 
-        last = x[0][:, 0]
+        last = x[0][:, 0] if order is None else x[0][torch.argsort(order), 0]
         if self.training and self.head_dropout:
             last = F.dropout(last, self.head_dropout)
         return last
+
+    def _edges(
+        self, graph: AtomGraph, geometry: Geometry, again: bool
+    ) -> tuple[Edges, Tensor | None]:
+        """What the layers need of the edges, and the order of atoms they work in."""
+        (source, target), (basis, harmonics) = graph.edge_index, geometry
+        norm, moments = self._neighbours() ** self.gamma, self._moments(graph)
+        if not (moments and again and self._linear and not len(self.messages)):
+            tables = blocks(target, graph.num_atoms, basis.dtype) if moments else ()
+            return Edges(source, target, basis, harmonics, norm, tables), None
+
+        # Memory and time of training are those of its moments: here they are made and dropped.
+        places = sort_edges(source, target, graph.num_atoms, basis.dtype)
+        b = basis.index_select(0, places.edge) * places.mask
+        y = harmonics.index_select(0, places.edge)
+        products = (y[:, :, None] * b[:, None, :]).flatten(1)
+        layout = Layout(places.source, places.slices)
+        edges = Edges(source, target, basis, harmonics, norm, layout=layout, products=products)
+        return edges, places.order
+
+    @property
+    def _linear(self) -> bool:
+        return all(isinstance(one, Layer) and one.conv.linear for one in self.layers)
 
     def _moments(self, graph: AtomGraph) -> bool:
         """Whether to sum over neighbors first: on a CPU that is faster (fewer, larger products)."""

@@ -8,7 +8,6 @@ order of their numbers of neighbors, so that a block is a slice of every array.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -17,28 +16,12 @@ from torch import Tensor
 
 from .convolution import Convolution
 from .irreps import Blocks
+from .places import Places, Slice, Spaces
 
-__all__ = ["SortedEdges", "moments_with_pullback", "sort_edges"]
+__all__ = ["SortedEdges", "fill", "moments_with_pullback"]
 
-#: Atoms of a block: their moments (35 000 numbers an atom at 128x0e+64x1o+32x2e) fit the cache.
-ATOMS = 16
 #: Products of basis and harmonics held for all layers; more edges than this make them again.
 HELD = 4_000_000
-
-
-@dataclass(frozen=True)
-class Slice:
-    """Atoms ``first`` to ``last`` with ``width`` places for edges each, from ``start``."""
-
-    first: int
-    last: int
-    width: int
-    start: int
-
-    @property
-    def places(self) -> slice:
-        """Places of the edges."""
-        return slice(self.start, self.start + (self.last - self.first) * self.width)
 
 
 @dataclass(frozen=True)
@@ -54,22 +37,11 @@ class SortedEdges:
     d_products: Tensor | None  # gathers their gradient
     d_basis: Tensor  # (places, K), gathers the gradient
     d_harmonics: Tensor  # (places, J)
-    spaces: dict[str, Tensor] = field(default_factory=dict)
-
-    def space(self, name: str, *shape: int) -> Tensor:
-        """Return memory for a block's results, the same for all blocks and layers.
-
-        Memory that is new each time comes from the system page by page, and is not in the cache.
-        """
-        size = math.prod(shape)
-        held = self.spaces.get(name)
-        if held is None or held.numel() < size:
-            held = self.spaces[name] = self.basis.new_empty(size)
-        return held[:size].view(shape)
+    spaces: Spaces = field(default_factory=Spaces)
 
     def product(self, name: str, one: Tensor, other: Tensor) -> Tensor:
         """Return the products of two stacks of matrices in the space of that name."""
-        into = self.space(name, one.shape[0], one.shape[1], other.shape[2])
+        into = self.spaces(name, self.basis, one.shape[0], one.shape[1], other.shape[2])
         return torch.bmm(one, other, out=into)
 
     def part(self, geometry: Tensor, low: int, high: int) -> Tensor:
@@ -89,7 +61,7 @@ class SortedEdges:
     def gather(self, x: Tensor, block: Slice) -> Tensor:
         """Features (n, k, C) of the senders."""
         n, width = block.last - block.first, block.width
-        rows = self.space("features", n * width, x.shape[1])
+        rows = self.spaces("features", x, n * width, x.shape[1])
         torch.index_select(x, 0, self.source[block.places], out=rows)
         return rows.view(n, width, x.shape[1])
 
@@ -120,49 +92,6 @@ class SortedEdges:
         harmonics, basis = self.harmonics[places, degrees], self.basis[places]
         self.d_basis[places] += torch.bmm(harmonics[:, None, :], gradient)[:, 0]
         self.d_harmonics[places, degrees] += torch.bmm(gradient, basis[:, :, None])[:, :, 0]
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where edges go, which depends on the graph alone."""
-
-    order: Tensor | None
-    source: Tensor
-    slices: tuple[Slice, ...]
-    edge: Tensor  # (places,) int64, the edge of a place; any where there is none
-    mask: Tensor  # (places, 1) 1 or 0
-    place: Tensor  # (E,) int64, the place of an edge
-
-
-def sort_edges(source: Tensor, target: Tensor, num_atoms: int, dtype: torch.dtype) -> Places:
-    """Sort atoms by number of neighbors and give each edge a place (on the CPU)."""
-    counts = torch.bincount(target, minlength=num_atoms)
-    order: Tensor | None = None
-    rank = torch.arange(num_atoms, device=target.device)
-
-    # In a crystal all atoms have about as many neighbors, and nothing needs sorting.
-    longest = int(counts.max()) if num_atoms else 0
-    if longest * num_atoms > 1.05 * target.shape[0]:
-        order = torch.argsort(counts, stable=True)
-        rank = torch.empty_like(order).scatter_(0, order, rank)
-        counts, source, target = counts[order], rank[source], rank[target]
-
-    # Stable, so that sums run in the order of the edges and are repeatable.
-    by_target = torch.argsort(target, stable=True)
-    slices, first_place, start = [], [], 0
-    for first in range(0, num_atoms, ATOMS):
-        last = min(first + ATOMS, num_atoms)
-        width = int(counts[first:last].max())
-        slices.append(Slice(first, last, width, start))
-        first_place.append(start + width * torch.arange(last - first, device=target.device))
-        start += width * (last - first)
-
-    starts = torch.cat(first_place) - (torch.cumsum(counts, 0) - counts)
-    places = starts[target[by_target]] + torch.arange(target.shape[0], device=target.device)
-    place = torch.empty_like(by_target).scatter_(0, by_target, places)
-    edge = place.new_zeros(start).scatter_(0, places, by_target)
-    mask = torch.zeros(start, 1, dtype=dtype, device=target.device)
-    return Places(order, source[edge], tuple(slices), edge, mask.index_fill_(0, places, 1.0), place)
 
 
 def fill(places: Places, basis: Tensor, harmonics: Tensor) -> SortedEdges:
@@ -268,7 +197,8 @@ def pull_moments(
         for group in parts:
             g = edges.part(geometry, group.low, group.high)
             own = d_mixed[group.l1][:, :, atoms].transpose(1, 2)
-            d_moments = edges.space("moments", len(group.by_order), group.channels, n, g.shape[2])
+            shape = (len(group.by_order), group.channels, n, g.shape[2])
+            d_moments = edges.spaces("moments", own, *shape)
 
             # A product over one number is slow as a product of matrices.
             multiply = torch.mul if own.shape[2] == 1 else torch.bmm

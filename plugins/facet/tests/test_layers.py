@@ -13,6 +13,7 @@ import ase_nnp_facet.blocks as block_module
 import ase_nnp_facet.grid as grid_module
 import ase_nnp_facet.layer as layer_module
 import ase_nnp_facet.moments as moments_module
+import ase_nnp_facet.places as places_module
 import ase_nnp_facet.products as products_module
 from ase_nnp_facet.angular import Harmonics
 from ase_nnp_facet.grid import SphereMixer, quadrature
@@ -110,7 +111,7 @@ def test_small_blocks_change_nothing(tiny, structures, monkeypatch):
     graph = model.make_graph(structures)
     whole = model(graph)
     monkeypatch.setattr(block_module, "ATOMS", 3)
-    monkeypatch.setattr(moments_module, "ATOMS", 3)
+    monkeypatch.setattr(places_module, "ATOMS", 3)
     monkeypatch.setattr(moments_module, "HELD", 0)
     monkeypatch.setattr(products_module, "VALUES", 0)
     torch.testing.assert_close(model(graph)["forces"], whole["forces"], rtol=1e-10, atol=1e-12)

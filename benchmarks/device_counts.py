@@ -1,0 +1,52 @@
+"""What one call asks of a device: operations it is given, and waits of the host for it.
+
+    python benchmarks/device_counts.py [FAMILY ...]
+
+Counted on the stand-in accelerator (``ase_nnp.testing.standin``) with the small configurations of
+the conformance suite, so no GPU is needed and every run counts the same. A row is the evaluation
+of a ready graph of the suite's crystal without stress, and of the same for training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+
+from ase_nnp import list_models
+from ase_nnp.models.potential import Conservative
+from ase_nnp.testing import make_subject
+from ase_nnp.testing.standin import Standin
+
+
+def counts(family: str) -> dict[str, int]:
+    """Operations and waits of one evaluation, and of one evaluation kept for training."""
+    subject = make_subject(family)
+    counted: dict[str, int] = {}
+    with Standin() as standin:
+        model = copy.deepcopy(subject.model).to(standin.device).eval()
+        graph = model.make_graph([subject.crystal()])
+        wanted = [p for p in model.outputs if p != "stress"]
+        for name in ("evaluation", "training"):
+            if name == "training" and isinstance(model, Conservative):
+                model.differentiable = True
+            model.compute(graph, wanted)  # tables made at a first call are no cost of a call
+            standin.clear()
+            model.compute(graph, wanted)
+            counted[f"{name} operations"] = standin.operations.total()
+            counted[f"{name} waits"] = standin.waits.total()
+    return counted
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("families", nargs="*")
+    families = parser.parse_args().families or sorted(list_models())
+    print("| family | operations, evaluation | waits | operations, training | waits |")
+    print("| --- | --- | --- | --- | --- |")
+    for family in families:
+        print("|", " | ".join([family, *map(str, counts(family).values())]), "|", flush=True)
+
+
+if __name__ == "__main__":
+    main()
