@@ -54,7 +54,8 @@ def evaluate(
             for number in reversed(range(len(pullbacks))):
                 d = pullbacks[number](d, number > 0)
             d_basis, d_harmonics = edges.gradient()
-            return d_basis[places.place], d_harmonics[places.place]
+            place = places.place
+            return d_basis.index_select(0, place), d_harmonics.index_select(0, place)
 
         return last if back is None else last[back], pullback
 
