@@ -148,7 +148,8 @@ class LayerNorm(nn.Module):
         factors = {0: self._inverse(scalars.square().mean(dim=2, keepdim=True))}
         higher = self.irreps.degrees[1:]
         if higher:
-            total = sum(blocks[k].square().sum(dim=(1, 2), keepdim=True) for k in higher)
+            squares = [blocks[k].square().sum(dim=(1, 2), keepdim=True) for k in higher]
+            total = torch.stack(squares).sum(dim=0)
             rest = self._inverse(total / (self.irreps.dim - self.irreps.mults[0]))
             factors |= dict.fromkeys(higher, rest)
 

@@ -205,10 +205,11 @@ def _composed(
     for place, change in enumerate(changes):
         if change is None:
             continue
-        at = (*inputs[:place], change, *inputs[place + 1 :])
+        at: list[Tensor] = [*inputs[:place], change, *inputs[place + 1 :]]
         wanted = [k != place for k in range(3)]
         slopes: Any = _Slopes.apply(dz, *at, layout, wanted)
-        for k, term in enumerate((neighbor_sum(*at, layout), *slopes)):
+        x, g, w = at
+        for k, term in enumerate((neighbor_sum(x, g, w, layout), *slopes)):
             if term is not None:
                 totals[k] = term if totals[k] is None else totals[k] + term
     return tuple(totals)
