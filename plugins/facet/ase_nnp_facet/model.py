@@ -159,7 +159,7 @@ class Facet(Conservative):
 
     def energies_once(self, graph: AtomGraph) -> dict[str, Tensor]:
         """As :meth:`energies`; faster, and differentiable once, in positions and cell."""
-        if not (self._linear and self._moments(graph)) or len(self.messages):
+        if not self._written(graph):
             return self.energies(graph)
 
         geometry = self._geometry(graph)
@@ -223,7 +223,7 @@ class Facet(Conservative):
         """What the layers need of the edges, and the order of atoms they work in."""
         (source, target), (basis, harmonics) = graph.edge_index, geometry
         norm, moments = self._neighbours() ** self.gamma, self._moments(graph)
-        if not (moments and again and self._linear and not len(self.messages)):
+        if not (again and self._written(graph)):
             tables = blocks(target, graph.num_atoms, basis.dtype) if moments else ()
             return Edges(source, target, basis, harmonics, norm, tables), None
 
@@ -236,9 +236,12 @@ class Facet(Conservative):
         edges = Edges(source, target, basis, harmonics, norm, layout=layout, products=products)
         return edges, places.order
 
-    @property
-    def _linear(self) -> bool:
-        return all(isinstance(one, Layer) and one.conv.linear for one in self.layers)
+    def _written(self, graph: AtomGraph) -> bool:
+        """Whether the written gradients fit: linear radial functions on a CPU, one precision."""
+        linear = all(isinstance(one, Layer) and one.conv.linear for one in self.layers)
+        # Autocast would give them two precisions at a time.
+        mixed = torch.is_autocast_enabled(graph.positions.device.type)
+        return linear and not mixed and self._moments(graph) and not len(self.messages)
 
     def _moments(self, graph: AtomGraph) -> bool:
         """Whether to sum over neighbors first: on a CPU that is faster (fewer, larger products)."""

@@ -64,9 +64,24 @@ def test_a_training_step_has_the_gradients_of_plain_autograd(tiny, structures, m
         return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
     ours = step()
-    monkeypatch.setattr(Facet, "_linear", property(lambda self: False))
+    monkeypatch.setattr(Facet, "_written", lambda self, graph: False)
     plain = step()
     assert ours.keys() == plain.keys()
     assert max(gradient.abs().max() for gradient in plain.values()) > 1e-4
     for name, gradient in plain.items():
         torch.testing.assert_close(ours[name], gradient, rtol=1e-9, atol=1e-12, msg=name)
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_under_autocast_the_plain_network_answers(tiny, structures, monkeypatch, train):
+    model = tiny().float().train(train)
+    batch = model.make_graph(structures[:2])
+
+    def low():
+        with torch.autocast("cpu", torch.bfloat16):
+            return model(batch)["forces"].detach()
+
+    ours = low()
+    monkeypatch.setattr(Facet, "_written", lambda self, graph: False)
+    assert torch.isfinite(ours).all()
+    torch.testing.assert_close(ours, low())
