@@ -48,10 +48,10 @@ def paths_of_batch(structures, model, tmp_path, **options):
 def test_every_step_is_that_of_ase(model, optimizer, tmp_path):
     structures = mixed()
     outcomes, paths = paths_of_batch(
-        structures, model, tmp_path, optimizer=optimizer, fmax=0.02, steps=60
+        structures, model, tmp_path, optimizer=optimizer, fmax=0.02, steps=30
     )
     for outcome, path, atoms in zip(outcomes, paths, structures, strict=True):
-        expected, converged, energy = path_of_ase(atoms, model, optimizer, False, 0.02, 60)
+        expected, converged, energy = path_of_ase(atoms, model, optimizer, False, 0.02, 30)
         assert len(path) == len(expected) == outcome.steps + 1
         assert outcome.converged == converged
         assert outcome.energy == pytest.approx(energy, abs=1e-8)
@@ -69,10 +69,10 @@ def test_every_step_with_the_cell_is_that_of_ase(model, optimizer, tmp_path):
     held.set_constraint([FixAtoms([0]), FixCartesian([1], mask=(False, True, False))])
     structures = [sheared, held, bulk("Cu", a=3.1)]
     outcomes, paths = paths_of_batch(
-        structures, model, tmp_path, optimizer=optimizer, fmax=0.01, steps=40, cell=True
+        structures, model, tmp_path, optimizer=optimizer, fmax=0.01, steps=20, cell=True
     )
     for outcome, path, atoms in zip(outcomes, paths, structures, strict=True):
-        expected, converged, energy = path_of_ase(atoms, model, optimizer, True, 0.01, 40)
+        expected, converged, energy = path_of_ase(atoms, model, optimizer, True, 0.01, 20)
         assert len(path) == len(expected) == outcome.steps + 1
         assert outcome.converged == converged
         assert outcome.energy == pytest.approx(energy, abs=1e-8)
@@ -101,7 +101,7 @@ class Capped(Conservative):
 def test_the_skin_changes_nothing(model, cell):
     structures = [slab(2, 5), slab(3, 6)]
     runs = [
-        relax_many(model, structures, steps=50, cell=cell, skin=skin, batch=10**6)
+        relax_many(model, structures, steps=25, cell=cell, skin=skin, batch=10**6)
         for skin in (0.0, 0.5, 2.0)
     ]
     for one, other in [(runs[0], runs[1]), (runs[0], runs[2])]:

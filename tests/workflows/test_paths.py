@@ -42,8 +42,17 @@ def as_ase_does(pair, images, method, climb, steps, make=EMT):
     return np.array(frames)
 
 
-@pytest.mark.parametrize("method", ["aseneb", "improvedtangent", "eb"])
-@pytest.mark.parametrize("climb", [False, True])
+@pytest.mark.parametrize(
+    ("method", "climb"),
+    [
+        ("aseneb", False),
+        ("improvedtangent", True),
+        ("eb", False),
+        pytest.param("aseneb", True, marks=pytest.mark.slow),
+        pytest.param("improvedtangent", False, marks=pytest.mark.slow),
+        pytest.param("eb", True, marks=pytest.mark.slow),
+    ],
+)
 def test_every_image_of_every_step_is_where_ases_band_has_it(method, climb, monkeypatch):
     pair, frames, move = hop("Al", "Au"), [], Band.move
 
