@@ -104,3 +104,22 @@ def test_records_that_cannot_be_meant_are_named(pyg, tmp_path, change, message):
     dataset = open_dataset(lmdb_of(tmp_path / "a.lmdb", {0: pyg(fields, "flat")}))
     with pytest.raises(DatasetError, match=rf"a\.lmdb: record '0': .*{message}"):
         dataset[0]
+
+
+def test_an_energy_beside_y_is_the_label_of_one_source(pyg, tmp_path):
+    atoms = slab(1)
+    fields = fields_of(atoms, y=-1.0, energy=-200.0, forces=2 * torch.ones(14, 3))
+    dataset = open_dataset(lmdb_of(tmp_path / "a.lmdb", {0: pyg(fields, "flat")}))
+    assert dataset.energy_kind == "total"
+    read = dataset[0]
+    assert read.get_potential_energy() == -200.0
+    assert (read.get_forces(apply_constraint=False) == 2).all()
+    assert read.info["y"] == -1.0
+    assert read.info["force"] == pytest.approx(atoms.calc.results["forces"], abs=1e-6)
+
+
+def test_numbers_too_large_to_be_whole_stay_as_they_are(pyg, tmp_path):
+    fields = fields_of(slab(1), y=-1.0, large=1e300, sid=7.0)
+    info = open_dataset(lmdb_of(tmp_path / "a.lmdb", {0: pyg(fields, "flat")}))[0].info
+    assert (type(info["large"]), info["large"]) == (float, 1e300)
+    assert (type(info["sid"]), info["sid"]) == (int, 7)

@@ -7,7 +7,8 @@ IS2RE/IS2RS sets are one file, S2EF sets a folder of shards. Both pickle layouts
 An IS2RE record is its initial structure: ``energy`` is ``y_init``; ``y_init``, ``y_relaxed`` and
 ``pos_relaxed`` are in ``info``. Whether an S2EF energy is total or referenced does not stand in
 the file: ``y`` is taken as adsorption energy (as published), ``energy`` and every OC22 energy as
-total, unless ``stored_energy_kind=`` says otherwise.
+total, unless ``stored_energy_kind=`` says otherwise. Where ``energy`` stands beside ``y`` it is the
+label, and ``y`` information.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ OC20_REFERENCE = (
     "OC20: relaxed clean slab + gas-phase adsorbate from N2, H2O, CO and H2 (RPBE, no dispersion)"
 )
 _RENAMED = {"y": "energy", "force": "forces", "pos": "positions", "cell_offsets": "edge_shift"}
+_EXACT = 2.0**53  # whole numbers up to here are exact as floats
 _DROPPED = frozenset(
     ["natoms", "nedges", "edge_distance_vec", "distances", "edge_attr", "x", "normal", "face"]
 )
@@ -56,7 +58,7 @@ def _number(value: Any, name: str) -> float:
 def _identifier(value: Any) -> Any:
     if isinstance(value, np.ndarray) and value.size == 1:
         value = value.item()
-    if isinstance(value, float) and value.is_integer():
+    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
         return int(value)
     return value
 
@@ -86,8 +88,10 @@ def decode(data: bytes) -> Sample:
     for name, value in fields.items():
         if name in _DROPPED:
             continue
-        name = _RENAMED.get(name, name)
-        if name == "energy" or name in ("y_init", "y_relaxed"):
+        # Where both stand there, the names of fairchem 1 are the label, and old ones information.
+        if name not in _RENAMED or _RENAMED[name] not in fields:
+            name = _RENAMED.get(name, name)
+        if name in ("energy", "y", "y_init", "y_relaxed"):
             (sample if name == "energy" else info)[name] = _number(value, name)
         elif name in ("positions", "forces", "edge_shift", "edge_index"):
             sample[name] = value
@@ -224,9 +228,9 @@ class LegacyShard(Shard):
                 continue
             if fields.get("oc22"):
                 return "total"
-            if "y_init" in fields or "y_relaxed" in fields or "y" in fields:
-                return "adsorption"
-            return "total" if "energy" in fields else None
+            if "energy" in fields:
+                return "total"
+            return "adsorption" if {"y_init", "y_relaxed", "y"} & fields.keys() else None
         return None
 
     def __len__(self) -> int:
