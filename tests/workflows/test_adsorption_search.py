@@ -77,6 +77,7 @@ def test_minima_are_distinct_ranked_and_described(oxygen):
     assert best.tilt is None  # a single atom
     assert oxygen.best.std is None  # EMT has no error bar, and says so
     assert "No ±" in oxygen.error_bar
+    assert oxygen.settings["model"] == "EMT"
 
 
 def test_every_placement_is_accounted_for(oxygen):

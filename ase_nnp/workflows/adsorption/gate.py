@@ -44,7 +44,7 @@ SHORTEST = 0.7
 BELOW = 0.3
 #: Share of the model's threshold above which a structure is unknown to it all the same, if the
 #: score is also so many times that of the question's other minima.
-STRANGE, STRANGER = 0.7, 1.5
+STRANGE, STRANGER = 0.65, 1.25
 #: eV below the next minimum, and how much less sure than of those above: a hole.
 TOO_LOW, LESS_SURE = 1.0, 1.5
 #: So are such energies where the shortest bond to the slab is below this share of the covalent

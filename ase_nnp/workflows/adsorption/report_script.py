@@ -80,12 +80,17 @@ function bars() {
   const m = data.minima, label = m.map(o => `${o.rank}  ${o.site}`);
   const wide = m.map(o => o.high === null ? 0 : o.high - o.energy);
   const low = m.map(o => o.low === null ? 0 : o.energy - o.low);
+  // Half a hundredth of an eV is no difference: the axis is never narrower than 0.2 eV.
+  const left = Math.min(...m.map((o, k) => o.energy - low[k]));
+  const right = Math.max(...m.map((o, k) => o.energy + wide[k]));
+  const half = Math.max(0.1, 0.55 * (right - left)), middle = (left + right) / 2;
+  const range = m.length ? [middle - half, middle + half] : [-1, 1];
   Plotly.newPlot("bars", [{
     type: "scatter", mode: "markers", x: m.map(o => o.energy), y: label,
     marker: {size: 10, color: "#1f6fb2"},
     error_x: {type: "data", symmetric: false, array: wide, arrayminus: low, thickness: 1.5},
     hovertemplate: "%{x:.3f} eV<extra></extra>",
-  }], {...blank, margin: {l: 10, r: 20, t: 10, b: 45}, xaxis: {title: {text: data.axis}},
+  }], {...blank, margin: {l: 10, r: 20, t: 10, b: 45}, xaxis: {title: {text: data.axis}, range},
        yaxis: {autorange: "reversed", automargin: true}}, still);
 }
 

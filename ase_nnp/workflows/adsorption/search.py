@@ -30,6 +30,8 @@ from ase_nnp.workflows.surfaces import vacuum_gaps
 if TYPE_CHECKING:
     from ase import Atoms
 
+    from ase_nnp.models.potential import Potential
+
 __all__ = ["adsorb", "is_slab"]
 
 #: Angstrom: placements this near are one before anything is relaxed.
@@ -125,7 +127,7 @@ def adsorb(
         "steps": steps,
         "push": push,
         "reference": references.name,
-        "model": str(potential.provenance.get("pretrained") or potential.unwrapped.family),
+        "model": _model_name(potential),
         "model_hash": model_hash(potential),
     }
     home = None if folder is None else _home(Path(folder), given, guests, settings)
@@ -261,6 +263,13 @@ def _relaxed(
 def _slab_id(slab: Atoms) -> str:
     content = [slab.numbers, np.round(slab.cell.array, 2), np.round(slab.positions, 2)]
     return f"{slab.get_chemical_formula(empirical=True)}-{digest(content)[:8]}"
+
+
+def _model_name(potential: Potential) -> str:
+    """The pretrained model or the family; a calculator of ASE has neither, but a name."""
+    inner = potential.unwrapped
+    said = potential.provenance.get("pretrained") or inner.family or getattr(inner, "name", "")
+    return str(said or type(inner).__name__)
 
 
 def _system(slab: Atoms, guests: Sequence[Adsorbate]) -> str:

@@ -179,7 +179,8 @@ def check_saddle(
     small
         cm^-1; a second imaginary mode below this is taken for noise.
     push
-        Angstrom, how far the fastest atom is moved along the mode before going down.
+        Angstrom, how far the fastest atom is moved along the mode before going down; two or four
+        times as far where the mode is so soft that nothing falls from there.
     fmax, steps
         Of the two relaxations.
     near
@@ -202,12 +203,8 @@ def check_saddle(
 
     # ASE sorts modes by the square of their frequency: the most imaginary one is the first.
     mode = result.get_modes()[0]
-    mode = mode * push / np.linalg.norm(mode, axis=1).max()
-    pushed = []
-    for sign in (-1, 1):
-        moved = atoms.copy()
-        moved.positions[free] += sign * mode
-        pushed.append(moved)
+    mode = mode / np.linalg.norm(mode, axis=1).max()
+    pushed = [_pushed(atoms, free, sign * mode, potential, push, fmax) for sign in (-1, 1)]
     outcomes = relax_many(potential, pushed, optimizer="FIRE", fmax=fmax, steps=steps)
     ends = [outcome.atoms for outcome in outcomes]
     problems += [
@@ -220,6 +217,30 @@ def check_saddle(
         distances, wrong = _compared(ends, list(between), near)
         problems += wrong
     return SaddleCheck(result, imaginary, ends, distances, problems)
+
+
+def _pushed(
+    atoms: Atoms,
+    free: list[int],
+    direction: NDArray[np.float64],
+    model: Any,
+    push: float,
+    fmax: float,
+) -> Atoms:
+    """Push a saddle point until it falls: a force downhill that a relaxation goes on from.
+
+    The force that is left at a saddle point may be as large as that of a soft mode after a push,
+    and then a relaxation would end where it begins.
+    """
+    predictor = Predictor(model)
+    for length in (push, 2 * push, 4 * push):
+        moved: Atoms = atoms.copy()
+        moved.positions[free] += length * direction
+        forces = np.asarray(predictor([moved], ("forces",), progress=False)[0]["forces"])[free]
+        # Along the way only: forces across it relax, and leave the atoms on the top.
+        if float((forces * direction).sum()) > 2 * fmax * np.linalg.norm(direction):
+            break
+    return moved
 
 
 def _compared(
