@@ -6,7 +6,7 @@ from ase.build import bulk, molecule
 
 from ase_nnp.errors import UncertaintyError
 from ase_nnp.models.predictor import predict
-from ase_nnp.registry.installed import list_models
+from ase_nnp.registry.installed import installed, list_models, missing_packages
 from ase_nnp.testing import make_subject
 from ase_nnp.uncertainty.fitting import fit, wrap
 
@@ -15,6 +15,9 @@ FAMILIES = sorted({*list_models(), "lj"})
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def family(request):
+    known = installed().families
+    if request.param in known and (missing := missing_packages(known[request.param])):
+        pytest.skip(f"{request.param} needs {', '.join(missing)}, which is not installed here")
     return request.param
 
 
