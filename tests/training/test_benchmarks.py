@@ -331,7 +331,7 @@ def test_elastic_moduli_and_heat_capacities_of_a_table_are_compared(tmp_path):
         "shear_modulus_vrh": 50.0,
     }
     path = tmp_path / "mp.json"
-    path.write_text(json.dumps([entry]))
+    path.write_text(json.dumps([entry], default=lambda value: value.item()))  # NumPy 1 in pbc
     assert read_crystals(path)[0][2] == {"bulk_modulus_vrh": 137.0, "shear_modulus_vrh": 50.0}
     report = run_benchmark({"emt": emt()}, path)[0]
     moduli = {a.group: a.prediction for a in report.answers}
