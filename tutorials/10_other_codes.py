@@ -93,5 +93,5 @@ if find_spec("phonopy"):
     model = ase_nnp.load_model(DATA / "toy.nnp", dtype="float64")
     phonon.forces = [row["forces"] for row in ase_nnp.predict(model, displaced, ("forces",))]
     phonon.produce_force_constants()
-    phonon.run_mesh([6, 6, 6])
+    phonon.run_mesh([6, 6, 6], is_gamma_center=True)
     print("highest frequency:", phonon.get_mesh_dict()["frequencies"].max().round(2), "THz")
