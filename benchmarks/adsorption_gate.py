@@ -31,6 +31,7 @@ from ase import build
 from ase.io import write
 
 import ase_nnp
+from ase_nnp.models.files import model_hash
 from ase_nnp.workflows.adsorption import adsorbate, place
 from ase_nnp.workflows.adsorption.judgment import judged
 from ase_nnp.workflows.adsorption.references import References
@@ -123,11 +124,17 @@ def ends_of(model, metal, facet, name, steps):
     )
     rows = []
     for one in result.minima:
-        rows.append((one.atoms, "accepted", "", one.energy, one.placements, one.std))
+        rows.append((one.atoms, "accepted", "", one.energy, one.placements))
     for one in result.rejected:
         if one.energy is not None:
-            rows.append((one.atoms, one.reason, one.detail, one.energy, one.placements, None))
+            rows.append((one.atoms, one.reason, one.detail, one.energy, one.placements))
     return result, starts, rows
+
+
+def share(model, row) -> float:
+    """The score over the threshold of the model's flag; NaN for a model without."""
+    limit = getattr(model, "uq", {}).get("score_threshold")
+    return float(row["ood_score"]) / limit if limit and "ood_score" in row else np.nan
 
 
 def record(model, judge, system, steps):
@@ -139,10 +146,13 @@ def record(model, judge, system, steps):
     ).energies(judge, atoms, result.slab)
     forces = ase_nnp.predict(judge, atoms, ("forces",), progress=False)
     doubts = ase_nnp.predict(model, atoms, progress=False)
+    values = References(
+        result.reference, result.reaction, result.amounts, dict(result.gas)
+    ).energies(model, atoms, result.slab)
 
     records = []
-    for (end, reason, detail, energy, placements, std), seen, force, own in zip(
-        rows, energies, forces, doubts, strict=True
+    for (end, reason, detail, energy, placements), seen, force, own, value in zip(
+        rows, energies, forces, doubts, values, strict=True
     ):
         worst = float(np.linalg.norm(force["forces"], axis=1).max())
         above = float(seen) - energy
@@ -165,8 +175,8 @@ def record(model, judge, system, steps):
             "model_energy": energy,
             "judge_above": above,
             "judge_force": worst,
-            "std": std or float(own.get("energy_std", np.nan)),
-            "ood_score": float(own.get("ood_score", np.nan)),
+            "std": np.nan if value.std is None else value.std,
+            "ood_share": share(model, own),
             "truth": "hole" if hole else "right" if true else "neither",
         }
         records.append(twin)
@@ -208,6 +218,8 @@ def main() -> None:
     torch.set_num_threads(1)
 
     model, judge = ase_nnp.load_model(options.model), ase_nnp.load_model(options.judge)
+    # An environment may hold the plugin of another tree, and so another model of the same name.
+    print("model", model_hash(model), flush=True)
     rows = list(ase_nnp.open_dataset(options.ends)) if options.ends.exists() else []
     finished = {one.info["system"] for one in rows}
     for metal, facet, guest in systems(options.systems):
@@ -219,7 +231,7 @@ def main() -> None:
         print(
             f"{guest} on {metal} {facet}: {Counter(one.info['truth'] for one in more)}", flush=True
         )
-    value = summary(rows)
+    value = {"model": model_hash(model), **summary(rows)}
     print(json.dumps(value, indent=1))
     if options.output:
         options.output.write_text(json.dumps(value, indent=1) + "\n")

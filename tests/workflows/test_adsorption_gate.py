@@ -18,6 +18,8 @@ from ase_nnp.workflows.adsorption.stages import Candidate
 from ase_nnp.workflows.adsorption.verdicts import Verdicts
 
 ENDS = Path(__file__).parents[1] / "helpers" / "gate_ends.extxyz.xz"
+#: Of the flag of the model that relaxed them.
+THRESHOLD = 1.308
 TRUST = ("unknown to the model", "hole")
 
 
@@ -47,7 +49,12 @@ def verdicts(rows, bars):
         candidates.append(one)
         value = energies[id(one)] = Energy(info["model_energy"])
         if bars:
-            doubts[id(one)] = {"ood_flag": info["ood_score"] > 1, "ood_score": info["ood_score"]}
+            score = info["ood_score"]
+            doubts[id(one)] = {
+                "ood_flag": score > THRESHOLD,
+                "ood_score": score,
+                "score_threshold": THRESHOLD,
+            }
             value.std = info["std"]
     slab = rows[0][rows[0].get_tags() < 2]
     slab.positions = slab.arrays["clean"]

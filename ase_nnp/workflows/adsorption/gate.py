@@ -44,7 +44,7 @@ SHORTEST = 0.7
 BELOW = 0.3
 #: Share of the model's threshold above which a structure is unknown to it all the same, if the
 #: score is also so many times that of the question's other minima.
-STRANGE, STRANGER = 0.65, 1.25
+STRANGE, STRANGER = 0.5, 1.25
 #: eV below the next minimum, and how much less sure than of those above: a hole.
 TOO_LOW, LESS_SURE = 1.0, 1.5
 #: So are such energies where the shortest bond to the slab is below this share of the covalent
@@ -127,15 +127,15 @@ def strange(scores: Sequence[float | None]) -> dict[int, str]:
     Parameters
     ----------
     scores
-        ``ood_score`` of the distinct minima, 1 being the model's own threshold; without scores
-        nothing is told.
+        ``ood_score`` of the distinct minima over the threshold of the model's own flag; without
+        them nothing is told.
     """
     known = [score for score in scores if score is not None]
     if len(known) < len(scores) or len(known) < 3:
         return {}
     typical = float(np.median(known))
     return {
-        k: f"score {score:.2f}, of the others {typical:.2f}"
+        k: f"score {score:.2f} of the model's threshold, of the others {typical:.2f}"
         for k, score in enumerate(known)
         if score > max(STRANGE, STRANGER * typical)
     }

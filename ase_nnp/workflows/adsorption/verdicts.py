@@ -29,13 +29,19 @@ __all__ = ["Verdicts", "doubts_of"]
 def doubts_of(
     potential: Potential, candidates: Sequence[Candidate]
 ) -> dict[int, Mapping[str, Any]]:
-    """Return flag and score that a model gives each candidate, by its id; none without them."""
+    """Return flag and score that a model gives each candidate, by its id; none without them.
+
+    ``score_threshold`` is added where the model says above which score its flag is set.
+    """
     wanted = [n for n in ("ood_flag", "ood_score") if n in potential.outputs]
     asked = [one for one in candidates if one.energy is not None]
     if not wanted or not asked:
         return {}
     rows = predict(potential, [one.atoms for one in asked], wanted, progress=False)
-    return {id(one): row for one, row in zip(asked, rows, strict=True)}
+    limit = getattr(potential, "uq", {}).get("score_threshold")
+    return {
+        id(one): {**row, "score_threshold": limit} for one, row in zip(asked, rows, strict=True)
+    }
 
 
 class Verdicts:
@@ -52,8 +58,8 @@ class Verdicts:
         Those that nothing speaks against so far.
     rejected
         Reason, details, candidate.
-    scores
-        ``ood_score`` by the candidate's id.
+    scores, shares
+        ``ood_score`` by the candidate's id, and the same over the threshold of the model's flag.
     """
 
     def __init__(self, slab: Atoms) -> None:
@@ -61,6 +67,7 @@ class Verdicts:
         self.accepted: list[Candidate] = []
         self.rejected: list[tuple[str, str, Candidate]] = []
         self.scores: dict[int, float | None] = {}
+        self.shares: dict[int, float | None] = {}
 
     def judge(
         self, candidates: Sequence[Candidate], doubts: Mapping[int, Mapping[str, Any]]
@@ -68,8 +75,10 @@ class Verdicts:
         """Sort candidates, each for itself; ``doubts`` are those of :func:`doubts_of`."""
         for one in candidates:
             row = doubts.get(id(one), {})
-            score = row.get("ood_score")
+            score, limit = row.get("ood_score"), row.get("score_threshold")
             self.scores[id(one)] = None if score is None else float(score)
+            known = score is not None and limit
+            self.shares[id(one)] = float(score) / float(limit) if known else None
 
             reason, detail = self._verdict(one, row)
             if reason:
@@ -85,7 +94,7 @@ class Verdicts:
         energies
             Adsorption energies by the candidate's id: numbers with a ``std``.
         """
-        unknown = strange([self.scores.get(id(one)) for one in self.accepted])
+        unknown = strange([self.shares.get(id(one)) for one in self.accepted])
         self._reject("unknown to the model", unknown)
 
         values = [energies[id(one)] for one in self.accepted]
