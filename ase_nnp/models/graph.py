@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ase_nnp.errors import StructureError
-from ase_nnp.models.lattice import recentered, search_cell, search_lattice
+from ase_nnp.models.lattice import recentered, search_lattice, wrapped
 from ase_nnp.models.neighbors import searcher, sort_and_cap_edges
 from ase_nnp.models.neighbors_torch import occurrences
 from ase_nnp.models.structures import arrays_of, name_of
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 __all__ = ["AtomGraph"]
-
-#: Of a lattice vector; atoms on the border of a cell must not go one way or the other by rounding.
-BORDER = 1e-9
 
 
 @dataclass(frozen=True)
@@ -216,7 +213,7 @@ class AtomGraph:
         device = torch.device(device)
         base, cell, made_of = _collect(atoms, inputs, pbc, float(cutoff))
         if wrap:
-            base = _wrapped(base)
+            base = replace(base, positions=wrapped(base.positions, base.cell, base.pbc, base.batch))
         if recenter:
             geometry = base.positions, base.cell, base.pbc, base.batch
             base = replace(base, positions=recentered(*geometry, cutoff, fold=not wrap)[0])
@@ -272,7 +269,7 @@ class AtomGraph:
         """
         base, _, _ = _collect(atoms, inputs)
         if wrap:
-            base = _wrapped(base)
+            base = replace(base, positions=wrapped(base.positions, base.cell, base.pbc, base.batch))
         index = torch.as_tensor(np.asarray(edge_index).astype(np.int64))
         if index.numel() == 0:
             index = index.reshape(2, 0)
@@ -397,16 +394,3 @@ def _collect(
     same = np.eye(3, dtype=np.int64)
     integers = np.stack([same if made_of is None else made_of for _, made_of in lattices])
     return graph, cells, torch.from_numpy(integers)
-
-
-def _wrapped(graph: AtomGraph) -> AtomGraph:
-    """Fold atoms into the cell along periodic directions; those on its border to zero."""
-    pairs = zip(graph.cell.numpy(), graph.pbc.numpy(), strict=True)
-    cell = torch.from_numpy(np.stack([search_cell(c, periodic) for c, periodic in pairs]))
-
-    # An atom that sits on the border by rounding folds to zero, as in ASE's wrap.
-    scaled = torch.einsum("nc,ncd->nd", graph.positions, torch.linalg.inv(cell)[graph.batch])
-
-    cells = torch.where(graph.pbc[graph.batch], torch.floor(scaled + BORDER), 0.0)
-    moved = torch.einsum("nc,ncd->nd", cells, cell[graph.batch])
-    return replace(graph, positions=graph.positions - moved)

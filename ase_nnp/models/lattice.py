@@ -10,7 +10,10 @@ from torch import Tensor
 
 from ase_nnp.errors import StructureError
 
-__all__ = ["MAX_NEIGHBORS", "recentered", "search_lattice"]
+__all__ = ["MAX_NEIGHBORS", "recentered", "search_lattice", "wrapped"]
+
+#: Of a lattice vector; atoms on the border of a cell must not go one way or the other by rounding.
+BORDER = 1e-9
 
 #: Neighbors of one atom beyond which no cell is meant; solid hydrogen has 3600 in 12 Angstrom.
 MAX_NEIGHBORS = 50_000
@@ -262,3 +265,14 @@ def is_flat(vectors: np.ndarray) -> bool:
     # of the angle, or the volume of the unit vectors.
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     return bool(np.sqrt(max(0.0, np.linalg.det(unit @ unit.T))) < 1e-6)
+
+
+def wrapped(positions: Tensor, cell: Tensor, pbc: Tensor, batch: Tensor) -> Tensor:
+    """Fold atoms into their cells along periodic directions; those on the border to zero."""
+    pairs = zip(cell.numpy(), pbc.numpy(), strict=True)
+    whole = torch.from_numpy(np.stack([search_cell(c, periodic) for c, periodic in pairs]))
+
+    # An atom that sits on the border by rounding folds to zero, as in ASE's wrap.
+    scaled = torch.einsum("nc,ncd->nd", positions, torch.linalg.inv(whole)[batch])
+    cells = torch.where(pbc[batch], torch.floor(scaled + BORDER), 0.0)
+    return positions - torch.einsum("nc,ncd->nd", cells, whole[batch])

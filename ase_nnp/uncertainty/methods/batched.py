@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ase_nnp.errors import UncertaintyError
+from ase_nnp.models.energy_gradients import with_strain
 from ase_nnp.models.graph import AtomGraph
-from ase_nnp.models.potential import Conservative, Potential, with_strain
+from ase_nnp.models.potential import Conservative, Potential
 
 __all__ = ["Batched"]
 

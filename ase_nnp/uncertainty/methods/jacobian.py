@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from ase_nnp.errors import UncertaintyError
+from ase_nnp.models.energy_gradients import with_strain
 from ase_nnp.models.graph import AtomGraph
-from ase_nnp.models.potential import Conservative, Potential, with_strain
+from ase_nnp.models.potential import Conservative, Potential
 from ase_nnp.uncertainty.methods.features import LastLayer, ParameterLayer, energy_of
 
 __all__ = ["FeatureJacobian", "feature_jacobian", "plain_features"]

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from ase_nnp.errors import CheckpointError, ConfigError
+from ase_nnp.models.energy_gradients import gradients
 from ase_nnp.models.graph import AtomGraph
-from ase_nnp.models.potential import Potential, gradients
+from ase_nnp.models.potential import Potential
 from ase_nnp_escaip.attention import Geometry, kernel
 from ase_nnp_escaip.config import head_kinds, settings_from
 from ase_nnp_escaip.edges import Features

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ase_nnp import AtomGraph, ConfigError, Potential
-from ase_nnp.models.potential import gradients
+from ase_nnp.models.energy_gradients import gradients
 from ase_nnp_scn.blocks import EdgeBlock, GridBlock, activate, parts
 from ase_nnp_scn.frames import drawn_reference, frames_about, structure_frames, turn
 from ase_nnp_scn.neighbors import NEAREST, Neighbors, empty_table, ranks, table
