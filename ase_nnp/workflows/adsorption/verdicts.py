@@ -77,8 +77,9 @@ class Verdicts:
             row = doubts.get(id(one), {})
             score, limit = row.get("ood_score"), row.get("score_threshold")
             self.scores[id(one)] = None if score is None else float(score)
-            known = score is not None and limit
-            self.shares[id(one)] = float(score) / float(limit) if known else None
+            self.shares[id(one)] = None
+            if score is not None and limit:
+                self.shares[id(one)] = float(score) / float(limit)
 
             reason, detail = self._verdict(one, row)
             if reason:
