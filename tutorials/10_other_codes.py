@@ -94,4 +94,4 @@ if find_spec("phonopy"):
     phonon.forces = [row["forces"] for row in ase_nnp.predict(model, displaced, ("forces",))]
     phonon.produce_force_constants()
     phonon.run_mesh([6, 6, 6], is_gamma_center=True)
-    print("highest frequency:", phonon.get_mesh_dict()["frequencies"].max().round(2), "THz")
+    print("highest frequency:", phonon.mesh.frequencies.max().round(2), "THz")

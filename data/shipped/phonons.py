@@ -39,7 +39,7 @@ def frequencies(metal: str, calc) -> dict[str, float]:
     phonons.produce_force_constants()
     phonons.symmetrize_force_constants()
     phonons.run_mesh([12, 12, 12])
-    found = phonons.get_mesh_dict()["frequencies"]
+    found = phonons.mesh.frequencies
     values = {"lowest": found.min(), "mean": found.mean(), "highest": found.max()}
     return {k: round(float(v), 3) for k, v in values.items()}
 
