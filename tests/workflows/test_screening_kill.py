@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,8 @@ def dask(tmp_path):
         distributed.Client(cluster) as client,
         client.get_executor() as executor,
     ):
+        # A worker that is killed while it starts does not come back by itself.
+        cluster.adapt(minimum=2, maximum=2, interval="500 ms")
         yield executor
 
 
@@ -127,11 +130,16 @@ def test_ten_kills_lose_and_double_nothing_and_no_other_input_goes_on(
     with EXECUTORS[engine](tmp_path) as executor:
         killer = threading.Thread(target=kill)
         killer.start()
+        # An engine that waits for workers for ever fails the test and does not stop all others.
+        give_up = partial(executor.shutdown, wait=False) if executor else finished.set
+        limit = threading.Timer(900, give_up)
+        limit.start()
         try:
             screen_slabs(
                 folder, NUMBER, PAUSE, log, (0, 2), executor=executor, workers=2, retries=100
             )
         finally:
+            limit.cancel()
             finished.set()
             killer.join()
 
@@ -186,4 +194,6 @@ def test_a_script_without_a_guard_is_told_so(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "TaskError: A process of this machine ended before it had begun" in done.stderr
-    assert done.stderr.splitlines()[-1].count('if __name__ == "__main__":') == 1
+    said, guide = done.stderr.splitlines()[-2:]
+    assert said.count('if __name__ == "__main__":') == 1
+    assert guide.startswith("See docs/scale.md")
