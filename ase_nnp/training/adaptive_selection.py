@@ -124,8 +124,8 @@ class AdaptiveSelection:
         free = ~self.kept[index]
         self.redundant[index] |= free & (self.factors[index] < self.least)
         self.inconsistent[index] |= free & (self.at_most[index] >= self.patience)
-        if not len(self.active):  # all is easy: nothing is harder than the rest
-            self.redundant[:] = False
+        if not len(self.active):  # nothing is easier or harder than the rest any more
+            self.redundant[:], self.inconsistent[:], self.at_most[:] = False, False, 0
             self.factors[:] = np.maximum(self.factors, self.least)
 
     def state_dict(self) -> dict[str, Any]:
@@ -140,7 +140,17 @@ class AdaptiveSelection:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what :meth:`state_dict` gave."""
+        """Go on from what :meth:`state_dict` gave.
+
+        Raises
+        ------
+        ConfigError
+            It is of another number of structures.
+        """
+        if len(state["factors"]) != len(self.factors):
+            raise ConfigError(
+                f"The state is of {len(state['factors'])} structures, here are {len(self.factors)}."
+            )
         self.factors = np.array(state["factors"], dtype=float)
         self.at_most = np.array(state["at_most"], dtype=np.int64)
         self.redundant = np.array(state["redundant"], dtype=bool)

@@ -11,12 +11,13 @@ from ase.io import read
 
 from ase_nnp.datasets import convert, open_dataset, write_dataset
 from ase_nnp.datasets.formats.rows import parse_json
+from ase_nnp.errors import DatasetError
 
 ENDINGS = ("aselmdb", "lmdb", "extxyz", "h5")
 NUMBERS = {
     **{"a": 2**70, "b": -(2**64) - 1, "c": 2**63, "d": -(2**63), "e": 10**19 + 1},
     **{"list": [1, 2**80 + 1], "nested": {"x": [2**64, 1.5]}, "charge": 2**70, "energy": 2**65},
-    **{"float": 1e20, "large": 1e300},
+    **{"float": 1e20, "large": 1e300, "beyond floats": -(10**400)},
 }
 
 
@@ -35,6 +36,19 @@ def test_long_integers_survive_every_pair_of_formats(tmp_path, source):
     for target in ENDINGS:
         convert(tmp_path / f"a.{source}", tmp_path / f"to.{target}", overwrite=True)
         assert_exact(open_dataset(tmp_path / f"to.{target}")[0].info)
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_an_integer_that_no_reader_takes_is_refused_and_named(tmp_path, ending):
+    water = molecule("H2O")
+    water.info = {"list": [1, 10**5000]}
+    with pytest.raises(DatasetError, match=r"structure 0.*is an integer of 16610 bits"):
+        write_dataset(tmp_path / f"a.{ending}", [water])
+
+
+def test_a_number_beyond_the_largest_float_is_no_infinity():
+    with pytest.raises(DatasetError, match="1e999 is beyond the largest float"):
+        parse_json(b'{"a": 1e999}')
 
 
 def test_long_integers_in_a_comment_line(tmp_path):

@@ -71,6 +71,23 @@ def test_a_selection_goes_on_from_its_state_as_if_nothing_had_happened():
     assert one.factors.tolist() == two.factors.tolist()
 
 
+def test_a_state_of_other_structures_is_refused():
+    with pytest.raises(ConfigError, match="of 5 structures, here are 6"):
+        AdaptiveSelection(6).load_state_dict(AdaptiveSelection(5).state_dict())
+
+
+def test_where_one_is_too_hard_and_the_other_too_easy_there_is_still_something_to_draw():
+    selection = AdaptiveSelection(2, patience=2, grow=4.0, shrink=0.05)
+    for _ in range(3):
+        selection.report([0], [1.0])
+    for _ in range(4):
+        selection.report([1], [100.0])
+    assert selection.active.tolist() == [0]
+    selection.report([0], [1e-3])
+    assert selection.active.tolist() == [0, 1]
+    assert len(selection.draw(2)) == 2
+
+
 @pytest.mark.parametrize(
     "options",
     [

@@ -8,6 +8,7 @@ checked before anything is allocated. Of a row's ``data`` every entry goes to ``
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -51,12 +52,21 @@ def parse_json(text: bytes, *, row: bool = False) -> Any:
         if not _beyond_64_bits(looked_at):
             return value
     except orjson.JSONDecodeError as error:
-        if b"NaN" not in text and b"Infinity" not in text:
+        # It has no NaN, and takes an integer beyond the largest float for infinity.
+        other = b"NaN" in text or b"Infinity" in text or "infinity" in str(error)
+        if not other:
             raise DatasetError(f"not JSON: {error}") from None
     try:
-        return json.loads(text)
+        return json.loads(text, parse_float=_finite_float)
     except (ValueError, RecursionError) as error:
         raise DatasetError(f"not JSON: {error}") from None
+
+
+def _finite_float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:20]} is beyond the largest float")
+    return value
 
 
 def _beyond_64_bits(value: Any) -> bool:

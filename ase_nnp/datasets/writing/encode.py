@@ -25,6 +25,8 @@ ARRAYS = "atoms_arrays"
 REST = "ase_nnp_rest"
 #: A dictionary that JSON has no words for, as a list of keys and values.
 PAIRS = "__ase_nnp_pairs__"
+#: Of an integer: Python reads no more than 4300 digits.
+MOST_BITS = 14_000
 #: Arrays with a place of their own in a row.
 _ROW_ARRAYS = ("momenta", "masses", "initial_magmoms", "initial_charges")
 
@@ -171,6 +173,10 @@ def _plain(value: Any, where: str) -> Any:
         return {PAIRS: [[_plain(k, where), v] for k, v in entries]}
     if isinstance(value, (list, tuple)):
         return [_plain(v, where) for v in value]
+    if isinstance(value, int) and value.bit_length() > MOST_BITS:
+        raise DatasetError(
+            f"{where} is an integer of {value.bit_length()} bits; up to {MOST_BITS} can be stored"
+        )
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if hasattr(value, "todict"):
