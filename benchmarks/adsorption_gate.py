@@ -133,7 +133,7 @@ def ends_of(model, metal, facet, name, steps):
 
 def share(model, row) -> float:
     """The score over the threshold of the model's flag; NaN for a model without."""
-    limit = getattr(model, "uq", {}).get("score_threshold")
+    limit = (getattr(model, "uq", None) or {}).get("score_threshold")
     return float(row["ood_score"]) / limit if limit and "ood_score" in row else np.nan
 
 

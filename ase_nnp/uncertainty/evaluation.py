@@ -256,7 +256,7 @@ def evaluate(
         tables,
         scores,
         other,
-        dict(getattr(model, "uq", {})),
+        dict(getattr(model, "uq", None) or {}),
         len(structures),
         name,
         auroc,

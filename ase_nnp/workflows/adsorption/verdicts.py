@@ -38,7 +38,7 @@ def doubts_of(
     if not wanted or not asked:
         return {}
     rows = predict(potential, [one.atoms for one in asked], wanted, progress=False)
-    limit = getattr(potential, "uq", {}).get("score_threshold")
+    limit = (getattr(potential, "uq", None) or {}).get("score_threshold")
     return {
         id(one): {**row, "score_threshold": limit} for one, row in zip(asked, rows, strict=True)
     }
