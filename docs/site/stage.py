@@ -20,6 +20,8 @@ from reference import reference_pages
 
 ROOT = Path(__file__).resolve().parents[2]
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^()\s]+)\)")
+#: A comment takes its line with it where nothing else stands there.
+COMMENT = re.compile(r"^<!--.*?-->\n|<!--.*?-->", flags=re.DOTALL | re.MULTILINE)
 #: Pages that stand elsewhere in the repository, and where they are on the site.
 ELSEWHERE = {
     "README.md": "index.md",
@@ -93,7 +95,7 @@ def counted() -> str:
 def write(path: Path, text: str) -> None:
     """Write a page; comments in it, such as what a test runs first, are not for readers."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(re.sub(r"<!--.*?-->\n?", "", text, flags=re.DOTALL))
+    path.write_text(COMMENT.sub("", text))
 
 
 def with_links(text: str, source: str, page: str, places: dict[str, str]) -> str:

@@ -1,0 +1,100 @@
+"""Put measured figures into the documents: every table of a measurement is made from a file.
+
+    python benchmarks/tables.py            # fill all documents anew
+    python benchmarks/tables.py --check    # name the documents that differ from the files; code 1
+
+In a document stand markers, which readers do not see; what is between them is made from
+``benchmarks/results/NAME.json``, which a script wrote (``write_measurement``)::
+
+    <!-- table: NAME -->
+    <!-- end -->
+    ... an error of <!-- value: NAME KEY --><!-- end --> eV ...
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+TABLE = re.compile(r"^<!-- table: (\S+) -->\n.*?^<!-- end -->$", flags=re.DOTALL | re.MULTILINE)
+VALUE = re.compile(r"<!-- value: (\S+) (\S+) -->.*?<!-- end -->")
+
+
+def documents() -> list[Path]:
+    """Return the files that may quote a measurement."""
+    places = ["README.md", "benchmarks/RESULTS.md", "docs/*.md", "plugins/*/README.md"]
+    return [path for place in places for path in sorted(ROOT.glob(place))]
+
+
+def fill(text: str, folder: Path = RESULTS) -> str:
+    """Return ``text`` with everything between markers made anew."""
+
+    def table(match: re.Match[str]) -> str:
+        made = markdown(read(match[1], folder))
+        return f"<!-- table: {match[1]} -->\n{made}\n<!-- end -->"
+
+    def value(match: re.Match[str]) -> str:
+        values = read(match[1], folder).get("values", {})
+        if match[2] not in values:
+            raise SystemExit(f"{match[1]}.json has no value {match[2]!r}, but {sorted(values)}.")
+        return f"<!-- value: {match[1]} {match[2]} -->{cell(values[match[2]])}<!-- end -->"
+
+    return VALUE.sub(value, TABLE.sub(table, text))
+
+
+def read(name: str, folder: Path = RESULTS) -> dict[str, Any]:
+    """Return the measurement of a name."""
+    path = folder / f"{name}.json"
+    if not path.exists():
+        raise SystemExit(f"A document names the measurement {name!r}, but there is no {path}.")
+    return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+def markdown(content: dict[str, Any]) -> str:
+    """Return a measurement as a table with a line below that says where it comes from."""
+    lines = [content["columns"], ["---"] * len(content["columns"]), *content["rows"]]
+    rows = [f"| {' | '.join(cell(value) for value in line)} |" for line in lines]
+    return "\n".join([*rows, "", f"*{origin(content)}*"])
+
+
+def origin(content: dict[str, Any]) -> str:
+    """Say by which command, when and on what a table was measured."""
+    command = content["command"]
+    words = [f"`{command}`" if command else "no script kept", content["date"], content["machine"]]
+    words += [f"{name} {number}" for name, number in content["versions"].items()]
+    words += ["carried over from a typed table"] * content.get("carried_over", False)
+    return ", ".join(word for word in words if word)
+
+
+def cell(value: Any) -> str:
+    """Return a value as a cell shows it: words as they are, numbers with three digits."""
+    if value is None:
+        return "-"
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return str(value)
+    if isinstance(value, int) or abs(value) >= 999.5:
+        return f"{value:,.0f}".replace(",", " ") if abs(value) >= 10_000 else f"{value:.0f}"
+    return f"{value:#.3g}".rstrip(".")
+
+
+def main(words: list[str]) -> int:
+    """Fill the documents, or name those that differ."""
+    differ = []
+    for path in documents():
+        before = path.read_text(encoding="utf-8")
+        after = fill(before)
+        if after != before:
+            differ.append(str(path.relative_to(ROOT)))
+            if "--check" not in words:
+                path.write_text(after, encoding="utf-8")
+    print("\n".join(differ) if differ else "All tables are as their files say.")
+    return int(bool(differ) and "--check" in words)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
