@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "benchmarks"))
+sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "data" / "shipped")]
 
 import measurement  # noqa: E402
+import shipped_table  # noqa: E402
 import tables  # noqa: E402
 
 UNITS = "ms|s|min|µs|eV|meV|kB|MB|MiB|GB|GPa|Å|THz|times|meV/atom|meV/Å|eV/Å"
@@ -89,3 +90,10 @@ def test_a_row_with_a_missing_cell_is_refused(tmp_path):
 def test_a_document_that_names_no_measurement_is_told(tmp_path):
     with pytest.raises(SystemExit, match="nothing"):
         tables.fill("<!-- table: nothing -->\n<!-- end -->\n", tmp_path)
+
+
+def test_the_table_of_shipped_models_states_the_present_report():
+    content = tables.read("shipped")
+    place = content["columns"].index(shipped_table.SHIPS)
+    shown = [row[place] for row in content["rows"]]
+    assert shown == shipped_table.column(*shipped_table.reports()), "data/shipped/shipped_table.py"
