@@ -24,6 +24,7 @@ from ase import Atoms, units
 from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.md.langevin import Langevin
+from measurement import record_option, write_measurement
 
 import ase_nnp
 from ase_nnp.training import Settings, fit
@@ -121,6 +122,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--epochs", type=int, default=30)
+    record_option(parser)
     args = parser.parse_args()
     torch.set_num_threads(1)
     task = TASKS[args.task]
@@ -152,6 +154,7 @@ def main() -> None:
                 members.append(fit(model, known, None, settings, folder=Path(folder)).model)
         return wrap("ensemble", members, mode="sequential")
 
+    found = []
     for seed in range(args.seeds):
         for select in ("uncertain", "random"):
             result = active_learning(
@@ -168,6 +171,9 @@ def main() -> None:
             )
             for row in result.rounds:
                 print(json.dumps({"seed": seed, "select": select, **row}), flush=True)
+                found.append([seed, select, *row.values()])
+    if args.record:
+        write_measurement("active_learning", ["seed", "select", *row], found)
 
 
 if __name__ == "__main__":

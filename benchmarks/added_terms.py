@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import torch
 from ase.build import add_adsorbate, bulk, fcc111, molecule
+from measurement import record_option, write_measurement
 
 import ase_nnp
 from ase_nnp.models.corrections import add_corrections, build_term
@@ -35,7 +36,9 @@ def main() -> None:
     """Print two tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=15)
-    repeats = parser.parse_args().repeats
+    record_option(parser)
+    options = parser.parse_args()
+    repeats, rows = options.repeats, []
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
 
@@ -48,15 +51,16 @@ def main() -> None:
     def cost(model, atoms):
         return milliseconds(lambda: ase_nnp.predict(model, [atoms], WANTED), repeats)
 
+    def line(name, model, words=""):
+        rows.append([name, cost(model, slab), cost(model, crystal)])
+        print(f"{name:24s} {rows[-1][1]:8.1f} {rows[-1][2]:8.1f} {words}", flush=True)
+
     print(f"slab of {len(slab)} atoms and crystal of {len(crystal)}, float32, ms a call")
-    print(f"{'model that ships':24s} {cost(base, slab):8.1f} {cost(base, crystal):8.1f}")
+    line("model that ships", base)
     for name in ("d3bj:pbe", "d3zero:pbe", "zbl"):
-        term = build_term(name).to(torch.float32)
-        print(f"{name:24s} {cost(term, slab):8.1f} {cost(term, crystal):8.1f}")
-    both = add_corrections(base, ["d3bj:pbe"])
-    print(f"{'model with d3bj:pbe':24s} {cost(both, slab):8.1f} {cost(both, crystal):8.1f}")
-    twice = sum_potentials([base, base], [0.5, 0.5])
-    print(f"{'sum of two such models':24s} {cost(twice, slab):8.1f} {cost(twice, crystal):8.1f}")
+        line(name, build_term(name).to(torch.float32))
+    line("model with d3bj:pbe", add_corrections(base, ["d3bj:pbe"]))
+    line("sum of two such models", sum_potentials([base, base], [0.5, 0.5]))
 
     blocks = {
         "none": None,
@@ -70,8 +74,9 @@ def main() -> None:
             config = {"long_range": blocks[kind]}
             model = ase_nnp.build_model(family, config, seed=0, device="cpu")
             size = sum(p.numel() for p in model.parameters())
-            row = f"{family + ', ' + kind:24s} {cost(model, slab):8.1f} {cost(model, crystal):8.1f}"
-            print(f"{row} {size:9d} parameters")
+            line(f"{family}, {kind}", model, f"{size} parameters")
+    if options.record:
+        write_measurement("added_terms", ["ms a call", "slab", "crystal"], rows)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ import numpy as np
 import torch
 from ase import build
 from ase.io import write
+from measurement import record_option, write_measurement
 
 import ase_nnp
 from ase_nnp.models.files import model_hash
@@ -204,6 +205,16 @@ def summary(rows):
     }
 
 
+def write_table(value):
+    """Write what was rejected of either kind."""
+    rows = [
+        ["holes (of the judge)", value["holes"], value["holes_rejected"]],
+        ["true minima", value["true_minima"], value["true_minima_refused"]],
+    ]
+    figures = {key: number for key, number in value.items() if isinstance(number, int)}
+    write_measurement("adsorption_gate", ["ends", "judged", "rejected"], rows, values=figures)
+
+
 def main() -> None:
     """All systems, one after the other."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -213,6 +224,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--ends", type=Path, default=Path("gate-ends.extxyz"))
     parser.add_argument("--output", "-o", type=Path)
+    record_option(parser)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
@@ -233,6 +245,8 @@ def main() -> None:
         )
     value = {"model": model_hash(model), **summary(rows)}
     print(json.dumps(value, indent=1))
+    if options.record:
+        write_table(value)
     if options.output:
         options.output.write_text(json.dumps(value, indent=1) + "\n")
 

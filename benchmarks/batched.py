@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.build import add_adsorbate, fcc100, fcc111
+from measurement import record_option, write_measurement
 
 import ase_nnp
 from ase_nnp.workflows.batched import relax_many
@@ -160,6 +161,13 @@ if __name__ == "__main__":
     parser.add_argument("--case", action="append", choices=sorted(CASES))
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cpu")
+    record_option(parser)
     chosen_options = parser.parse_args()
+    measured = []
     for case in chosen_options.case or CASES:
-        print(json.dumps(measure(case, chosen_options.repeats, chosen_options.device)), flush=True)
+        measured.append(measure(case, chosen_options.repeats, chosen_options.device))
+        print(json.dumps(measured[-1]), flush=True)
+    if chosen_options.record:
+        head = ["case", "structures", "atoms", "optimizer", "ASE, s", "here, s", "ratio"]
+        keys = ("case", "structures", "atoms", "optimizer", "ase_s", "batched_s", "ratio")
+        write_measurement("batched", head, [[row[key] for key in keys] for row in measured])

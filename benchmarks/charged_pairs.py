@@ -20,6 +20,7 @@ import torch
 from ase import Atoms, units
 from ase.build import molecule
 from ase.calculators.singlepoint import SinglePointCalculator
+from measurement import record_option, write_measurement
 from scipy.spatial.transform import Rotation
 
 import ase_nnp
@@ -132,14 +133,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--seeds", type=int, default=1)
+    record_option(parser)
     args = parser.parse_args()
     torch.set_num_threads(1)
 
+    table = []
     for name, make, first in (("NaCl", salt, 1), ("NH4 HCOO", molecular_salt, 5)):
         for block in (None, {"kind": "charges"}):
             for seed in range(args.seeds):
                 row = run(make, first, block, args.steps, seed)
                 print(json.dumps({"pair": name, "block": block, "seed": seed, **row}), flush=True)
+                table.append([name, block["kind"] if block else "none", seed, *row.values()])
+    if args.record:
+        head = ["pair", "block", "seed", "force", "change of the energy", "CPU s"]
+        write_measurement("charged_pairs", head, table)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ import types
 from pathlib import Path
 
 import numpy as np
+from measurement import record_option, write_measurement
 
 SHARDS, COUNT, REPEATS = 10, 4000, 5
 
@@ -315,6 +316,20 @@ def compare(case: tuple, folder: Path, refs: dict[str, Path], repeats: int) -> d
     return out
 
 
+HEAD = ["samples per CPU second", "ours, sequential / random", "reference", "ratio", "wanted"]
+
+
+def cells(row: dict) -> list[str]:
+    """Return a case as a row of the table."""
+    ours = f"{row['ours_sequential']:.0f} / {row['ours_random']:.0f}"
+    theirs = ratio = ""
+    if "reference_sequential" in row:
+        theirs = f"{row['reference_sequential']:.0f} / {row['reference_random']:.0f}"
+        theirs += f" ({row['reference']})"
+        ratio = f"{row['ratio_sequential']:.2f} / {row['ratio_random']:.2f}"
+    return [row["case"], ours, theirs, ratio, str(row["wanted"] or "")]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--count", type=int, default=COUNT, help="structures")
@@ -325,6 +340,7 @@ def main() -> None:
     parser.add_argument("--only", help="run only cases whose name contains this")
     parser.add_argument("--folder", help="keep the data here and use it again")
     parser.add_argument("--json", action="store_true")
+    record_option(parser)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(options.folder or Path(scratch) / "data")
@@ -339,19 +355,13 @@ def main() -> None:
             rows.append(compare(case, folder, refs, options.repeats))
             print(f"timed {case[0]}", file=sys.stderr)
         opening = run(sys.executable, OPENING, folder / "hundred", folder / "legacy")
+    if options.record:
+        write_measurement("datasets", HEAD, [cells(row) for row in rows])
     if options.json:
         print(json.dumps({"cases": rows, "open_100_shards": opening}, indent=1))
         return
-    print("| samples per CPU second | ours, sequential / random | reference | ratio | wanted |")
-    print("|---|---|---|---|---|")
-    for row in rows:
-        ours = f"{row['ours_sequential']:.0f} / {row['ours_random']:.0f}"
-        theirs = ratio = ""
-        if "reference_sequential" in row:
-            theirs = f"{row['reference_sequential']:.0f} / {row['reference_random']:.0f}"
-            theirs += f" ({row['reference']})"
-            ratio = f"{row['ratio_sequential']:.2f} / {row['ratio_random']:.2f}"
-        print(f"| {row['case']} | {ours} | {theirs} | {ratio} | {row['wanted'] or ''} |")
+    for row in (HEAD, *map(cells, rows)):
+        print(" | ".join(row))
     growth = max(row["ours_rss_growth_mb"] for row in rows) if rows else 0.0
     print(f"\nopening {opening['files']} shards: {opening['cpu_ms']:.1f} ms CPU,"
           f" {opening['wall_ms']:.1f} ms wall")  # fmt: skip

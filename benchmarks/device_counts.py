@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import copy
 
+from measurement import record_option, write_measurement
+
 from ase_nnp import list_models
 from ase_nnp.testing import make_subject
 from ase_nnp.testing.standin import Standin
@@ -34,10 +36,15 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("families", nargs="*")
-    families = parser.parse_args().families or sorted(list_models())
-    print("| family | operations a call | waits a call |\n| --- | --- | --- |")
-    for family in families:
-        print("|", " | ".join([family, *map(str, counts(family))]), "|", flush=True)
+    record_option(parser)
+    options = parser.parse_args()
+    rows = []
+    for family in options.families or sorted(list_models()):
+        rows.append([family, *counts(family)])
+        print(*rows[-1], sep="\t", flush=True)
+    if options.record:
+        head = ["family", "operations a call", "waits a call"]
+        write_measurement("device_counts", head, rows, machine="stand-in accelerator")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import argparse
 from collections import defaultdict
 
 import numpy as np
+from measurement import record_option, write_measurement
 
 import ase_nnp
 from ase_nnp.uncertainty.differences import energies
@@ -37,6 +38,7 @@ def main() -> None:
     parser.add_argument("model", nargs="?")
     parser.add_argument("--data", default="data/shipped/test.extxyz.xz")
     parser.add_argument("--pairs", type=int, default=50)
+    record_option(parser)
     options = parser.parse_args()
 
     model = ase_nnp.load_model(options.model)
@@ -54,10 +56,16 @@ def main() -> None:
         ],
     }
     print(f"{len(pairs)} pairs; mean |error of a difference| {np.abs(error).mean():.4f} eV")
+    rows = []
     for name, std in widths.items():
         inside = np.abs(error) <= z90 * np.array(std)
         held, mean = 100 * inside.mean(), np.mean(std)
         print(f"{name:18s} 90 % interval holds {held:.0f} %, mean std {mean:.4f} eV")
+        rows.append([name, f"{held:.0f} %", mean])
+    if options.record:
+        head = ["90 % interval of the difference", "holds", "mean standard deviation (eV)"]
+        values = {"mean_error_eV": float(np.abs(error).mean())}
+        write_measurement("differences", head, rows, values=values)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from measurement import record_option, write_measurement
 from turns import Worker, faster, make_environment, moved, peak_mib, serve, stored_slab, take_turns
 
 HERE = Path(__file__).resolve()
@@ -327,10 +328,8 @@ def gpu(args: argparse.Namespace) -> list[dict[str, Any]]:
                 del model
                 torch.cuda.empty_cache()
     print(f"\n{torch.cuda.get_device_name()}, torch {torch.__version__}, float32")
-    print("| model | batch | structures/s | peak, GiB |")
-    print("| --- | --- | --- | --- |")
     for r in rows:
-        print(f"| {r['model']} | {r['batch']} | {r['per_s']:.1f} | {r['gib']:.2f} |")
+        print(f"{r['model']}, batch {r['batch']}: {r['per_s']:.1f} a second, {r['gib']:.2f} GiB")
     return rows
 
 
@@ -358,6 +357,20 @@ def gpu_rows(model: Any, slab: str, repeat: int) -> list[dict[str, Any]]:
     return rows
 
 
+def record(rows: list[dict[str, Any]]) -> None:
+    """Write the tables of cases and of growth, or that of a GPU."""
+    if "per_s" in rows[0]:
+        head = ["model", "batch", "structures/s", "peak, GiB"]
+        write_measurement("escaip_gpu", head, [[*row.values()] for row in rows])
+        return
+    head = ["case", "atoms", "here, s", "reference, s", "faster", "here, MiB", "reference, MiB"]
+    keys = ("case", "atoms", "ours_s", "reference_s", "faster", "ours_mib", "reference_mib")
+    cells = [[row.get(key) for key in keys] for row in rows]
+    growth = [row for row in cells if row[0].startswith("growth")]
+    write_measurement("escaip", head, [row for row in cells if row not in growth])
+    write_measurement("escaip_growth", head[1:], [row[1:] for row in growth])
+
+
 def main() -> None:
     if sys.argv[1:2] == ["--worker"]:
         work(*sys.argv[2:])
@@ -374,10 +387,13 @@ def main() -> None:
         "--structure", help="any file that ASE reads, or 'copper'; else OC20's slab"
     )
     parser.add_argument("--json", help="also write the figures here")
+    record_option(parser)
     args = parser.parse_args()
     rows = cpu(args) if args.device == "cpu" else gpu(args)
     if args.json:
         Path(args.json).write_text(json.dumps(rows, indent=1))
+    if args.record:
+        record(rows)
 
 
 if __name__ == "__main__":

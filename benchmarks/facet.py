@@ -29,6 +29,8 @@ import time
 import warnings
 from pathlib import Path
 
+from measurement import record_option, write_measurement
+
 HERE = Path(__file__).resolve()
 RELAXING = ("shipped", "sevennet")  # they are trained, the others not
 SLAB = HERE.parents[2] / "shared/data_real/oc20_samples/co_on_AlCuSe_dft.json"
@@ -222,6 +224,7 @@ def main() -> None:
     parser.add_argument("--relax", action="store_true", help="ten crystals, to the end")
     parser.add_argument("--scaling", action="store_true", help="Facet alone, 64 to 4096 atoms")
     parser.add_argument("--json", action="store_true")
+    record_option(parser)
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
@@ -252,8 +255,22 @@ def main() -> None:
             row["times_first"] = row["cpu_ms"] / first
         if not args.json:
             table(rows[-len(names) :], header=len(rows) == len(names))
+    if args.record:
+        record(rows)
     if args.json:
         print(json.dumps({"python": platform.python_version(), "rows": rows}))
+
+
+def record(rows):
+    """Write the table of single calls and that of the relaxation."""
+    head = ["case", "program", "parameters", "structures", "CPU ms", "times the first", "peak MB"]
+    keys = ("case", "program", "parameters", "structures", "cpu_ms", "times_first", "peak_mb")
+    cells = [[row[key] for key in keys] for row in rows]
+    parts = {"facet": cells, "facet_relax": [row for row in cells if row[0] == "relax"]}
+    parts["facet"] = [row for row in cells if row not in parts["facet_relax"]]
+    for name, part in parts.items():
+        if part:
+            write_measurement(name, head, part)
 
 
 def table(rows, header):

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from ase.io import read
+from measurement import record_option, write_measurement
 from small_training import follow, set_rate, take_step
 
 import ase_nnp
@@ -90,6 +91,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=math.inf, help="CPU time of the run")
     parser.add_argument("--watch", type=int, default=10, help="epochs between tests")
+    record_option(parser)
     args = parser.parse_args()
 
     torch.set_num_threads(1)
@@ -166,6 +168,21 @@ def main() -> None:
             )
         if last:
             break
+    if args.record:
+        record(args.out)
+
+
+def record(folder):
+    """Write the course of the training, and the end of the peer where it was trained too."""
+    head = ["Facet, epochs", "CPU min", "E, 300 K", "F, 300 K", "E, 600 K", "F, 600 K"]
+    lines = [json.loads(text) for text in (folder / "log.jsonl").read_text().splitlines()]
+    rows = [[r["epoch"], r["cpu_min"], *r["held_300K"], *r["dev_600K"]] for r in lines]
+    if (folder / "peer.json").exists():
+        peer = json.loads((folder / "peer.json").read_text())
+        errors = peer["stage two"]
+        name = f"MACE, {peer['epochs']} epochs"
+        rows.append([name, peer["cpu_min"], *errors["held_300K"], *errors["dev_600K"]])
+    write_measurement("facet_acac", head, rows)
 
 
 if __name__ == "__main__":

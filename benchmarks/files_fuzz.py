@@ -35,6 +35,7 @@ from pathlib import Path
 
 from datasets_fuzz import mutate
 from fuzz_kinds import COVERED, KINDS, SOURCE, structures
+from measurement import record_option, write_measurement
 
 BATCH = 500
 SECONDS = 5  # of CPU time that one mutation may take
@@ -105,6 +106,7 @@ def main() -> int:
     )
     parser.add_argument("--table", type=Path, default=Path("fuzz_files.txt"))
     parser.add_argument("--batch", nargs=3, help=argparse.SUPPRESS)
+    record_option(parser)
     options = parser.parse_args()
     kinds = options.kinds.split(",")
     if options.batch:
@@ -150,6 +152,12 @@ def run(options: argparse.Namespace, kinds: list[str], seeds: Path) -> int:
         options.table.write_text(f"{_listed(counts)}\n{total}\n")
         print(f"\r{total}", end="", flush=True)
     print(f"\n{_listed(counts)}")
+    if options.record:
+        head = ["kind", "mutations", "refused", "unchanged", "changed"]
+        rows = [
+            [kind, found.total(), *(found[k] for k in head[2:])] for kind, found in counts.items()
+        ]
+        write_measurement("files_fuzz", head, rows)
     return 1 if failures else 0
 
 

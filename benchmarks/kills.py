@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from measurement import record_option, write_measurement
 
 FORMATS = ("aselmdb", "lmdb", "extxyz", "extxyz.xz", "h5")
 TRIES = 60  # kills that come too early or too late are tried again
@@ -187,6 +188,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--only", default="", help="cases with these words in their name")
+    record_option(parser)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     import torch
@@ -194,7 +196,7 @@ def main() -> int:
     from ase_nnp.datasets import write_dataset
 
     torch.set_num_threads(1)
-    bad = 0
+    bad, rows = 0, []
     print(f"{'work':26} {'seconds':>8} {'same end':>9} {'other input refused':>20}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -214,6 +216,10 @@ def main() -> int:
             bad += same != (options.kills,) * 2 or refused != (options.kills,) * 2
             counts = "{} of {}".format(*same), "{} of {}".format(*refused)
             print(f"{case.name:26} {seconds:8.2f} {counts[0]:>9} {counts[1]:>20}", flush=True)
+            rows.append([case.name, *counts])
+    if options.record:
+        head = ["work", "continued: the end of an uninterrupted run", "another input: refused"]
+        write_measurement("kills", head, rows)
     return 1 if bad else 0
 
 

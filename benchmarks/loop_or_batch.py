@@ -19,6 +19,7 @@ from importlib.metadata import version
 import torch
 from ase import Atoms
 from ase.build import bulk, fcc111, molecule
+from measurement import record_option, write_measurement
 
 import ase_nnp
 from ase_nnp.models.predictor import MAX_ATOMS, MAX_EDGES, Predictor
@@ -81,6 +82,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", default="", help="only rows with this text in their name")
     parser.add_argument("--json", action="store_true")
+    record_option(parser)
     options = parser.parse_args()
     torch.set_num_threads(1)
     sizes = {"atom_embedding_size": 64, "num_graph_conv_layers": 3, "fc_feat_size": 64}
@@ -105,6 +107,10 @@ def main() -> None:
             if not options.json:
                 figures = "  ".join(f"{k} {v:.3f}" for k, v in medians.items())
                 print(f"{name + ', ' + label:48s}", figures, flush=True)
+    if options.record:
+        head = ["model and set", "loop", "batches", "automatic", "automatic / better"]
+        rows = [[name, *medians.values()] for name, medians in times.items()]
+        write_measurement("loop_or_batch", head, rows)
     if options.json:
         print(json.dumps({**report, "cpu_seconds": times}, indent=1))
 

@@ -7,6 +7,7 @@ text quotes, and where they come from: command, date, commit, machine and versio
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -31,6 +32,7 @@ def write_measurement(
     values: Mapping[str, Any] | None = None,
     packages: Sequence[str] = ("torch", "ase", "numpy"),
     machine: str | None = None,
+    keep_others: bool = False,
     folder: Path = RESULTS,
 ) -> Path:
     """Write a table and where it comes from to ``FOLDER/NAME.json``.
@@ -47,10 +49,17 @@ def write_measurement(
         Packages whose versions matter; those that are not installed are left out.
     machine
         What the figures were measured on; None describes this machine.
+    keep_others
+        Keep the rows that are in the file already and begin with another cell.
     """
     for row in rows:
         if len(row) != len(columns):
             raise ValueError(f"{name}: a row has {len(row)} cells for {len(columns)} columns.")
+    target = folder / f"{name}.json"
+    if keep_others and target.exists():
+        old = json.loads(target.read_text(encoding="utf-8"))["rows"]
+        rows = [*(row for row in old if row[0] not in [new[0] for new in rows]), *rows]
+
     content = {
         "command": command(),
         "date": date.today().isoformat(),
@@ -63,16 +72,22 @@ def write_measurement(
     }
 
     folder.mkdir(parents=True, exist_ok=True)
-    target = folder / f"{name}.json"
     target.write_text(dumps(content), encoding="utf-8")
     return target
+
+
+def record_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--record``: only whole runs belong into the documents, no quick looks."""
+    parser.add_argument("--record", action="store_true", help="write benchmarks/results/NAME.json")
 
 
 def dumps(content: Mapping[str, Any]) -> str:
     """Return the file's text: a line for each entry and for each row of the table."""
     head = {key: value for key, value in content.items() if key != "rows"}
-    plain = json.dumps(head, indent=1, ensure_ascii=False).removesuffix("\n}")
-    rows = ",\n".join(f"  {json.dumps(row, ensure_ascii=False)}" for row in content["rows"])
+    plain = json.dumps(head, indent=1, ensure_ascii=False, default=float).removesuffix("\n}")
+    # NumPy's numbers are no numbers for json.
+    lines = [json.dumps(row, ensure_ascii=False, default=float) for row in content["rows"]]
+    rows = ",\n".join(f"  {line}" for line in lines)
     return f'{plain},\n "rows": [\n{rows}\n ]\n}}\n'
 
 

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from ase.build import bulk
+from measurement import record_option, write_measurement
 
 from ase_nnp import AtomGraph
 from ase_nnp.models.neighbors import torch_edges, vesin_edges
@@ -89,11 +90,21 @@ def exponent(rows: list[dict[str, Any]], name: str, least: int = 800) -> float:
     )
 
 
+def record(rows: list[dict[str, Any]], device: str) -> None:
+    """Write the table."""
+    head = ["atoms", "cutoff, Å", "edges", "vesin alone", "vesin", "torch", "torch / vesin"]
+    keys = ("atoms", "cutoff", "edges", "vesin alone", "vesin", "torch")
+    cells = [[*(row[key] for key in keys), row["torch"] / row["vesin"]] for row in rows]
+    name = "neighbors" if device == "cpu" else f"neighbors_{device}"
+    write_measurement(name, head, cells, packages=("torch", "vesin", "numpy"))
+
+
 def main() -> None:
     """Print the table and the exponents of growth."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", action="store_true")
+    record_option(parser)
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows = [measure(r, cutoff, options.device) for cutoff, all_ in SIZES.items() for r in all_]
@@ -108,6 +119,8 @@ def main() -> None:
         "milliseconds": rows,
         "exponents": growth,
     }
+    if options.record:
+        record(rows, options.device)
     if options.json:
         print(json.dumps(report, indent=1))
         return

@@ -1,6 +1,6 @@
 """What the package costs around a model: graph, transfers, results; and batches against a loop.
 
-    OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive python benchmarks/overhead.py [--json]
+    OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive python benchmarks/overhead.py [--json] [--record]
 
 CPU time of this process on one thread, medians; positions move before each call, and the timed
 parts take turns, so that a noisy machine hits all of them alike.
@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.build import bulk, fcc111, molecule
+from measurement import write_measurement
 
 import ase_nnp
 from ase_nnp.models.predictor import Predictor
@@ -125,6 +126,13 @@ def main() -> None:
         "overhead_cpu_ms": overhead(),
         "loop_over_batch": throughput(models),
     }
+    if "--record" in sys.argv:
+        packages = ("torch", "ase", "vesin", "numpy")
+        rows = list(report["overhead_cpu_ms"].items())
+        write_measurement("overhead", ["what", "CPU ms"], rows, packages=packages)
+        rows = list(report["loop_over_batch"].items())
+        head = ["model and structures", "loop over batches"]
+        write_measurement("overhead_batches", head, rows, packages=packages)
     if "--json" in sys.argv:
         print(json.dumps(report, indent=1))
         return

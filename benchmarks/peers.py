@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.build import add_adsorbate, bulk, fcc111, molecule
+from measurement import record_option, write_measurement
 
 import ase_nnp
 
@@ -72,10 +73,12 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--models", nargs="+", default=list(OWN), choices=list(OWN))
     parser.add_argument("--atoms", nargs="+", type=int, default=[66, 216], choices=[66, 216])
+    record_option(parser)
     options = parser.parse_args()
     torch.set_num_threads(1)
     packages = ("torch", "ase", "chgnet", "sevenn", "vesin")
     print(", ".join(f"{p} {version(p)}" for p in packages))
+    table = []
     for name in options.models:
         ours = ase_nnp.NNPCalculator(name, device="cpu")
         theirs = quietly(OWN[name])
@@ -100,6 +103,12 @@ def main() -> None:
                 f"E {apart[0]:.1e} eV, F {apart[1]:.1e} eV/A, S {apart[2]:.1e} eV/A^3",
                 flush=True,
             )
+            gaps = ", ".join(f"{value:.1e}" for value in apart)
+            table.append([name, label, 1000 * mine, 1000 * own, ratio, gaps])
+    if options.record:
+        head = ["model", "structure", "here, ms", "own calculator, ms", "ratio"]
+        head += ["largest differences: E (eV), F (eV/Å), stress (eV/Å^3)"]
+        write_measurement("peers", head, table, packages=packages)
 
 
 if __name__ == "__main__":

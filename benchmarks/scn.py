@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from measurement import record_option, write_measurement
 from turns import Worker, faster, make_environment, moved, peak_mib, serve, stored_slab, take_turns
 
 HERE = Path(__file__).resolve()
@@ -202,6 +203,10 @@ def fresh_weights(config: str, path: Path) -> None:
     torch.save(ase_nnp.build_model("scn", CONFIGS[config], seed=0, device="cpu").state_dict(), path)
 
 
+#: Columns of the table, s and MiB.
+KEYS = ["case", "ours_s", "reference_s", "faster", "ours_mib", "reference_mib", "memory_ratio"]
+
+
 def cpu(args: argparse.Namespace) -> list[dict[str, Any]]:
     pythons = {"ours": sys.executable}
     with tempfile.TemporaryDirectory() as temporary:
@@ -219,8 +224,7 @@ def cpu(args: argparse.Namespace) -> list[dict[str, Any]]:
     machine = platform.processor() or platform.machine()
     print(f"\n{machine}, one thread, CPU time, median of {args.repeat}")
     head = ["case", "here, s", "fairchem-core 1.10, s", "faster"]
-    keys = ["case", "ours_s", "reference_s", "faster", "ours_mib", "reference_mib", "memory_ratio"]
-    print_table([*head, "here, MiB", "reference, MiB", "memory ratio"], keys, rows)
+    print_table([*head, "here, MiB", "reference, MiB", "memory ratio"], KEYS, rows)
     return rows
 
 
@@ -338,12 +342,17 @@ def main() -> None:
     parser.add_argument("--alone", action="store_true", help="do not run the reference")
     parser.add_argument("--structure", help="any file that ASE reads, instead of the OC20 slab")
     parser.add_argument("--json", help="also write the figures here")
+    record_option(parser)
     args = parser.parse_args()
     if args.frozen_reference:
         os.environ["FROZEN_REFERENCE"] = "1"
     rows = cpu(args) if args.device == "cpu" else gpu(args)
     if args.json:
         Path(args.json).write_text(json.dumps(rows, indent=1))
+    if args.record:
+        name = "scn" if args.device == "cpu" else "scn_gpu"
+        keys = KEYS if args.device == "cpu" else list(rows[0])
+        write_measurement(name, keys, [[row.get(key) for key in keys] for row in rows])
 
 
 if __name__ == "__main__":

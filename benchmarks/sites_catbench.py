@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
+from measurement import record_option, write_measurement
 
 from ase_nnp import load_model, open_dataset
 from ase_nnp.training.benchmarks.adsorption import Reaction, adsorption_benchmark, reactions_of
@@ -65,6 +66,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("models", nargs="*")
     parser.add_argument("--all", action="store_true")
+    record_option(parser)
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
@@ -80,11 +82,18 @@ def main() -> None:
         reactions = [
             r for r in reactions if r.name.split("_")[1] in "HCNO" and r.name.endswith("_0.25")
         ]
+    rows = []
     for model in args.models:
         report, relaxed = adsorption_benchmark(load_model(model), reactions, name=model)
         metrics = {k: round(v, 4) for k, v in report.metrics.items()}
         print(json.dumps({"model": model, **metrics, "bars": report.bars}))
         write_catbench_result(report, reactions, relaxed, args.out.parent)
+        count = f"{metrics['site_best']:.0f} of {metrics['site_groups']:.0f}"
+        rows.append([model, count, f"{metrics['site_within_0.1']:.0f}", metrics["site_mae"]])
+    if args.record:
+        head = ["model", "same best site", "within 0.1 eV of it"]
+        head += ["MAE of relative site energies, eV"]
+        write_measurement("sites_catbench", head, rows, keep_others=True)
 
 
 if __name__ == "__main__":

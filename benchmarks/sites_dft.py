@@ -24,6 +24,7 @@ import torch
 from ase import Atoms
 from ase.constraints import FixAtoms
 from ase.optimize import BFGS
+from measurement import record_option, write_measurement
 
 from ase_nnp import NNPCalculator
 
@@ -78,6 +79,7 @@ def main() -> None:
     parser.add_argument("--output", "-o", type=Path)
     parser.add_argument("--key", default="sites_dft")
     parser.add_argument("--relax", action="store_true", help="the model's own relaxations")
+    record_option(parser)
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
@@ -127,6 +129,12 @@ def main() -> None:
         "each": pairs,
     }
     print(json.dumps({args.key: value}, indent=1))
+    if args.record:
+        head = ["", "within 0.1 eV of DFT's best", "the best itself"]
+        head += ["energies, MAE (eV), one constant an adsorbate"]
+        where = "its own relaxations" if args.relax else "at the DFT geometries"
+        row = [f"`{args.model}`, {where}", f"{near} of {len(by_site)}", best, np.mean(errors)]
+        write_measurement("sites_dft", head, [row], keep_others=True)
     if args.output:
         report = json.loads(args.output.read_text()) if args.output.exists() else {}
         report[args.key] = value

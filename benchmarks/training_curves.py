@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from ase.io import read
+from measurement import record_option, write_measurement
 
 import ase_nnp
 from ase_nnp.training import Settings, fit
@@ -156,19 +157,20 @@ def draw(rows: list[dict], path: Path) -> None:
     figure.savefig(path, dpi=110, metadata={"Software": None})
 
 
-def table(rows: list[dict]) -> str:
-    lines = [
-        "| set | family | parameters | epochs | CPU min | held 300 K: E (meV), F (meV/Å) | 600 K |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
+HEAD = ["set", "family", "parameters", "epochs", "CPU min"]
+HEAD += ["held 300 K: E (meV), F (meV/Å)", "600 K"]
+
+
+def table(rows: list[dict]) -> list[list[str]]:
+    """Return the cells of the table."""
+    lines = []
     for r in rows:
         hot = "{:.1f}, {:.1f}".format(*r["test_600K"]) if "test_600K" in r else "–"
         cut = "" if r["epochs"] == r["planned"] else f" of {r['planned']}"
-        lines.append(
-            f"| {r['set']} | {r['family']} | {r['parameters']} | {r['epochs']}{cut} "
-            f"| {r['cpu_minutes']} | {r['held_300K'][0]:.1f}, {r['held_300K'][1]:.1f} | {hot} |"
-        )
-    return "\n".join(lines) + "\n"
+        held = "{:.1f}, {:.1f}".format(*r["held_300K"])
+        epochs = f"{r['epochs']}{cut}"
+        lines.append([r["set"], r["family"], r["parameters"], epochs, r["cpu_minutes"], held, hot])
+    return lines
 
 
 def main() -> None:
@@ -179,6 +181,7 @@ def main() -> None:
     parser.add_argument("--families", nargs="*", default=list(CONFIGS))
     parser.add_argument("--sets", nargs="*", default=["acac", "3bpa"])
     parser.add_argument("--figure", type=Path, help="PNG file to draw")
+    record_option(parser)
     args = parser.parse_args()
     torch.set_num_threads(1)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -190,8 +193,11 @@ def main() -> None:
                 continue
             rows.append(one(family, name, args.data, args.out, args.minutes))
             file.write_text(json.dumps(rows, indent=1) + "\n")
-            (args.out / "table.md").write_text(table(rows))
-            print(table(rows[-1:]).splitlines()[-1], flush=True)
+            print(*table(rows[-1:])[0], sep=" | ", flush=True)
+    if args.record:
+        curves = {f"{r['set']} {r['family']}": r["curve"] for r in rows if "curve" in r}
+        packages = ("torch", "lightning")
+        write_measurement("training_curves", HEAD, table(rows), values=curves, packages=packages)
     if args.figure is not None:
         draw(rows, args.figure)
 

@@ -39,6 +39,7 @@ from typing import Any
 import escaip
 import numpy as np
 import scn
+from measurement import record_option, write_measurement
 from turns import Worker, faster, moved, peak_mib, serve, take_turns
 
 HERE = Path(__file__).resolve()
@@ -172,10 +173,17 @@ def compare(
 def print_table(rows: list[dict[str, Any]], repeat: int) -> None:
     """Print the rows as Markdown."""
     print(f"\n{platform.machine()}, one thread, CPU ms, median of {repeat}")
-    print(
-        "| case | atoms | parameters | step here / peer (batch) | faster | with the batch | "
-        "loss, gradient of the first step | MiB |\n" + "| --- " * 8 + "|"
-    )
+    for line in (HEAD, *table(rows)):
+        print(" | ".join(map(str, line)))
+
+
+HEAD = ["case", "atoms", "parameters", "step here / peer (batch), ms", "faster", "with the batch"]
+HEAD += ["loss, gradient of the first step", "MiB", "load"]
+
+
+def table(rows: list[dict[str, Any]]) -> list[list[Any]]:
+    """Return the cells of the table."""
+    lines = []
     for r in rows:
         sides = [w for w in ("ours", "peer") if f"{w}_s" in r]
         cells = [
@@ -187,8 +195,10 @@ def print_table(rows: list[dict[str, Any]], repeat: int) -> None:
             f"{r.get('faster_with_batch', 0):.2f}",
             " / ".join(f"{r[f'{w}_loss']:.6g}, {r[f'{w}_gradient']:.6g}" for w in sides),
             " / ".join(f"{r[f'{w}_mib']:.0f}" for w in sides),
+            f"{r['load']:.0f}",
         ]
-        print("| " + " | ".join(map(str, cells)) + " |")
+        lines.append(cells)
+    return lines
 
 
 def main() -> None:
@@ -205,6 +215,7 @@ def main() -> None:
     parser.add_argument("--structure", help="slab to use: any file that ASE reads")
     parser.add_argument("--acac", help="frames of acetylacetone, train_300K.xyz")
     parser.add_argument("--json", help="also write the figures here")
+    record_option(parser)
     args = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
@@ -226,6 +237,8 @@ def main() -> None:
             if args.json:
                 Path(args.json).write_text(json.dumps(rows, indent=1))
     print_table(rows, args.repeat)
+    if args.record:
+        write_measurement("training_steps", HEAD, table(rows))
 
 
 if __name__ == "__main__":

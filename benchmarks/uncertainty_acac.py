@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from ase.io import read
+from measurement import record_option, write_measurement
 from small_training import follow, set_rate, take_step
 from uncertainty_acac_scores import cheap_auroc, draw, measures
 
@@ -171,6 +172,7 @@ def main() -> None:
     parser.add_argument("--chains", type=int, nargs="*", help="only run these chains")
     parser.add_argument("--figure", type=Path, help="PNG file to draw")
     parser.add_argument("--only", nargs="*", help="only the predictions of these methods")
+    record_option(parser)
     args = parser.parse_args()
     torch.set_num_threads(1)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -247,8 +249,29 @@ def main() -> None:
     result["chains"] = diagnose(forces["forces"].reshape(3, -1, 20 * 45))
     print(result["chains"]["verdict"])
     (args.out / "table.json").write_text(json.dumps(result, indent=1))
+    if args.record:
+        record(result)
     if args.figure is not None:
         draw(collected, result["table"], args.figure)
+
+
+def record(result):
+    """Write the table of methods (300 / 600 K) and that of cheap scores."""
+    pairs = ("rmse", "spearman", "ence", "ence_chosen", "area", "coverage90", "auroc_top5")
+    head = ["method", "RMSE", "Spearman, atoms", "ENCE, one factor", "ENCE, chosen map"]
+    head += ["miscal. area", "coverage of 90 %", "AUROC of the worst 5 %"]
+    head += ["adaptive, 600 K: one order (mean of ten)", "OOD AUROC"]
+
+    rows = []
+    for name, row in result["table"].items():
+        cells = [f"{row[f'{key}_300']:#.3g} / {row[f'{key}_600']:#.3g}" for key in pairs]
+        once, mean = (row[f"adaptive_coverage90_600{end}"] for end in ("", "_mean"))
+        rows.append([name, *cells, f"{once:.3f} ({mean:.3f})", f"{row['ood_auroc']:.3f}"])
+    write_measurement("uncertainty_acac", head, rows)
+
+    cheap = result["single model, cheap"]
+    rows = [[key, *(row[key] for row in cheap.values())] for key in next(iter(cheap.values()), {})]
+    write_measurement("uncertainty_acac_scores", ["one pass of one model", *cheap], rows)
 
 
 def by_member(members, frames):

@@ -15,6 +15,7 @@ import time
 import numpy as np
 import torch
 from ase.build import bulk, molecule
+from measurement import record_option, write_measurement
 
 from ase_nnp.models.files import build_model
 from ase_nnp.models.potential import Conservative
@@ -69,6 +70,7 @@ def main() -> None:
     parser.add_argument("--molecule", default="C2H6CHOH")
     parser.add_argument("--crystal", action="store_true", help="64 atoms of rattled MgO instead")
     parser.add_argument("--repeats", type=int, default=15)
+    record_option(parser)
     options = parser.parse_args()
 
     def make(seed):
@@ -129,6 +131,10 @@ def main() -> None:
     print(f"{options.family or 'stand-in'}, {len(atoms)} atoms, {graph.num_edges} edges")
     for name, values in times.items():
         print(f"{name:32s} {1e3 * np.median(values):9.2f} ms  {np.median(values / plain):6.2f} x")
+    if options.record:
+        head = [options.family or "stand-in", "ms", "times the plain model"]
+        rows = [[k, 1e3 * np.median(v), np.median(v / plain)] for k, v in times.items()]
+        write_measurement("uncertainty_overhead", head, rows)
     auto = runs["5 members, auto"][0].runner
     print("auto chose", auto.choice, "-", auto.reason)
 

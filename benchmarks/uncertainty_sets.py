@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from measurement import record_option, write_measurement
 from small_training import follow, set_rate, take_step
 
 from ase_nnp import AtomGraph, build_model, load_model, open_dataset, save_model
@@ -234,6 +235,7 @@ def main() -> None:
     parser.add_argument("--sets", nargs="*", default=list(SETS), choices=list(SETS))
     parser.add_argument("--seconds", type=float, default=120.0, help="CPU time of each training")
     parser.add_argument("--members", type=int, default=1, help="Models of each set, an ensemble.")
+    record_option(parser)
     args = parser.parse_args()
     torch.set_num_threads(1)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -243,6 +245,30 @@ def main() -> None:
         for row in run(name, args.data, args.out, args.seconds, args.members)
     ]
     (args.out / "table.json").write_text(json.dumps(rows, indent=1))
+    if args.record:
+        record([row for row in rows if "failed" not in row])
+
+
+def record(rows):
+    """Write the table: home / shift."""
+    head = ["set, shift", "force RMSE, meV/Å", "energy, meV/atom", "method"]
+    head += ["force intervals cover", "ENCE", "energies cover", "AUROC", "fit, CPU s", "cost"]
+
+    def both(row, key, digits):
+        pair = (row[part].get(key) for part in ("home", "shift"))
+        return " / ".join("-" if value is None else f"{value:.{digits}f}" for value in pair)
+
+    cells = []
+    for row in rows:
+        errors = [
+            f"{row['set']}: {row['change']}",
+            both(row, "rmse", 0),
+            both(row, "energy_rmse", 1),
+        ]
+        bars = [both(row, key, 2) for key in ("covered", "ence", "energy_covered")]
+        auroc = f"{row['auroc']:.2f}" + f" ({row['score']})" * bool(row["score"])
+        cells.append([*errors, row["method"], *bars, auroc, row["fit_cpu_s"], row["cost"]])
+    write_measurement("uncertainty_sets", head, cells)
 
 
 if __name__ == "__main__":

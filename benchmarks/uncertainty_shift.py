@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from measurement import record_option, write_measurement
 
 from ase_nnp import load_model, open_dataset
 from ase_nnp.models.predictor import Predictor
@@ -82,6 +83,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path)
     parser.add_argument("--nothing-held-back", action="store_true")
     parser.add_argument("--calibrate-on-all", action="store_true")
+    record_option(parser)
     args = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", UserWarning)
@@ -115,6 +117,18 @@ def main() -> None:
     print(text)
     if args.output:
         args.output.write_text(text)
+    if args.record:
+        record(table)
+
+
+def record(table):
+    """Write both temperatures, and what stands for the shift alone."""
+    rows = [[key, table["300"][key], table["600"][key]] for key in table["300"]]
+    rows += [["AUROC of the score", None, float(np.mean(table["auroc"]))]]
+    if table["adaptive"]:
+        rows += [["adaptive coverage", None, float(np.mean(table["adaptive"]))]]
+    rows += [["fit, CPU s", max(table["fit_cpu_s"]), None]]
+    write_measurement("uncertainty_shift", ["one model", "300 K", "600 K"], rows)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 from ase.build import fcc111, molecule
+from measurement import record_option, write_measurement
 
 import ase_nnp
 
@@ -113,6 +114,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--python", required=True, help="interpreter of the environment")
     parser.add_argument("--calls", type=int, default=5)
+    record_option(parser)
     options = parser.parse_args()
     report = {
         "machine": f"{platform.processor() or platform.machine()}, one thread",
@@ -123,6 +125,10 @@ def main() -> None:
         "differences": same_numbers(options.python),
     }
     print(json.dumps(report, indent=1))
+    if options.record:
+        columns = ("free", "small mace", "medium mace")
+        rows = [[key, *(report[c][key] for c in columns)] for key in report["free"]]
+        write_measurement("worker", ["CPU ms", *columns], rows)
 
 
 if __name__ == "__main__":

@@ -82,6 +82,14 @@ def test_what_a_script_writes_stands_in_the_document(tmp_path):
     assert set(content["versions"]) >= {"python", "torch", "ase", "numpy"}
 
 
+def test_a_run_of_one_model_keeps_the_rows_of_others(tmp_path):
+    for model, error in (("a", 1.0), ("b", 2.0), ("a", 3.0)):
+        measurement.write_measurement(
+            "sites", ["model", "eV"], [[model, error]], keep_others=True, folder=tmp_path
+        )
+    assert tables.read("sites", tmp_path)["rows"] == [["b", 2.0], ["a", 3.0]]
+
+
 def test_a_row_with_a_missing_cell_is_refused(tmp_path):
     with pytest.raises(ValueError, match="1 cells for 2 columns"):
         measurement.write_measurement("x", ["a", "b"], [[1]], folder=tmp_path)
