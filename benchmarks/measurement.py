@@ -82,13 +82,22 @@ def record_option(parser: argparse.ArgumentParser) -> None:
 
 
 def dumps(content: Mapping[str, Any]) -> str:
-    """Return the file's text: a line for each entry and for each row of the table."""
-    head = {key: value for key, value in content.items() if key != "rows"}
-    plain = json.dumps(head, indent=1, ensure_ascii=False, default=float).removesuffix("\n}")
-    # NumPy's numbers are no numbers for json.
-    lines = [json.dumps(row, ensure_ascii=False, default=float) for row in content["rows"]]
-    rows = ",\n".join(f"  {line}" for line in lines)
-    return f'{plain},\n "rows": [\n{rows}\n ]\n}}\n'
+    """Return the file's text: a line for each entry, value and row."""
+
+    def line(value: Any) -> str:
+        # NumPy's numbers are no numbers for json.
+        return json.dumps(value, ensure_ascii=False, default=float)
+
+    entries = []
+    for key, value in content.items():
+        text = line(value)
+        if key == "rows":
+            text = "[\n" + ",\n".join(f"  {line(row)}" for row in value) + "\n ]"
+        elif key == "values" and value:
+            pairs = (f"  {line(name)}: {line(one)}" for name, one in value.items())
+            text = "{\n" + ",\n".join(pairs) + "\n }"
+        entries.append(f" {line(key)}: {text}")
+    return "{\n" + ",\n".join(entries) + "\n}\n"
 
 
 def command() -> str:

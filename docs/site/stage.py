@@ -15,6 +15,7 @@ from blocks import counts
 from cells import read_cells, to_markdown, to_notebook
 from command_page import command_page
 from default_model import default_model_page
+from measured_figures import with_figures
 from model_page import model_table
 from reference import reference_pages
 
@@ -137,7 +138,8 @@ def measurements(target: Path, places: dict[str, str]) -> None:
         names.append(name)
         text = re.sub(r"^### ", "## ", f"# {section}", flags=re.MULTILINE)
         page = f"measurements/{name}.md"
-        write(target / page, with_links(text, source, page, places))
+        text = with_links(text, source, page, places)
+        write(target / page, with_figures(text, target / "measurements"))
     default_model_page(target / "measurements")
     names.insert(0, "the-default-model")
     page = "measurements/index.md"
