@@ -113,6 +113,9 @@ def with_links(text: str, source: str, page: str, places: dict[str, str]) -> str
         wanted = os.path.normpath(os.path.join(os.path.dirname(source), name))
         if image or wanted.startswith("docs/img/"):
             wanted = wanted.removeprefix("docs/")
+        elif wanted == "benchmarks/RESULTS.md" and anchor:
+            # Each section of that file is a page of its own.
+            wanted, hash_, anchor = f"measurements/{anchor}.md", "", ""
         elif wanted in places:
             wanted = places[wanted]
         elif (ROOT / wanted).exists():
