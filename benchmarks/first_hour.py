@@ -85,11 +85,23 @@ ase-nnp elastic cu.traj""",
         "training.md",
         "sh",
         """\
-ase-nnp data convert data/oc25_toy labels.extxyz
+python - <<END
+from ase.build import bulk
+from ase.calculators.emt import EMT
+import ase_nnp
+
+frames = []
+for seed in range(40):
+    frames.append(bulk("Cu", cubic=True))
+    frames[-1].rattle(0.1, seed=seed)
+    frames[-1].calc = EMT()                        # or your DFT
+    frames[-1].get_forces()
+ase_nnp.write_dataset("labels.extxyz", frames)
+END
 cat > run.yaml <<END
 model: {start: data/toy.nnp}
 data: {train: labels.extxyz}
-epochs: 2
+epochs: 5
 output: tuned
 END
 ase-nnp train run.yaml

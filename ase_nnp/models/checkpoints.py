@@ -25,6 +25,7 @@ __all__ = [
     "label_model",
     "load_checkpoint",
     "load_file",
+    "model_name",
     "packaged_file",
 ]
 
@@ -40,6 +41,13 @@ def label_model(
     # A family may fill in nested defaults itself; what it built from is what must be saved.
     model.config = dict(model.config) or dict(config)
     model.provenance = {**dict(model.provenance), **provenance}
+
+
+def model_name(model: Potential) -> str:
+    """Return the name of the pretrained weights, else of family, calculator or class."""
+    inner = model.unwrapped
+    said = model.provenance.get("pretrained") or inner.family or getattr(inner, "name", "")
+    return str(said or type(inner).__name__)
 
 
 def load_checkpoint(

@@ -7,11 +7,13 @@ import json
 import numpy as np
 import pytest
 from ase.build import bulk
+from ase.calculators.emt import EMT
 from ase.db import connect
 
 import ase_nnp
 from ase_nnp import NNPCalculator, load_model, predict
 from ase_nnp.errors import ConfigError, UnknownModelError
+from ase_nnp.models.checkpoints import model_name
 from ase_nnp.models.default import default_pretrained
 
 
@@ -101,6 +103,14 @@ def test_files_say_which_model_made_the_numbers(tmp_path):
     plain = NNPCalculator(offered.name, device="cpu", uncertainty=False)
     assert said["model_hash"] == plain.todict()["model_hash"]
     assert "uncertainty" not in plain.todict()
+
+
+def test_a_model_is_called_by_its_weights_its_family_or_its_calculator():
+    _, offered = default_pretrained()
+    assert model_name(load_model(device="cpu")) == offered.name
+    assert model_name(load_model(device="cpu", uncertainty=False)) == offered.name
+    assert model_name(ase_nnp.build_model("lj", device="cpu")) == "lj"
+    assert model_name(ase_nnp.from_ase(EMT)) == "EMT"
 
 
 def test_a_saved_and_loaded_model_is_not_fresh_any_more(tmp_path):

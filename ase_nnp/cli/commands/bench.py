@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ase_nnp.cli.commands.model_argument import model_name
 from ase_nnp.cli.commands.output import plain, print_json, print_table, read_structures, say
 from ase_nnp.cli.commands.shared_options import ModelOptions, takes
 from ase_nnp.errors import AseNnpError, ConfigError
@@ -80,7 +81,7 @@ def bench(
                 # A checkpoint belongs to the model that is named first.
                 own = options if name == model else replace(options, checkpoint=None)
                 potential = _model(name, own, random_weights)
-                label = name or f"default ({potential.unwrapped.family})"
+                label = name or f"default ({model_name(potential)})"
                 label = f"{label}, random weights" if random_weights else label
                 made = measure(
                     f"{label}, with error bars" if "energy_std" in potential.outputs else label,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ase_nnp.cli.commands.model_argument import model_and_structures
+from ase_nnp.cli.commands.model_argument import model_and_structures, model_name
 from ase_nnp.cli.commands.output import read_structures, select
 from ase_nnp.errors import ConfigError
 
@@ -72,4 +72,4 @@ def number_with_bar(value: float, std: Any, digits: int = 2) -> str:
 
 def title_of(what: str, atoms: Atoms, potential: Potential) -> str:
     """Return the line above a table."""
-    return f"{what} of {atoms.get_chemical_formula()} with {potential.unwrapped.family}"
+    return f"{what} of {atoms.get_chemical_formula()} with {model_name(potential)}"

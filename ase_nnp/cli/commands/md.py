@@ -10,7 +10,7 @@ import typer
 from ase_nnp.cli.commands.batched import BatchedOptions, number, run_batched
 from ase_nnp.cli.commands.cautions import warn_of_vacuum
 from ase_nnp.cli.commands.exit_codes import EPILOG, INTERRUPTED, leave
-from ase_nnp.cli.commands.model_argument import InputsArgument, model_and_structures
+from ase_nnp.cli.commands.model_argument import InputsArgument, model_and_structures, model_name
 from ase_nnp.cli.commands.output import print_json, print_table, read_structures, select
 from ase_nnp.cli.commands.shared_options import takes
 from ase_nnp.errors import ConfigError
@@ -81,7 +81,7 @@ def md(
         report = {"output": str(written), "ensemble": ensemble, "warnings": cautions}
         print_json({**report, "structures": rows})
     else:
-        _show(rows, f"{ensemble} with {potential.unwrapped.family}, last structures in {written}")
+        _show(rows, f"{ensemble} with {model_name(potential)}, last structures in {written}")
     if len(rows) < len(data):
         raise typer.Exit(INTERRUPTED)
     leave(rows)

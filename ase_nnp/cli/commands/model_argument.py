@@ -110,6 +110,13 @@ def model_and_structures(
     return None, [Path(word) for word in words]
 
 
+def model_name(potential: Potential) -> str:
+    """Return what a model is called in a table's title: its pretrained name, else its family."""
+    from ase_nnp.models import checkpoints
+
+    return checkpoints.model_name(potential)
+
+
 def is_model(text: str) -> bool:
     """Whether a word names an installed family, one of its checkpoints or pretrained models."""
     from ase_nnp.registry.installed import installed

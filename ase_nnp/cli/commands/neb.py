@@ -9,7 +9,7 @@ import typer
 
 from ase_nnp.cli.commands.crystal import number_with_bar
 from ase_nnp.cli.commands.exit_codes import EPILOG, leave
-from ase_nnp.cli.commands.model_argument import model_and_structures
+from ase_nnp.cli.commands.model_argument import model_and_structures, model_name
 from ase_nnp.cli.commands.output import print_json, print_table, read_structures, say, warn
 from ase_nnp.cli.commands.shared_options import PropertyOptions, takes
 from ase_nnp.cli.commands.targets import OverwriteOption, open_target
@@ -97,7 +97,7 @@ def neb(
         rows.append(("evaluations", str(result.evaluations), ""))
         rows.append(("largest force", f"{result.fmax:.4f}", "eV/Å"))
         rows.append(("converged", "yes" if result.converged else "NO", ""))
-        title = f"Path of {initial.get_chemical_formula()} with {potential.unwrapped.family}"
+        title = f"Path of {initial.get_chemical_formula()} with {model_name(potential)}"
         print_table(f"{title}, written to {written}", ("", "", ""), rows)
         say(covers)
     if result.unknown_images:

@@ -12,6 +12,7 @@ from ase_nnp.cli.commands.exit_codes import EPILOG
 from ase_nnp.cli.commands.model_argument import (
     InputsArgument,
     model_and_structures,
+    model_name,
 )
 from ase_nnp.cli.commands.output import print_json, print_table, read_structures, say
 from ase_nnp.cli.commands.shared_options import ModelOptions, takes
@@ -116,8 +117,8 @@ def _show(
     names = [_with_unit(potential, k) for k in scalars]
     names += ["largest force (eV/Å)"] * forces
     names += [f"{k} (GPa)" for k in ("xx", "yy", "zz", "yz", "xz", "xy")] * stress
-    family = potential.unwrapped.family
-    title = f"{family}: {kind} energies" if "energy" in scalars else family
+    name = model_name(potential)
+    title = f"{name}: {kind} energies" if "energy" in scalars else name
     if potential.energy_reference:
         title += f", {potential.energy_reference}"
     print_table(title, ("", "formula", *names), rows)

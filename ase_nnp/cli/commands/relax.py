@@ -14,7 +14,7 @@ from ase_nnp.cli.commands.batched import BatchedOptions, number, run_batched
 from ase_nnp.cli.commands.cautions import warn_of_vacuum
 from ase_nnp.cli.commands.example import example
 from ase_nnp.cli.commands.exit_codes import EPILOG, INTERRUPTED, leave
-from ase_nnp.cli.commands.model_argument import model_and_structures
+from ase_nnp.cli.commands.model_argument import model_and_structures, model_name
 from ase_nnp.cli.commands.output import print_json, print_table, read_structures, say, select
 from ase_nnp.cli.commands.relaxation_picture import draw_first
 from ase_nnp.cli.commands.shared_options import takes
@@ -103,7 +103,7 @@ def relax(
             start = data[alive[0].get("index", 0)]
             draw_first(plot, potential, start, relaxed[0], alive[0], place, cautions)
 
-    report = {"output": str(written), "model": potential.unwrapped.family, "warnings": cautions}
+    report = {"output": str(written), "model": model_name(potential), "warnings": cautions}
     if options.as_json:
         print_json({**report, "structures": rows})
     else:

@@ -16,6 +16,7 @@ import numpy as np
 
 from ase_nnp.errors import ConfigError, StructureError
 from ase_nnp.files.identity import digest, structure_digest
+from ase_nnp.models.checkpoints import model_name
 from ase_nnp.models.files import load_model, model_hash
 from ase_nnp.workflows.adsorption.adsorbates import Adsorbate, adsorbate
 from ase_nnp.workflows.adsorption.judgment import judged
@@ -30,7 +31,6 @@ from ase_nnp.workflows.surfaces import vacuum_gaps
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from ase_nnp.models.potential import Potential
 
 __all__ = ["adsorb", "is_slab"]
 
@@ -127,7 +127,7 @@ def adsorb(
         "steps": steps,
         "push": push,
         "reference": references.name,
-        "model": _model_name(potential),
+        "model": model_name(potential),
         "model_hash": model_hash(potential),
     }
     home = None if folder is None else _home(Path(folder), given, guests, settings)
@@ -263,13 +263,6 @@ def _relaxed(
 def _slab_id(slab: Atoms) -> str:
     content = [slab.numbers, np.round(slab.cell.array, 2), np.round(slab.positions, 2)]
     return f"{slab.get_chemical_formula(empirical=True)}-{digest(content)[:8]}"
-
-
-def _model_name(potential: Potential) -> str:
-    """The pretrained model or the family; a calculator of ASE has neither, but a name."""
-    inner = potential.unwrapped
-    said = potential.provenance.get("pretrained") or inner.family or getattr(inner, "name", "")
-    return str(said or type(inner).__name__)
 
 
 def _system(slab: Atoms, guests: Sequence[Adsorbate]) -> str:
