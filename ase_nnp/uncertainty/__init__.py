@@ -28,6 +28,7 @@ _WHERE = {
     "attach": "fitting",
     "attach_uncertainty": "ase_storage",
     "calibrate": "fitting",
+    "calibrate_differences": "shared_errors",
     "fit": "fitting",
     "freeze": "ase_storage",
     "read_uncertainty": "ase_storage",
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     from ase_nnp.uncertainty.methods.base import UncertainPotential as UncertainPotential
     from ase_nnp.uncertainty.monitor import UncertaintyMonitor as UncertaintyMonitor
     from ase_nnp.uncertainty.monitor import UncertaintyWarning as UncertaintyWarning
+    from ase_nnp.uncertainty.shared_errors import calibrate_differences as calibrate_differences
     from ase_nnp.uncertainty.statistics.calibrated import Calibration as Calibration
 
 

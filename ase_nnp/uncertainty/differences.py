@@ -247,12 +247,28 @@ def energies(model: Potential, structures: Sequence[Atoms]) -> list[Observable]:
 
     Notes
     -----
-    A calibration of the energy acts on every std; correlations stay as they are.
+    A calibration of the energy acts on every std; correlations stay as they are, but for the part
+    that :func:`~ase_nnp.uncertainty.calibrate_differences` found not to be shared.
     """
     structures = list(structures)
     if isinstance(model, Sum):
         return _of_a_sum(model, structures)
+    observables = _plain_energies(model, structures)
+    shared = float(getattr(model, "shared", 1.0))
+    return observables if shared == 1 else [_partly_shared(one, shared) for one in observables]
 
+
+def _partly_shared(one: Observable, shared: float) -> Observable:
+    """Keep the std; of covariances with others only the part ``shared`` is left."""
+    if one.std is None:
+        return one
+    parts = (one * math.sqrt(shared)).parts
+    rest = np.array([math.sqrt(1 - shared) * one.std])
+    return Observable(one.value, {**parts, Source("independent", "the part not shared"): rest})
+
+
+def _plain_energies(model: Potential, structures: Sequence[Atoms]) -> list[Observable]:
+    """Return energies with all covariances that the model states."""
     known = "energy_std" in model.outputs
     if known and hasattr(model, "energy_rows"):
         return _of_stds_and_rows(model, structures)

@@ -15,12 +15,15 @@ from ase_nnp.models.modes import usual_default_dtype
 from ase_nnp.models.potential import Potential
 from ase_nnp.models.tensors import read_sealed, tensor_hash, write_sealed
 from ase_nnp.uncertainty.methods.base import NOT_COVERED, UncertainPotential
+from ase_nnp.uncertainty.methods.bonding import KnownBonding
 from ase_nnp.uncertainty.statistics.calibrated import Calibration
 
 __all__ = ["check_model", "load_uncertainty", "save_uncertainty", "uncertainty_info"]
 
 KEY = "ase_nnp_uncertainty"
 FORMAT = 1
+#: Begins the names of tables of known bonding.
+BONDING = "bonding."
 UNITS = {"energy": "eV", "forces": "eV/Angstrom", "stress": "eV/Angstrom^3"}
 
 
@@ -72,12 +75,16 @@ def save_uncertainty(model: UncertainPotential, path: str | Path, **notes: Any) 
     while isinstance(layer, UncertainPotential):
         own, values = layer.state()
         tensors |= {f"{len(layers)}.{k}": v for k, v in own.items()}
+        known = layer.bonding
+        if known is not None:
+            tensors |= {f"{len(layers)}.{BONDING}{k}": v for k, v in known.counts.items()}
         layers.append(
             {
                 "method": layer.method,
                 "values": values,
                 "calibration": layer.calibration.to_json(),
                 "aliases": layer.aliases,
+                **({"bonding": known.facts()} if known is not None else {}),
             }
         )
         layer = layer.base
@@ -179,8 +186,13 @@ def _on_model(
     for number in reversed(range(len(header["layers"]))):
         layer, prefix = header["layers"][number], f"{number}."
         own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        levels = {k.removeprefix(BONDING): own.pop(k) for k in list(own) if k.startswith(BONDING)}
         current = _class_of(layer["method"]).from_state(current, own, layer["values"])
         current.set_calibration(Calibration.from_json(layer["calibration"]))
+        # Files of earlier versions know nothing of bonding.
+        if "bonding" in layer:
+            current.bonding = KnownBonding(levels, **layer["bonding"])
+            current.outputs = tuple(dict.fromkeys([*current.outputs, "ood_score", "ood_flag"]))
         if layer["aliases"]:
             current.with_aliases(layer["aliases"])
     assert isinstance(current, UncertainPotential)

@@ -49,6 +49,8 @@ def main() -> None:
     model = ase_nnp.load_model(args.model, device="cpu")
     rng = np.random.default_rng(1)
     train, watched = split([a for path in args.train for a in load_frames(path)])
+    # Two atoms at any distance are bonded to whatever; of all others bonding is known.
+    every = [a for a in train if kind_of(a) != "pair" and trusted(a)]
     # Pairs at all distances would stretch every element's features far beyond what is sound.
     train, watched = (
         [a for a in some_of_each(frames, most, rng) if kind_of(a) != "pair" and trusted(a)]
@@ -63,6 +65,10 @@ def main() -> None:
     groups += ["unseen"] * len(choose)
 
     doubt = fit(model, train, held, kinds, groups, choose)
+    uncertainty.calibrate_differences(doubt, watched)
+    known = doubt.remember_bonding(every).bonding
+    print("bonding", known.facts(), {k: c.shape[1] for k, c in known.counts.items()})
+    print("shared part of covariances", doubt.shared)
     for name, frames in (("watched", watched), ("threshold", choose)):
         found = ase_nnp.predict(doubt, frames, properties=("ood_flag",), progress=False)
         print(name, len(frames), "flagged", np.mean([bool(r["ood_flag"]) for r in found]))

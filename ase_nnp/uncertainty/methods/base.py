@@ -15,6 +15,7 @@ from ase_nnp.models.graph import AtomGraph
 from ase_nnp.models.potential import Potential
 from ase_nnp.models.structures import structures_of
 from ase_nnp.uncertainty.ase_storage import ALIASES
+from ase_nnp.uncertainty.methods.bonding import KnownBonding
 from ase_nnp.uncertainty.statistics.calibrated import Calibration
 from ase_nnp.uncertainty.statistics.moments import NOT_COVERED
 
@@ -41,6 +42,9 @@ class UncertainPotential(Potential):
         ``"isotropic"`` or ``"component"``.
     calibration
         Applied to every spread; see :meth:`calibrate`.
+    shared
+        Part of the covariances of two energies to be believed, 0 to 1; the rest of each error is
+        its own. See :func:`ase_nnp.uncertainty.calibrate_differences`.
     """
 
     method: ClassVar[str] = ""
@@ -48,6 +52,8 @@ class UncertainPotential(Potential):
     row_axis: Mapping[str, int] = {"forces_members": 1, "forces_interval": 1, "forces_comm": 1}
     #: Names of another package that are given too; see :meth:`with_aliases`.
     aliases: str | None = None
+    #: What flags bonding that training never had; see :meth:`remember_bonding`.
+    bonding: KnownBonding | None = None
 
     def __init__(
         self,
@@ -55,6 +61,7 @@ class UncertainPotential(Potential):
         *,
         force_std_mode: str = "isotropic",
         calibration: Calibration | None = None,
+        shared: float = 1.0,
     ) -> None:
         super().__init__()
         if not members:
@@ -63,8 +70,11 @@ class UncertainPotential(Potential):
             raise UncertaintyError(
                 f"force_std_mode must be 'isotropic' or 'component', not {force_std_mode!r}."
             )
+        if not 0 <= shared <= 1:
+            raise UncertaintyError(f"shared must lie in [0, 1]; found {shared}.")
 
         self.members = nn.ModuleList(members)
+        self.shared = shared
         self.force_std_mode = force_std_mode
         self.calibration = calibration or Calibration()
         base = self.base
@@ -159,7 +169,22 @@ class UncertainPotential(Potential):
             "n_cal": c.structures,
             "calibration_hash": c.data_hash,
             "not_covered": NOT_COVERED,
+            **({"bonding": list(self.bonding.counts)} if self.bonding else {}),
         }
+
+    def remember_bonding(self, train: Sequence[Atoms], false_alarms: float = 0.02) -> Self:
+        """Flag from now on every structure with bonding that training structures never had.
+
+        Parameters are those of :meth:`~ase_nnp.uncertainty.methods.bonding.KnownBonding.fit`; a
+        method without a flag has one from then on. Returns the method.
+        """
+        self.bonding = KnownBonding.fit(self.base, train, false_alarms=false_alarms)
+        self.outputs = tuple(dict.fromkeys([*self.outputs, "ood_score", "ood_flag"]))
+        return self
+
+    def explain(self, atoms: Atoms) -> list[str]:
+        """Return what of a structure's bonding training never had, a sentence each."""
+        return self.bonding.explain(self.base, atoms) if self.bonding else []
 
     def set_calibration(self, calibration: Calibration) -> Self:
         """Take a calibration; from then on stds are calibrated and intervals are given."""
@@ -189,6 +214,8 @@ class UncertainPotential(Potential):
             pooled = result["forces_std"].square().mean(dim=1, keepdim=True).sqrt()
             result["forces_std"] = pooled.expand(-1, 3)
         self._calibrate(result, graph)
+        if self.bonding is not None and {"ood_score", "ood_flag"} & {*properties, *result}:
+            self._mark_bonding(self.bonding, result, graph)
         if "forces_std" in result:
             result["forces_std_norm"] = result["forces_std"].norm(dim=1)
         for theirs, (ours, how) in ALIASES.get(self.aliases or "", {}).items():
@@ -199,6 +226,19 @@ class UncertainPotential(Potential):
     def spread(self, graph: AtomGraph, properties: Collection[str]) -> dict[str, Tensor]:
         """Predictions and raw spreads; what a method writes."""
         raise NotImplementedError
+
+    def _mark_bonding(
+        self, bonding: KnownBonding, result: dict[str, Tensor], graph: AtomGraph
+    ) -> None:
+        """Flag structures with unknown bonding, with a score just above the threshold."""
+        count = graph.positions.new_zeros(graph.num_structures)
+        new = count.index_add(0, graph.batch, bonding.novel(graph).to(count)) > 0
+        threshold = float(self.uq.get("score_threshold") or 1.0)
+        score = result.get("ood_score", torch.zeros_like(count))
+        # A monitor looks at the score alone, so that it must say what the flag says.
+        above = score.clamp(min=1.001 * threshold)
+        result["ood_score"] = torch.where(new, above, score)
+        result["ood_flag"] = new | result.get("ood_flag", torch.zeros_like(new))
 
     def _calibrate(self, result: dict[str, Tensor], graph: AtomGraph) -> None:
         for name, one in self.calibration.properties.items():
@@ -225,7 +265,9 @@ class UncertainPotential(Potential):
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and plain values that make this method again beside its first member."""
-        return {}, {"force_std_mode": self.force_std_mode}
+        # Left out where it says nothing, so that older versions go on reading such files.
+        shared = {"shared": self.shared} if self.shared != 1 else {}
+        return {}, {"force_std_mode": self.force_std_mode, **shared}
 
     @classmethod
     def from_state(

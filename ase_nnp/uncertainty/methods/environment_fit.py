@@ -119,7 +119,11 @@ def fit_environment(
     folds = _folds(bars, means, kind, evidence, held or [], seed)
     bars.widths, by_kind = fit_widths(evidence, folds, coverage, names)
 
-    chosen, threshold, table = _choose(bars, known, apart, kind, false_alarms, score)
+    # Both signs of the flag share the false alarms that are asked for.
+    bars.remember_bonding(train, false_alarms / 2)
+    assert bars.bonding is not None
+    rest = false_alarms - bars.bonding.false_alarms
+    chosen, threshold, table = _choose(bars, known, apart, kind, rest, score)
     bars.facts = {
         "score": chosen,
         "score_threshold": threshold,
