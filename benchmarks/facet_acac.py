@@ -182,7 +182,14 @@ def record(folder):
         errors = peer["stage two"]
         name = f"MACE, {peer['epochs']} epochs"
         rows.append([name, peer["cpu_min"], *errors["held_300K"], *errors["dev_600K"]])
-    write_measurement("facet_acac", head, rows)
+    names = ("cpu_min", "E_300K", "F_300K", "E_600K", "F_600K")
+    ends = {"facet": rows[len(lines) - 1]} | ({"mace": rows[-1]} if len(rows) > len(lines) else {})
+    values = {
+        f"{who}_{name}": value
+        for who, row in ends.items()
+        for name, value in zip(names, row[1:], strict=True)
+    }
+    write_measurement("facet_acac", head, rows, values=values)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from ase_nnp.models.graph import AtomGraph
 from ase_nnp.models.potential import Potential
 
 from .elements import MAX_Z, NUM_FEATURES, element_features
-from .layers import GatedEdges, check_sizes, head, mean_over_atoms, with_batch_counters
+from .layers import GatedEdges, check_sizes, gated_sum, head, mean_over_atoms, with_batch_counters
 from .properties import choose_property
 from .scaling import read_scale
 
@@ -275,9 +275,7 @@ class Convolution(nn.Module):
 
     def forward(self, atoms: Tensor, edges: Tensor, source: Tensor, target: Tensor) -> Tensor:
         """Return the atoms (N, A) after one exchange with their neighbours."""
-        gate, core = self.bn1(self.fc_full(atoms, edges, source, target)).chunk(2, dim=1)
-        message = torch.sigmoid(gate) * softplus(core)
-        total = torch.zeros_like(atoms).index_add(0, target, message)
+        total = gated_sum(self.bn1(self.fc_full(atoms, edges, source, target)), atoms, target)
         return softplus(atoms + self.bn2(total))
 
 

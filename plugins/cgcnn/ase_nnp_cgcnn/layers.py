@@ -37,6 +37,16 @@ class GatedEdges(nn.Linear):
         return torch.addmm(centre[target] + neighbour[source], edges, of_edge.T)
 
 
+def gated_sum(edges: Tensor, atoms: Tensor, target: Tensor) -> Tensor:
+    """Return the sum of gated messages at each atom, like ``atoms`` (N, A).
+
+    One half of the ``edges`` (E, 2 A) is the gate, the other the core (Eq. 5 of arXiv:1710.10324).
+    """
+    gate, core = edges.chunk(2, dim=1)
+    message = torch.sigmoid(gate) * softplus(core)
+    return torch.zeros_like(atoms).index_add(0, target, message)
+
+
 def check_sizes(**sizes: Any) -> None:
     """Raise ConfigError for a size that is no positive number."""
     for name, size in sizes.items():

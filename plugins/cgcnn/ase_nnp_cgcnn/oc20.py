@@ -23,7 +23,7 @@ from ase_nnp.models.long_range import MESSAGES, long_range_block
 from ase_nnp.models.potential import Conservative
 
 from .elements import MAX_Z, NUM_FEATURES, element_features
-from .layers import GatedEdges, check_sizes, head, mean_over_atoms, with_batch_counters
+from .layers import GatedEdges, check_sizes, gated_sum, head, mean_over_atoms, with_batch_counters
 from .scaling import oc20_scales
 
 __all__ = ["AdsorptionModel", "from_config"]
@@ -237,7 +237,5 @@ class Convolution(nn.Module):
 
     def forward(self, atoms: Tensor, edges: Tensor, source: Tensor, target: Tensor) -> Tensor:
         """Return the atoms (N, A) after one exchange with their neighbours."""
-        gate, core = self.bn1(self.lin1(atoms, edges, source, target)).chunk(2, dim=1)
-        message = torch.sigmoid(gate) * softplus(core)
-        total = torch.zeros_like(atoms).index_add(0, target, message)
+        total = gated_sum(self.bn1(self.lin1(atoms, edges, source, target)), atoms, target)
         return softplus(self.ln1(total) + atoms)
