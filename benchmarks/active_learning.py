@@ -169,11 +169,24 @@ def main() -> None:
                 measure=measure,
                 seed=seed,
             )
+            found.append((seed, select, result.rounds))
             for row in result.rounds:
                 print(json.dumps({"seed": seed, "select": select, **row}), flush=True)
-                found.append([seed, select, *row.values()])
     if args.record:
-        write_measurement("active_learning", ["seed", "select", *row], found)
+        record(found)
+
+
+def record(found):
+    """Write force errors by the number of calls, for each seed and their means."""
+    words = {"uncertain": "threshold", "random": "random"}
+    calls = [f"{np.mean([rows[k]['oracle_calls'] for *_, rows in found]):.0f}"
+             for k in range(len(found[0][2]))]  # fmt: skip
+    errors = {(seed, how): [row["forces_rmse"] for row in rows] for seed, how, rows in found}
+    table = [[f"seed {seed}, {words[how]}", *values] for (seed, how), values in errors.items()]
+    for how, word in words.items():
+        mean = np.mean([values for (_, own), values in errors.items() if own == how], axis=0)
+        table.append([f"mean, {word}", *mean])
+    write_measurement("active_learning", ["", *calls], table)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,10 @@ BLOCK = re.compile(r"^<!-- table: (\S+) -->\n.*?^<!-- end -->\n", flags=re.DOTAL
 
 
 def with_figures(text: str, folder: Path) -> str:
-    """Return a page with a picture below each table that has one; draw it into ``folder``."""
+    """Return a page with a picture below each table that has one; draw it into ``folder``.
+
+    All pictures have two kinds of points, in two colors.
+    """
 
     def block(match: re.Match[str]) -> str:
         name = match[1]
@@ -28,9 +31,10 @@ def with_figures(text: str, folder: Path) -> str:
 
 
 def measured(name: str) -> list[list[Any]]:
-    """Return the rows of a measurement, without the marks of emphasis."""
+    """Return the head and the rows of a measurement, without the marks of emphasis."""
     path = ROOT / "benchmarks" / "results" / f"{name}.json"
-    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    content = json.loads(path.read_text(encoding="utf-8"))
+    rows = [content["columns"], *content["rows"]]
     return [[str(cell).replace("**", "") for cell in row] for row in rows]
 
 
@@ -46,7 +50,8 @@ def axes(path: Path, lines: dict[str, tuple[list[float], list[float]]], **settin
     figure = Figure(figsize=(6.4, 3.8), layout="constrained")
     plot = figure.subplots()
     for name, (x, y) in lines.items():
-        plot.plot(x, y, "o-" if len(x) > 1 else "s", ms=4, label=name)
+        color = f"C{len(plot.lines) % 2}"
+        plot.plot(x, y, "o-" if len(x) > 1 else "s", ms=4, color=color, label=name)
     plot.set(**settings)
     plot.legend(frameon=False)
     figure.savefig(path, metadata={"Date": None})
@@ -56,16 +61,16 @@ def accuracy(rows: list[list[str]], path: Path) -> None:
     """Force errors over the time of training, beside another program's."""
     lines = {}
     for start, name in (("", "Facet"), ("MACE", "MACE")):
-        own = [row for row in rows if row[0].startswith("MACE") == bool(start)]
+        own = [row for row in rows[1:] if row[0].startswith("MACE") == bool(start)]
         time = [number(row[1]) for row in own]
         for column, where in ((3, "300 K"), (5, "600 K")):
             lines[f"{name}, {where}"] = (time, [number(row[column]) for row in own])
-    axes(path, lines, xlabel="CPU min", ylabel="force error, RMSE (meV/Å)", yscale="log")
+    axes(path, lines, xlabel="CPU min", ylabel="force error, RMSE (meV/Å)")
 
 
 def searches(rows: list[list[str]], path: Path) -> None:
     """Neighbor search over the number of atoms, cutoff 6 Å."""
-    six = [row for row in rows if float(row[1]) == 6]
+    six = [row for row in rows[1:] if float(row[1]) == 6]
     atoms = [number(row[0]) for row in six]
     lines = {n: (atoms, [number(row[k]) for row in six]) for k, n in ((4, "vesin"), (5, "torch"))}
     axes(path, lines, xlabel="atoms", ylabel="CPU ms", xscale="log", yscale="log")
@@ -73,7 +78,9 @@ def searches(rows: list[list[str]], path: Path) -> None:
 
 def learning(rows: list[list[str]], path: Path) -> None:
     """Force errors over calls of the oracle, means over seeds."""
-    calls = [0.0, 4.0, 8.0, 12.0, 15.5, 19.5, 24.0]
+    # A head such as "15, 16": the calls differ from seed to seed.
+    counts = [list(map(float, head.split(","))) for head in rows[0][1:]]
+    calls = [sum(several) / len(several) for several in counts]
     kinds = {"mean, threshold": "chosen by the uncertainty", "mean, random": "random"}
     lines = {
         kinds[row[0]]: (calls, [number(cell) for cell in row[1:]])
