@@ -28,6 +28,7 @@ _WHERE = {
     "adsorption_energy": "workflows.adsorption",
     "build_model": "models.files",
     "cite": "registry.citation",
+    "export_model": "models.export",
     "from_ase": "models.from_ase",
     "hookimpl": "registry.hookspecs",
     "list_models": "registry.installed",
@@ -91,6 +92,7 @@ if TYPE_CHECKING:
     from ase_nnp.errors import UnsafeFileError as UnsafeFileError
     from ase_nnp.errors import UnsupportedElementError as UnsupportedElementError
     from ase_nnp.errors import WorkerError as WorkerError
+    from ase_nnp.models.export import export_model as export_model
     from ase_nnp.models.files import build_model as build_model
     from ase_nnp.models.files import load_model as load_model
     from ase_nnp.models.files import save_model as save_model

@@ -54,6 +54,7 @@ COMMANDS = (
     "plugin",
     "env",
     "compare",
+    "export",
 )
 
 

@@ -64,7 +64,8 @@ def gradients(
     if stress:
         # sigma = dE/d(strain) / V (positive under tension, as in ASE). A molecule's cell may have
         # no volume: then the stress is zero and not a division by it.
-        volume = torch.linalg.det(cell).abs()[:, None, None]
+        normal = torch.linalg.cross(cell[:, 1], cell[:, 2])
+        volume = (cell[:, 0] * normal).sum(1).abs()[:, None, None]
         safe = torch.where(volume > 0, volume, torch.ones_like(volume))
         result["stress"] = torch.where(volume > 0, values[-1] / safe, torch.zeros_like(values[-1]))
     return result

@@ -86,17 +86,17 @@ class AtomGraph:
     @property
     def num_structures(self) -> int:
         """B."""
-        return int(self.cell.shape[0])
+        return self.cell.shape[0]
 
     @property
     def num_atoms(self) -> int:
         """N."""
-        return int(self.positions.shape[0])
+        return self.positions.shape[0]
 
     @property
     def num_edges(self) -> int:
         """E."""
-        return int(self.edge_index.shape[1])
+        return self.edge_index.shape[1]
 
     def edge_vectors(self) -> Tensor:
         """Return ``r_ij`` (E, 3) in Angstrom, from center to neighbor; differentiable."""

@@ -62,6 +62,8 @@ class Potential(nn.Module):
     per_atom, row_axis
         Outputs with a row an atom (others have one a structure), and the axis of the rows where it
         is not the first.
+    images
+        Axes along which a periodic structure has images for this model, all three by default.
     corrections
         Terms added to it, as they are named: ``"zbl"``, ``"d3bj:pbe"``.
     family, config, provenance
@@ -99,6 +101,7 @@ class Potential(nn.Module):
     row_axis: Mapping[str, int] = {}
     required_inputs: tuple[str, ...] = ()
     graph_options: Mapping[str, Any] = {}
+    images: Sequence[bool] = (True, True, True)
     #: Terms added to it, as they are named: ``"zbl"``, ``"d3bj:pbe"``.
     corrections: tuple[str, ...] = ()
     #: Set by the registry: which family and configuration this is, and where its weights are from.
@@ -289,6 +292,13 @@ class Potential(nn.Module):
     def plain_graph(self) -> bool:
         """Whether :meth:`make_graph` adds nothing to positions and edges within the cutoff."""
         return type(self).make_graph is Potential.make_graph
+
+    def traceable(self) -> Potential:
+        """Return a model of the same numbers whose operations are the same for every graph.
+
+        A family that chooses its way by sizes or values overrides this; an export traces it.
+        """
+        return self
 
     def describe(self) -> dict[str, Any]:
         """Return what a caller must know, as plain JSON-able values."""

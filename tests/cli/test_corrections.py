@@ -42,6 +42,7 @@ def test_predict_adds_the_correction(close, capsys):
     "command",
     [
         *("predict", "relax", "md", "eos", "elastic", "phonons", "bench", "compare", "screen"),
+        "export",
         *(f"uncertainty {verb}" for verb in ("fit", "calibrate", "evaluate", "report")),
     ],
 )

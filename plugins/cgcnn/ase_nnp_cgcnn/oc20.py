@@ -112,9 +112,10 @@ class AdsorptionModel(Conservative):
             max_neighbors=1 if max_neighbors is None else max_neighbors,
         )
         self.cutoff, self.max_neighbors = float(cutoff), max_neighbors
-        self.images = np.array(pbc, dtype=bool) & bool(use_pbc)
-        if self.images.shape != (3,):
+        flags = np.array(pbc, dtype=bool) & bool(use_pbc)
+        if flags.shape != (3,):
             raise ConfigError(f"pbc must be three booleans, not {pbc!r}.")
+        self.images = tuple(map(bool, flags))
         self.energy_reference = "clean slab and gas-phase N2, H2O, CO, H2 (OC20)"
         if not regress_forces:
             self.outputs = ("energy",)
@@ -183,10 +184,10 @@ class AdsorptionModel(Conservative):
 
     def _searched(self, atoms: Atoms) -> Atoms:
         """The structure without the images that the model does not see."""
-        if not (atoms.pbc & ~self.images).any():
+        if not (atoms.pbc & ~np.array(self.images)).any():
             return atoms
         less: Atoms = atoms.copy()
-        less.pbc = atoms.pbc & self.images
+        less.pbc = atoms.pbc & np.array(self.images)
         return less
 
     def compute(self, graph: AtomGraph, properties: Collection[str]) -> dict[str, Tensor]:

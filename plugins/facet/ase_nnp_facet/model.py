@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from copy import deepcopy
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -168,6 +169,12 @@ class Facet(Conservative):
         layers: Any = self.layers
         x = evaluate(layers, x, graph.edge_index, basis, geometry.harmonics)
         return self._energies(graph, x, self.prior and self.prior.energies_once)
+
+    def traceable(self) -> Facet:
+        """As :meth:`Potential.traceable`: messages, where a sum over neighbors comes in blocks."""
+        twin = deepcopy(self)
+        twin.summation = "messages"
+        return twin
 
     def _energies(self, graph: AtomGraph, x: Tensor, prior: Any) -> dict[str, Tensor]:
         """Results from the features of the last layer (N, outs) and what lies beneath."""
