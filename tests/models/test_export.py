@@ -77,11 +77,12 @@ def structures() -> list[Atoms]:
     made = [fcc111("Cu", (2, 2, 3), vacuum=6.0), molecule("CH3OH"), bulk("Cu"), Atoms("O")]
     for seed, atoms in enumerate(made):
         atoms.rattle(0.1, seed=seed)
+        atoms.info.clear()
     return made
 
 
 def in_a_process_of_its_own(file, folder):
-    write(folder / "s.extxyz", [Atoms(a, constraint=None) for a in structures()])
+    write(folder / "s.extxyz", structures())
     command = [sys.executable, "-I", "-c", HOST, file, folder / "s.extxyz", folder / "out.npz"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
