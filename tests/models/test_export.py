@@ -112,6 +112,7 @@ def compare(family, format, dtype, folder):
             )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_a_program_gives_the_calculators_numbers_without_this_package(dtype, tmp_path):
     compare("lj", "program", dtype, tmp_path)
@@ -143,6 +144,7 @@ def test_operations_that_depend_on_a_graph_are_refused_and_nothing_is_written(tm
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_model_with_a_graph_of_its_own_is_refused_by_its_numbers(tmp_path):
     class Halved(ase_nnp.Conservative):
         cutoff = 4.0
@@ -172,6 +174,7 @@ def test_without_a_compiler_the_error_names_the_way_that_needs_none(tmp_path, mo
         export_model("lj", tmp_path / "m.pt2")
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_file_and_says_as_json_what_it_holds(run, tmp_path):
     file = tmp_path / "m.pt2"
     code, out, _ = run("export", "lj", file, "--format", "program", "--json")
@@ -181,6 +184,10 @@ def test_the_command_writes_the_file_and_says_as_json_what_it_holds(run, tmp_pat
     assert list(said["outputs"]) == ["energy", "forces", "stress"]
     assert (said["dtype"], said["device"]) == ("float32", "cpu")
 
+
+def test_a_file_that_exists_and_another_ending_are_refused(run, tmp_path):
+    file = tmp_path / "m.pt2"
+    file.touch()
     code, _, err = run("export", "lj", file, "--format", "program")
     assert code == 2
     assert "--overwrite" in err
