@@ -165,9 +165,8 @@ def _traced(model: Potential) -> torch.export.ExportedProgram:
     from torch.fx.experimental.proxy_tensor import make_fx
 
     traceable = model.traceable()
-    if hasattr(traceable, "differentiable"):
-        # Parts recomputed in a backward pass to save memory depend on the number of atoms.
-        traceable.differentiable = True
+    # Parts recomputed in a backward pass to save memory depend on the number of atoms.
+    traceable.differentiable = True  # type: ignore[assignment]
     _replace_batch_norms(traceable)
     function = _host_function(traceable)
 
