@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,9 @@ from ase_nnp.training.graph_loader import AtomGraphDataset
 from ase_nnp.training.losses import LossFunction
 from ase_nnp.training.settings import Losses
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+from measurement import record_option, write_measurement
+
 #: What each run takes of selection, CoRe and importance.
 RUNS = {
     "replay": "",
@@ -40,6 +44,7 @@ RUNS = {
     "CoRe": "core",
     "held": "importance",
 }
+HEAD = ["", "Mo, energy", "Mo, forces", "old, energy", "old, forces"]
 
 
 class Even:
@@ -82,7 +87,7 @@ def fit(
             for i in picked:
                 loss = loss_of(model, AtomGraph.collate([graphs[i]]), 5.0)
                 (loss / 5).backward()
-                losses.append(float(loss))
+                losses.append(float(loss.detach()))
             draw.report(picked, losses)
 
         if penalty is not None and "importance" in rules:
@@ -110,6 +115,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, nargs=2, default=(1, 4), help="of the two tests")
     parser.add_argument("--old", type=int, default=1000, help="old structures to replay")
     parser.add_argument("--runs", nargs="*", default=list(RUNS))
+    record_option(parser)
     args = parser.parse_args()
     torch.set_num_threads(1)
 
@@ -153,6 +159,12 @@ def main() -> None:
             table["runs"].append({"run": name, "seed": seed, "errors": both, "cpu_s": used, **told})
             args.out.write_text(json.dumps(table, indent=1) + "\n")
             print(name, seed, both, used, told, flush=True)
+    if args.record:
+        rows = [["shipped, untouched", *table["untouched"]]]
+        for name in args.runs:
+            each = [run["errors"] for run in table["runs"] if run["run"] == name]
+            rows.append([name, *np.mean(each, 0).round(2).tolist()])
+        write_measurement("lifelong", HEAD, rows)
 
 
 if __name__ == "__main__":

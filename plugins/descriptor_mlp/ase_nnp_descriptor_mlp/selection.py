@@ -119,15 +119,11 @@ def _ranked(
     closest = dict.fromkeys(relevance, 0.0)
     chosen: list[int] = []
     while relevance and len(chosen) < count:
-        n = len(chosen)
-        power, constant = max(0.1, 4.5 - n**0.4), 1e-6 * n**3
-        score = {
-            f: r / (closest[f] ** power + constant) if closest[f] or constant else np.inf * (r > 0)
-            for f, r in relevance.items()
-        }
-
-        # Nothing is redundant yet at the first one: relevance alone decides.
-        best = max(relevance, key=(score if n else relevance).__getitem__)
+        score = relevance  # nothing is redundant yet at the first one
+        if n := len(chosen):
+            power, constant = max(0.1, 4.5 - n**0.4), 1e-6 * n**3
+            score = {f: r / (closest[f] ** power + constant) for f, r in relevance.items()}
+        best = max(score, key=score.__getitem__)
         chosen.append(best)
         del relevance[best]
 
