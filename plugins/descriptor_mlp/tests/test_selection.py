@@ -33,6 +33,7 @@ def test_a_sample_of_a_few_values_has_their_entropy():
     assert mutual_information(x, np.ones(1000)) == pytest.approx(0, abs=1e-2)
 
 
+@pytest.mark.slow  # the import of scikit-learn
 @pytest.mark.parametrize("rho", [0.0, 0.3, 0.95])
 def test_mutual_information_is_that_of_scikit_learn(rho):
     feature_selection = pytest.importorskip("sklearn.feature_selection")
