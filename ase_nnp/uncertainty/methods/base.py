@@ -172,7 +172,7 @@ class UncertainPotential(Potential):
             **({"bonding": list(self.bonding.counts)} if self.bonding else {}),
         }
 
-    def remember_bonding(self, train: Sequence[Atoms], false_alarms: float = 0.02) -> Self:
+    def remember_bonding(self, train: Sequence[Atoms], false_alarms: float = 0.05) -> Self:
         """Flag from now on every structure with bonding that training structures never had.
 
         Parameters are those of :meth:`~ase_nnp.uncertainty.methods.bonding.KnownBonding.fit`; a

@@ -147,13 +147,13 @@ class KnownBonding:
     false_alarms: float = 0.0
 
     @classmethod
-    def fit(cls, model: Potential, train: Sequence[Atoms], *, false_alarms: float = 0.02) -> Self:
+    def fit(cls, model: Potential, train: Sequence[Atoms], *, false_alarms: float = 0.05) -> Self:
         """Note the bonding of training structures and choose the levels.
 
         Parameters
         ----------
         model
-            Makes the graphs; nothing is predicted.
+            Its cutoff limits what bonds are seen; nothing is predicted.
         train
             All structures of the training, labeled or not.
         false_alarms
@@ -165,8 +165,13 @@ class KnownBonding:
         if not train:
             raise UncertaintyError("Known bonding needs the training structures: train=[...].")
         structures: dict[str, list[set[str]]] = {level: [] for level in LEVELS}
+        numbers = np.unique(np.concatenate([atoms.numbers for atoms in train]))
+        # A graph of bonds alone has a fifth of the edges of a model's.
+        reach = min(model.cutoff, 2 * STRETCH * float(covalent_radii[numbers].max()))
         for start in range(0, len(train), BATCH):
-            graph = model.make_graph(list(train[start : start + BATCH]))
+            graph = AtomGraph.from_atoms(
+                list(train[start : start + BATCH]), reach, dtype=torch.float64, recenter=True
+            )
             owner = graph.batch.cpu().numpy()
             for level, names in bonding_of(graph).items():
                 own: list[set[str]] = [set() for _ in range(graph.num_structures)]
