@@ -27,6 +27,7 @@ from ase_nnp.models.graph import AtomGraph
 from ase_nnp.models.modes import usual_default_dtype
 from ase_nnp.models.potential import Potential
 from ase_nnp.models.quiet import quiet
+from ase_nnp.models.sums import Sum
 
 __all__ = ["FORMATS", "export_model"]
 
@@ -76,8 +77,8 @@ def export_model(model: Any, path: str | Path, *, format: str = "compiled") -> d
     Raises
     ------
     ConfigError
-        No such format, no compiler, or a model that cannot be one list of operations: its
-        operations depend on the values of a graph, or it reads more than geometry.
+        No such format, no compiler, a sum of potentials, or a model that cannot be one list of
+        operations: they depend on the values of a graph, or it reads more than geometry.
     PredictionError
         The file does not give the model's numbers; it is not written.
     """
@@ -89,7 +90,7 @@ def export_model(model: Any, path: str | Path, *, format: str = "compiled") -> d
     if format == "compiled":
         _find_compiler()
 
-    loaded = load_model(model, device="auto").unwrapped
+    loaded = _without_error_bars(load_model(model, device="auto"))
     _check_inputs(loaded)
     plain = deepcopy(loaded).to("cpu").freeze()
     program = _traced(plain)
@@ -112,6 +113,31 @@ def _find_compiler() -> None:
             "A compiled export needs a C++ compiler: no g++ or clang++ was found (CXX names "
             "another). format='program' needs none."
         )
+
+
+def _without_error_bars(model: Potential) -> Potential:
+    """Return the model within; ConfigError where what is around it changes its energy."""
+    name = f"'{model.family or type(model).__name__}'"
+    if any(isinstance(part, Sum) for part in model.modules()):
+        raise ConfigError(
+            f"{name} is a sum of potentials (corrections: {', '.join(model.corrections) or 'none'})"
+            ", which an exported file cannot hold. Export the model alone, without --correction."
+        )
+
+    # Of an ensemble the energy is a mean of members: the file would hold one of them.
+    plain = model.unwrapped
+    if plain is not model:
+        sample = sample_structures(plain)[:1]
+        around, within = (
+            one.compute(one.make_graph(sample), ("energy",))["energy"].detach().double().cpu()
+            for one in (model, plain)
+        )
+        if not torch.allclose(around, within, rtol=1e-5, atol=1e-5):
+            raise ConfigError(
+                f"The error bars around {name} change its energy (a mean of members), which an "
+                "exported file cannot hold. Export the model without them."
+            )
+    return plain
 
 
 def _check_inputs(model: Potential) -> None:

@@ -168,6 +168,36 @@ def test_a_model_with_a_graph_of_its_own_is_refused_by_its_numbers(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_model_with_a_correction_is_refused_and_not_written_without_it(run, tmp_path):
+    model = ase_nnp.load_model("lj", corrections=["zbl"])
+    with pytest.raises(ConfigError, match="corrections: zbl"):
+        export_model(model, tmp_path / "m.pt2", format="program")
+    words = ("export", "lj", tmp_path / "m.pt2", "--format", "program", "--correction", "zbl")
+    code, _, err = run(*words)
+    assert code == 2
+    assert "sum of potentials" in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_ensemble_whose_mean_is_not_its_first_member_is_refused(tmp_path):
+    class Member(ase_nnp.Conservative):
+        cutoff = 4.0
+
+        def energies(self, graph):
+            return graph.positions.sum() * 0 + graph.cell.new_ones(graph.num_structures)
+
+    class Mean(Member):
+        @property
+        def unwrapped(self):
+            return Member()
+
+        def energies(self, graph):
+            return 2 * super().energies(graph)
+
+    with pytest.raises(ConfigError, match="mean of members"):
+        export_model(Mean(), tmp_path / "m.pt2", format="program")
+
+
 def test_without_a_compiler_the_error_names_the_way_that_needs_none(tmp_path, monkeypatch):
     monkeypatch.setenv("CXX", str(tmp_path / "no-compiler"))
     with pytest.raises(ConfigError, match="format='program' needs none"):
