@@ -21,6 +21,8 @@ from ase_nnp_facet.doubt_fit import fit
 
 #: Structures of one kind that enter the formulas at most.
 EACH = 100
+#: Watched structures that are paired for the error bars of differences.
+PAIRED = 400
 
 
 def some_of_each(frames: list, most: int, rng: np.random.Generator) -> list:
@@ -51,6 +53,9 @@ def main() -> None:
     train, watched = split([a for path in args.train for a in load_frames(path)])
     # Two atoms at any distance are bonded to whatever; of all others bonding is known.
     every = [a for a in train if kind_of(a) != "pair" and trusted(a)]
+    # Differences are asked of what the model is for; few pairs tell little of what is shared.
+    ordinary = [a for a in watched if kind_of(a) == "relaxations" and trusted(a)]
+    ordinary = some_of_each(ordinary, PAIRED, np.random.default_rng(2))
     # Pairs at all distances would stretch every element's features far beyond what is sound.
     train, watched = (
         [a for a in some_of_each(frames, most, rng) if kind_of(a) != "pair" and trusted(a)]
@@ -65,7 +70,7 @@ def main() -> None:
     groups += ["unseen"] * len(choose)
 
     doubt = fit(model, train, held, kinds, groups, choose)
-    uncertainty.calibrate_differences(doubt, watched)
+    uncertainty.calibrate_differences(doubt, ordinary)
     known = doubt.remember_bonding(every).bonding
     print("bonding", known.facts(), {k: c.shape[1] for k, c in known.counts.items()})
     print("shared part of covariances", doubt.shared)
