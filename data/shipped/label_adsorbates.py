@@ -1,16 +1,17 @@
 """OC20's adsorbates on every metal and facet, where a model relaxes them, labeled by the teacher.
 
-    python data/shipped/label_adsorbates.py OUT_FOLDER MODEL.nnp 0 100
+    python data/shipped/label_adsorbates.py OUT_FOLDER MODEL.nnp 0 100 [FORMULA ...]
 
 An adsorbate of :func:`ase_nnp.workflows.adsorption.adsorbate` is set anywhere on a slab, shaken
 and relaxed by the model; an early step and the end are labeled. Formulas that ``wide_surfaces.py``
-holds back stay away. A shard has 20 starts.
+holds back stay away; FORMULA takes these alone. A shard has 20 starts.
 """
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -31,12 +32,13 @@ from ase_nnp.workflows.adsorption.adsorbate_table import ADSORBATES
 STARTS = 20
 
 
-def taught() -> list[str]:
-    """Names of the table whose formula is not held back."""
+def taught(formulas: Collection[str] = ()) -> list[str]:
+    """Names of the table whose formula is not held back, or is one of these."""
+    found = {name: adsorbate(name).atoms.get_chemical_formula("hill") for name in ADSORBATES}
     return [
         name
-        for name in ADSORBATES
-        if adsorbate(name).atoms.get_chemical_formula("hill") not in HELD_ADSORBATES
+        for name, formula in found.items()
+        if formula not in HELD_ADSORBATES and (not formulas or formula in formulas)
     ]
 
 
@@ -65,11 +67,11 @@ def start(rng: np.random.Generator, names: list[str]) -> tuple[str, Atoms]:
     return name, fixed(rattled(atoms, log_uniform(rng, 0.01, 0.1), rng))
 
 
-def main(out: Path, model: str, first: int, last: int) -> None:
+def main(out: Path, model: str, first: int, last: int, formulas: Collection[str] = ()) -> None:
     """Label the shards that have no file yet."""
     torch.set_num_threads(1)
     student = NNPCalculator(model, device="cpu", uncertainty=False)
-    calc, begun, names = teacher(), time.process_time(), taught()
+    calc, begun, names = teacher(), time.process_time(), taught(formulas)
 
     for shard in range(first, last):
         path = out / f"train-adsorbates-{shard:05d}.extxyz"
@@ -89,4 +91,4 @@ def main(out: Path, model: str, first: int, last: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], *(int(a) for a in sys.argv[3:5]))
+    main(Path(sys.argv[1]), sys.argv[2], *(int(a) for a in sys.argv[3:5]), sys.argv[5:])

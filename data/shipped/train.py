@@ -41,8 +41,8 @@ CONFIG = {
 #: How often an epoch takes a structure of a kind (None: the many labels of the first model). Small
 #: strains and displacements decide constants and phonons, and their cells cost little. Every
 #: adsorption energy contains a gas's, so an error of these molecules is an error of all of them.
-WEIGHTS = {None: 1, "pair": 1, "strain": 5, "wave": 5, "shaken": 4, "eos": 4, "vacancy": 4}
-WEIGHTS |= {"reference": 10, "crystal": 6, "adsorbate": 4}
+WEIGHTS = {None: 1, "pair": 1, "strain": 8, "wave": 5, "shaken": 4, "eos": 4, "vacancy": 4}
+WEIGHTS |= {"reference": 10, "crystal": 6, "adsorbate": 3}
 #: Part of the sum of covalent radii below which the teacher itself is in doubt.
 NEAREST = 0.65
 
