@@ -102,10 +102,23 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
 def read_structures(path: Path) -> Sequence[Atoms]:
     """Return the structures of any dataset or file that ASE reads."""
     if not path.exists():
-        raise DatasetError("there is no such file or folder", path=path)
+        raise DatasetError(f"there is no such file or folder{_how_to_build(str(path))}", path=path)
     from ase_nnp.datasets import open_dataset
 
     return open_dataset(path)
+
+
+def _how_to_build(name: str) -> str:
+    """Return how to make a file of what ASE knows by name; empty for any other name."""
+    from ase.collections import g2
+    from ase.data import atomic_numbers, reference_states
+
+    state = reference_states[atomic_numbers[name]] if name in atomic_numbers else None
+    if state and state["symmetry"] in ("fcc", "bcc", "hcp", "diamond", "sc"):
+        return f"; make one of the crystal: ase build -x {state['symmetry']} {name} {name}.traj"
+    if name in g2.names:
+        return f"; make one of the molecule: ase build {name} {name}.traj"
+    return ""
 
 
 def select(data: Sequence[Atoms], index: int | None, source: object) -> Sequence[Atoms]:
