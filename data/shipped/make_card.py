@@ -10,29 +10,52 @@ import json
 from pathlib import Path
 from typing import Any
 
+from label_adsorbates import taught
 from make_structures import ADSORBATES, GAS, LATTICE, held_back, systems
 from train import load_frames
 from wide_molecules import MOLECULES
+from wide_surfaces import HELD_ADSORBATES
 
 import ase_nnp
 
 TEMPLATE = Path(__file__).with_name("model_card.template.md")
+#: C11, C12, C44 at room temperature, GPa (Simmons and Wang, Single Crystal Elastic Constants, MIT
+#: Press 1971; Rh: Walker, Ashman and Harrison 1981).
+EXPERIMENT = {
+    "Ni": (247, 147, 125), "Cu": (168, 121, 75), "Rh": (413, 194, 184), "Pd": (227, 176, 72),
+    "Ag": (124, 93, 46), "Ir": (580, 242, 256), "Pt": (347, 251, 77), "Au": (192, 163, 42),
+    "Mo": (464, 158, 109),
+}  # fmt: skip
 
 
 def constants(report: dict[str, Any]) -> str:
     """Elastic constants, softest modes and vacancies of every metal beside the teacher's."""
     lines = [
-        "| | C11 / C12 / C44, GPa | teacher | lowest mode, THz | teacher | vacancy, eV | teacher |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| | C11 / C12 / C44, GPa | teacher | experiment | lowest mode, THz | teacher | "
+        "vacancy, eV | teacher |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for metal in LATTICE:
         cells = []
         elastic, phonons, vacancies = (report[k] for k in ("elastic", "phonons", "vacancies"))
         for who in ("model", "teacher"):
             cells.append(" / ".join(f"{elastic[who][metal][c]:.0f}" for c in ("C11", "C12", "C44")))
+        cells.append(" / ".join(str(c) for c in EXPERIMENT[metal]))
         cells += [f"{phonons[who][metal]['lowest']:.2f}" for who in ("model", "teacher")]
         cells += [f"{vacancies[who][metal]:.2f}" for who in ("model", "teacher")]
         lines.append(f"| {metal} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def dynamics(report: dict[str, Any]) -> str:
+    """Trajectories at 1000 K."""
+    lines = [
+        "| 5 ps at 1000 K | holds | then NVE: drift, meV/atom/ps | spread, meV/atom |",
+        "| --- | --- | --- | --- |",
+    ]
+    for name, row in report["dynamics"].items():
+        drift, spread = row["drift_meV_per_atom_per_ps"], row["spread_meV_per_atom"]
+        lines.append(f"| {name} | {'yes' if row['stable'] else 'no'} | {drift} | {spread} |")
     return "\n".join(lines)
 
 
@@ -79,11 +102,15 @@ def main() -> None:
         parameters=f"{parameters:,}".replace(",", " "),
         n_ads=len(ADSORBATES),
         ads=", ".join(ADSORBATES),
+        n_table=len(taught()),
+        held_adsorbates=", ".join(sorted(HELD_ADSORBATES)),
         n_gas=len({*GAS, *MOLECULES}),
         n_held=len(held_back()),
         n_systems=len(systems()),
         constants=constants(report),
         kinds=kinds(report),
+        dynamics=dynamics(report),
+        dft=report["dft_forces"],
         r=report,
         held=held,
         ads_known=adsorption,
