@@ -31,9 +31,9 @@ slab.set_constraint(FixAtoms(mask=slab.get_tags() > 1))
 
 # %%
 adsorbates = {
-    "*OH": (Atoms("OH", [(0, 0, 0), (0.8, 0, 0.6)]), 2.0, "ontop"),
+    "*OH": (Atoms("OH", [(0, 0, 0), (0.3, 0.8, 0.5)]), 1.6, "bridge"),
     "*O": (Atoms("O"), 1.2, "fcc"),
-    "*OOH": (Atoms("OOH", [(0, 0, 0), (1.2, 0, 0.7), (1.1, 0, 1.7)]), 2.1, "ontop"),
+    "*OOH": (Atoms("OOH", [(0, 0, 0), (1.2, 0.2, 0.7), (1.3, 0.9, 1.3)]), 2.1, "ontop"),
 }
 states = {
     "H2O": gibbs(gas(molecule("H2O"), model), pressure=3534),
@@ -43,7 +43,7 @@ states = {
 for name, (atoms, height, site) in adsorbates.items():
     covered = slab.copy()
     add_adsorbate(covered, atoms, height, site)
-    states[name] = gibbs(adsorbate(covered, model, fmax=0.05), floor=50, small=150)
+    states[name] = gibbs(adsorbate(covered, model, fmax=0.02), floor=50, small=150)
     print(name, states[name].value, "eV;", states[name].modes)
 states["O2"] = oxygen_from_water(states["H2O"], states["H2"])
 
