@@ -110,10 +110,11 @@ def compare(family, format, dtype, folder):
         np.testing.assert_allclose(found[f"forces{k}"], forces, rtol=0, atol=4 * bound * size)
         if atoms.cell.rank == 3:
             stress = atoms.get_stress(voigt=False)
+            # A virial is a sum of large terms that cancel: in single precision the bound is that
+            # of the export's own check.
             size = max(np.abs(stress).max(), 1e-2)
-            np.testing.assert_allclose(
-                found[f"stress{k}"][0], stress, rtol=0, atol=4 * bound * size
-            )
+            part = {"float32": 2e-5, "float64": 4e-10}[dtype]
+            np.testing.assert_allclose(found[f"stress{k}"][0], stress, rtol=0, atol=part * size)
 
 
 @pytest.mark.slow
