@@ -171,3 +171,16 @@ def test_the_score_is_the_one_that_tells_left_out_kinds():
     assert table["sees"] == 1
     # As good as each other: the one preferred.
     assert choose_score(novel, novel, kinds, ["sees", "blind"])[0] == "sees"
+
+
+def test_few_observations_are_drawn_to_the_power_of_each_sign():
+    # Both signs grow alike here: only the aim can tell them apart, whatever the level.
+    rng = np.random.default_rng(0)
+    sign = rng.normal(size=6)
+    rows = np.stack([sign, sign], axis=1)
+    errors = np.exp(sign) * rng.choice([-0.1, 0.1], 6)
+
+    first = fit_log_linear(errors, rows, prior=[1.0, 0.0]).slopes
+    both = fit_log_linear(errors, rows, prior=0.5).slopes
+    assert first == pytest.approx([1.0, 0.0], abs=0.02)
+    assert both == pytest.approx([0.5, 0.5], abs=0.02)

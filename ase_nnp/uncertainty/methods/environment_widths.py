@@ -207,10 +207,13 @@ def _formulas(evidence: Evidence, use: NDArray[np.bool_], coverage: float) -> Wi
     whole = use & np.isfinite(evidence.energy)
     if whole.any() and evidence.energy[whole].any():
         signs = _structures(evidence, widths)[whole]
+        # What atoms are expected to be off by grows with novelty; a committee that learned from
+        # the same structures agrees too well beyond them, so its spread has to earn its power.
+        prior = [1.0] + [0.0] * (signs.shape[1] - 1)
         for name, loss in losses:
             widths[f"energy{name}"] = fit_log_linear(
                 evidence.energy[whole], signs, None, evidence.source[whole],
-                loss=loss, coverage=coverage, prior=1.0 if signs.shape[1] == 1 else 0.5,
+                loss=loss, coverage=coverage, prior=prior,
             )  # fmt: skip
     if not widths:
         raise UncertaintyError("The labels show no errors: there is nothing to calibrate on.")

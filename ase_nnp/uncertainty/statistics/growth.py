@@ -10,7 +10,7 @@ width of an interval); both are convex here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -87,7 +87,7 @@ def fit_log_linear(
     *,
     loss: Literal["likelihood", "quantile"] = "likelihood",
     coverage: float = 0.9,
-    prior: float = 0.0,
+    prior: float | Sequence[float] = 0.0,
 ) -> LogLinearWidth:
     """Fit powers that are common to all, and a level for each group and source.
 
@@ -108,7 +108,8 @@ def fit_log_linear(
     coverage
         Of a quantile.
     prior
-        Power that few observations are drawn to, with the weight of ``PRIOR`` of them.
+        Power that few observations are drawn to, with the weight of ``PRIOR`` of them; or (d,)
+        one for each sign.
 
     Raises
     ------
@@ -144,7 +145,7 @@ def fit_log_linear(
     penalty[width + 1 : width + 1 + len(group_names)] = SHRINK
     penalty[:width] = PRIOR / len(rows) / np.where(moving, spread, 1.0) ** 2
     aim = np.zeros(design.shape[1])
-    aim[:width] = prior * spread
+    aim[:width] = np.asarray(prior) * spread
 
     def objective(theta: Array) -> tuple[float, Array]:
         cost, slope = value(log_error, design @ theta)
