@@ -39,6 +39,7 @@ _WHERE = {
     "remote": "models.remote.potential",
     "run_dynamics": "workflows.batched",
     "save_model": "models.files",
+    "splinify": "models.splines",
     "sum_potentials": "models.sums",
     "write_dataset": "datasets.writing.write",
     "AseNnpError": "errors",
@@ -103,6 +104,7 @@ if TYPE_CHECKING:
     from ase_nnp.models.predictor import Predictor as Predictor
     from ase_nnp.models.predictor import predict as predict
     from ase_nnp.models.remote.potential import remote as remote
+    from ase_nnp.models.splines import splinify as splinify
     from ase_nnp.models.sums import sum_potentials as sum_potentials
     from ase_nnp.registry.citation import cite as cite
     from ase_nnp.registry.correction import Correction as Correction

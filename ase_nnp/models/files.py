@@ -33,7 +33,7 @@ from ase_nnp.registry.installed import installed
 __all__ = ["build_model", "hashed_config", "is_fresh", "load_model", "model_hash", "save_model"]
 
 #: Keys of families' configurations that files hashed earlier do not have; None stands for absent.
-LATER_KEYS = frozenset({"long_range"})
+LATER_KEYS = frozenset({"long_range", "radial_splines"})
 
 
 @usual_default_dtype()

@@ -16,6 +16,7 @@ from ase_nnp.models.files import build_model
 from ase_nnp.models.graph import AtomGraph
 from ase_nnp.models.long_range import MESSAGES, long_range_block
 from ase_nnp.models.potential import Conservative, Potential
+from ase_nnp.models.radial import RadialNetworks, RadialSplines
 
 from . import doubt as doubt  # its error bars are found by name once a model is there
 from .angular import Harmonics
@@ -30,7 +31,7 @@ from .layers import MLP, learn_or_keep
 from .multilinear import Layout
 from .places import sort_edges
 from .radial import envelope, make_basis
-from .settings import MPTRJ_ELEMENTS, resolve
+from .settings import MPTRJ_ELEMENTS, resolve, splined
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -76,7 +77,7 @@ class Facet(Conservative):
 
         edge = cfg["edge_embed"]
         self.embedding = nn.Parameter(torch.randn(len(species) + 1, width) * width**-0.5)
-        self.basis = make_basis(edge["radial_basis"])
+        self.basis = make_basis(edge["radial_basis"], cfg["radial_splines"])
         learn_or_keep(self, "rmax", torch.tensor([float(edge["r_max"])]), edge["r_max_trainable"])
         self.envelope = dict(edge["envelope"])
 
@@ -262,7 +263,7 @@ class Facet(Conservative):
         # The published weights know the axes in the order z, y, x.
         harmonics = self.harmonics(vector.flip(1) / length)
         functions = self.basis(length, self.rmax)
-        factor = envelope(length, self.rmax, **self._envelope_options())
+        factor = self._envelope(length)
         basis = functions * factor
         if record is not None:
             record.update(
@@ -275,9 +276,35 @@ class Facet(Conservative):
             record["edge_embedding/envelope"] = factor
         return Geometry(basis, harmonics)
 
-    def _envelope_options(self) -> dict[str, Any]:
-        options = self.envelope
-        return {"kind": options["kind"], "start": options["cutoff_start"], "c": options["c"]}
+    def _envelope(self, length: Tensor) -> Tensor:
+        if isinstance(self.basis, RadialSplines):  # it is in them
+            return torch.ones_like(length)
+        kind, start, c = (self.envelope[key] for key in ("kind", "cutoff_start", "c"))
+        return envelope(length, self.rmax, kind, start, c)
+
+    def radial_networks(self) -> RadialNetworks | None:
+        """As :meth:`HasRadialNetworks.radial_networks`: one a layer."""
+        if isinstance(self.basis, RadialSplines):
+            return None
+        layers = {f"layers.{n}": x for n, x in enumerate(self.layers) if isinstance(x, Layer)}
+        return RadialNetworks(
+            lambda d: self.basis(d, self.rmax) * self._envelope(d),
+            {name: layer.conv.radial for name, layer in layers.items()},
+        )
+
+    def with_radial_splines(self, pieces: Tensor, matrices: Mapping[str, Tensor]) -> Potential:
+        """As :meth:`HasRadialNetworks.with_radial_splines`; layers become linear in them."""
+        made = type(self)(splined(self.config, self.cutoff, pieces.shape[2], pieces.shape[0]))
+        made.to(torch.float64)
+        state, old = made.state_dict(), self.state_dict()
+        for name, value in state.items():
+            if name in old and ".conv.radial." not in name:
+                value.copy_(old[name])
+
+        state["basis.pieces"].copy_(pieces)
+        for name, matrix in matrices.items():
+            state[f"{name}.conv.radial.kernels.0"].copy_(matrix)
+        return made.to(self.dtype).to(self.device)
 
     def _neighbours(self) -> Tensor:
         """Average number of neighbours within the present cutoff, interpolated; (1,)."""

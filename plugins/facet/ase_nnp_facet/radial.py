@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ase_nnp.errors import ConfigError
+from ase_nnp.models.radial import RadialSplines
 
 from .layers import learn_or_keep
 
@@ -76,8 +77,10 @@ class Spline(nn.Module):
 BASES = ("bessel", "gauss", "spline")
 
 
-def make_basis(options: Mapping[str, Any]) -> nn.Module:
-    """Return the basis that ``edge_embed.radial_basis`` asks for."""
+def make_basis(options: Mapping[str, Any], splines: Sequence[int] | None = None) -> nn.Module:
+    """Return the basis that ``edge_embed.radial_basis`` asks for, or splines with the envelope."""
+    if splines is not None:
+        return RadialSplines(*splines)
     kind, count = options["kind"], int(options["num_basis"])
     if kind == "bessel":
         return Bessel(count, bool(options["freq_trainable"]))

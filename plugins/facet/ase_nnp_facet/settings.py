@@ -52,6 +52,7 @@ DEFAULTS: dict[str, Any] = {
     "prior": {"family": None, "config": {}},
     # ours: {"kind": "ewald" | "neural_atoms" | "charges", ...}, see ase_nnp.models.long_range
     "long_range": None,
+    "radial_splines": None,  # ours: [splines, intervals] of ase_nnp.models.splines.splinify
     "block_reduction": "last",
     "share_species_embed": True,
     "node_embed": {"kind": "linear", "embed_dim": 64},
@@ -135,6 +136,16 @@ def _norm_eps(cfg: Mapping[str, Any]) -> float:
     if given is None:  # files from before the number was stored
         return 1e-2 if cfg["self_connection"]["kind"] == "s2-polynomial" else 1e-6
     return float(given)
+
+
+def splined(config: Mapping[str, Any], cutoff: float, count: int, intervals: int) -> dict[str, Any]:
+    """Return the configuration with ``count`` splines in place of the radial networks."""
+    made = copy.deepcopy(dict(config))
+    made["radial_splines"] = [count, intervals]
+    made["edge_embed"] |= {"r_max": cutoff, "r_max_trainable": False}
+    made["edge_embed"]["radial_basis"]["num_basis"] = count
+    made["interaction"]["message"]["radial_weight"] = copy.deepcopy(_MLP)
+    return made
 
 
 _CHOICES = {

@@ -52,6 +52,7 @@ DEFAULTS: dict[str, Any] = {
     "use_modal_wise_shift": False,
     "use_modal_wise_scale": False,
     "modal": None,
+    "radial_splines": None,  # [splines, intervals] of ase_nnp.models.splines.splinify
 }
 
 # The elements of MPtrj.

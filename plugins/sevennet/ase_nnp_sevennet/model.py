@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +15,7 @@ from ase_nnp.errors import ConfigError
 from ase_nnp.models.graph import AtomGraph
 from ase_nnp.models.potential import Conservative
 from ase_nnp.models.quiet import quiet
+from ase_nnp.models.radial import RadialNetworks, RadialSplines
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -39,6 +41,23 @@ class OneHot(nn.Module):
         data.update(dict.fromkeys(self.targets, rows))
         if self.kept is not None:
             data[self.kept] = index
+        return data
+
+
+class EdgeSplines(nn.Module):
+    """Splines instead of basis and cutoff function; harmonics as they were."""
+
+    def __init__(self, spherical: nn.Module, count: int, intervals: int, cutoff: float) -> None:
+        super().__init__()
+        self.spherical, self.cutoff = spherical, cutoff
+        self.splines = RadialSplines(count, intervals)
+
+    def forward(self, data: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Write what the original embedding writes."""
+        vectors = data["edge_vec"]
+        length = data["edge_length"] = vectors.norm(dim=1)
+        data["edge_embedding"] = self.splines(length[:, None], self.cutoff)
+        data["edge_attr"] = self.spherical(vectors)
         return data
 
 
@@ -73,6 +92,10 @@ class SevenNet(Conservative):
         self.cutoff = float(config["cutoff"])
         self.modal = _modal_index(config)
         self.network = build_network(config, dict(zip(numbers, range(len(numbers)), strict=True)))
+
+        if config["radial_splines"] is not None:
+            count, intervals = config["radial_splines"]
+            use_splines(self.network, count, intervals, self.cutoff)
 
         # -1 for elements the model was not trained on: they are refused before they get here.
         index = torch.full((119,), -1, dtype=torch.int64)
@@ -112,6 +135,48 @@ class SevenNet(Conservative):
         # Summed in double precision: the total of a slab has more digits than float32 holds.
         total = shares.new_zeros(graph.num_structures, dtype=torch.float64)
         return {"energy": total.index_add(0, graph.batch, shares.double()), "energies": shares}
+
+    def radial_networks(self) -> RadialNetworks | None:
+        """As :meth:`HasRadialNetworks.radial_networks`: one a convolution."""
+        embedding: Any = self.network._modules["edge_embedding"]
+        if isinstance(embedding, EdgeSplines):
+            return None
+
+        def basis(d: Tensor) -> Tensor:
+            functions: Tensor = embedding.basis_function(d[:, 0])
+            factor: Tensor = embedding.cutoff_function(d[:, 0])
+            return functions * factor[:, None]
+
+        named = convolutions(self.network)
+        return RadialNetworks(basis, {name: conv.weight_nn for name, conv in named.items()})
+
+    def with_radial_splines(self, pieces: Tensor, matrices: Mapping[str, Tensor]) -> SevenNet:
+        """As :meth:`HasRadialNetworks.with_radial_splines`; weight networks become matrices."""
+        count, intervals = pieces.shape[2], pieces.shape[0]
+        made = deepcopy(self)  # to build one takes seconds
+        made.config = {**self.config, "radial_splines": [count, intervals]}
+        use_splines(made.network, count, intervals, self.cutoff)
+
+        own = made.to(torch.float64).network.state_dict()
+        own["edge_embedding.splines.pieces"].copy_(pieces)
+        for name, matrix in matrices.items():
+            own[f"{name}.weight_nn.weight"].copy_(matrix.T)
+        return made.to(self.dtype).to(self.device)
+
+
+def convolutions(network: nn.Module) -> dict[str, Any]:
+    """Return the parts whose weights are a network of the distance, by name."""
+    parts = network.named_children()
+    return {name: part for name, part in parts if getattr(part, "weight_nn", None) is not None}
+
+
+def use_splines(network: nn.Module, count: int, intervals: int, cutoff: float) -> None:
+    """Put splines, still zero, where the radial basis and the weight networks were."""
+    embedding: Any = network._modules["edge_embedding"]
+    network._modules["edge_embedding"] = EdgeSplines(embedding.spherical, count, intervals, cutoff)
+    for conv in convolutions(network).values():
+        width = conv.convolution.weight_numel
+        conv.weight_nn = nn.Linear(count, width, bias=False)
 
 
 def _modal_index(config: Mapping[str, Any]) -> int | None:

@@ -140,3 +140,18 @@ def test_another_file_is_refused(tmp_path):
     torch.save({"state_dict": {}}, path)
     with pytest.raises(ase_nnp.CheckpointError, match="no SevenNet checkpoint"):
         ase_nnp.load_model("sevennet", checkpoint=path, device="cpu")
+
+
+def test_weight_networks_become_splines_with_the_same_forces(tmp_path):
+    small = {"channel": 4, "num_convolution_layer": 2, "weight_nn_hidden_neurons": [8]}
+    fresh = ase_nnp.build_model("sevennet", small, seed=0, device="cpu", dtype="float64").freeze()
+    atoms = bulk("Cu", cubic=True)
+    atoms.rattle(0.05, seed=3)
+
+    made = ase_nnp.models.splinify(fresh)
+    ase_nnp.save_model(made, tmp_path / "splined.nnp")
+    again = ase_nnp.load_model(tmp_path / "splined.nnp", device="cpu", dtype="float64")
+    forces = [ase_nnp.predict(m, [atoms])[0]["forces"] for m in (fresh, made, again)]
+    assert np.abs(forces[0]).max() > 1e-3
+    assert np.abs(forces[1] - forces[0]).max() < 1e-5
+    np.testing.assert_allclose(forces[2], forces[1], atol=1e-12)
