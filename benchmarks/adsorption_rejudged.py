@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from adsorption_gate import LATTICE
 from ase import build
+from measurement import record_option, write_measurement
 
 import ase_nnp
 from ase_nnp.files.pictures import new_figure
@@ -96,6 +97,18 @@ def summary(records: list[dict]) -> dict:
     return table
 
 
+def record(table: dict) -> None:
+    """Write the table of success and speed."""
+    rows = [
+        [f"{name}, k = {k}", *(table[f"{name} k={k}"][key] for key in ("success", "speed"))]
+        for name in ("SP", "RX")
+        for k in (1, 3, BEST)
+    ]
+    cells = [[name, f"{100 * success:.0f} %", f"{speed:.1f}"] for name, success, speed in rows]
+    head = [f"{table['systems']} systems", "within 0.1 eV of the judge's best", "times its speed"]
+    write_measurement("adsorption_rejudged", head, cells)
+
+
 def draw(table: dict, path: Path) -> None:
     """Success against speed, one line for single points and one for relaxations."""
     figure = new_figure(5.6, 4.2)
@@ -122,6 +135,7 @@ def main() -> None:
     parser.add_argument("--placements", type=int, default=6)
     parser.add_argument("--output", "-o", type=Path, default=Path("rejudged.json"))
     parser.add_argument("--figure", type=Path)
+    record_option(parser)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
@@ -140,6 +154,8 @@ def main() -> None:
     print(json.dumps(table := summary(records), indent=1))
     if options.figure:
         draw(table, options.figure)
+    if options.record:
+        record(table)
 
 
 if __name__ == "__main__":

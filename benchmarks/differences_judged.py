@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from adsorption_rejudged import systems
 from ase import build
+from measurement import record_option, write_measurement
 
 import ase_nnp
 from ase_nnp.uncertainty.differences import energies
@@ -68,13 +69,16 @@ def barrier(model, judge, ends):
     return error, path.barrier.std, math.hypot(parts[0].std, parts[1].std)
 
 
-def told(name: str, rows) -> None:
-    """Coverage with and without what the errors share."""
+def told(name: str, rows) -> list[str]:
+    """Coverage with and without what the errors share, printed and as cells of a table."""
     error, correlated, independent = np.array(rows).T
     print(f"{name}: {len(rows)}; mean |error| {np.abs(error).mean():.3f} eV")
+    cells = [f"{name}, {len(rows)}", f"{np.abs(error).mean():.3f}"]
     for said, std in (("correlated", correlated), ("as if independent", independent)):
         held = 100 * (np.abs(error) <= Z90 * std).mean()
         print(f"  {said:18s} 90 % interval holds {held:.0f} %, mean std {std.mean():.3f} eV")
+        cells.append(f"{held:.0f} % ({std.mean():.3f})")
+    return cells
 
 
 def main() -> None:
@@ -86,6 +90,7 @@ def main() -> None:
     parser.add_argument("--judge", default="sevennet")
     parser.add_argument("--systems", type=int, default=50)
     parser.add_argument("--bands", type=int, default=20)
+    record_option(parser)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
@@ -103,9 +108,13 @@ def main() -> None:
             row = barrier(model, judge, ends)
             hops += [] if row is None else [row]
         print(f"{name} on {metal} {facet}: {adsorbed[-1]} {hops[-1:]}", flush=True)
-    told("adsorption energies", adsorbed)
+    rows = [told("adsorption energies", adsorbed)]
     if hops:
-        told("barriers", hops)
+        rows.append(told("barriers", hops))
+    if options.record:
+        shared = "90 % interval holds (mean standard deviation, eV)"
+        head = ["", "mean error, eV", f"{shared}, with what errors share", "as if independent"]
+        write_measurement("differences_judged", head, rows)
 
 
 if __name__ == "__main__":
