@@ -10,10 +10,10 @@ hashes, a few thousand numbers of eight bytes.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
-from itertools import pairwise
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -62,30 +62,27 @@ def bonding_of(graph: AtomGraph) -> dict[str, list[str]]:
         whether a metal is bonded to it, ``"CHO2 on metal"``. ``"shells"``: an atom of a molecule
         with the partners of its partners, all metals alike, ``"C-H,O2(C-H,O2 H-C O-C,M O-C,M)"``.
     """
+    return {level: [words[c] for c in codes] for level, (words, codes) in _coded(graph).items()}
+
+
+def _coded(graph: AtomGraph) -> dict[str, tuple[list[str], np.ndarray]]:
+    """Different words of every level, and which of them (N,) is each atom's.
+
+    Atoms of one kind of bonding are rows that agree: words are made once for each kind.
+    """
     numbers = graph.atomic_numbers.cpu().numpy()
     covalent = np.isin(numbers, list(COVALENT))
     source, target = _bonds(graph, numbers)
-    order = np.argsort(target, kind="stable")
-    first = np.searchsorted(target[order], np.arange(len(numbers) + 1))
-    bonded = [source[order[a:b]] for a, b in pairwise(first)]
 
-    partners = [
-        f"{chemical_symbols[z]}-{_partners(numbers[near], counted)}"
-        for z, near, counted in zip(numbers, bonded, covalent, strict=True)
-    ]
-    # One metal is as good as another for what a molecule is.
-    short = [
-        f"{chemical_symbols[z]}-{_partners(np.where(covalent[near], numbers[near], 0), True)}"
-        for z, near in zip(numbers, bonded, strict=True)
-    ]
-    shells = [
-        f"{short[i]}({' '.join(sorted(short[j] for j in near if covalent[j]))})" if inside else ""
-        for i, (near, inside) in enumerate(zip(bonded, covalent, strict=True))
-    ]
-    molecules = [""] * len(numbers)
-    for atom, name in _molecules(numbers, source, target):
-        molecules[atom] = name
-    return dict(zip(LEVELS, (molecules, shells, partners), strict=True))
+    # One metal is as good as another for what a molecule is: they are element 0 there.
+    alike = np.where(covalent, numbers, 0)
+    own = _partners(numbers, numbers, source, target, covalent)
+    short = _partners(numbers, alike, source, target, np.ones_like(covalent))
+    return {
+        "molecules": _molecules(numbers, covalent, source, target),
+        "shells": _shells(*short, covalent, source, target),
+        "partners": own,
+    }
 
 
 def _bonds(graph: AtomGraph, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -96,35 +93,96 @@ def _bonds(graph: AtomGraph, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return source[near].cpu().numpy(), target[near].cpu().numpy()
 
 
-def _partners(numbers: np.ndarray, counted: bool) -> str:
-    """Elements and, of those that are not metals, how many; 0 stands for any metal."""
-    counts = Counter(numbers.tolist())
-    return ",".join(
-        f"{chemical_symbols[z] if z else 'M'}"
-        f"{counts[z] if counted and z in COVALENT and counts[z] > 1 else ''}"
-        for z in sorted(counts, reverse=True)
-    )
+def _partners(
+    numbers: np.ndarray,
+    seen: np.ndarray,
+    source: np.ndarray,
+    target: np.ndarray,
+    counted: np.ndarray,
+) -> tuple[list[str], np.ndarray]:
+    """Each atom with the elements ``seen`` (N,) of its partners; 0 stands for any metal.
+
+    Atoms that are ``counted`` (N,) say how many of each element that is not a metal.
+    """
+    elements, column = np.unique(seen, return_inverse=True)
+    shape = (len(numbers), len(elements))
+    counts = np.bincount(target * shape[1] + column[source], minlength=shape[0] * shape[1])
+    counts = counts.reshape(shape)
+    several = counted[:, None] & np.isin(elements, list(COVALENT))
+    rows, codes = _different(np.column_stack([numbers, np.where(several, counts, counts > 0)]))
+
+    names = ["M" if z == 0 else chemical_symbols[z] for z in elements]
+    words = []
+    for center, *row in rows.tolist():
+        # From heavy to light, so that metals which are all alike come last.
+        parts = [f"{s}{n if n > 1 else ''}" for s, n in zip(names, row, strict=True) if n]
+        words.append(f"{chemical_symbols[center]}-{','.join(reversed(parts))}")
+    return words, codes
+
+
+def _shells(
+    short: list[str],
+    codes: np.ndarray,
+    covalent: np.ndarray,
+    source: np.ndarray,
+    target: np.ndarray,
+) -> tuple[list[str], np.ndarray]:
+    """Each atom that is no metal with the words of its partners that are none."""
+    inside = covalent[source] & covalent[target]
+    near, center = codes[source[inside]], target[inside]
+    order = np.lexsort((near, center))
+    near, center = near[order], center[order]
+
+    # A row an atom: its own word and its partners' in order, filled up with -1.
+    first = np.searchsorted(center, np.arange(len(codes)))
+    place = np.arange(len(center)) - first[center]
+    table = np.full((len(codes), 2 + (int(place.max()) if len(place) else 0)), -1)
+    table[:, 0] = np.where(covalent, codes, -1)
+    table[center, 1 + place] = near
+
+    rows, own = _different(table)
+    words = []
+    for row in rows.tolist():
+        around = " ".join(sorted(short[k] for k in row[1:] if k >= 0))
+        words.append(f"{short[row[0]]}({around})" if row[0] >= 0 else "")
+    return words, own
 
 
 def _molecules(
-    numbers: np.ndarray, source: np.ndarray, target: np.ndarray
-) -> Iterable[tuple[int, str]]:
-    """Atoms with the name of the molecule that each is in."""
-    covalent = np.isin(numbers, list(COVALENT))
+    numbers: np.ndarray, covalent: np.ndarray, source: np.ndarray, target: np.ndarray
+) -> tuple[list[str], np.ndarray]:
+    """Each atom with the name of the molecule that it is in."""
     inside = covalent[source] & covalent[target]
     links = coo_array(
         (np.ones(int(inside.sum())), (source[inside], target[inside])), shape=(len(numbers),) * 2
     )
-    _, owner = connected_components(links, directed=False)
-    on_metal = np.unique(owner[target[covalent[target] & ~covalent[source]]])
+    count, owner = connected_components(links, directed=False)
+    on_metal = np.zeros(count, dtype=int)
+    on_metal[owner[target[covalent[target] & ~covalent[source]]]] = 1
 
-    for place in np.unique(owner[covalent]):
-        atoms = np.flatnonzero(owner == place)
-        if len(atoms) <= LARGEST:
-            counts = Counter(chemical_symbols[z] for z in numbers[atoms])
-            formula = "".join(f"{s}{n if n > 1 else ''}" for s, n in sorted(counts.items()))
-            name = f"{formula} on metal" if place in on_metal else f"{formula} free"
-            yield from ((int(atom), name) for atom in atoms)
+    elements, column = np.unique(numbers, return_inverse=True)
+    formulas = np.bincount(owner * len(elements) + column, minlength=count * len(elements))
+    formulas = formulas.reshape(count, len(elements))
+    # Metals, polymers and networks have no formula.
+    named = (formulas.sum(axis=1) <= LARGEST) & ~np.isin(np.arange(count), owner[~covalent])
+    rows, codes = _different(np.column_stack([named, on_metal, formulas * named[:, None]]))
+
+    symbols = [chemical_symbols[z] for z in elements]
+    words = []
+    for is_named, bound, *row in rows.tolist():
+        parts = sorted((s, n) for s, n in zip(symbols, row, strict=True) if n)
+        formula = "".join(f"{s}{n if n > 1 else ''}" for s, n in parts)
+        words.append(f"{formula} {'on metal' if bound else 'free'}" if is_named else "")
+    return words, codes[owner]
+
+
+def _different(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows that differ, and which of them each row is."""
+    # One 64-bit number a row is sorted ten times as fast; that two rows share one by chance is as
+    # unlikely as that their digests agree.
+    factors = np.random.default_rng(1).integers(1, 2**62, rows.shape[1]) * 2 + 1
+    _, first, codes = np.unique(rows @ factors, return_index=True, return_inverse=True)
+    return rows[first], codes
 
 
 @dataclass(frozen=True)
@@ -173,10 +231,10 @@ class KnownBonding:
                 list(train[start : start + BATCH]), reach, dtype=torch.float64, recenter=True
             )
             owner = graph.batch.cpu().numpy()
-            for level, names in bonding_of(graph).items():
+            for level, (words, codes) in _coded(graph).items():
                 own: list[set[str]] = [set() for _ in range(graph.num_structures)]
-                for structure, name in zip(owner, names, strict=True):
-                    own[structure].add(name)
+                for structure, code in _different(np.column_stack([owner, codes]))[0].tolist():
+                    own[structure].add(words[code])
                 structures[level] += own
 
         counts: dict[str, Tensor] = {}
@@ -196,23 +254,33 @@ class KnownBonding:
 
     def unknown(self, graph: AtomGraph) -> list[list[str]]:
         """What of each atom's bonding no training structure had, (N,); mostly empty lists."""
-        found: list[list[str]] = [[] for _ in range(graph.num_atoms)]
-        names_of = bonding_of(graph) if self.counts else {}
-        for level, (digests, counts) in self.counts.items():
-            names = names_of[level]
-            different = sorted(set(names) - {""})
-            often = digests[counts >= self.least].cpu().numpy()
-            known = np.isin([_digest(name) for name in different], often)
-            new = {name for name, there in zip(different, known, strict=True) if not there}
-            for atom, name in enumerate(names):
-                if name in new:
-                    found[atom].append(name)
-        return found
+        unknown: list[list[str]] = [[] for _ in range(graph.num_atoms)]
+        for words, codes, new in self._judged(graph):
+            for atom in np.flatnonzero(new[codes]):
+                unknown[atom].append(words[codes[atom]])
+        return unknown
 
     def novel(self, graph: AtomGraph) -> Tensor:
         """Whether an atom's bonding is unknown, (N,), on the device of the graph."""
-        flags = [bool(names) for names in self.unknown(graph)]
-        return torch.tensor(flags, dtype=torch.bool, device=graph.positions.device)
+        flags = np.zeros(graph.num_atoms, dtype=bool)
+        for _, codes, new in self._judged(graph):
+            flags |= new[codes]
+        return torch.as_tensor(flags, device=graph.positions.device)
+
+    def _judged(self, graph: AtomGraph) -> Iterator[tuple[list[str], np.ndarray, np.ndarray]]:
+        """Words, those of the atoms, and which words are new, of every level looked at."""
+        coded = _coded(graph) if self.counts else {}
+        for level, (digests, counts) in self.counts.items():
+            words, codes = coded[level]
+            own = np.array([_digest(word) for word in words], dtype=np.int64)
+            table, times = digests.cpu().numpy(), counts.cpu().numpy()
+            # The table is sorted; a digest beyond its end is at no place of it.
+            place = np.searchsorted(table, own)
+            there = place < len(table)
+            there[there] = table[place[there]] == own[there]
+            known = there.copy()
+            known[there] = times[place[there]] >= self.least
+            yield words, codes, ~known & np.array([bool(word) for word in words], dtype=bool)
 
     def explain(self, model: Potential, atoms: Atoms) -> list[str]:
         """Return a sentence for each kind of bonding in a structure that training never had."""
@@ -246,5 +314,6 @@ def _sentence(name: str) -> str:
     return f"{center} bonded to {partners.replace(',', ', ') or 'nothing'}"
 
 
+@lru_cache(maxsize=4096)
 def _digest(name: str) -> int:
     return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "big", signed=True)
