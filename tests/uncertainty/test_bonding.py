@@ -12,6 +12,7 @@ from toy_models import Pair, label, molecules
 from ase_nnp import predict
 from ase_nnp.errors import UncertaintyError
 from ase_nnp.uncertainty import fit, load_uncertainty, save_uncertainty
+from ase_nnp.uncertainty.methods import bonding
 from ase_nnp.uncertainty.methods.bonding import MOST, KnownBonding, bonding_of
 
 
@@ -149,3 +150,19 @@ def test_the_default_looks_at_bonding(model):
     broken.calc = SinglePointCalculator(broken)
     assert predict(auto, [broken], ("ood_flag",))[0]["ood_flag"]
     assert torch.isfinite(torch.tensor(predict(auto, [broken], ("ood_score",))[0]["ood_score"]))
+
+
+def test_remembered_answers_follow_the_bonds_and_not_the_positions(model, monkeypatch):
+    known = KnownBonding.fit(model, rattled(molecule("H2O"), 50), false_alarms=0.0)
+    whole, broken, other = molecule("H2O"), molecule("H2O"), molecule("SH2")
+    broken.positions[1] += broken.positions[1] - broken.positions[0]
+    for _ in range(2):
+        answers = [known.novel(model.make_graph([a])).any() for a in (whole, broken, other)]
+        assert [bool(a) for a in answers] == [False, True, True]
+
+    # What is remembered needs no words.
+    monkeypatch.setattr(bonding, "_words", None)
+    whole.rattle(0.01, seed=3)
+    assert not known.novel(model.make_graph([whole])).any()
+    with pytest.raises(TypeError):
+        known.novel(model.make_graph([molecule("NH3")]))

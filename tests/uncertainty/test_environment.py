@@ -16,7 +16,8 @@ from ase_nnp.errors import ConfigError, UncertaintyError
 from ase_nnp.models.potential import Conservative
 from ase_nnp.models.predictor import predict
 from ase_nnp.uncertainty import fit, load_uncertainty, save_uncertainty, wrap
-from ase_nnp.uncertainty.methods.environment import EnvironmentBars, neighbor_mean
+from ase_nnp.uncertainty.methods.environment import EnvironmentBars
+from ase_nnp.uncertainty.methods.environment_signs import neighbor_mean
 from ase_nnp.uncertainty.methods.refit import RIDGE, left_out_errors
 
 

@@ -21,6 +21,8 @@ from ase_nnp.uncertainty.statistics.moments import NOT_COVERED
 
 __all__ = ["NOT_COVERED", "UncertainPotential", "structures_of"]
 
+#: Under this name a method may leave the lengths (E,) of edges that it needed; no output.
+EDGE_LENGTHS = "edge_lengths"
 PER_ATOM = {"forces_std_norm", "forces_cov", "forces_members", "forces_interval", "ood_scores"}
 PER_ATOM |= {"forces_comm", "forces_var", "forces_uncertainty"}
 
@@ -210,12 +212,13 @@ class UncertainPotential(Potential):
     def compute(self, graph: AtomGraph, properties: Collection[str]) -> dict[str, Tensor]:
         """Return at least ``properties``."""
         result = {k: v.detach() for k, v in self.spread(graph, properties).items()}
+        lengths = result.pop(EDGE_LENGTHS, None)
         if "forces_std" in result and self.force_std_mode == "isotropic":
             pooled = result["forces_std"].square().mean(dim=1, keepdim=True).sqrt()
             result["forces_std"] = pooled.expand(-1, 3)
         self._calibrate(result, graph)
         if self.bonding is not None and {"ood_score", "ood_flag"} & {*properties, *result}:
-            self._mark_bonding(self.bonding, result, graph)
+            self._mark_bonding(self.bonding, result, graph, lengths)
         if "forces_std" in result:
             result["forces_std_norm"] = result["forces_std"].norm(dim=1)
         for theirs, (ours, how) in ALIASES.get(self.aliases or "", {}).items():
@@ -228,17 +231,27 @@ class UncertainPotential(Potential):
         raise NotImplementedError
 
     def _mark_bonding(
-        self, bonding: KnownBonding, result: dict[str, Tensor], graph: AtomGraph
+        self,
+        bonding: KnownBonding,
+        result: dict[str, Tensor],
+        graph: AtomGraph,
+        lengths: Tensor | None,
     ) -> None:
         """Flag structures with unknown bonding, with a score just above the threshold."""
-        count = graph.positions.new_zeros(graph.num_structures)
-        new = count.index_add(0, graph.batch, bonding.novel(graph).to(count)) > 0
+        score = result.setdefault("ood_score", graph.positions.new_zeros(graph.num_structures))
+        flag = result.setdefault("ood_flag", torch.zeros_like(score, dtype=torch.bool))
+        # On the host, where bonding is looked up: mostly nothing is new, and nothing to be done.
+        atoms = bonding.novel(graph, lengths)
+        if not atoms.any():
+            return
+
+        new = torch.zeros_like(flag)
+        new[graph.batch[atoms.to(flag.device)]] = True
         threshold = float(self.uq.get("score_threshold") or 1.0)
-        score = result.get("ood_score", torch.zeros_like(count))
         # A monitor looks at the score alone, so that it must say what the flag says.
         above = score.clamp(min=1.001 * threshold)
         result["ood_score"] = torch.where(new, above, score)
-        result["ood_flag"] = new | result.get("ood_flag", torch.zeros_like(new))
+        result["ood_flag"] = new | flag
 
     def _calibrate(self, result: dict[str, Tensor], graph: AtomGraph) -> None:
         for name, one in self.calibration.properties.items():

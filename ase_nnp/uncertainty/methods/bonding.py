@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Self
@@ -41,7 +41,10 @@ COVALENT = frozenset({1, 5, 6, 7, 8, 9, 14, 15, 16, 17, 33, 34, 35, 52, 53})
 LARGEST = 24
 #: What of bonding is looked at, from what varies least.
 LEVELS = ("molecules", "shells", "partners")
+Coded = dict[str, tuple[list[str], np.ndarray]]
 BATCH = 32
+#: Answers that are kept. A structure that moves has the same bonds for many steps.
+REMEMBERED = 256
 #: Training structures with some bonding that are certainly enough to learn it.
 MOST = 20
 
@@ -65,14 +68,17 @@ def bonding_of(graph: AtomGraph) -> dict[str, list[str]]:
     return {level: [words[c] for c in codes] for level, (words, codes) in _coded(graph).items()}
 
 
-def _coded(graph: AtomGraph) -> dict[str, tuple[list[str], np.ndarray]]:
-    """Different words of every level, and which of them (N,) is each atom's.
+def _coded(graph: AtomGraph) -> Coded:
+    """Different words of every level, and which of them (N,) is each atom's."""
+    return _words(graph.atomic_numbers.cpu().numpy(), *_bonds(graph))
+
+
+def _words(numbers: np.ndarray, source: np.ndarray, target: np.ndarray) -> Coded:
+    """The same from atomic numbers (N,) and bonds.
 
     Atoms of one kind of bonding are rows that agree: words are made once for each kind.
     """
-    numbers = graph.atomic_numbers.cpu().numpy()
     covalent = np.isin(numbers, list(COVALENT))
-    source, target = _bonds(graph, numbers)
 
     # One metal is as good as another for what a molecule is: they are element 0 there.
     alike = np.where(covalent, numbers, 0)
@@ -85,12 +91,20 @@ def _coded(graph: AtomGraph) -> dict[str, tuple[list[str], np.ndarray]]:
     }
 
 
-def _bonds(graph: AtomGraph, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both atoms (E,) of every bond, each bond in both directions."""
-    radii = torch.as_tensor(STRETCH * covalent_radii[numbers]).to(graph.positions)
+def _bonds(graph: AtomGraph, lengths: Tensor | None = None) -> np.ndarray:
+    """Both atoms (2, E) of every bond, each bond in both directions, in the order of edges."""
+    if lengths is None:
+        lengths = torch.linalg.vector_norm(graph.edge_vectors().detach(), dim=1)
+    reach = _radii(lengths.dtype, lengths.device).index_select(0, graph.atomic_numbers)
     source, target = graph.edge_index
-    near = graph.edge_vectors().detach().norm(dim=1) < radii[source] + radii[target]
-    return source[near].cpu().numpy(), target[near].cpu().numpy()
+    near = lengths < reach.index_select(0, source) + reach.index_select(0, target)
+    return graph.edge_index[:, near].cpu().numpy()
+
+
+@lru_cache(maxsize=16)
+def _radii(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Covalent radii by atomic number, stretched, as all devices want them."""
+    return torch.as_tensor(STRETCH * covalent_radii, dtype=dtype, device=device)
 
 
 def _partners(
@@ -203,6 +217,7 @@ class KnownBonding:
     counts: Mapping[str, Tensor]
     least: int = 1
     false_alarms: float = 0.0
+    _answers: dict[bytes, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def fit(cls, model: Potential, train: Sequence[Atoms], *, false_alarms: float = 0.05) -> Self:
@@ -255,21 +270,34 @@ class KnownBonding:
     def unknown(self, graph: AtomGraph) -> list[list[str]]:
         """What of each atom's bonding no training structure had, (N,); mostly empty lists."""
         unknown: list[list[str]] = [[] for _ in range(graph.num_atoms)]
-        for words, codes, new in self._judged(graph):
+        for words, codes, new in self._judged(_coded(graph)):
             for atom in np.flatnonzero(new[codes]):
                 unknown[atom].append(words[codes[atom]])
         return unknown
 
-    def novel(self, graph: AtomGraph) -> Tensor:
-        """Whether an atom's bonding is unknown, (N,), on the device of the graph."""
-        flags = np.zeros(graph.num_atoms, dtype=bool)
-        for _, codes, new in self._judged(graph):
-            flags |= new[codes]
-        return torch.as_tensor(flags, device=graph.positions.device)
+    def novel(self, graph: AtomGraph, lengths: Tensor | None = None) -> Tensor:
+        """Whether an atom's bonding is unknown, (N,), on the host.
 
-    def _judged(self, graph: AtomGraph) -> Iterator[tuple[list[str], np.ndarray, np.ndarray]]:
+        ``lengths`` (E,) are those of the edges, where they are known already.
+        """
+        if not self.counts:
+            return torch.zeros(graph.num_atoms, dtype=torch.bool)
+        bonds, numbers = _bonds(graph, lengths), graph.atomic_numbers.cpu().numpy()
+        # Edges have one order, so that the same bonds are the same bytes.
+        name = blake2b(numbers.tobytes() + bonds.tobytes(), digest_size=16).digest()
+        known = self._answers.get(name)
+        if known is not None:
+            return known
+
+        flags = np.zeros(graph.num_atoms, dtype=bool)
+        for _, codes, new in self._judged(_words(numbers, *bonds)):
+            flags |= new[codes]
+        if len(self._answers) >= REMEMBERED:
+            self._answers.clear()
+        return self._answers.setdefault(name, torch.as_tensor(flags))
+
+    def _judged(self, coded: Coded) -> Iterator[tuple[list[str], np.ndarray, np.ndarray]]:
         """Words, those of the atoms, and which words are new, of every level looked at."""
-        coded = _coded(graph) if self.counts else {}
         for level, (digests, counts) in self.counts.items():
             words, codes = coded[level]
             own = np.array([_digest(word) for word in words], dtype=np.int64)

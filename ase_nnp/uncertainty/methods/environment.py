@@ -17,24 +17,32 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Self
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ase_nnp.models.graph import AtomGraph
 from ase_nnp.models.potential import Potential
-from ase_nnp.uncertainty.methods.base import UncertainPotential
-from ase_nnp.uncertainty.methods.latent import FAR, FeatureReader, reduce_atoms
+from ase_nnp.uncertainty.methods.base import EDGE_LENGTHS, UncertainPotential
+from ase_nnp.uncertainty.methods.environment_signs import (
+    FLOOR,
+    atom_signs,
+    edge_lengths,
+    neighbor_mean,
+    score_table,
+    structure_signs,
+)
+from ase_nnp.uncertainty.methods.latent import FAR, FeatureReader
+from ase_nnp.uncertainty.methods.nearest import NearestAtoms
+from ase_nnp.uncertainty.methods.width_table import WidthTable
 from ase_nnp.uncertainty.statistics.growth import LogLinearWidth
 from ase_nnp.uncertainty.statistics.ood import KNNDistance
 
-__all__ = ["SCORES", "EnvironmentBars", "score_table"]
+__all__ = ["SCORES", "EnvironmentBars"]
 
 #: What a structure's score can be, from the one preferred: the expected error of its forces (root
 #: mean square), mean, 90 % quantile and largest of the atoms' distances, and the mean rank of the
 #: mean distance and the energy std.
 SCORES = ("expected", "mean", "quantile", "largest", "rank")
-FLOOR = 1e-12
 
 
 class EnvironmentBars(UncertainPotential):
@@ -74,11 +82,23 @@ class EnvironmentBars(UncertainPotential):
     ) -> None:
         super().__init__(members, **options)
         self.reader, self.distance = reader, distance
-        self.widths, self.ranked = dict(widths or {}), dict(ranked or {})
+        self.nearest = NearestAtoms(distance)
+        self.set_widths(widths or {})
+        self.ranked = dict(ranked or {})
         self.facts: dict[str, Any] = {"score": "expected", "score_threshold": float("inf")}
         self.facts["nearest"] = FLOOR
         self.facts |= facts or {}
         self.set_outputs()
+
+    def set_widths(self, widths: Mapping[str, LogLinearWidth]) -> None:
+        """Take formulas; those of the same signs are evaluated together."""
+        self.widths = dict(widths)
+        groups = (
+            ("forces", "forces_interval", "expected"),
+            ("energy", "energy_interval"),
+            ("stress",),
+        )
+        self.tables = [WidthTable({n: widths[n] for n in names if n in widths}) for names in groups]
 
     def set_outputs(self) -> None:
         """State what the formulas that are there give."""
@@ -103,8 +123,8 @@ class EnvironmentBars(UncertainPotential):
         wanted |= {p for p in self.spreads if p in self.base.outputs}
         if any(p.startswith("forces") for p in properties):
             wanted |= {"forces"}
-        result, far, near = self.look(graph, wanted)
-        return dict(result) | self.bars(result, far, near, graph)
+        result, far, near, lengths = self.look(graph, wanted)
+        return {**result, **self.bars(result, far, near, graph), EDGE_LENGTHS: lengths}
 
     @property
     def spreads(self) -> tuple[str, ...]:
@@ -113,62 +133,59 @@ class EnvironmentBars(UncertainPotential):
 
     def look(
         self, graph: AtomGraph, properties: Collection[str]
-    ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """Results, distances (N,) of atoms, and their means (N,) over neighbors; float64."""
+    ) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor]:
+        """Results, distances (N,) of atoms, their means (N,) over neighbors, and edges' lengths.
+
+        Distances are in float64.
+        """
         result, features = self.reader.run(self.base, graph, properties)
-        rows = features.double().nan_to_num(nan=FAR, posinf=FAR, neginf=-FAR).cpu().numpy()
-        far = torch.as_tensor(self.distance(rows, graph.atomic_numbers.cpu().numpy()))
+        rows = features.nan_to_num(nan=FAR, posinf=FAR, neginf=-FAR)
         # A copy of a training atom is at distance zero, and still not known exactly.
-        far = far.to(graph.positions.device).clamp(min=float(self.facts["nearest"]))
-        return result, far, neighbor_mean(far.clamp(max=FAR), graph, self.cutoff)
+        far = self.nearest(rows, graph.atomic_numbers).clamp(min=float(self.facts["nearest"]))
+        lengths = edge_lengths(graph)
+        return result, far, neighbor_mean(far.clamp(max=FAR), graph, self.cutoff, lengths), lengths
 
     def bars(
         self, result: Mapping[str, Tensor], far: Tensor, near: Tensor, graph: AtomGraph
     ) -> dict[str, Tensor]:
         """Everything that follows from the distances and the spreads within ``result``."""
         like, batch, b = graph.positions, graph.batch, graph.num_structures
-        z = graph.atomic_numbers.cpu().numpy()
         signs = atom_signs(far, near, result.get("forces_std"))
         out: dict[str, Tensor] = {}
 
-        def width(name: str, rows: Tensor, groups: np.ndarray | None = None) -> Tensor:
-            value = self.widths[name](rows.detach().cpu().numpy(), groups)
-            return torch.as_tensor(np.minimum(value, FAR)).to(like)
-
         # Without forces in the labels the distances themselves stand for their errors.
-        sigma = far
-        if "forces" in self.widths:
-            sigma = width("forces", signs, z).double()
+        atoms = self.tables[0](signs, graph.atomic_numbers)
+        sigma = atoms.get("forces", far.clamp(max=FAR))
+        if "forces" in atoms:
             out["forces_std"] = sigma.to(like)[:, None].expand(-1, 3)
         # Errors of atoms are taken to be independent, so their squares add up.
-        square = far.new_zeros(b).index_add(0, batch, sigma.clamp(max=FAR).square())
-        total = structure_signs(square, result.get("energy_std"))
-        if "energy" in self.widths:
-            out["energy_std"] = width("energy", total)
+        pair = torch.stack([sigma, atoms.get("expected", sigma)], dim=1).square_()
+        square, expected = far.new_zeros((b, 2)).index_add_(0, batch, pair).unbind(1)
+
+        whole = self.tables[1](structure_signs(square, result.get("energy_std")))
+        if "energy" in whole:
+            out["energy_std"] = whole["energy"].to(like)
         # A virial is off as forces are, over the volume.
         if "stress" in self.widths and "stress" in result:
             volume = torch.linalg.det(graph.cell).abs().clamp(min=FLOOR).double().log()
             rows = 0.5 * square.clamp(min=FLOOR).log() - volume
-            out["stress_std"] = width("stress", rows[:, None])[:, None].expand(-1, 6)
+            stress = self.tables[2](rows[:, None])["stress"].to(like)
+            out["stress_std"] = stress[:, None].expand(-1, 6)
 
-        if "forces_interval" in self.widths and "forces" in result:
-            half = width("forces_interval", signs, z)[:, None]
+        if "forces_interval" in atoms and "forces" in result:
+            half = atoms["forces_interval"].to(like)[:, None]
             out["forces_interval"] = torch.stack([result["forces"] - half, result["forces"] + half])
-        if "energy_interval" in self.widths:
-            half = width("energy_interval", total)
+        if "energy_interval" in whole:
+            half = whole["energy_interval"].to(like)
             ends = [result["energy"] - half, result["energy"] + half]
             out["energy_interval"] = torch.stack(ends, dim=1)
 
-        if "expected" in self.widths:
-            sigma = width("expected", signs[:, :2], z).double()
-        square = far.new_zeros(b).index_add(0, batch, sigma.clamp(max=FAR).square())
-        table = score_table(far, square, batch, b, result.get("energy_std"))
-        score = self.score_of(table)
-        threshold = float(self.facts["score_threshold"])
+        names = ("mean", "energy_std") if self.facts["score"] == "rank" else (self.facts["score"],)
+        score = self.score_of(score_table(far, expected, batch, b, result.get("energy_std"), names))
         return out | {
             "ood_scores": far.to(like),
             "ood_score": score.to(like),
-            "ood_flag": score > threshold,
+            "ood_flag": score > float(self.facts["score_threshold"]),
         }
 
     def score_of(self, table: Mapping[str, Tensor]) -> Tensor:
@@ -221,63 +238,3 @@ class EnvironmentBars(UncertainPotential):
         return cls(
             [base], reader=reader, distance=distance, widths=widths, ranked=ranked, **options
         )
-
-
-def neighbor_weights(graph: AtomGraph, cutoff: float) -> Tensor:
-    """Weights (E,) of edges that sum to 1 for each atom with neighbors, near ones larger.
-
-    They fall smoothly to zero at the cutoff, or 6 Angstrom; float64.
-    """
-    # Near neighbors tell most: means over 3 Angstrom gave better error bars than over 5.
-    reach = min(cutoff, 6.0)
-    distance = graph.edge_vectors().detach().double().norm(dim=1)
-    envelope = (0.5 * (1 + torch.cos(torch.pi * distance.clamp(max=reach) / reach))).square()
-    target = graph.edge_index[1]
-    mass = envelope.new_zeros(graph.num_atoms).index_add(0, target, envelope)
-    return envelope / mass.clamp(min=FLOOR)[target]
-
-
-def neighbor_mean(values: Tensor, graph: AtomGraph, cutoff: float) -> Tensor:
-    """Mean (N,) of atoms' values over their neighbors; an atom without any keeps its own value."""
-    source, target = graph.edge_index
-    weight = neighbor_weights(graph, cutoff).to(values)
-    zero = values.new_zeros(len(values))
-    total = zero.index_add(0, target, weight * values[source])
-    return torch.where(zero.index_add(0, target, weight) > 0.5, total, values)
-
-
-def atom_signs(far: Tensor, near: Tensor, forces_std: Tensor | None) -> Tensor:
-    """Logarithms (N, 2 or 3): own distance, neighbors' distance, and a committee's spread."""
-    columns = [far.clamp(FLOOR, FAR).log(), near.clamp(FLOOR, FAR).log()]
-    if forces_std is not None:
-        columns.append(forces_std.double().square().mean(dim=1).sqrt().clamp(min=1e-6).log())
-    return torch.stack([c.double() for c in columns], dim=1)
-
-
-def structure_signs(square: Tensor, energy_std: Tensor | None) -> Tensor:
-    """Logarithms (B, 1 or 2): root of the summed variances of forces, and an energy std."""
-    columns = [0.5 * square.clamp(min=FLOOR**2).log()]
-    if energy_std is not None:
-        columns.append(energy_std.double().clamp(min=1e-6).log())
-    return torch.stack(columns, dim=1)
-
-
-def score_table(
-    far: Tensor, square: Tensor, batch: Tensor, structures: int, energy_std: Tensor | None
-) -> dict[str, Tensor]:
-    """Every score (B,) that can be had, and the energy std over the root of the size."""
-    count = torch.bincount(batch, minlength=structures).to(far)
-    table = {
-        "expected": (square / count).sqrt(),
-        **{
-            how: reduce_atoms(far, batch, structures, how)
-            for how in ("mean", "quantile", "largest")
-        },
-    }
-    # An element that was never seen is infinitely far, whatever is expected of its force.
-    table["expected"] = torch.where(
-        torch.isinf(table["largest"]), table["largest"], table["expected"]
-    )
-    if energy_std is not None:
-        table["energy_std"] = energy_std.double() / count.sqrt()
-    return table

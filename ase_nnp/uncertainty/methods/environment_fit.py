@@ -15,12 +15,8 @@ from ase_nnp.errors import UncertaintyError
 from ase_nnp.models.potential import Potential
 from ase_nnp.uncertainty.methods.base import UncertainPotential
 from ase_nnp.uncertainty.methods.ensemble import DeepEnsemble
-from ase_nnp.uncertainty.methods.environment import (
-    SCORES,
-    EnvironmentBars,
-    atom_signs,
-    score_table,
-)
+from ase_nnp.uncertainty.methods.environment import SCORES, EnvironmentBars
+from ase_nnp.uncertainty.methods.environment_signs import atom_signs, score_table
 from ase_nnp.uncertainty.methods.environment_widths import Evidence, fit_widths, gather, join
 from ase_nnp.uncertainty.methods.feature_pass import FeaturePass, feature_pass, structure_means
 from ase_nnp.uncertainty.methods.latent import FAR, FeatureReader
@@ -117,7 +113,8 @@ def fit_environment(
     if honest < FEW:
         evidence = _with_training(evidence, bars, train, known, apart, kind, seed)
     folds = _folds(bars, means, kind, evidence, held or [], seed)
-    bars.widths, by_kind = fit_widths(evidence, folds, coverage, names)
+    widths, by_kind = fit_widths(evidence, folds, coverage, names)
+    bars.set_widths(widths)
 
     # Both signs of the flag share the false alarms that are asked for.
     bars.remember_bonding(train, false_alarms / 2)

@@ -11,12 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from ase_nnp.errors import UncertaintyError
-from ase_nnp.uncertainty.methods.environment import (
-    FLOOR,
-    EnvironmentBars,
-    atom_signs,
-    structure_signs,
-)
+from ase_nnp.uncertainty.methods.environment import EnvironmentBars
+from ase_nnp.uncertainty.methods.environment_signs import FLOOR, atom_signs, structure_signs
 from ase_nnp.uncertainty.statistics.arrays import Array
 from ase_nnp.uncertainty.statistics.conformal import conformal_quantile
 from ase_nnp.uncertainty.statistics.growth import LogLinearWidth, fit_log_linear
@@ -92,7 +88,7 @@ def gather(bars: EnvironmentBars, structures: Sequence[Atoms]) -> Evidence:
             raise UncertaintyError(f"Calibration structure {number} has no energy and no forces.")
         tensor = labels.get("stress") is not None and "stress" in own and atoms.cell.rank == 3
         graph = bars.base.make_graph([atoms])
-        result, d, n = bars.look(graph, wanted | ({"stress"} if tensor else set()))
+        result, d, n, _ = bars.look(graph, wanted | ({"stress"} if tensor else set()))
 
         far.append(d.cpu().numpy())
         near.append(n.cpu().numpy())

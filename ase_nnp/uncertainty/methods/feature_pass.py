@@ -13,7 +13,7 @@ from scipy import sparse
 
 from ase_nnp.models.graph import AtomGraph
 from ase_nnp.models.potential import Potential
-from ase_nnp.uncertainty.methods.environment import neighbor_weights
+from ase_nnp.uncertainty.methods.environment_signs import neighbor_weights
 from ase_nnp.uncertainty.methods.latent import FeatureReader
 from ase_nnp.uncertainty.progress import tracked
 from ase_nnp.uncertainty.statistics.arrays import Array

@@ -18,6 +18,7 @@ from ase_nnp.models.potential import Potential
 from ase_nnp.uncertainty.methods.base import UncertainPotential
 from ase_nnp.uncertainty.methods.descriptors import atom_features, radial_descriptor
 from ase_nnp.uncertainty.methods.features import LastLayer
+from ase_nnp.uncertainty.methods.nearest import NearestAtoms
 from ase_nnp.uncertainty.progress import tracked
 from ase_nnp.uncertainty.statistics.ood import (
     KNNDistance,
@@ -237,11 +238,10 @@ class LatentDistanceMethod(UncertainPotential):
 
         Infinite for elements that were not seen and for features that are not finite.
         """
-        x = features.double()
         if self.kind == "knn":
-            near = self.distance(x.nan_to_num(nan=FAR).cpu().numpy(), numbers.cpu().numpy())
-            return torch.as_tensor(near).to(x.device)
+            return self._nearest(features.nan_to_num(nan=FAR), numbers)
 
+        x = features.double()
         means, inverses, place = (t.to(x.device) for t in self._tables)
         index = place.index_select(0, numbers)
         size = max(1, BLOCK // x.shape[1] ** 2)
@@ -252,6 +252,10 @@ class LatentDistanceMethod(UncertainPotential):
         white = parts[0] if len(parts) == 1 else torch.cat(parts)
         distance: Tensor = torch.linalg.vector_norm(white, dim=(1, 2))
         return distance.nan_to_num(nan=torch.inf).masked_fill(index == 0, torch.inf)
+
+    @cached_property
+    def _nearest(self) -> NearestAtoms:
+        return NearestAtoms(self.distance)
 
     @cached_property
     def _tables(self) -> tuple[Tensor, Tensor, Tensor]:
