@@ -25,7 +25,7 @@ FLOOR = 1e-12
 
 def edge_lengths(graph: AtomGraph) -> Tensor:
     """Lengths (E,) of edges in Angstrom, without gradient."""
-    return torch.linalg.vector_norm(graph.edge_vectors().detach(), dim=1)
+    return graph.edge_vectors().detach().norm(dim=1)
 
 
 def _envelope(lengths: Tensor, cutoff: float) -> Tensor:

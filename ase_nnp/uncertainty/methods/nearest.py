@@ -87,7 +87,8 @@ class NearestAtoms:
         found = t.rows.index_select(0, places.reshape(-1)).view(*places.shape, -1)
         far = torch.linalg.vector_norm(found - rows[:, None], dim=2)
         least = far.topk(min(self.known.k, far.shape[1]), dim=1, largest=False, sorted=False)
-        return least.values.mean(dim=1)
+        mean: Tensor = least.values.mean(dim=1)
+        return mean
 
     def _by_element(self, numbers: Tensor) -> tuple[Tensor, list[tuple[int, int]]]:
         """Atoms of known elements in the order of these, and each element with its count."""
