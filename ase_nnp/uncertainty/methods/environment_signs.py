@@ -25,7 +25,8 @@ FLOOR = 1e-12
 
 def edge_lengths(graph: AtomGraph) -> Tensor:
     """Lengths (E,) of edges in Angstrom, without gradient."""
-    return graph.edge_vectors().detach().norm(dim=1)
+    lengths: Tensor = torch.linalg.vector_norm(graph.edge_vectors().detach(), dim=1)
+    return lengths
 
 
 def _envelope(lengths: Tensor, cutoff: float) -> Tensor:
