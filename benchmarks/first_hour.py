@@ -1,7 +1,7 @@
 """Ten things that a newcomer does, each tried and timed: ``python benchmarks/first_hour.py``.
 
 Runs in an empty folder with what a reader of the site has: the package, and ``data`` of a checkout.
-Writes ``docs/first-hour.md``.
+Writes ``docs/first-hour.md`` and the times, ``results/first_hour.json``.
 """
 
 from __future__ import annotations
@@ -11,6 +11,9 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+import tables
+from measurement import write_measurement
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -137,42 +140,48 @@ def run(kind: str, code: str, folder: Path) -> float:
     )
 
 
-def try_all(tasks: list[tuple[str, str, str, str]] = TASKS) -> list[dict[str, str]]:
-    """Try the tasks in one folder, in their order; return a row each, with the seconds."""
-    rows = []
+def try_all(tasks: list[tuple[str, str, str, str]] = TASKS) -> list[float]:
+    """Try the tasks in one folder, in their order; return the seconds of each."""
+    times = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "data").symlink_to(ROOT / "data")
-        for title, page, kind, code in tasks:
+        for title, _, kind, code in tasks:
             print(f"== {title}", flush=True)
-            seconds = run(kind, code, folder)
-            print(f"   {seconds:.0f} CPU s", flush=True)
-            rows.append({"title": title, "page": page, "kind": kind, "code": code})
-            rows[-1]["cpu_seconds"] = f"{seconds:.0f}"
-    return rows
+            times.append(run(kind, code, folder))
+            print(f"   {times[-1]:.0f} CPU s", flush=True)
+    return times
 
 
-def page(rows: list[dict[str, str]]) -> str:
+def page(tasks: list[tuple[str, str, str, str]] = TASKS) -> str:
     """Return the page of the tasks."""
-    total = sum(int(row["cpu_seconds"]) for row in rows)
     lines = [
         "# Ten things in the first hour",
         "",
         "In this order, in a folder with the `data` of a checkout; copy and run. All were tried",
-        f"and timed by `benchmarks/first_hour.py`, which wrote this page: {total} s of a core.",
+        "and timed by `benchmarks/first_hour.py`, which wrote this page:",
+        "<!-- value: first_hour total --><!-- end --> s of one core in all.",
         "",
     ]
-    for number, row in enumerate(rows, 1):
-        lines += [f"## {number}. {row['title']}", ""]
+    for number, (title, link, kind, code) in enumerate(tasks, 1):
+        lines += [f"## {number}. {title}", ""]
         lines += ["<!-- run by: benchmarks/first_hour.py -->"]
-        lines += [f"```{row['kind']}", row["code"], "```", ""]
-        lines += [f"{row['cpu_seconds']} s. [Read on]({row['page']}).", ""]
-    return "\n".join(lines).rstrip() + "\n"
+        lines += [f"```{kind}", code, "```", ""]
+        lines += [f"[Read on]({link}).", ""]
+    lines += ["## How long each takes", "", "<!-- table: first_hour -->", "<!-- end -->"]
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    """Try all tasks and write the page."""
-    (ROOT / "docs" / "first-hour.md").write_text(page(try_all()))
+    """Try all tasks, write the times and the page."""
+    times = try_all()
+    rows = [
+        [f"{n}. {task[0]}", f"{t:.0f}"]
+        for n, (task, t) in enumerate(zip(TASKS, times, strict=True), 1)
+    ]
+    total = {"total": f"{sum(times):.0f}"}
+    write_measurement("first_hour", ["task, with the start of Python", "CPU s"], rows, values=total)
+    (ROOT / "docs" / "first-hour.md").write_text(tables.fill(page()))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Put measured figures into the documents: every table of a measurement is made from a file.
 
     python benchmarks/tables.py            # fill all documents anew
-    python benchmarks/tables.py --check    # name the documents that differ from the files; code 1
+    python benchmarks/tables.py --check    # name what differs, and figures that were typed; code 1
 
 In a document stand markers, which readers do not see; what is between them is made from
 ``benchmarks/results/NAME.json``, which a script wrote (``write_measurement``)::
@@ -9,6 +9,10 @@ In a document stand markers, which readers do not see; what is between them is m
     <!-- table: NAME -->
     <!-- end -->
     ... an error of <!-- value: NAME KEY --><!-- end --> eV ...
+
+A value may also come from any other JSON file of the repository, by its path and the keys that lead
+to it: ``<!-- value: data/shipped/report.json wide/all/recall % --><!-- end -->``. A list stands for
+its length; with ``%`` a share is written as per cent.
 """
 
 from __future__ import annotations
@@ -19,15 +23,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from typed_figures import typed_figures
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 TABLE = re.compile(r"^<!-- table: (\S+) -->\n.*?^<!-- end -->$", flags=re.DOTALL | re.MULTILINE)
-VALUE = re.compile(r"<!-- value: (\S+) (\S+) -->.*?<!-- end -->")
+VALUE = re.compile(r"<!-- value: (\S+) (.+?)( %)? -->.*?<!-- end -->")
 
 
 def documents() -> list[Path]:
     """Return the files that may quote a measurement."""
-    places = ["README.md", "benchmarks/RESULTS.md", "docs/*.md", "plugins/*/README.md"]
+    places = ["README.md", "SECURITY.md", "benchmarks/RESULTS.md", "docs/*.md"]
+    places += ["plugins/*/README.md", "data/*.md", "data/*/README.md"]
     return [path for place in places for path in sorted(ROOT.glob(place))]
 
 
@@ -39,12 +46,27 @@ def fill(text: str, folder: Path = RESULTS) -> str:
         return f"<!-- table: {match[1]} -->\n{made}\n<!-- end -->"
 
     def value(match: re.Match[str]) -> str:
-        values = read(match[1], folder).get("values", {})
-        if match[2] not in values:
-            raise SystemExit(f"{match[1]}.json has no value {match[2]!r}, but {sorted(values)}.")
-        return f"<!-- value: {match[1]} {match[2]} -->{cell(values[match[2]])}<!-- end -->"
+        name, key, share = match[1], match[2], match[3] or ""
+        found = quoted(name, key, folder)
+        text = f"{100 * found:.0f} %" if share else cell(found)
+        return f"<!-- value: {name} {key}{share} -->{text}<!-- end -->"
 
     return VALUE.sub(value, TABLE.sub(table, text))
+
+
+def quoted(name: str, key: str, folder: Path = RESULTS) -> Any:
+    """Return a single figure of a measurement, or of the JSON file at a path."""
+    if name.endswith(".json"):
+        found = json.loads((ROOT / name).read_text(encoding="utf-8"))
+    else:
+        found = read(name, folder).get("values", {})
+
+    for word in key.split("/"):
+        if not isinstance(found, dict) or word not in found:
+            known = sorted(found) if isinstance(found, dict) else found
+            raise SystemExit(f"{name} has no value {key!r}: no {word!r}, but {known}.")
+        found = found[word]
+    return len(found) if isinstance(found, list) else found
 
 
 def read(name: str, folder: Path = RESULTS) -> dict[str, Any]:
@@ -83,17 +105,20 @@ def cell(value: Any) -> str:
 
 
 def main(words: list[str]) -> int:
-    """Fill the documents, or name those that differ."""
-    differ = []
+    """Fill the documents, or name those that differ from the files or hold typed figures."""
+    wrong = []
     for path in documents():
+        name = path.relative_to(ROOT)
         before = path.read_text(encoding="utf-8")
         after = fill(before)
         if after != before:
-            differ.append(str(path.relative_to(ROOT)))
+            wrong.append(str(name))
             if "--check" not in words:
                 path.write_text(after, encoding="utf-8")
-    print("\n".join(differ) if differ else "All tables are as their files say.")
-    return int(bool(differ) and "--check" in words)
+        wrong += [f"{name}: typed, no source: {line[:100]}" for line in typed_figures(after)]
+
+    print("\n".join(wrong) if wrong else "All figures are as their files say.")
+    return int(bool(wrong) and "--check" in words)
 
 
 if __name__ == "__main__":

@@ -10,17 +10,20 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "data" / "shipped")]
+sys.path[:0] = [
+    str(ROOT / "benchmarks"),
+    str(ROOT / "data" / "shipped"),
+    str(ROOT / "docs" / "site"),
+]
 
+import cells  # noqa: E402
 import measurement  # noqa: E402
 import shipped_table  # noqa: E402
 import tables  # noqa: E402
+import typed_figures  # noqa: E402
 
-UNITS = "ms|s|min|µs|eV|meV|kB|MB|MiB|GB|GPa|Å|THz|times|meV/atom|meV/Å|eV/Å"
-NUMBER = r"(?<![\w.-])\d+\.\d+(?![\w.-])"
-#: A number with a unit, a share, or two numbers with decimals in one row.
-FIGURE = re.compile(rf"\d (?:{UNITS})(?![\w³^])|\d ?%|{NUMBER}.*\|.*{NUMBER}")
 DOCUMENTS = tables.documents()
+TUTORIALS = sorted((ROOT / "tutorials").glob("*.py"))
 
 
 def names(path: Path) -> str:
@@ -33,26 +36,57 @@ def test_a_table_and_a_quoted_figure_are_those_of_their_file(path):
     assert tables.fill(text) == text, "python benchmarks/tables.py"
 
 
-def measured(text: str) -> list[str]:
-    """Return the rows of tables that hold figures and name no source."""
-    text = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
-    text = tables.TABLE.sub("", text)
-    # Stated limits, defaults and arithmetic are no measurements: the line above says what they are.
-    text = re.sub(r"^<!-- source: .* -->\n(\|.*\n)+", "", text, flags=re.MULTILINE)
-    return [row for row in text.splitlines() if row.startswith("|") and FIGURE.search(row)]
-
-
 @pytest.mark.parametrize("path", DOCUMENTS, ids=names)
-def test_a_figure_in_a_table_has_a_source(path):
-    assert measured(path.read_text(encoding="utf-8")) == []
+def test_a_figure_in_a_document_comes_from_a_file_or_has_a_source(path):
+    assert typed_figures.typed_figures(path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize("path", TUTORIALS, ids=names)
+def test_a_figure_in_the_words_of_a_tutorial_has_a_source(path):
+    words = [cell.text for cell in cells.read_cells(path) if cell.kind != "code"]
+    assert [line for text in words for line in typed_figures.typed_figures(text)] == []
 
 
 @pytest.mark.parametrize("row", ["| Facet | 71 ms |", "| a | 84 % |", "| lips | 0.89 | 0.04 |"])
-def test_a_typed_figure_is_found(row):
+def test_a_typed_figure_in_a_table_is_found(row):
     head = "| what | value |\n| --- | --- |\n"
-    assert measured(head + row + "\n") == [row]
-    assert measured(f"<!-- source: the default of relax -->\n{head}{row}\n") == []
-    assert measured(f"<!-- table: x -->\n{head}{row}\n\n*origin*\n<!-- end -->\n") == []
+    assert typed_figures.typed_figures(head + row + "\n") == [row]
+    assert not typed_figures.typed_figures(f"<!-- source: a default -->\n{head}{row}\n")
+    made = f"<!-- table: x -->\n{head}{row}\n\n*origin*\n<!-- end -->\n"
+    assert not typed_figures.typed_figures(made)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "It takes 12.3 CPU ms a call.",
+        "Forces are off by 50 meV/Å,",
+        "- 88 % of them were marked, and **4.2 %** of these again",
+        "2.9 times faster",
+        "rotations hold to 1.3e-14 of the largest force",
+        "an AUROC of 0.953",
+        "of 30 systems 2 of 30 fail",
+    ],
+)
+def test_a_typed_figure_in_a_sentence_is_found(line):
+    assert typed_figures.typed_figures(f"# Head\n\nBefore.\n{line}\nAfter.\n") == [line]
+    assert not typed_figures.typed_figures(f"<!-- source: a paper -->\nBefore.\n{line}\nAfter.\n")
+    below = f"<!-- source: a paper -->\nOther words.\n\n{line}\n"
+    assert typed_figures.typed_figures(below) == [line]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "90 % intervals of torch 2.13.0 at 300 K with a cutoff of 5 Å (doi:10.1038/s41524-023)",
+        "`fmax=0.05` and `0.31 eV`",
+        "[a paper](https://doi.org/10.1021/acs.jctc.4c00190)",
+        "an error of <!-- value: speed slab -->61.1 ms<!-- end --> a call",
+        "    ```sh\n    --std 12.3 eV\n    ```",
+    ],
+)
+def test_settings_code_and_quoted_values_are_no_typed_figures(line):
+    assert typed_figures.typed_figures(f"{line}\n") == []
 
 
 def test_every_file_of_figures_says_where_it_comes_from_and_is_shown():
@@ -80,6 +114,24 @@ def test_what_a_script_writes_stands_in_the_document(tmp_path):
     content = json.loads((tmp_path / "speed.json").read_text(encoding="utf-8"))
     assert content["rows"] == rows
     assert set(content["versions"]) >= {"python", "torch", "ase", "numpy"}
+
+
+def test_a_sentence_quotes_any_json_file_by_the_keys_that_lead_to_a_value(tmp_path, monkeypatch):
+    report = {"wide": {"all": {"recall": 0.96}}, "cores": {"pull": [1, 2]}, "cpu ms": 48.41}
+    (tmp_path / "report.json").write_text(json.dumps(report), encoding="utf-8")
+    monkeypatch.setattr(tables, "ROOT", tmp_path)
+
+    def quote(key):
+        return tables.fill(f"<!-- value: report.json {key} --><!-- end -->", tmp_path)
+
+    assert (
+        quote("wide/all/recall %")
+        == "<!-- value: report.json wide/all/recall % -->96 %<!-- end -->"
+    )
+    assert ">2<" in quote("cores/pull")
+    assert ">48.4<" in quote("cpu ms")
+    with pytest.raises(SystemExit, match="no 'none', but"):
+        quote("wide/none")
 
 
 def test_a_run_of_one_model_keeps_the_rows_of_others(tmp_path):
