@@ -38,7 +38,8 @@ from ase_nnp.uncertainty import wrap
 from ase_nnp.workflows.active_learning import Explorer, active_learning, label
 
 STEPS = 60
-WAYS = ("surrogate", "random", "oracle as surrogate", "uncertainty")
+#: The last one asks eight times as often, to see what chance needs.
+WAYS = ("surrogate", "random", "oracle as surrogate", "uncertainty", "random x 8")
 SCORES = ("pct_T", "pct_div", "E_res", "pct_success")
 
 
@@ -149,6 +150,8 @@ def one(problem: Problem, way: str, seed: int, rounds: int, per_round: int) -> l
         ends = relaxed(tests, ase_nnp.NNPCalculator(model.unwrapped))
         return optimization_metrics(first, energies(ends), best)
 
+    if way == "random x 8":
+        per_round *= 8
     surrogate = {"surrogate": problem.surrogate, "oracle as surrogate": problem.oracle}.get(way)
     explorer = Explorer(kind="relax", steps=STEPS, threshold=0.3, surrogate=surrogate)
     return active_learning(
@@ -159,7 +162,7 @@ def one(problem: Problem, way: str, seed: int, rounds: int, per_round: int) -> l
         explorer,
         rounds=rounds,
         per_round=per_round,
-        select="random" if way == "random" else "uncertain",
+        select="random" if way.startswith("random") else "uncertain",
         measure=measure,
         seed=seed,
     ).rounds

@@ -5,8 +5,8 @@
 DATA_FOLDER holds ``acac`` and ``3bpa``. Of the 500 frames at 300 K, 450 are learnt from and 50
 choose the weights; AcAc is tested on 150 frames at 600 K besides. Every run gets as many epochs as
 its first one says will fit into the time given, so that its cosine schedule ends. Runs that are
-there already are not repeated; ``OUT_FOLDER/table.md`` is written after each, and with ``--figure``
-the curves are drawn.
+there already are not repeated; ``OUT_FOLDER/results.json`` is written after each. ``--record`` puts
+them beside what other families had, and with ``--figure`` all curves are drawn.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ import argparse
 import json
 import shutil
 import time
+from datetime import date
 from pathlib import Path
 
 import numpy as np
 import torch
 from ase.io import read
-from measurement import record_option, write_measurement
+from measurement import RESULTS, record_option, write_measurement
 
 import ase_nnp
 from ase_nnp.training import Settings, fit
@@ -123,6 +124,7 @@ def one(family: str, name: str, data: Path, out: Path, minutes: float) -> dict:
         "planned": epochs,
         "cpu_minutes": round((time.process_time() - begin) / 60, 2),
         "held_300K": rmse(result.model, held),
+        "date": date.today().isoformat(),
     }
     if name == "acac":
         row["test_600K"] = rmse(result.model, read(data / name / "dev_600K.xyz", ":"))
@@ -134,22 +136,22 @@ def one(family: str, name: str, data: Path, out: Path, minutes: float) -> dict:
     return row
 
 
-def draw(rows: list[dict], path: Path) -> None:
-    """Force errors of the held-back frames over the CPU time of the run."""
+def draw(content: dict, path: Path) -> None:
+    """Force errors of the held-back frames over the CPU time of each run of a measurement."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    names = list(dict.fromkeys(r["set"] for r in rows))
+    names = list(dict.fromkeys(row[0].split()[0] for row in content["rows"]))
     figure, axes = pyplot.subplots(
         1, len(names), figsize=(4.6 * len(names) + 1, 3.6), layout="constrained", squeeze=False
     )
     for name, axis in zip(names, axes[0], strict=True):
-        for r in (r for r in rows if r["set"] == name):
-            epoch, _, force = zip(*r["curve"], strict=True)
-            each = r["cpu_minutes"] / r["epochs"]
-            axis.plot([each * e for e in epoch], force, label=r["family"])
+        for row in (row for row in content["rows"] if row[0].split()[0] == name):
+            epoch, _, force = zip(*content["values"][row[0]], strict=True)
+            each = float(row[3]) / float(str(row[2]).split()[0])
+            axis.plot([each * e for e in epoch], force, label=row[0].split()[1])
         axis.set(title=name, xlabel="CPU minutes", ylabel="force MAE, held back (meV/Å)")
         axis.set_yscale("log")
         axis.grid(alpha=0.3, which="both")
@@ -157,8 +159,8 @@ def draw(rows: list[dict], path: Path) -> None:
     figure.savefig(path, dpi=110, metadata={"Software": None})
 
 
-HEAD = ["set", "family", "parameters", "epochs", "CPU min"]
-HEAD += ["held 300 K: E (meV), F (meV/Å)", "600 K"]
+HEAD = ["set, family", "parameters", "epochs", "CPU min"]
+HEAD += ["held 300 K: E (meV), F (meV/Å)", "600 K", "run on"]
 
 
 def table(rows: list[dict]) -> list[list[str]]:
@@ -168,9 +170,23 @@ def table(rows: list[dict]) -> list[list[str]]:
         hot = "{:.1f}, {:.1f}".format(*r["test_600K"]) if "test_600K" in r else "–"
         cut = "" if r["epochs"] == r["planned"] else f" of {r['planned']}"
         held = "{:.1f}, {:.1f}".format(*r["held_300K"])
-        epochs = f"{r['epochs']}{cut}"
-        lines.append([r["set"], r["family"], r["parameters"], epochs, r["cpu_minutes"], held, hot])
+        epochs, name = f"{r['epochs']}{cut}", f"{r['set']} {r['family']}"
+        lines.append([name, r["parameters"], epochs, r["cpu_minutes"], held, hot, r["date"]])
     return lines
+
+
+def record(rows: list[dict]) -> Path:
+    """Write these runs, and those of other families that the file holds already."""
+    known = json.loads((RESULTS / "training_curves.json").read_text())
+    made = table(rows)
+    kept = [row for row in known["rows"] if row[0] not in [one[0] for one in made]]
+    curves = {name: known["values"][name] for name, *_ in kept}
+    curves |= {f"{r['set']} {r['family']}": r["curve"] for r in rows}
+
+    # Sets one after the other, each from the best to the worst.
+    merged = sorted(kept + made, key=lambda row: (row[0][0] != "a", float(row[4].split(", ")[1])))
+    packages = ("torch", "lightning")
+    return write_measurement("training_curves", HEAD, merged, values=curves, packages=packages)
 
 
 def main() -> None:
@@ -180,7 +196,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=8.0, help="CPU time of a run")
     parser.add_argument("--families", nargs="*", default=list(CONFIGS))
     parser.add_argument("--sets", nargs="*", default=["acac", "3bpa"])
-    parser.add_argument("--figure", type=Path, help="PNG file to draw")
+    parser.add_argument("--figure", type=Path, help="PNG file to draw, with --record")
     record_option(parser)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -195,11 +211,9 @@ def main() -> None:
             file.write_text(json.dumps(rows, indent=1) + "\n")
             print(*table(rows[-1:])[0], sep=" | ", flush=True)
     if args.record:
-        curves = {f"{r['set']} {r['family']}": r["curve"] for r in rows if "curve" in r}
-        packages = ("torch", "lightning")
-        write_measurement("training_curves", HEAD, table(rows), values=curves, packages=packages)
-    if args.figure is not None:
-        draw(rows, args.figure)
+        target = record(rows)
+        if args.figure is not None:
+            draw(json.loads(target.read_text()), args.figure)
 
 
 if __name__ == "__main__":

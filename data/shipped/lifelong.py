@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -44,6 +45,8 @@ RUNS = {
     "CoRe": "core",
     "held": "importance",
 }
+#: The least step of a weight in CoRe.
+LEAST = 1e-6
 HEAD = ["", "Mo, energy", "Mo, forces", "old, energy", "old, forces"]
 
 
@@ -70,15 +73,20 @@ def fit(
     kind = AdaptiveSelection if "selection" in rules else Even
     draws = [kind(len(new), seed=seed), kind(len(old), seed=seed + 1)]
     if "core" in rules:
-        optimizer = CoRe(model.parameters(), 1e-3, step_sizes=(1e-6, 1e-3), weight_decay=0.0)
+        # As the cycle of AdamW begins: steps of full size would undo at once what was learned.
+        optimizer = CoRe(model.parameters(), 4e-5, step_sizes=(LEAST, 1e-3), weight_decay=0.0)
         schedule = None
     else:
         rate = {"lr": 1e-3, "weight_decay": 1e-6, "amsgrad": True}
         optimizer = torch.optim.AdamW(model.parameters(), **rate)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps)
 
-    for _ in range(steps):
+    for step in range(steps):
         optimizer.zero_grad()
+        if "core" in rules:
+            # Signs of noisy gradients let steps grow to the largest: that falls, as any rate does.
+            largest = 5e-4 * (1 + math.cos(math.pi * step / steps))
+            optimizer.param_groups[0]["step_sizes"] = (LEAST, max(LEAST, largest))
         for draw, graphs, count in zip(draws, (new, old), (2, 3), strict=True):
             picked = draw.draw(count)
 

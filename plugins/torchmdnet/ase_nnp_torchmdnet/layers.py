@@ -35,7 +35,6 @@ class _Tensors(nn.Module):
     """What both layers do with 3 x 3 tensors."""
 
     matrices: Tensor
-    part: Tensor
 
     def __init__(self, width: int, count: int) -> None:
         super().__init__()
@@ -43,28 +42,36 @@ class _Tensors(nn.Module):
             nn.Linear(width, width, bias=False) for _ in range(count)
         )
         self.register_buffer("matrices", basis(), persistent=False)
-        self.register_buffer("part", torch.tensor(PARTS), persistent=False)
 
     def compose(self, components: Tensor) -> Tensor:
         """From (N, 9, F) to (N, 3, 3, F)."""
-        return torch.einsum("nkf,kab->nabf", components, self.matrices.to(components))
+        # One small matrix before each atom's nine rows: nothing is laid out anew, as einsum would.
+        flat = self.matrices.to(components).reshape(9, 9).T
+        return (flat @ components).unflatten(1, (3, 3))
 
     def decompose(self, x: Tensor) -> Tensor:
         """From (N, 3, 3, F) to (N, 9, F)."""
-        matrices = self.matrices.to(x)
         # Orthogonal, so the projections are the components but for the matrices' own norms.
-        dual = matrices / matrices.square().sum((1, 2))[:, None, None]
-        return torch.einsum("nabf,kab->nkf", x, dual)
+        flat = self.matrices.to(x).reshape(9, 9)
+        return (flat / flat.square().sum(1, keepdim=True)) @ x.flatten(1, 2)
 
     def mix(self, components: Tensor, first: int) -> Tensor:
         """Mix the channels, each part by its own matrix."""
-        scalar, vector, tensor = components[:, :1], components[:, 1:4], components[:, 4:]
+        scalar, vector, tensor = components.split(PARTS, dim=1)
         one, two, three = self.linears_tensor[first : first + 3]
         return torch.cat([one(scalar), two(vector), three(tensor)], dim=1)
 
-    def by_part(self, factors: Tensor) -> Tensor:
-        """From three factors (M, 3 F) to one for each component, (M, 9, F)."""
-        return factors.reshape(len(factors), 3, -1)[:, self.part]
+    def by_part(self, factors: Tensor, components: Tensor) -> list[Tensor]:
+        """Multiply (M, 9, F) by three factors (M, 3 F), one for each part; a tensor a part."""
+        one, two, three = factors.unflatten(1, (3, 1, -1)).unbind(1)
+        scalar, vector, tensor = components.split(PARTS, dim=1)
+        return [one * scalar, two * vector, three * tensor]
+
+
+def sum_at(messages: list[Tensor], center: Tensor, count: int) -> Tensor:
+    """Return the sums over edges at their centers, parts side by side, (N, 9, F)."""
+    sums = [m.new_zeros(count, *m.shape[1:]).index_add(0, center, m) for m in messages]
+    return torch.cat(sums, dim=1)
 
 
 def square_norm(x: Tensor) -> Tensor:
@@ -74,7 +81,9 @@ def square_norm(x: Tensor) -> Tensor:
 
 def product(a: Tensor, b: Tensor) -> Tensor:
     """Return the matrix products (N, 3, 3, F), channel by channel."""
-    return torch.einsum("nabf,nbcf->nacf", a, b)
+    # Channels lie side by side: three products of long rows beat many of 3 x 3 matrices.
+    left = [a[:, :, k, None] * b[:, k, None] for k in range(3)]
+    return left[0] + left[1] + left[2]
 
 
 class TensorEmbedding(_Tensors):
@@ -99,17 +108,16 @@ class TensorEmbedding(_Tensors):
         pair = self.emb2(torch.cat([states[edges.center], states[edges.neighbor]], dim=1))
         projections = (self.distance_proj1, self.distance_proj2, self.distance_proj3)
         factors = torch.cat([layer(edges.functions) for layer in projections], dim=1)
-        factors = self.by_part(factors) * (edges.fade[:, None] * pair)[:, None]
+        factors = (factors.unflatten(1, (3, -1)) * (edges.fade[:, None] * pair)[:, None]).flatten(1)
 
         directions = products_of_unit_vectors(edges.unit, self.matrices.to(edges.unit))
-        messages = factors * directions[:, :, None]
-        summed = messages.new_zeros(len(z), *messages.shape[1:])
-        components = summed.index_add(0, edges.center, messages)
+        messages = self.by_part(factors, directions[:, :, None])
+        components = sum_at(messages, edges.center, len(z))
 
         norm = self.init_norm(square_norm(self.compose(components)))
         for layer in self.linears_scalar:
             norm = self.act(layer(norm))
-        return self.compose(self.mix(components, 0) * self.by_part(norm))
+        return self.compose(torch.cat(self.by_part(norm, self.mix(components, 0)), dim=1))
 
 
 class Interaction(_Tensors):
@@ -131,12 +139,12 @@ class Interaction(_Tensors):
         factors = edges.functions
         for layer in self.linears_scalar:
             factors = self.act(layer(factors))
-        factors = self.by_part(factors * edges.fade[:, None])
+        factors = factors * edges.fade[:, None]
 
         x = x / (square_norm(x) + 1)[:, None, None]
         components = self.mix(self.decompose(x), 0)
-        messages = factors * components[edges.neighbor]
-        summed = torch.zeros_like(components).index_add(0, edges.center, messages)
+        messages = self.by_part(factors, components.index_select(0, edges.neighbor))
+        summed = sum_at(messages, edges.center, len(x))
         own, message = self.compose(components), self.compose(summed)
 
         # Symmetrized, a product keeps parity: both orders together are even under inversion.

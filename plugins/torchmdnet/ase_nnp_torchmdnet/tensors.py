@@ -7,8 +7,8 @@ from torch import Tensor
 
 __all__ = ["PARTS", "basis", "products_of_unit_vectors"]
 
-#: To which part each of the nine components belongs.
-PARTS = (0, 1, 1, 1, 2, 2, 2, 2, 2)
+#: How many of the nine components each part has.
+PARTS = (1, 3, 5)
 
 
 def basis() -> Tensor:
