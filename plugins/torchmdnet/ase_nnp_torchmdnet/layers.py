@@ -47,7 +47,8 @@ class _Tensors(nn.Module):
         """From (N, 9, F) to (N, 3, 3, F)."""
         # One small matrix before each atom's nine rows: nothing is laid out anew, as einsum would.
         flat = self.matrices.to(components).reshape(9, 9).T
-        return (flat @ components).unflatten(1, (3, 3))
+        composed: Tensor = (flat @ components).unflatten(1, (3, 3))
+        return composed
 
     def decompose(self, x: Tensor) -> Tensor:
         """From (N, 3, 3, F) to (N, 9, F)."""
