@@ -146,7 +146,9 @@ def measures(rows, structures):
         ends = np.concatenate([r["forces_interval"] for r in rows], axis=1) - np.concatenate(
             [a.get_forces(apply_constraint=False) for a in structures]
         )
-        out["ence"] = met.ence(error.ravel(), 0 * error.ravel(), std.ravel(), bins=20)
+        given = error.ravel(), 0 * error.ravel(), std.ravel()
+        out["ence"] = met.ence(*given, bins=20)
+        out["chance"] = met.ence_by_chance(*given, bins=20)
         out["covered"] = float(((ends[0] <= 0) & (ends[1] >= 0)).mean())
     true = np.array([a.get_potential_energy() for a in structures])
     missed = (np.array([r["energy"] for r in rows]) - true) / [len(a) for a in structures]
@@ -261,7 +263,8 @@ def main() -> None:
 def record(rows):
     """Write the table: home / shift."""
     head = ["set, shift", "force RMSE, meV/Å", "energy, meV/atom", "method"]
-    head += ["force intervals cover", "ENCE", "energies cover", "AUROC", "fit, CPU s", "cost"]
+    head += ["force intervals cover", "ENCE", "of perfect bars", "energies cover", "AUROC"]
+    head += ["fit, CPU s", "cost"]
 
     def both(row, key, digits):
         pair = (row[part].get(key) for part in ("home", "shift"))
@@ -274,7 +277,7 @@ def record(rows):
             both(row, "rmse", 0),
             both(row, "energy_rmse", 1),
         ]
-        bars = [both(row, key, 2) for key in ("covered", "ence", "energy_covered")]
+        bars = [both(row, key, 2) for key in ("covered", "ence", "chance", "energy_covered")]
         auroc = f"{row['auroc']:.2f}" + f" ({row['score']})" * bool(row["score"])
         cells.append([*errors, row["method"], *bars, auroc, row["fit_cpu_s"], row["cost"]])
     write_measurement("uncertainty_sets", head, cells)

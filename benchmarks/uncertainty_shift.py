@@ -54,6 +54,7 @@ def measures(parts):
     return {
         "rmse": 1e3 * float(np.sqrt((error**2).mean())),
         "ence": met.ence(error.ravel(), 0 * error.ravel(), std.ravel(), bins=20),
+        "chance": met.ence_by_chance(error.ravel(), 0 * error.ravel(), std.ravel(), bins=20),
         "area": met.miscalibration_area(error.ravel(), 0 * error.ravel(), std.ravel()),
         "spearman": met.spearman(norm, std[:, 0]),
         "forces_covered": float((np.abs(error) <= half).mean()),

@@ -173,6 +173,7 @@ def measures_of(table: PropertyTable, bins: int) -> dict[str, Any]:
         "nll": met.nll_gaussian(*xyz),
         "crps": met.crps_gaussian(*xyz),
         f"ence_{count}_bins": met.ence(*xyz, bins=count),
+        "ence_by_chance": met.ence_by_chance(*xyz, bins=count),
         "miscalibration_area": met.miscalibration_area(*xyz),
         "z_mean_square": met.var_z(*xyz),
         "pit_ks": met.pit_ks_statistic(*xyz),

@@ -235,3 +235,22 @@ def test_the_pinball_loss_is_least_at_the_quantile():
     grid = np.linspace(-2, 2, 401)
     loss = [met.pinball_loss(sample, np.full(20001, q), 0.8) for q in grid]
     assert grid[np.argmin(loss)] == pytest.approx(np.quantile(sample, 0.8), abs=0.011)
+
+
+@pytest.mark.parametrize("tails", ["normal", "laplace", "student"])
+def test_ence_by_chance_is_that_of_perfect_bars(tails):
+    """Simulated: errors drawn with exactly the stds that are given."""
+    rng = np.random.default_rng(3)
+    std = rng.lognormal(sigma=0.5, size=2250)
+    draw = {
+        "normal": rng.standard_normal,
+        "laplace": lambda n: rng.laplace(size=n) / np.sqrt(2),
+        "student": lambda n: rng.standard_t(8, n) / np.sqrt(8 / 6),
+    }[tails]
+    pairs = [(std * draw(len(std)), np.zeros(len(std)), std) for _ in range(60)]
+    simulated = np.mean([met.ence(*one, bins=20) for one in pairs])
+    formula = np.mean([met.ence_by_chance(*one, bins=20) for one in pairs])
+    assert formula == pytest.approx(simulated, rel=0.06)
+    # Bars that are wrong by a fifth everywhere are no matter of chance.
+    wrong = pairs[0][0], pairs[0][1], 1.25 * std
+    assert met.ence_by_chance(*wrong, bins=20) < 0.6 * met.ence(*wrong, bins=20)
