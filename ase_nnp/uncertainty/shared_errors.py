@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -27,11 +27,12 @@ from ase_nnp.uncertainty.differences import energies
 from ase_nnp.uncertainty.fitting import labels_of
 from ase_nnp.uncertainty.methods.base import UncertainPotential
 from ase_nnp.uncertainty.statistics.arrays import as_finite
+from ase_nnp.uncertainty.statistics.kinds import kind_labels, name_kinds
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-__all__ = ["calibrate_differences", "like_pairs", "shared_part"]
+__all__ = ["calibrate_differences", "like_pairs", "shared_part", "shared_part_of_kinds"]
 
 
 def shared_part(
@@ -84,11 +85,41 @@ def shared_part(
     return float(np.clip(np.sort(largest)[outside - 1], 0.0, 1.0))
 
 
-def like_pairs(structures: Sequence[Atoms], seed: int = 0) -> list[tuple[int, int]]:
-    """Return disjoint pairs of structures of one composition, drawn at random."""
-    groups: dict[str, list[int]] = defaultdict(list)
+def shared_part_of_kinds(
+    errors: ArrayLike,
+    variances: ArrayLike,
+    covariances: ArrayLike,
+    kinds: Sequence[Any],
+    coverage: float = 0.9,
+) -> float:
+    """Return the part with which intervals hold for the pairs of every kind by itself.
+
+    Over all pairs together, kinds that training saw would decide for those that it did not. Kinds
+    with too few pairs for the coverage stand together as one; if that has too few, it only counts
+    among all. The other parameters are those of :func:`shared_part`.
+    """
+    columns = [np.asarray(x, dtype=np.float64) for x in (errors, variances, covariances)]
+    parts = [shared_part(*columns, coverage)]
+    least = int(np.ceil(1 / (1 - coverage) - 1e-9)) - 1
+
+    kind, names = name_kinds(kinds)
+    # One number for all kinds that are rare.
+    kind = np.where(np.bincount(kind)[kind] < least, len(names), kind)
+    for number in np.unique(kind):
+        own = kind == number
+        if own.sum() >= least:
+            parts.append(shared_part(*(x[own] for x in columns), coverage))
+    return min(parts)
+
+
+def like_pairs(
+    structures: Sequence[Atoms], seed: int = 0, kinds: Sequence[Any] | None = None
+) -> list[tuple[int, int]]:
+    """Return disjoint pairs of structures of one composition and kind, drawn at random."""
+    groups: dict[tuple[str, str], list[int]] = defaultdict(list)
     for number, atoms in enumerate(structures):
-        groups[atoms.get_chemical_formula()].append(number)
+        kind = "" if kinds is None else str(kinds[number])
+        groups[atoms.get_chemical_formula(), kind].append(number)
 
     # A structure in two pairs would make them depend on each other.
     rng = np.random.default_rng(seed)
@@ -103,6 +134,7 @@ def calibrate_differences(
     model: UncertainPotential,
     structures: Sequence[Atoms],
     *,
+    kinds: Sequence[Any] | str | None = None,
     coverage: float = 0.9,
     seed: int = 0,
 ) -> UncertainPotential:
@@ -115,6 +147,10 @@ def calibrate_differences(
         method with ``energy_rows``), calibrated already.
     structures
         Labeled structures that trained nothing, with at least nine pairs of one composition.
+    kinds
+        Kind of each structure, or a key of ``atoms.info`` that holds it. Intervals then hold for
+        each kind by itself (:func:`shared_part_of_kinds`): with a kind that training never had
+        among them, for what is new as well. Without it, over all pairs.
     coverage
         Of the intervals of differences.
     seed
@@ -129,7 +165,8 @@ def calibrate_differences(
     labels = labels_of(structures)
     if not labels or "energy" not in labels[0]:
         raise UncertaintyError("Differences of energies need structures with energies.")
-    pairs = like_pairs(structures, seed)
+    kind = kind_labels(structures, kinds)
+    pairs = like_pairs(structures, seed, kind)
     used = [number for pair in pairs for number in pair]
 
     # Else the part found would be one of the part found before.
@@ -146,5 +183,9 @@ def calibrate_differences(
     ]
     variances = [a.covariance(a) + b.covariance(b) for a, b in zip(first, second, strict=True)]
     covariances = [a.covariance(b) for a, b in zip(first, second, strict=True)]
-    model.shared = shared_part(errors, variances, covariances, coverage)
+    if kind is None:
+        model.shared = shared_part(errors, variances, covariances, coverage)
+    else:
+        own = [kind[i] for i, _ in pairs]
+        model.shared = shared_part_of_kinds(errors, variances, covariances, own, coverage)
     return model

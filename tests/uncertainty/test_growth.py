@@ -184,3 +184,17 @@ def test_few_observations_are_drawn_to_the_power_of_each_sign():
     both = fit_log_linear(errors, rows, prior=0.5).slopes
     assert first == pytest.approx([1.0, 0.0], abs=0.02)
     assert both == pytest.approx([0.5, 0.5], abs=0.02)
+
+
+@pytest.mark.parametrize(("spread", "stays"), [(0.15, True), (2.0, False)])
+def test_a_prior_for_each_observation_yields_only_to_signs_that_vary(spread, stays):
+    """Errors that have nothing to do with a sign; 2000 of them would tell any power of it."""
+    rng = np.random.default_rng(5)
+    signs = spread * rng.standard_normal((2000, 1))
+    errors = rng.standard_normal(2000)
+    few = fit_log_linear(errors, signs, prior=1.0)
+    each = fit_log_linear(errors, signs, prior=1.0, strength=0.5)
+    assert few.slopes[0] < 0.35
+    # The minimum of (p s)^2 + (p - 1)^2 / 2 with the sign's variance s^2.
+    assert each.slopes[0] == pytest.approx(0.5 / (0.5 + spread**2), abs=0.05)
+    assert (each.slopes[0] > 0.9) == stays

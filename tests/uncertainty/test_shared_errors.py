@@ -18,7 +18,7 @@ from ase_nnp.uncertainty import (
     save_uncertainty,
 )
 from ase_nnp.uncertainty.differences import energies
-from ase_nnp.uncertainty.shared_errors import like_pairs, shared_part
+from ase_nnp.uncertainty.shared_errors import like_pairs, shared_part, shared_part_of_kinds
 
 Z90 = norm.ppf(0.95)
 
@@ -53,6 +53,36 @@ def test_coverage_of_a_new_pair_is_that_of_conformal_prediction(count):
         assert inside / rounds == pytest.approx(least, abs=0.025)
 
 
+def test_pairs_of_a_kind_that_training_never_had_decide_where_they_are_few():
+    """Errors of what was seen go together as stated, of what was not only in part: known answer."""
+    covered = {"all together": [], "kind by kind": []}
+    for seed in range(200):
+        seen, new = simulated(160, 1.0, 2 * seed), simulated(80, 0.5, 2 * seed + 1)
+        known = [np.concatenate([a, b[:40]]) for a, b in zip(seen, new, strict=True)]
+        kinds = ["relaxation"] * 160 + ["unseen"] * 40
+        error, variance, stated = (column[40:] for column in new)
+        for name, part in (
+            ("all together", shared_part(*known)),
+            ("kind by kind", shared_part_of_kinds(*known, kinds)),
+        ):
+            half = Z90 * np.sqrt(variance - 2 * part * stated)
+            covered[name].append((np.abs(error) <= half).mean())
+    assert np.mean(covered["all together"]) < 0.85
+    assert np.mean(covered["kind by kind"]) == pytest.approx(0.9, abs=0.015)
+
+
+def test_rare_kinds_stand_together_and_never_widen_the_common_part():
+    columns = simulated(100, 0.7, 3)
+    alike = ["one"] * 90 + list("abcdefghij")
+    assert shared_part_of_kinds(*columns, alike) <= shared_part(*columns)
+    rare = min(shared_part(*(c[p] for c in columns)) for p in (slice(0, 90), slice(90, 100)))
+    assert shared_part_of_kinds(*columns, alike) == min(rare, shared_part(*columns))
+    # Of fewer than nine nothing can be said.
+    assert shared_part_of_kinds(*columns, ["one"] * 95 + ["two"] * 5) == min(
+        shared_part(*columns), shared_part(*(c[:95] for c in columns))
+    )
+
+
 def test_too_few_pairs_are_refused_with_the_number_that_is_enough():
     with pytest.raises(UncertaintyError, match="give 9 or more"):
         shared_part(*simulated(8, 0.5, 0))
@@ -73,6 +103,11 @@ def test_pairs_are_of_one_composition_and_no_structure_is_in_two():
     assert len(set(used)) == len(used) == 8
     for a, b in pairs:
         assert structures[a].get_chemical_formula() == structures[b].get_chemical_formula()
+    apart = like_pairs(structures, kinds=[0, 0, 0, 1, 1, 2, 2, 0, 0, 0, 0])
+    assert sorted(sorted(pair) for pair in apart if max(pair) > 2 and max(pair) < 7) == [
+        [3, 4],
+        [5, 6],
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +144,14 @@ def test_a_model_learns_its_shared_part_and_its_file_keeps_it(linear, tmp_path):
 
         save_uncertainty(linear, tmp_path / "shared.uq")
         assert load_uncertainty(tmp_path / "shared.uq", linear.base).shared == linear.shared
+
+        for k, atoms in enumerate(held):
+            atoms.info["seen"] = k % 2
+        assert calibrate_differences(linear, held, kinds="seen").shared <= 0.85
+        with pytest.raises(UncertaintyError, match="Structure 0 has no info"):
+            calibrate_differences(linear, held, kinds="origin")
+        with pytest.raises(UncertaintyError, match="1 kinds were given for 400"):
+            calibrate_differences(linear, held, kinds=["one"])
     finally:
         linear.shared = 1.0
 

@@ -7,9 +7,11 @@ far the neighbors are from the training atoms, not on its own distance alone. Wi
 .. math:: \log\sigma_i = c_z + p_1 \log d_i + p_2 \log\bar d_i \;(+\; p_3 \log s_i), \qquad p \ge 0
 
 with the spread :math:`s_i` of a committee, if the potential around which this is put is one.
-Energies and stresses are expected to be wrong as the forces are: their formulas have
-:math:`\sqrt{\sum_i \sigma_i^2}` as sign. Intervals come from formulas of the same form fitted by
-quantile regression (compare arXiv:2510.00721) and made conformal.
+An energy is wrong by the work of the force errors on the way from what is known: its formula has
+the signs :math:`\sqrt{\sum_i \sigma_i^2}` and, for the length of that way, the mean of
+:math:`d_i` with these weights, both to a power near 1. Stresses have the first sign alone.
+Intervals of forces come from formulas of the same form fitted by quantile regression (compare
+arXiv:2510.00721), those of energies from their stds; both are made conformal.
 """
 
 from __future__ import annotations
@@ -159,10 +161,12 @@ class EnvironmentBars(UncertainPotential):
         if "forces" in atoms:
             out["forces_std"] = sigma.to(like)[:, None].expand(-1, 3)
         # Errors of atoms are taken to be independent, so their squares add up.
-        pair = torch.stack([sigma, atoms.get("expected", sigma)], dim=1).square_()
-        square, expected = far.new_zeros((b, 2)).index_add_(0, batch, pair).unbind(1)
+        columns = [sigma, sigma * far.clamp(max=FAR), atoms.get("expected", sigma)]
+        squares = torch.stack(columns, dim=1).square_()
+        sums = far.new_zeros((b, 3)).index_add_(0, batch, squares)
+        square, work, expected = sums.unbind(1)
 
-        whole = self.tables[1](structure_signs(square, result.get("energy_std")))
+        whole = self.tables[1](structure_signs(square, work, result.get("energy_std")))
         if "energy" in whole:
             out["energy_std"] = whole["energy"].to(like)
         # A virial is off as forces are, over the volume.

@@ -22,7 +22,7 @@ from ase_nnp.uncertainty.methods.feature_pass import FeaturePass, feature_pass, 
 from ase_nnp.uncertainty.methods.latent import FAR, FeatureReader
 from ase_nnp.uncertainty.methods.refit import left_out_errors
 from ase_nnp.uncertainty.statistics.arrays import Array
-from ase_nnp.uncertainty.statistics.kinds import kinds_of
+from ase_nnp.uncertainty.statistics.kinds import kind_labels, kinds_of
 from ase_nnp.uncertainty.statistics.novelty import LeftOut, choose_score, left_out_distances
 from ase_nnp.uncertainty.statistics.ood import KNNDistance
 
@@ -95,7 +95,7 @@ def fit_environment(
     distance = KNNDistance(distance.training, scale, k)
 
     means = structure_means(known, len(train), scale)
-    labels = _labels(train, kinds)
+    labels = kind_labels(train, kinds)
     kind, names = kinds_of([a.get_chemical_formula() for a in train], means, labels, seed)
     apart = left_out_distances(
         known.features / scale, known.numbers, known.owner, kind,
@@ -163,15 +163,6 @@ def _choose(
     near = inside[chosen][np.isfinite(inside[chosen])]
     threshold = float(np.quantile(near, 1 - false_alarms)) if near.size else np.inf
     return chosen, threshold, {name: round(value, 4) for name, value in table.items()}
-
-
-def _labels(train: Sequence[Atoms], kinds: Sequence[Any] | str | None) -> Sequence[Any] | None:
-    if not isinstance(kinds, str):
-        return kinds
-    missing = [i for i, atoms in enumerate(train) if kinds not in atoms.info]
-    if missing:
-        raise UncertaintyError(f"Training structure {missing[0]} has no info['{kinds}'].")
-    return [atoms.info[kinds] for atoms in train]
 
 
 def _folds(

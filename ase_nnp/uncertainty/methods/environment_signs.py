@@ -73,11 +73,17 @@ def atom_signs(far: Tensor, near: Tensor, forces_std: Tensor | None) -> Tensor:
     return torch.stack([c.double() for c in columns], dim=1)
 
 
-def structure_signs(square: Tensor, energy_std: Tensor | None) -> Tensor:
-    """Logarithms (B, 1 or 2): root of the summed variances of forces, and an energy std."""
+def structure_signs(square: Tensor, work: Tensor, energy_std: Tensor | None) -> Tensor:
+    """Logarithms (B, 2 or 3): expected force errors, an energy std, and how far these act.
+
+    ``square`` (B,) holds the sums of the variances of atoms' forces, ``work`` those with each times
+    its atom's squared distance. An energy is off by the work of force errors on the way from what
+    is known, so that it grows with the root of the first and with the root of their ratio.
+    """
     columns = [0.5 * square.clamp(min=FLOOR**2).log()]
     if energy_std is not None:
         columns.append(energy_std.double().clamp(min=1e-6).log())
+    columns.append(0.5 * (work / square.clamp(min=FLOOR**2)).clamp(min=FLOOR**2).log())
     return torch.stack(columns, dim=1)
 
 

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.stats import norm
 
 from ase_nnp.errors import UncertaintyError
 from ase_nnp.uncertainty.methods.environment import EnvironmentBars
-from ase_nnp.uncertainty.methods.environment_signs import FLOOR, atom_signs, structure_signs
+from ase_nnp.uncertainty.methods.environment_signs import atom_signs, structure_signs
 from ase_nnp.uncertainty.statistics.arrays import Array
 from ase_nnp.uncertainty.statistics.conformal import conformal_quantile
 from ase_nnp.uncertainty.statistics.growth import LogLinearWidth, fit_log_linear
@@ -26,6 +27,8 @@ Widths = dict[str, LogLinearWidth]
 
 #: eV/Angstrom; smaller forces are zero by symmetry, as no relaxation goes so far.
 STILL = 1e-5
+#: Weight, for each structure, of the powers that theory gives an energy's error.
+THEORY = 0.5
 
 
 @dataclass(frozen=True)
@@ -203,14 +206,15 @@ def _formulas(evidence: Evidence, use: NDArray[np.bool_], coverage: float) -> Wi
     whole = use & np.isfinite(evidence.energy)
     if whole.any() and evidence.energy[whole].any():
         signs = _structures(evidence, widths)[whole]
-        # What atoms are expected to be off by grows with novelty; a committee that learned from
-        # the same structures agrees too well beyond them, so its spread has to earn its power.
-        prior = [1.0] + [0.0] * (signs.shape[1] - 1)
-        for name, loss in losses:
-            widths[f"energy{name}"] = fit_log_linear(
-                evidence.energy[whole], signs, None, evidence.source[whole],
-                loss=loss, coverage=coverage, prior=prior,
-            )  # fmt: skip
+        # The work of force errors; a committee that learned from the same structures agrees too
+        # well beyond them, so its spread has to earn its power. Structures at home vary too little
+        # to tell powers: they may overrule these only where they do vary.
+        prior = [1.0, *[0.0] * (signs.shape[1] - 2), 1.0]
+        widths["energy"] = fit_log_linear(
+            evidence.energy[whole], signs, None, evidence.source[whole],
+            prior=prior, strength=THEORY,
+        )  # fmt: skip
+        widths["energy_interval"] = widths["energy"].scaled(float(norm.ppf(0.5 + coverage / 2)))
     if not widths:
         raise UncertaintyError("The labels show no errors: there is nothing to calibrate on.")
 
@@ -234,13 +238,16 @@ def _as_energies(evidence: Evidence, widths: Widths) -> LogLinearWidth:
 
 
 def _structures(evidence: Evidence, widths: Widths) -> Array:
-    """Signs (B, 1 or 2) of structures."""
+    """Signs (B, 2 or 3) of structures."""
     sigma = np.minimum(evidence.far, 1e6)
     if "forces" in widths:
         sigma = widths["forces"](evidence.atoms(), evidence.numbers)
     square = np.bincount(evidence.owner, np.square(sigma), minlength=evidence.structures)
+    way = np.square(sigma * np.minimum(evidence.far, 1e6))
+    work = np.bincount(evidence.owner, way, minlength=evidence.structures)
     std = None if evidence.energy_std is None else torch.as_tensor(evidence.energy_std)
-    return np.asarray(structure_signs(torch.as_tensor(square).clamp(min=FLOOR**2), std).numpy())
+    sums = torch.as_tensor(square), torch.as_tensor(work)
+    return np.asarray(structure_signs(*sums, std).numpy())
 
 
 def _ratios(

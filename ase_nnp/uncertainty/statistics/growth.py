@@ -88,6 +88,7 @@ def fit_log_linear(
     loss: Literal["likelihood", "quantile"] = "likelihood",
     coverage: float = 0.9,
     prior: float | Sequence[float] = 0.0,
+    strength: float | None = None,
 ) -> LogLinearWidth:
     """Fit powers that are common to all, and a level for each group and source.
 
@@ -110,6 +111,9 @@ def fit_log_linear(
     prior
         Power that few observations are drawn to, with the weight of ``PRIOR`` of them; or (d,)
         one for each sign.
+    strength
+        Weight of the prior for each observation, instead of ``PRIOR`` in all: however many there
+        are, they move a power from it only as far as their signs vary, by a factor e or more.
 
     Raises
     ------
@@ -143,7 +147,8 @@ def fit_log_linear(
     width = rows.shape[1]
     penalty = np.zeros(design.shape[1])
     penalty[width + 1 : width + 1 + len(group_names)] = SHRINK
-    penalty[:width] = PRIOR / len(rows) / np.where(moving, spread, 1.0) ** 2
+    weight = PRIOR / len(rows) if strength is None else strength
+    penalty[:width] = weight / np.where(moving, spread, 1.0) ** 2
     aim = np.zeros(design.shape[1])
     aim[:width] = np.asarray(prior) * spread
 

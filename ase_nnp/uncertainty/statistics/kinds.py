@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,12 +12,29 @@ from scipy.cluster.vq import kmeans2
 from ase_nnp.errors import UncertaintyError
 from ase_nnp.uncertainty.statistics.arrays import Array, as_finite
 
-__all__ = ["cluster_kinds", "kinds_of", "name_kinds"]
+if TYPE_CHECKING:
+    from ase import Atoms
+
+__all__ = ["cluster_kinds", "kind_labels", "kinds_of", "name_kinds"]
 
 #: Kinds made by clustering, and the fewest structures of a kind.
 KINDS, SMALLEST = 6, 5
 #: Directions of the features that clusters are made in.
 DIRECTIONS = 8
+
+
+def kind_labels(
+    structures: Sequence[Atoms], kinds: Sequence[Any] | str | None
+) -> Sequence[Any] | None:
+    """Return the kind of each structure: as given, or under a key of ``atoms.info``."""
+    if isinstance(kinds, str):
+        missing = [i for i, atoms in enumerate(structures) if kinds not in atoms.info]
+        if missing:
+            raise UncertaintyError(f"Structure {missing[0]} has no info['{kinds}'].")
+        return [atoms.info[kinds] for atoms in structures]
+    if kinds is not None and len(kinds) != len(structures):
+        raise UncertaintyError(f"{len(kinds)} kinds were given for {len(structures)} structures.")
+    return kinds
 
 
 def name_kinds(labels: Sequence[Any] | ArrayLike) -> tuple[NDArray[np.intp], list[str]]:

@@ -66,9 +66,7 @@ def ence(y_true: ArrayLike, y_pred: ArrayLike, y_std: ArrayLike, bins: int = 10)
     return float((np.abs(table.rmv - table.rmse) / table.rmv).mean())
 
 
-def ence_by_chance(
-    y_true: ArrayLike, y_pred: ArrayLike, y_std: ArrayLike, bins: int = 10
-) -> float:
+def ence_by_chance(y_true: ArrayLike, y_pred: ArrayLike, y_std: ArrayLike, bins: int = 10) -> float:
     r"""ENCE that perfect error bars would have on as many values with errors of the same shape.
 
     The root mean square of :math:`n` errors scatters by :math:`\sqrt{(\kappa - 1) / n} / 2` of
