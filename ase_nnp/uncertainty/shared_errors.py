@@ -98,17 +98,19 @@ def shared_part_of_kinds(
     with too few pairs for the coverage stand together as one; if that has too few, it only counts
     among all. The other parameters are those of :func:`shared_part`.
     """
-    columns = [np.asarray(x, dtype=np.float64) for x in (errors, variances, covariances)]
-    parts = [shared_part(*columns, coverage)]
-    least = int(np.ceil(1 / (1 - coverage) - 1e-9)) - 1
+    error, variance, covariance = (
+        np.asarray(values, dtype=np.float64) for values in (errors, variances, covariances)
+    )
 
+    def part_of(rows: Any) -> float:
+        return shared_part(error[rows], variance[rows], covariance[rows], coverage)
+
+    parts = [part_of(slice(None))]
+    least = int(np.ceil(1 / (1 - coverage) - 1e-9)) - 1
     kind, names = name_kinds(kinds)
     # One number for all kinds that are rare.
     kind = np.where(np.bincount(kind)[kind] < least, len(names), kind)
-    for number in np.unique(kind):
-        own = kind == number
-        if own.sum() >= least:
-            parts.append(shared_part(*(x[own] for x in columns), coverage))
+    parts += [part_of(kind == k) for k in np.unique(kind) if np.sum(kind == k) >= least]
     return min(parts)
 
 
