@@ -17,7 +17,7 @@ from ase_nnp.training.evaluation import Evaluation
 
 __all__ = ["units_of", "write_report"]
 
-_UNITS = {"energy": "eV", "forces": "eV/Å", "stress": "eV/Å³"}
+_UNITS = {"energy": "eV", "energies": "eV", "forces": "eV/Å", "stress": "eV/Å³"}
 _PLAIN = ("r2", "within", "cos", "efwt", "ewt", "n_")
 
 
@@ -83,10 +83,11 @@ def _parity(true: Any, pred: Any, name: str, model: str) -> bytes:
     error = float(np.abs(pred - true).mean())
     base = name.removesuffix("_per_atom")
     unit = _UNITS.get(base, "") + ("/atom" if name.endswith("_per_atom") else "")
+    shown = f" ({unit})" if unit else ""
     axes.set(
-        xlabel=f"label ({unit})",
-        ylabel=f"{model} ({unit})",
-        title=f"{name}: MAE {error:.4g} {unit}",
+        xlabel=f"label{shown}",
+        ylabel=f"{model}{shown}",
+        title=f"{name}: MAE {error:.4g} {unit}".rstrip(),
     )
     axes.set(xlim=(low - pad, high + pad), ylim=(low - pad, high + pad))
     memory = io.BytesIO()

@@ -17,6 +17,8 @@ nitpicky = False
 
 myst_enable_extensions = ["dollarmath", "html_image"]
 myst_heading_anchors = 3
+# Two hyphens are an option of a command, not a dash.
+smartquotes_action = "qe"
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
@@ -30,6 +32,7 @@ numpydoc_class_members_toctree = False
 html_theme = "furo"
 html_title = f"ase_nnp {release}"
 html_static_path = ["_static"]
+templates_path = ["_templates"]
 html_css_files = ["narrow.css"]
 html_copy_source = False
 html_show_sourcelink = False

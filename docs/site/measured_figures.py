@@ -47,7 +47,8 @@ def axes(path: Path, lines: dict[str, tuple[list[float], list[float]]], **settin
     """Draw lines by name into a file."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+    # Small enough that words can be read on a telephone.
+    figure = Figure(figsize=(5.2, 3.4), layout="constrained")
     plot = figure.subplots()
     for name, (x, y) in lines.items():
         color = f"C{len(plot.lines) % 2}"
@@ -90,9 +91,21 @@ def learning(rows: list[list[str]], path: Path) -> None:
     axes(path, lines, xlabel="oracle calls", ylabel="force error, RMSE (eV/Å)")
 
 
+def rejudging(rows: list[list[str]], path: Path) -> None:
+    """Success over speed of single points and relaxations by a judge."""
+    kinds = {"SP": "single points", "RX": "relaxations"}
+    lines = {}
+    for start, name in kinds.items():
+        own = [row for row in rows[1:] if row[0].startswith(start)]
+        success = [number(row[1].removesuffix(" %")) for row in own]
+        lines[f"{name}, k = 1, 3, 5 (right to left)"] = ([number(row[2]) for row in own], success)
+    axes(path, lines, xlabel="times the judge's speed", ylabel="within 0.1 eV of its best (%)")
+
+
 #: A picture's words and how it is drawn, by the name of the table.
 FIGURES: dict[str, tuple[str, Callable[[list[list[str]], Path], None]]] = {
     "facet_acac": ("Force errors over the time of training", accuracy),
     "neighbors": ("Time of a neighbor search over the number of atoms", searches),
+    "adsorption_rejudged": ("Success over speed of a search with a judge", rejudging),
     "active_learning": ("Force errors over calls of the oracle", learning),
 }

@@ -21,14 +21,17 @@ from reference import reference_pages
 
 ROOT = Path(__file__).resolve().parents[2]
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^()\s]+)\)")
-#: A comment takes its line with it where nothing else stands there.
-COMMENT = re.compile(r"^<!--.*?-->\n|<!--.*?-->", flags=re.DOTALL | re.MULTILINE)
+#: Code in a sentence is left as it is; a comment takes its line with it where nothing else stands
+#: there; the mark of a block that the tests do not run is for them.
+COMMENT = re.compile(
+    r"(`[^`\n]+`)|^<!--.*?-->\n|<!--.*?-->|^# not run here: .*\n", flags=re.DOTALL | re.MULTILINE
+)
 #: Pages that stand elsewhere in the repository, and where they are on the site.
 ELSEWHERE = {
     "README.md": "index.md",
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
-    "SECURITY.md": "security.md",
+    "SECURITY.md": "security-policy.md",
     "benchmarks/RESULTS.md": "measurements/index.md",
     "plugins/facet/ase_nnp_facet/weights/model_card.md": "families/facet-metals-2.md",
 }
@@ -51,12 +54,13 @@ def stage(target: Path) -> None:
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(ROOT / "docs" / "img", target / "img")
     shutil.copytree(ROOT / "docs" / "site" / "_static", target / "_static")
+    shutil.copytree(ROOT / "docs" / "site" / "_templates", target / "_templates")
     shutil.copy(ROOT / "docs" / "site" / "conf.py", target / "conf.py")
 
     places = pages()
     for source, page in places.items():
-        # README and SECURITY have pages of their own among the guides.
-        if source in ("README.md", "SECURITY.md", "benchmarks/RESULTS.md"):
+        # README has a page of its own among the guides.
+        if source in ("README.md", "benchmarks/RESULTS.md"):
             continue
         path = ROOT / source
         text = tutorial(path, target) if path.suffix == ".py" else path.read_text()
@@ -96,7 +100,7 @@ def counted() -> str:
 def write(path: Path, text: str) -> None:
     """Write a page; comments in it, such as what a test runs first, are not for readers."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(COMMENT.sub("", text))
+    path.write_text(COMMENT.sub(lambda match: match[1] or "", text))
 
 
 def with_links(text: str, source: str, page: str, places: dict[str, str]) -> str:

@@ -57,20 +57,38 @@ function outline(cell) {
           line: {color: "#999", width: 2}, hoverinfo: "skip"};
 }
 
-let camera = {eye: {x: 1.5, y: -1.5, z: 0.7}};
+// Where the eye has to be for the whole cell to be seen, and how many pixels an Angstrom has then.
+// plotly sees 45 degrees from top to bottom and scales lengths by the geometric mean of the box.
+function framed(cell, atoms) {
+  const size = ["x", "y", "z"].map(k => {
+    const all = [...cell[k], ...atoms[k]].filter(v => v !== null);
+    return Math.max(...all) - Math.min(...all) || 1;
+  });
+  const mean = Math.cbrt(size[0] * size[1] * size[2]), half = Math.PI / 8;
+  const far = 0.9 * Math.hypot(...size) / 2 / mean / Math.sin(half);
+  const height = document.getElementById("view").clientHeight;
+  return {far, pixels: height / (2 * far * Math.tan(half) * mean)};
+}
+
+let camera = null;
 function show(key) {
   const one = data.structures[key];
   const column = k => one.positions.map(p => p[k]);
+  const cell = outline(one.cell), atoms = {x: column(0), y: column(1), z: column(2)};
+  const {far, pixels} = framed(cell, atoms);
+  const towards = [0.67, -0.67, 0.31];
+  camera ??= {eye: {x: far * towards[0], y: far * towards[1], z: far * towards[2]}};
+
   const spheres = {
-    type: "scatter3d", mode: "markers", x: column(0), y: column(1), z: column(2),
+    type: "scatter3d", mode: "markers", ...atoms,
     text: one.symbols.map((s, k) => `${s} (atom ${k})`), hoverinfo: "text",
-    marker: {size: one.radii.map(r => 19 * r), color: one.colors, opacity: 1,
+    marker: {size: one.radii.map(r => 2 * r * pixels), color: one.colors, opacity: 1,
              line: {color: "#444", width: 1}},
   };
   const bare = {visible: false};
   const layout = {...blank, uirevision: "kept", scene: {
     aspectmode: "data", camera, xaxis: bare, yaxis: bare, zaxis: bare}};
-  Plotly.react("view", [spheres, outline(one.cell)], layout, still);
+  Plotly.react("view", [spheres, cell], layout, still);
   document.getElementById("shown").textContent = one.title;
   for (const row of document.querySelectorAll("tbody tr"))
     row.classList.toggle("shown", row.dataset.key === key);
