@@ -85,6 +85,7 @@ class _Exchange:
             finally:  # an interrupted thread takes its question along
                 if question in self.waiting:
                     self.waiting.remove(question)
+
         if question.error is not None:
             raise question.error
         assert question.answer is not None
@@ -123,6 +124,7 @@ class _Exchange:
         for question in questions:
             # Who asks for less must not pay for a stress that another one wants.
             groups.setdefault(question.properties, []).append(question)
+
         for properties, group in groups.items():
             try:
                 answers = self.predictor([q.atoms for q in group], properties, progress=False)

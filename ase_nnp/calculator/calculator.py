@@ -367,13 +367,16 @@ def describe_model(model: Potential) -> dict[str, Any]:
         "source": str(inner.provenance.get("source", "")),
         "dtype": str(model.dtype).removeprefix("torch."),
     }
+
     # janus-core writes its keys (arch_energy, ...) for calculators that name an architecture.
     described["arch"] = described["model"]
     if model.corrections:
         described["corrections"] = list(model.corrections)
+
     pretrained = inner.provenance.get("pretrained")
     if pretrained:
         described["pretrained"] = str(pretrained)
+
     layers: Any = getattr(model, "uq", None)
     if layers:
         described["uncertainty"] = str(layers["method"])

@@ -319,6 +319,7 @@ def _convert(sample: Sample, wanted: str, shard: Shard, number: int) -> None:
             path=shard.path,
             key=shard.key(number),
         )
+
     if reference is None:
         raise DatasetError(
             f"no reference energy to make {wanted} of {info.get('energy_kind')} energies; "
@@ -326,8 +327,10 @@ def _convert(sample: Sample, wanted: str, shard: Shard, number: int) -> None:
             path=shard.path,
             key=shard.key(number),
         )
+
     shift = reference if wanted == "total" else -reference
     sample["energy"] += shift
+
     # The free energy is one of the same structure: it must not stay on the other scale.
     results = sample.get("results", {})
     if "free_energy" in results:

@@ -61,6 +61,7 @@ def _spot_check(shards: Sequence[Shard], natoms: _SideColumn, total: int) -> Non
             counted = len(sample["atomic_numbers"])
         except Exception:
             continue  # a broken record speaks for itself when it is read
+
         if counted != natoms.values()[position]:
             raise DatasetError(
                 f"natoms[{position}] is {natoms.values()[position]}, the structure has {counted} "

@@ -29,6 +29,7 @@ def _place(z: int) -> tuple[int, int]:
     if 57 <= z <= 71 or 89 <= z <= 103:
         start, row = (57, 8) if z <= 71 else (89, 9)
         return row, z - start + 3
+
     for row, (first, last) in enumerate(
         ((1, 2), (3, 10), (11, 18), (19, 36), (37, 54), (55, 86), (87, 118))
     ):

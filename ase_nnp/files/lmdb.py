@@ -115,6 +115,7 @@ class LmdbFile:
                     failure = error
                 except IndexError:
                     failure = self._error("damaged: a node lies outside its page")
+
                 # A writer may use pages of an old state again while they are read.
                 if not self._refresh(fd) and self._head is head:  # nobody committed meanwhile
                     if failure is not None:

@@ -66,10 +66,12 @@ def read_npz(
             size = os.fstat(file.fileno()).st_size
             archive = zipfile.ZipFile(file)
             check_members(archive)
+
             inflated = sum(entry.file_size for entry in archive.infolist())
             # numpy inflates a member as a whole before it looks at its shape.
             if inflated > MAX_RATIO * size + SMALL:
                 raise error(f"{path} inflates to many times its size ({inflated} bytes).")
+
             file.seek(0)
             with np.load(file, allow_pickle=False) as stored:
                 return {name: np.array(stored[name]) for name in stored.files}

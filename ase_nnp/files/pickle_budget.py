@@ -125,6 +125,7 @@ def _small_tree(value: Any) -> int | None:
                 return None
             # The storage of newer records knows the record that it is in.
             waiting += [part for part in parts if part is not value]
+
     return total + len(waiting)
 
 

@@ -51,6 +51,7 @@ def _read(system: str, name: str, entry: Mapping[str, Any]) -> _Config:
         ml, dft = entry["ml_energy"], entry["ml+dft_energy"]
     except KeyError as error:
         raise PredictionError(f"system {system!r}, config {name!r} has no {error}") from None
+
     # None and exactly 0.0 both mean "failed" to the published script.
     config = _Config(
         float(ml),
@@ -58,10 +59,12 @@ def _read(system: str, name: str, entry: Mapping[str, Any]) -> _Config:
         float(entry.get("scf_steps") or 0),
         float(entry.get("ionic_steps") or 0),
     )
+
     if not np.isfinite([config.ml_energy, config.dft_energy]).all():
         raise PredictionError(
             f"system {system!r}, config {name!r} has an energy that is not finite"
         )
+
     return config
 
 

@@ -61,15 +61,18 @@ def min_image(difference: Any, cell: Any, pbc: Any = True) -> Floats:
     periodic = np.broadcast_to(np.asarray(pbc, dtype=bool), (3,))
     if not periodic.any():
         return vectors
+
     try:
         fractional = np.linalg.solve(lattice.T, vectors.T).T
     except np.linalg.LinAlgError:
         raise DatasetError(
             "the cell has no volume, so it has no periodic images; complete it or set pbc=False"
         ) from None
+
     # Twice: a value of -1e-17 is 1.0 after the first pass.
     for _ in range(2):
         fractional[:, periodic] %= 1.0
+
     fractional[fractional > 0.5] -= 1.0
     return np.asarray(fractional @ lattice)
 

@@ -107,12 +107,14 @@ def _check_fits(correction: Correction, text: str, model: Potential) -> None:
             f"'{model.family}' was trained on {said}, which holds the term already: '{text}' would "
             "count it twice."
         )
+
     if model.energy_kind not in correction.energy_kinds:
         raise ConfigError(
             f"'{model.family}' gives {model.energy_kind} energies, and '{text}' is a term of "
             f"{' or '.join(correction.energy_kinds)} energies. Add it to each structure of the "
             "difference instead: build_term of ase_nnp.models.corrections makes it a potential."
         )
+
     functional = parse_correction(text)[1]
     # By words: "PBE" is a part of "RPBE" and another functional.
     if functional and said and functional.lower().replace("-", "") not in words:
@@ -156,6 +158,7 @@ def stored_corrections(model: Potential) -> list[dict[str, Any]]:
             added = zip(terms, configs, strict=True)
             stored = [{"name": n, "config": c} for n, c in added] + stored
         layer = layer.base
+
     return stored
 
 

@@ -117,6 +117,7 @@ class CalculatorPotential(Potential):
         self._dtype = torch.float64
         self._made: Any = None
         self._factory: Callable[[], Any] | None = None
+
         if isinstance(calculator, type) or not hasattr(calculator, "get_property"):
             if not callable(calculator):
                 raise ConfigError(
@@ -126,6 +127,7 @@ class CalculatorPotential(Potential):
             self._factory = calculator
         else:
             self._made = calculator
+
         self.name = name or type(self.calculator).__name__
         # Stands for the weights in hashes: there are none to look at.
         self._hash = f"ase calculator {self.name}"

@@ -65,12 +65,14 @@ class Registry:
         self.pm = pluggy.PluginManager(hookspecs.GROUP)
         self.pm.add_hookspecs(hookspecs)
         hook = self.pm.hook
+
         offers: tuple[tuple[Any, dict[str, Any], type], ...] = (
             (hook.register_models, self.families, ModelFamily),
             (hook.register_datasets, self.datasets, DatasetFormat),
             (hook.register_uncertainties, self.uncertainties, UncertaintyMethod),
             (hook.register_corrections, self.corrections, Correction),
         )
+
         for call, table, kind in offers:
             # Historic: pluggy replays the call on each plugin as it comes, so one that raises does
             # so alone.

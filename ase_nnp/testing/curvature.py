@@ -53,17 +53,20 @@ def symmetric_structures(
         "diamond": bulk("C", "diamond", a=4 / np.sqrt(3) * bond, cubic=True),
         "rocksalt": bulk("NaCl", "rocksalt", a=2 * mixed, cubic=True),
     }
+
     for name, atoms in structures.items():
         second = (atoms.numbers == 17) if name == "rocksalt" else np.zeros(len(atoms), bool)
         atoms.numbers[:] = np.where(second, two, one)
         if cutoff is not None:
             width = max(np.linspace(1.0, 1.1, 11), key=lambda w: _room(atoms, cutoff / w))
             atoms.set_cell(atoms.cell * width, scale_atoms=True)
+
     if molecules:
         corners = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]) / np.sqrt(3)
         structures["tetrahedron"] = Atoms(
             [one] + [two] * 4, np.vstack([[0, 0, 0], mixed * corners])
         )
+
     return structures
 
 

@@ -125,6 +125,7 @@ def check_energy_is_invariant_under_translation(subject: Subject) -> float:
             hopped = atoms.copy()
             hopped.positions[1] += 2 * atoms.cell[0] - atoms.cell[1]
             figures.append(compare(subject.predict(hopped)[0], before))
+
     return max(figures)
 
 

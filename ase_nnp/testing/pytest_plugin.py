@@ -22,6 +22,7 @@ def pytest_addoption(parser: Any) -> None:
         metavar="NAME",
         help="run the conformance suite on this model family (with `--pyargs ase_nnp.testing`)",
     )
+
     group.addoption(
         "--ase-calculator",
         action="append",

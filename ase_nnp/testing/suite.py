@@ -79,11 +79,13 @@ def run_check(check: Check, subject: Subject) -> Outcome:
     except Exception as error:  # the model under test may raise anything
         text = f"{type(error).__name__}: {error}"
         return Outcome(check.name, "failed", None, check.tolerance, text)
+
     if math.isfinite(figure) and figure <= check.tolerance:
         remark = subject.remarks.get(check.name, "")
         return Outcome(check.name, "passed", figure, check.tolerance, remark)
     if declared is not None and math.isfinite(figure) and figure <= declared:
         return Outcome(check.name, "declared", figure, declared)
+
     limit = check.tolerance if declared is None else declared
     text = f"{check.doc} Measured {figure:.3g}, allowed {limit:.3g}."
     return Outcome(check.name, "violated", figure, limit, text)

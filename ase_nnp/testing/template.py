@@ -157,14 +157,17 @@ def write_plugin(name: str, folder: Path) -> list[Path]:
         raise ConfigError(
             f"{name!r} cannot name a plugin: lower-case letters, digits and underscores, please."
         )
+
     package = f"ase_nnp_{name}"
     root = folder / package
     if root.exists():
         raise ConfigError(f"{root} is there already; choose another name or folder.")
+
     written = []
     for place, text in FILES.items():
         path = root / place.replace("@PACKAGE@", package).replace("@NAME@", name)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text.replace("@PACKAGE@", package).replace("@NAME@", name))
         written.append(path)
+
     return written

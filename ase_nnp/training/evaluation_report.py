@@ -49,8 +49,10 @@ def write_report(evaluation: Evaluation, folder: str | Path, title: str = "Evalu
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is a file; name a folder for the report.")
+
     folder.mkdir(parents=True, exist_ok=True)
     images: list[tuple[str, bytes]] = []
+
     names = dict.fromkeys(name for m in evaluation.models for name in m.pairs)
     for name in names:
         for number, model in enumerate(evaluation.models):
@@ -59,10 +61,12 @@ def write_report(evaluation: Evaluation, folder: str | Path, title: str = "Evalu
                 images.append((f"{model.name}: {name}", image))
                 with whole_file(folder / f"{name}_{number + 1}.png") as beside:
                     beside.write_bytes(image)
+
     text = json.dumps(evaluation.as_dict(), indent=1, default=_plain)
     for file, content in (("report.json", text + "\n"), ("report.html", "")):
         with whole_file(folder / file) as beside:
             beside.write_text(content or _page(evaluation, images, title), encoding="utf-8")
+
     return folder / "report.html"
 
 

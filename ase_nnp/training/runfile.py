@@ -113,13 +113,16 @@ def read_run_file(path: str | Path, options: Mapping[str, Any] | None = None) ->
         text = read_regular(path, MAX_BYTES).decode()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"Cannot read the run file {path}: {error}.") from error
+
     content = _toml(text, path) if path.suffix == ".toml" else _yaml(text, path)
     if not isinstance(content, dict):
         raise ConfigError(f"{path} holds a {type(content).__name__}; keys with values were wanted.")
+
     try:
         content = _numbers(content)
     except RecursionError:
         raise ConfigError(f"{path}: nested too deeply.") from None
+
     for name, value in (options or {}).items():
         _put(content, name, _numbers(_yaml(str(value), f"--{name}")))
     return check_run_file(content, path)
@@ -223,6 +226,7 @@ def _yaml(text: str, path: object) -> Any:
         import yaml
     except ImportError as error:
         raise ConfigError("A YAML file needs PyYAML: pip install ase_nnp[train]") from error
+
     try:
         depth = 0
         for event in yaml.parse(text):  # one at a time, so what is refused is not read to its end

@@ -50,6 +50,7 @@ def local_processes(workers: int) -> ProcessPoolExecutor:
         initializer=_begin,
         initargs=(threads,),
     )
+
     # A process that cannot even begin is the fault of no structure.
     try:
         executor.submit(os.getpid).result()
@@ -60,6 +61,7 @@ def local_processes(workers: int) -> ProcessPoolExecutor:
             '`if __name__ == "__main__":`, because the processes import it; else look above for '
             "what it printed."
         ) from error
+
     return executor
 
 

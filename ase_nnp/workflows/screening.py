@@ -232,6 +232,7 @@ class _Screening:
         if not chunks:
             return
         losses = 0
+
         for chunk, answer in unordered(
             compute_chunk, chunks, executor, in_flight=capacity, retries=retries
         ):

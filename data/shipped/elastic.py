@@ -24,6 +24,7 @@ def constants(metal: str, calc) -> dict[str, float]:
     atoms.calc = calc
     BFGS(FrechetCellFilter(atoms, hydrostatic_strain=True), logfile=None).run(fmax=1e-4, steps=60)
     slopes = {}
+
     for name, (i, j) in {"xx": (0, 0), "yz": (1, 2)}.items():
         stresses = []
         for sign in (1, -1):
@@ -35,6 +36,7 @@ def constants(metal: str, calc) -> dict[str, float]:
             moved.calc = calc
             stresses.append(moved.get_stress(voigt=True))
         slopes[name] = (stresses[0] - stresses[1]) / (2 * STRAIN) * GPA
+
     found = {"C11": slopes["xx"][0], "C12": slopes["xx"][1], "C44": slopes["yz"][3]}
     rounded = {k: round(float(v), 1) for k, v in found.items()}
     return {"a": round(float(atoms.cell[0, 0]), 4), **rounded}

@@ -49,6 +49,7 @@ def frame_errors(model: Any, frames: list[Atoms]) -> dict[str, Any]:
             metal[symbol].append(wrong)
         force.append(np.abs(own["forces"] - atoms.get_forces(apply_constraint=False)))
         numbers.append(atoms.get_chemical_symbols())
+
     rows, symbols = np.concatenate(force), np.concatenate(numbers)
     return {
         "structures": len(frames),
@@ -234,6 +235,7 @@ def main() -> None:
     report: dict[str, Any] = {"held_back": frame_errors(model, held)}
     cases = adsorption(model, runs, settled, args.every)
     report["adsorption"] = {**summary(cases), "each": cases}
+
     if settled:
         report["adsorption_settled"] = summary([c["settled"] for c in cases if "settled" in c])
     if args.uncertainty:
@@ -246,6 +248,7 @@ def main() -> None:
             "crushed_flagged": flagged(sure, crushed(last, rng)),
             "unknown_element_flagged": flagged(sure, foreign()),
         }
+
     before = json.loads(args.output.read_text()) if args.output.exists() else {}
     args.output.write_text(json.dumps(before | report, indent=1) + "\n")
     short = {k: v for k, v in report["adsorption"].items() if k != "each"}

@@ -38,6 +38,7 @@ def by_kind(frames: list[Atoms], found: list[dict[str, Any]]) -> dict[str, Any]:
     groups = defaultdict(list)
     for atoms, result in zip(frames, found, strict=True):
         groups[atoms.info["kind"]].append((atoms, result))
+
     table = {}
     for kind, members in groups.items():
         errors = np.array([wrongness(a, r)[:2] for a, r in members])
@@ -57,6 +58,7 @@ def by_kind(frames: list[Atoms], found: list[dict[str, Any]]) -> dict[str, Any]:
             inside = [abs(wrongness(a, r)[2]) <= 1.645 * r["energy_std"] for a, r in members]
             row["inside_90"] = round(float(np.mean(inside)), 3)
         table[kind] = row
+
     return table
 
 
@@ -65,6 +67,7 @@ def totals(table: dict[str, Any]) -> dict[str, Any]:
     count = {k: sum(r[k] for r in table.values() if k in r) for k in ("structures", "very_wrong")}
     if not all("flagged" in r for r in table.values()):
         return count
+
     flagged = sum(r["flagged"] for r in table.values())
     both = sum(r["very_wrong_flagged"] for r in table.values())
     inside = sum(r["inside_90"] * r["structures"] for r in table.values())
@@ -85,9 +88,11 @@ def main() -> None:
     args = arguments(__doc__, "wide", "old")
     model = ase_nnp.load_model(args.model, device="cpu")
     names: tuple[str, ...] = ("energy", "forces")
+
     if args.uncertainty:
         model = ase_nnp.uncertainty.attach(model, args.uncertainty)
         names += ("energy_std", "ood_flag", "ood_score")
+
     for key, path in (("wide", args.wide), ("domain", args.old)):
         frames = load_frames(path)
         wanted = "wide-test" if key == "wide" else "test"

@@ -65,6 +65,7 @@ def fit(
     model.train()
     optimiser = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=1e-6, amsgrad=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=steps)
+
     for _ in range(steps):
         batch = [new[i] for i in rng.choice(len(new), 2, replace=False)]
         if old:

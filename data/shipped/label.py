@@ -67,6 +67,7 @@ def frames(task: Task, calc) -> list[Atoms]:
     kept = [labelled(atoms, task)]
     if np.abs(kept[0].get_forces(apply_constraint=False)).max() > STRONGEST:
         return []
+
     if task.steps:
         run = BFGS(atoms, logfile=None, maxstep=0.15)
         for _ in run.irun(fmax=FMAX, steps=task.steps):
@@ -77,6 +78,7 @@ def frames(task: Task, calc) -> list[Atoms]:
             kept.append(labelled(atoms, task))
         forces = np.linalg.norm(kept[-1].get_forces(), axis=1).max()
         kept[-1].info["relaxed"] = bool(forces <= FMAX)
+
     return kept
 
 
@@ -87,16 +89,19 @@ def followed(task: Task, calc, student) -> list[Atoms]:
     atoms.calc = student
     path = [atoms.copy()]
     run = BFGS(atoms, logfile=None, maxstep=0.15)
+
     # A student that lets two atoms collapse is taught by the frames before.
     with suppress(StructureError):
         for _ in run.irun(fmax=FMAX, steps=25):
             path.append(atoms.copy())
+
     kept = []
     for number in sorted({0, min(5, len(path) - 1), len(path) - 1}):
         path[number].calc = calc
         frame = labelled(path[number], task)
         if np.abs(frame.get_forces(apply_constraint=False)).max() < STRONGEST:
             kept.append(frame)
+
     return kept
 
 

@@ -65,10 +65,12 @@ def main(out: Path) -> None:
     calc = teacher()
     core = ase_nnp.build_model("zbl", dtype="float64", device="cpu")
     alone = {}
+
     for symbol in ELEMENTS:
         far = pair(symbol, symbol, 20.0)
         far.calc = calc
         alone[symbol] = far.get_potential_energy() / 2
+
     frames = []
     for one, two in combinations_with_replacement(ELEMENTS, 2):
         found = curve(one, two, calc, core, alone[one] + alone[two])
@@ -81,6 +83,7 @@ def main(out: Path) -> None:
         if inward:
             print(one, two, "pulled inwards at", inward, flush=True)
         frames += found
+
     save(out / "train-pairs.extxyz", frames)
     print(len(frames))
 

@@ -59,6 +59,7 @@ def crystals(rng: np.random.Generator) -> list[tuple[str, str, Atoms]]:
             scale = 1 + rng.normal(0, 0.004)
             atoms.set_cell(atoms.cell @ (np.eye(3) + strain) * scale, scale_atoms=True)
             found.append(("crystal", f"{metal}:crystal", atoms))
+
     return found
 
 

@@ -64,6 +64,7 @@ def main(out: Path, split: str, first: int = 0, last: int = 0, kinds: Collection
         save(out / f"{split}-all.extxyz", frames)
         print(split, len(frames))
         return
+
     for shard in range(first, last):
         path = out / f"train-wide-{shard:05d}.extxyz"
         if path.exists():

@@ -35,6 +35,7 @@ def constants(report: dict[str, Any]) -> str:
         "vacancy, eV | teacher |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
+
     for metal in LATTICE:
         cells = []
         elastic, phonons, vacancies = (report[k] for k in ("elastic", "phonons", "vacancies"))
@@ -44,6 +45,7 @@ def constants(report: dict[str, Any]) -> str:
         cells += [f"{phonons[who][metal]['lowest']:.2f}" for who in ("model", "teacher")]
         cells += [f"{vacancies[who][metal]:.2f}" for who in ("model", "teacher")]
         lines.append(f"| {metal} | {' | '.join(cells)} |")
+
     return "\n".join(lines)
 
 
@@ -98,6 +100,7 @@ def main() -> None:
     report, speed = (json.loads(p.read_text()) for p in (args.report, args.speed))
     held, adsorption, ood = (report[k] for k in ("held_back", "adsorption", "out_of_domain"))
     parameters = sum(p.numel() for p in ase_nnp.load_model(args.model, device="cpu").parameters())
+
     text = TEMPLATE.read_text().format(
         parameters=f"{parameters:,}".replace(",", " "),
         n_ads=len(ADSORBATES),

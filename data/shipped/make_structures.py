@@ -99,6 +99,7 @@ def site_position(atoms: Atoms, facet: str, site: str, rng: np.random.Generator)
         cell = np.asarray(info["cell"])
         xy = (np.asarray(info["sites"][site]) + rng.integers(0, 2, 2)) @ cell
         return np.array([*xy, z.max()])
+
     edge = atoms.positions[z > z.max() - 0.1]
     point = edge[0].copy()
     if site == "bridge":
@@ -107,6 +108,7 @@ def site_position(atoms: Atoms, facet: str, site: str, rng: np.random.Generator)
         lower = atoms.positions[(z < z.max() - 0.3) & (z > z.max() - 1.4)]
         point = lower[rng.integers(len(lower))].copy()
         point[:2] += rng.normal(0, 0.7, 2)
+
     return point
 
 
@@ -142,13 +144,16 @@ def covered(
     )
     point[2] += height
     ads.positions += point
+
     low = ads.positions[:, 2].min() - atoms.positions[:, 2].max()
     if low < 0.6 and facet != "fcc211":
         ads.positions[:, 2] += 0.6 - low
+
     tags = [0] * len(atoms) + [2] * len(ads)
     both = atoms + ads
     both.set_tags(tags)
     both.set_constraint(atoms.constraints)
+
     return both
 
 
@@ -217,6 +222,7 @@ def training_task(index: int) -> Task:
         atoms = rattled(atoms, rng.choice([0.02, 0.05, 0.1, 0.15]), rng)
         long, short = [4, 12, 30], [0, 3, 8, 20]
         return Task(name, atoms, int(rng.choice(long if index < RELAXED_LONG else short)))
+
     if kind < 0.78:
         facet = facets(metal)[rng.integers(len(facets(metal)))]
         size = (2, 2, 3) if rng.random() < 0.6 else (2, 2, 4)
@@ -225,6 +231,7 @@ def training_task(index: int) -> Task:
         return Task(f"{metal}-{facet}-clean", atoms, int(rng.choice([0, 6])))
     if kind < 0.92:
         return Task(f"{metal}-bulk", crystal(metal, rng), 1 if rng.random() < 0.5 else 3)
+
     names = [GAS[rng.integers(len(GAS))]]
     atoms = molecule(names[0])
     if rng.random() < 0.2:
@@ -233,6 +240,7 @@ def training_task(index: int) -> Task:
         other.rotate(rng.uniform(0, 360), "xyz"[rng.integers(3)])
         other.positions += rng.normal(0, 1, 3) * 0.4 + np.array([0, 0, rng.uniform(3.5, 5)])
         atoms += other
+
     atoms.set_initial_magnetic_moments(None)
     atoms.center(vacuum=5.0)
     return Task("gas-" + "+".join(names), rattled(atoms, rng.choice([0.02, 0.06]), rng), 6)
@@ -247,12 +255,15 @@ def test_tasks() -> list[Task]:
         atoms = covered(metal, facet, adsorbate, site, (2, 2, 3), rng, wild=False)
         atoms = rattled(atoms, 0.05, rng)
         tasks.append(Task(f"{metal}-{facet}-{adsorbate}-{site}", atoms, 100, "test"))
+
     for metal, facet in sorted({s[:2] for s in held_back()}):
         rng = np.random.default_rng(5)
         atoms = rattled(slab(metal, facet, (2, 2, 3), LATTICE[metal]), 0.02, rng)
         tasks.append(Task(f"{metal}-{facet}-clean", atoms, 100, "reference"))
+
     for name in ("H2", "H2O", "CO", "N2"):
         atoms = molecule(name)
         atoms.center(vacuum=5.0)
         tasks.append(Task(f"gas-{name}", atoms, 100, "reference"))
+
     return tasks

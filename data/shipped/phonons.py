@@ -31,16 +31,19 @@ def frequencies(metal: str, calc) -> dict[str, float]:
     phonons = Phonopy(unit, supercell_matrix=np.eye(3) * 4, primitive_matrix=np.eye(3))
     phonons.generate_displacements(distance=0.01)
     forces = []
+
     for cell in phonons.supercells_with_displacements:
         one = Atoms(cell.symbols, cell=cell.cell, scaled_positions=cell.scaled_positions, pbc=True)
         one.calc = calc
         forces.append(one.get_forces())
+
     phonons.forces = forces
     phonons.produce_force_constants()
     phonons.symmetrize_force_constants()
     phonons.run_mesh([12, 12, 12])
     found = phonons.mesh.frequencies
     values = {"lowest": found.min(), "mean": found.mean(), "highest": found.max()}
+
     return {k: round(float(v), 3) for k, v in values.items()}
 
 

@@ -38,10 +38,12 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     calcs = {"teacher": teacher(), "model": NNPCalculator(args.model, device="cpu")}
+
     if args.uncertainty:
         calcs["with uncertainty"] = NNPCalculator(
             args.model, device="cpu", uncertainty=args.uncertainty
         )
+
     spent: dict[str, list[float]] = {name: [] for name in calcs}
     atoms = slab()
     for call in range(args.calls + 2):
@@ -53,6 +55,7 @@ def main() -> None:
             own.get_potential_energy()
             own.get_forces()
             spent[name].append(time.process_time() - start)
+
     report = {}
     for name, times in spent.items():
         ratio = np.median(np.array(spent["teacher"][2:]) / np.array(times[2:]))
@@ -60,6 +63,7 @@ def main() -> None:
             "cpu_ms": round(1e3 * float(np.median(times[2:])), 1),
             "teacher_over_this": round(float(ratio), 1),
         }
+
     print(json.dumps(report, indent=1))
     if args.output:
         args.output.write_text(json.dumps(report, indent=1) + "\n")

@@ -115,6 +115,7 @@ def graphs_of(model, frames: list[Atoms]) -> list[AtomGraph]:
             "stress": torch.tensor(full[None], dtype=model.dtype),
         }
         graphs.append(graph.replace(extra=extra))
+
     return graphs
 
 

@@ -81,6 +81,7 @@ def main() -> None:
     them = {k: a.get_potential_energy() for k, a in theirs.items() if k.startswith("gas-")}
     own = {k: relax(a, calc).get_potential_energy() for k, a in gases().items()}
     cases = []
+
     for number in range(CASES):
         name, both, bare = start(number)
         end, mine = theirs[f"{number}:{name}"], relax(both, calc)
@@ -101,6 +102,7 @@ def main() -> None:
         if "energy_std" in calc.results:
             case["std"] = round(float(calc.results["energy_std"]), 3)
         cases.append(case)
+
     wrong = np.array([abs(c["model_eV"] - c["teacher_eV"]) for c in cases])
     flagged = np.array([c["flagged"] for c in cases])
     store(

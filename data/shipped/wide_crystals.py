@@ -143,6 +143,7 @@ def interstitial(rng: np.random.Generator) -> tuple[str, Atoms]:
     """H, C, N, O in a hole of the crystal, or a dumbbell of the metal."""
     metal = some(rng, METALS)
     own = lattice_of(metal)
+
     atoms = perfect(metal, cubic=True) * some(rng, [(1, 1, 1), (2, 1, 1), (2, 2, 1), (2, 2, 2)])
     if rng.random() < 0.25 and len(atoms) > 8:
         half = rng.normal(0, 1, 3)
@@ -154,6 +155,7 @@ def interstitial(rng: np.random.Generator) -> tuple[str, Atoms]:
         what = some(rng, ["H", "C", "N", "O"])
         place = np.array(some(rng, SITES[own])) * LATTICE[metal]
         atoms.append(Atom(what, place + rng.normal(0, 0.1, 3)))
+
     # The fewer the atoms, the more the crystal gives way.
     swell = rng.uniform(-0.02, 0.08) * min(1.0, 8 / len(atoms))
     atoms.set_cell(atoms.cell * (1 + swell), scale_atoms=True)

@@ -95,15 +95,18 @@ def meeting(rng: np.random.Generator) -> tuple[str, Atoms]:
     two = Atoms(some(rng, METALS)) if rng.random() < 0.4 else molecule(some(rng, MOLECULES))
     for atoms in (one, two):
         atoms.rotate(rng.uniform(0, 360), rng.normal(0, 1, 3))
+
     # Along a random direction until the nearest atoms are as far apart as asked.
     direction = np.array([0.0, 0.0, 1.0])
     wanted = rng.uniform(1.2, 4.0)
+
     for shift in np.arange(0, 12, 0.1):
         gap = np.linalg.norm(
             one.positions[:, None] - (two.positions + shift * direction)[None], axis=2
         )
         if gap.min() > wanted:
             break
+
     two.positions += shift * direction
     return "meeting", in_vacuum(rattled(one + two, log_uniform(rng, 0.01, 0.1), rng))
 
@@ -131,11 +134,13 @@ def cluster(rng: np.random.Generator, held: bool = False) -> tuple[str, Atoms]:
     metal = some(rng, [m for m in METALS if (m in HELD_CLUSTERS) == held])
     atoms = ball(metal, rng)
     name = metal
+
     if rng.random() < 0.3:
         partner = some(rng, [m for m in FCC if m not in HELD_CLUSTERS])
         if frozenset((metal, partner)) not in HELD_PAIRS:
             atoms.symbols[rng.random(len(atoms)) < 0.4] = partner
             name += f"+{partner}"
+
     if rng.random() < 0.3:
         middle = atoms.positions.mean(0)
         far = atoms.positions[np.linalg.norm(atoms.positions - middle, axis=1).argmax()]
@@ -144,4 +149,5 @@ def cluster(rng: np.random.Generator, held: bool = False) -> tuple[str, Atoms]:
         out *= (1.5 if what == "H" else 1.9) / np.linalg.norm(out)
         atoms += Atoms(what, [far + out])
         name += f"+{what}"
+
     return f"{name}:cluster", in_vacuum(rattled(atoms, log_uniform(rng, 0.01, 0.3), rng))

@@ -81,6 +81,7 @@ def place(
     metal = atoms[[s in LATTICE for s in atoms.symbols]]
     point[2] = on_top(metal, point, radius)
     what.positions += point - what.positions[0]
+
     # Nothing but the anchor may be nearer than 1.4 Angstrom: lift until that holds.
     others = np.array([i for i in range(len(what)) if i])
     for _ in range(20):
@@ -91,6 +92,7 @@ def place(
         if gap > 1.4:
             break
         what.positions[:, 2] += 0.15
+
     return atoms + what
 
 
@@ -123,6 +125,7 @@ def adsorbate(
         formula = found.get_chemical_formula("hill")
         if len(found) <= largest and (formula in HELD_ADSORBATES) == held:
             break
+
     found.positions -= found.positions[0]
     if len(found) > 1:
         rest = found.positions[1:].mean(0)
@@ -130,6 +133,7 @@ def adsorbate(
             found.rotate(rest, (0, 0, 1))
         found.rotate(rng.uniform(0, 360), "z")
         found.rotate(rng.uniform(-80, 80) if rng.random() < 0.6 else 0.0, "x")
+
     return found
 
 
@@ -200,19 +204,23 @@ def layer(rng: np.random.Generator, held: bool = False) -> tuple[str, Atoms]:
         metal, wanted = some(rng, sorted(HELD_LAYERS))
     else:
         metal, wanted = some(rng, METALS), some(rng, ["H", "C", "N", "O", "CO", "OH", "NO", "NH"])
+
     one = Atoms(wanted) if len(wanted) == 1 else molecule(wanted)
     one = Atoms(one.symbols, one.positions)[:: 1 if one.symbols[0] == wanted[0] else -1]
     one.positions -= one.positions[0]
+
     if len(one) > 1:
         one.rotate(one.positions[1], (0, 0, 1))
     small = rng.random() < 0.6
     metal, facet, atoms = bare(rng, small=small, metal=metal)
     if not free(metal, facet, one) or ((metal, wanted) in HELD_LAYERS) != held:
         return layer(rng, held)
+
     area = np.linalg.norm(np.cross(atoms.cell[0], atoms.cell[1]))
     sites = max(1, round(area / (0.5 * LATTICE[metal] ** 2)))
     count = max(1, int(np.ceil(sites * some(rng, [0.5, 0.75, 1.0, 1.0]))))
     radius, start = radius_of(wanted[0], metal, rng), rng.random(2)
+
     for k in range(count):
         # Points spread evenly over the cell (a golden lattice), so that nothing overlaps.
         spot = (start + np.array([(k + 0.5) / count, 0.618034 * k])) % 1.0
@@ -223,6 +231,7 @@ def layer(rng: np.random.Generator, held: bool = False) -> tuple[str, Atoms]:
             other = adsorbate(rng)
             other = other if len(other) < 4 and free(metal, facet, other) else one
         atoms = place(atoms, other, rng, radius, spot @ atoms.cell.array[:2, :2])
+
     name = f"{metal}-{facet}+{count}{wanted}:layer"
     return name, fixed(rattled(atoms, log_uniform(rng, 0.01, 0.1), rng))
 

@@ -73,6 +73,7 @@ def oxide(rng: np.random.Generator) -> tuple[str, Atoms]:
     metal = some(rng, METALS)
     kind = some(rng, ["rocksalt", "rutile", "fluorite", "cuprite"])
     big = 1 + (LATTICE[metal] - 3.8) / 8 + rng.normal(0, 0.02)
+
     if kind == "rocksalt":
         atoms = bulk(metal + "O", "rocksalt", a=4.3 * big)
     elif kind == "fluorite":
@@ -85,6 +86,7 @@ def oxide(rng: np.random.Generator) -> tuple[str, Atoms]:
         cell = [4.45 * big] * 3 + [90] * 3
         places = [(0.25, 0.25, 0.25), (0, 0, 0)]
         atoms = crystal([metal, "O"], places, spacegroup=224, cellpar=cell)
+
     atoms = Atoms(atoms.symbols, atoms.positions, cell=atoms.cell, pbc=True)
     return f"{metal}O-{kind}", rattled(atoms, log_uniform(rng, 0.005, 0.1), rng)
 

@@ -152,9 +152,11 @@ def _show(answer: dict[str, Any], source: Path) -> None:
             cells = [[_cell(row[head]) for head in heads] for row in rows]
             title = f"{answer['of']} by {answer['by']}" if name == "groups" else str(source)
             print_table(title, heads, cells)
+
     shown = len(answer.get("rows", ()))
     more = f", {shown} listed" if "rows" in answer and shown < answer["matches"] else ""
     say(f"{answer['matches']:,} of {answer['records']:,} records{more}")
+
     if answer["damaged"]:
         say(f"{answer['damaged']:,} damaged records; the query `error is not null` lists them")
     for name, words in (("picture", "drawn in"), ("to", "written to")):

@@ -203,10 +203,12 @@ def evaluate(
     if as_json:
         print_json(evaluation.to_json())
         return
+
     names = sorted({k for m in evaluation.measures.values() for k in m} - {"by_kind"})
     rows = [[n, *(_cell(m.get(n, "")) for m in evaluation.measures.values())] for n in names]
     if evaluation.ood_auroc is not None:
         rows.append([f"OOD AUROC ({evaluation.score_name})", f"{evaluation.ood_auroc:.4f}"])
+
     print_table(f"{evaluation.structures} structures", ("", *evaluation.measures), rows)
     for name, measures in evaluation.measures.items():
         table = measures["by_kind"]

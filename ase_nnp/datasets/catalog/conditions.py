@@ -131,10 +131,12 @@ def of_kind(column: str, value: Any) -> Any:
         if "\0" in value or value.encode("utf-8", "replace").decode() != value:
             raise QueryError(f"{column}: {value!r} holds characters that no text has")
         return bare_sid(value) if column in ("sid", "slab_sid", "system") else value
+
     if isinstance(value, str) or not isinstance(value, Real) or not math.isfinite(value):
         raise QueryError(f"{column} is a number; {value!r} is not")
     if isinstance(value, Integral) and abs(int(value)) >= 2**63:
         raise QueryError(f"{column}: {value!r} is too large")
+
     return int(value) if isinstance(value, Integral) else float(value)
 
 

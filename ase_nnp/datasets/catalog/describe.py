@@ -40,6 +40,7 @@ def facts_of_file(path: Path) -> dict[str, Any]:
             "system": path.stem,
             "role": "path",
         }
+
     for name in (path.stem, *(folder.name for folder in list(path.parents)[:3])):
         if _SPLIT.fullmatch(name):
             return {"split": name}

@@ -94,10 +94,12 @@ def _tokens(text: str) -> list[_Token]:
             at = place + len(text[place:]) - len(text[place:].lstrip())
             what = "a quote that is not closed" if text[at] in "'\"" else f"{text[at : at + 12]!r}"
             raise QueryError(_at(text, at, f"{what} is no part of a query"))
+
         kind = str(match.lastgroup)
         start, value = match.start(kind), match[kind]
         if kind == "word" and value in (*_WORDS, *map(str.upper, _WORDS)):
             kind, value = "keyword", value.lower()
+
         tokens.append(_Token(kind, value, start))
         if kind == "end":
             return tokens

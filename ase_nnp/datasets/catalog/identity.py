@@ -27,6 +27,7 @@ def _describe(shard: Any, with_content: bool) -> dict[str, Any]:
         content = _content(files) if with_content else ""
     except OSError as error:
         raise DatasetError(f"cannot be read: {error.strerror}", path=shard.path) from None
+
     return {
         "name": Path(shard.path).name,
         "records": len(shard),
@@ -80,6 +81,7 @@ def differences(stored: list[dict[str, Any]], shards: Iterable[Any]) -> list[str
     listed = list(shards)
     if len(stored) != len(listed):
         return [f"{len(stored)} files were indexed, the dataset has {len(listed)}"]
+
     phrases = []
     for before, shard in zip(stored, listed, strict=True):
         now = _describe(shard, with_content=False)
@@ -93,6 +95,7 @@ def differences(stored: list[dict[str, Any]], shards: Iterable[Any]) -> list[str
                 list(_files(Path(shard.path)))
             ):
                 phrases.append(f"{shard.path}: another content of the same size")
+
     return phrases
 
 

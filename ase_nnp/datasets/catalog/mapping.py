@@ -144,12 +144,15 @@ def columns_from(info: Mapping[str, Any], *, pickled: bool = False) -> Fields:
             if made is not None:
                 fields[column] = made
                 break
+
     if pickled and isinstance(info.get("split"), str):
         fields["split"] = _oc20_split(info["split"])
+
     # AQCat25 states the opposite: that spin polarization was switched off.
     off = info.get("is_spin_off")
     if isinstance(off, (bool, np.bool_)):
         fields["spin_polarized"] = int(not off)
+
     if fields.get("adsorbate", "").count("+") and "nads" not in fields:
         fields["nads"] = fields["adsorbate"].count("+") + 1
     return fields

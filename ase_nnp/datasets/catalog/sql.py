@@ -120,9 +120,11 @@ def _element(node: Element, values: list[Any]) -> str:
         light = node.z <= LIGHT
         values.append(1 << (node.z if light else node.z - LIGHT))
         return f"({'light' if light else 'heavy'} & ? != 0)"
+
     values += [node.z, node.count]
     zero = {"=": node.count == 0, "!=": node.count != 0, "<": node.count > 0}
     zero |= {"<=": node.count >= 0, ">": node.count < 0, ">=": node.count <= 0}
+
     # A record without the element has no row in the table: it counts as zero. Where zero will do,
     # the rows that will not are left out.
     negation, row = (
@@ -130,4 +132,5 @@ def _element(node: Element, values: list[Any]) -> str:
         if zero[node.op]
         else ("", f"{counted} {_OPS[node.op]} ?")
     )
+
     return f"(id {negation}IN (SELECT id FROM composition WHERE z = ? AND {row}))"

@@ -71,6 +71,7 @@ def build(
         if _is_finished(path) and not rebuild and not os.access(path.parent, os.W_OK):
             _check(path, shards, mappings)
             return
+
         with locked(lock):
             if rebuild:
                 _remove(path)

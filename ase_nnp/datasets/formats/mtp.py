@@ -124,6 +124,7 @@ def _sections(text: str) -> tuple[dict[str, list[list[str]]], dict[str, str]]:
     sections: dict[str, list[list[str]]] = {}
     features: dict[str, str] = {}
     current: list[list[str]] = []
+
     # A line that begins with no title belongs to the section above it.
     for line in text.split("\n")[1:]:
         words = line.split()

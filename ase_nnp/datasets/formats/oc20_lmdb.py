@@ -69,6 +69,7 @@ def decode(data: bytes) -> Sample:
     for name in ("pos", "atomic_numbers", "cell"):
         if not isinstance(fields.get(name), np.ndarray):
             raise DatasetError(f"no {name}" if name not in fields else f"{name} is no tensor")
+
     numbers, cell = fields.pop("atomic_numbers"), fields.pop("cell")
     said = _identifier(fields.get("natoms", len(numbers)))
     if said != len(numbers) or said != len(fields["pos"]):
@@ -76,6 +77,7 @@ def decode(data: bytes) -> Sample:
             f"natoms is {said}, with {len(numbers)} atomic numbers and {len(fields['pos'])} "
             "positions"
         )
+
     info: dict[str, Any] = {}
     sample: Sample = {
         "atomic_numbers": numbers,
@@ -83,6 +85,7 @@ def decode(data: bytes) -> Sample:
         "pbc": _pbc(fields.pop("pbc", None)),
         "info": info,
     }
+
     if "distances" in fields:
         sample["edge_distance"] = fields["distances"]
     for name, value in fields.items():
@@ -108,12 +111,14 @@ def decode(data: bytes) -> Sample:
                 info[name] = value if known else plain_field(_identifier(plain_field(value)))
             except ValueError as error:
                 sample.setdefault("remarks", {})[name] = f"is left out ({error})"
+
     if "y_init" in info:
         sample.setdefault("energy", info["y_init"])
     if "pos_relaxed" in info:
         relaxed = info["pos_relaxed"]
         if relaxed.shape != fields["pos"].shape or not np.isfinite(relaxed).all():
             raise DatasetError(f"pos_relaxed of shape {relaxed.shape} or not finite")
+
     return sample
 
 
@@ -200,12 +205,14 @@ class LegacyShard(Shard):
             raise UnsafeFileError(str(error), path=self.path, key="length") from None
         except UnpickleError as error:
             raise DatasetError(str(error), path=self.path, key="length") from None
+
         if isinstance(value, (float, np.generic)) and float(value).is_integer():
             value = int(value)
         if type(value) is not int or value < 0:
             raise DatasetError(
                 f"a length of {value!r}; it must be a count", path=self.path, key="length"
             )
+
         return value
 
     @property

@@ -81,12 +81,15 @@ def record_fields(data: bytes) -> dict[str, Any]:
         if "numpy dtype" not in str(error):
             raise
         record = loads(data, stand_ins={**_HOLDERS, **_NUMPY}, without_numpy=True)
+
     if not isinstance(record, StandIn):
         raise DatasetError(f"holds {type(record).__name__}, not a structure")
     fields: Any = record.__dict__
+
     store = fields.get("_store")
     if store is not None:
         fields = store.__dict__.get("_mapping") if isinstance(store, StandIn) else None
+
     if not isinstance(fields, dict):
         raise DatasetError("a record without fields")
     return {name: value for name, value in fields.items() if value is not None}

@@ -90,18 +90,22 @@ class ReactionShard(Shard):
         """Decode one structure."""
         key, entry = self._load()[index]
         sample = self._structure(entry)
+
         energy = entry["energy"]
         if energy is not None:
             sample["energy"] = scalar(energy, "energy_ref")
+
         info = sample["info"]
         info |= entry["info"]
         info["sid"] = key
+
         # Builders of slabs number their layers in the tags; which atoms are the adsorbate, the
         # file says elsewhere.
         if entry["adsorbate_indices"]:
             if "tags" in sample:
                 sample["arrays"] = {**sample.get("arrays", {}), "stored_tags": sample["tags"]}
             sample["tags"] = _tags(entry["adsorbate_indices"], len(sample["atomic_numbers"]))
+
         return sample
 
     def _structure(self, entry: Mapping[str, Any]) -> Sample:
@@ -156,6 +160,7 @@ def _catbench(name: str, reaction: dict[str, Any]) -> Iterator[tuple[str, dict[s
     raw = reaction.get("raw", {k: reaction[k] for k in _PARTS if k in reaction})
     parts = {**_mapping(raw, f"{name}: raw")}
     parts |= _mapping(reaction.get("references", {}), f"{name}: references")
+
     for part, given in parts.items():
         given = _mapping(given, f"{name}/{part}")
         info = {"reaction": name, "identifier": name, **_role(part)}

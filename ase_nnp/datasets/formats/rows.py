@@ -155,6 +155,7 @@ def row_to_sample(row: Any) -> Sample:
     for name in ("numbers", "positions", "cell", "pbc"):
         if name not in row:
             raise DatasetError(f"a row without {name}")
+
     numbers = to_array(row["numbers"], "numbers")
     info: dict[str, Any] = {}
     sample: Sample = {
@@ -165,18 +166,22 @@ def row_to_sample(row: Any) -> Sample:
         "info": info,
     }
     n = len(numbers)
+
     if "tags" in row:
         sample["tags"] = to_array(row["tags"], "tags").astype(np.int64, copy=False)
     if "constraints" in row:
         _constraints(row["constraints"], n, sample)
+
     further = _free_data(row, sample)
     # Labels are those of the row's calculator, as for ASE; ``data`` is free information.
     if row.get("energy") is not None:
         sample["energy"] = scalar(row["energy"], "energy")
+
     for name in ("forces", "stress"):
         if row.get(name) is not None:
             array = to_array(row[name], name)
             sample[name] = array if name == "forces" else full_stress(array)
+
     _rest(row, n, sample)
     if further is not None:
         put_back(sample, further)

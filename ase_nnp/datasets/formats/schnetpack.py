@@ -94,6 +94,7 @@ class SchNetPackUnits:
             if name not in info or name not in self.units or label in sample:
                 continue
             value = np.asarray(info[name], float)
+
             if label == "energy":
                 if value.size != 1:
                     raise DatasetError(f"energy has {value.size} values, not one")
@@ -127,15 +128,18 @@ def _factor(unit: Any) -> float:
     if unit in (None, "", "1"):
         return 1.0
     factor = 1.0
+
     # "kcal/(mol Ang)" divides by both.
     text = re.sub(
         r"/\s*\(([^()]*)\)",
         lambda m: "/" + "/".join(m[1].split()),
         str(unit).replace("**", "^").replace("*", " "),
     )
+
     for number, part in enumerate(text.split("/")):
         for word in part.split():
             word = _ALIASES.get(word, word)
             one = _DEBYE if word == "Debye" else unit_factor(word)
             factor *= 1 / one if number else one
+
     return factor

@@ -161,6 +161,7 @@ def _plain(value: Any, where: str) -> Any:
         # orjson has no float16 and wants contiguous memory; the name in the tag keeps the type.
         flat = value.ravel() if value.dtype != np.float16 else value.ravel().astype(float)
         return {"__ndarray__": [list(value.shape), value.dtype.name, np.ascontiguousarray(flat)]}
+
     if isinstance(value, np.generic):
         value = value.item()  # maybe a complex number
     if isinstance(value, complex):
@@ -171,6 +172,7 @@ def _plain(value: Any, where: str) -> Any:
         if all(type(k) is str and not k.startswith("__") for k, _ in entries):
             return dict(entries)
         return {PAIRS: [[_plain(k, where), v] for k, v in entries]}
+
     if isinstance(value, (list, tuple)):
         return [_plain(v, where) for v in value]
     if isinstance(value, int) and value.bit_length() > MOST_BITS:
@@ -179,6 +181,7 @@ def _plain(value: Any, where: str) -> Any:
         )
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
+
     if hasattr(value, "todict"):
         return _plain(value.todict(), where)
     raise DatasetError(f"{where} is a {type(value).__name__}, which cannot be stored")

@@ -200,6 +200,7 @@ def _run(command: list[str], say: Callable[[str], None]) -> None:
         env=clean_environment(),
     )
     assert process.stdout is not None
+
     try:
         with process.stdout:
             for line in process.stdout:
@@ -209,6 +210,7 @@ def _run(command: list[str], say: Callable[[str], None]) -> None:
         process.kill()
         process.wait()
         raise
+
     if process.wait():
         raise WorkerError(
             f"{command[0]} {' '.join(command[1:4])} failed with exit code {process.returncode}; "

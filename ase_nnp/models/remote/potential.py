@@ -121,10 +121,12 @@ class RemotePotential(Potential):
             "pbc": graph.pbc,
             "sizes": graph.atoms_per_structure().long(),
         }
+
         for name in self.required_inputs:
             value = getattr(graph, name)
             if value is not None:
                 arrays[name] = value
+
         wanted = [p for p in self.outputs if p in properties]
         answer = self.worker.ask(
             {"do": "predict", "properties": wanted},
@@ -133,6 +135,7 @@ class RemotePotential(Potential):
         missing = [p for p in wanted if p not in answer]
         if missing:
             raise WorkerError(f"The worker did not answer for {', '.join(missing)}.")
+
         return {k: torch.tensor(answer[k], device=graph.positions.device) for k in wanted}
 
     def close(self) -> None:

@@ -205,6 +205,7 @@ def join(
                 raise ValueError(f"'{name}' has the shape {value.shape} instead of {want}")
             parts.append(value)
         joined[name] = np.concatenate(parts) if KNOWN[name] else np.stack(parts)
+
     return joined
 
 
@@ -261,6 +262,7 @@ class Server:
                 with contextlib.suppress(OSError):
                     send(client, {"ok": False, "type": "PermissionError", "message": "refused"})
                 return
+
             hello = {"ok": True, "version": VERSION, "properties": self.model.properties}
             send(client, {**hello, "python": sys.version.split()[0], "pid": os.getpid()})
             while True:
@@ -297,9 +299,11 @@ def main() -> int:
     # Before the model is imported: packages print on import, and a banner is no JSON.
     said = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever the model prints goes to the log
+
     request = json.loads(sys.stdin.buffer.readline())
     for folder in reversed(request.get("path", [])):
         sys.path.insert(0, folder)
+
     try:
         model = Model(request["factory"], request.get("arguments", {}))
         server = Server(sys.argv[1], request["token"], model)
@@ -308,10 +312,12 @@ def main() -> int:
         said.write(json.dumps({"error": f"{type(error).__name__}: {error}"}) + "\n")
         said.flush()
         return 1
+
     said.write(json.dumps({"ready": True}) + "\n")
     said.flush()
     threading.Thread(target=end_with_parent, daemon=True).start()
     server.run()
+
     return 0
 
 

@@ -74,6 +74,7 @@ def check_a_change_in_info_is_noticed(subject: CalculatorSubject) -> float:
         calc.get_property("energy", atoms)
         atoms.info[key] = two
         worst = max(worst, off(calc.get_property("energy", atoms), values[1]))
+
     if not read:
         raise NotApplicable("nothing in atoms.info changes the energy")
     return worst

@@ -125,10 +125,12 @@ def find_factory(spec: str) -> Factory:
         raise ConfigError(
             f"{spec!r} names no calculator; write module:factory, as in ase.calculators.emt:EMT."
         )
+
     here = os.getcwd()
     added = here not in sys.path
     if added:
         sys.path.insert(0, here)
+
     try:
         named: Any = importlib.import_module(module)
     except ImportError as error:
@@ -136,10 +138,12 @@ def find_factory(spec: str) -> Factory:
     finally:
         if added:
             sys.path.remove(here)
+
     for part in name.split("."):
         if not hasattr(named, part):
             raise ConfigError(f"{module!r} has no {name!r}.")
         named = getattr(named, part)
+
     if not callable(named):
         raise ConfigError(f"{spec!r} cannot be called; a class or a function was expected.")
     return named  # type: ignore[no-any-return]
@@ -205,10 +209,12 @@ class CalculatorSubject:
             known.append(z)
             if len(known) == 2:
                 break
+
         if not known:
             raise AssertionError(
                 f"no crystal of any usual element can be calculated; the last said {reason!r}"
             )
+
         return known[0], known[-1]
 
     def crystal(self) -> Atoms:
@@ -267,6 +273,7 @@ class CalculatorSubject:
         if not self.spec:
             raise NotApplicable("needs the calculator as module:factory, to start a fresh process")
         symbols = ",".join(self.crystal().get_chemical_symbols())
+
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "report.json"
             done = subprocess.run(
@@ -279,6 +286,7 @@ class CalculatorSubject:
                 last = (done.stderr.strip().splitlines() or ["no message"])[-1]
                 raise AssertionError(f"in a fresh process: {last}")
             report: dict[str, Any] = json.loads(out.read_text())
+
         return report
 
 
@@ -295,6 +303,7 @@ def run_contract_check(check: ContractCheck, subject: CalculatorSubject) -> Outc
     except Exception as error:  # the calculator under test may raise anything
         text = f"{type(error).__name__}: {error}"
         return Outcome(check.name, "failed", None, check.tolerance, _one_line(text))
+
     if math.isfinite(figure) and figure <= check.tolerance:
         return Outcome(check.name, "passed", figure, check.tolerance)
     text = f"{check.doc} Measured {figure:.3g}, allowed {check.tolerance:.3g}."

@@ -46,6 +46,7 @@ def read_crystals(path: str | Path) -> list[tuple[str, Atoms, dict[str, float]]]
     content = parse_json(read_text(Path(path), 8 << 30).encode())
     if not isinstance(content, list):
         raise DatasetError("a table of crystals is a list of entries", path=path)
+
     crystals = []
     for number, entry in enumerate(content):
         if not isinstance(entry, Mapping) or not isinstance(entry.get("structure"), Mapping):
@@ -59,6 +60,7 @@ def read_crystals(path: str | Path) -> list[tuple[str, Atoms, dict[str, float]]]
         }
         name = str(entry.get("mp_id", entry.get("mat_id", entry.get("formula", number))))
         crystals.append((name, to_atoms(check_sample(sample)), values))
+
     return crystals
 
 
@@ -93,6 +95,7 @@ def crystal_benchmark(
             )
         if progress is not None:
             progress(number, len(crystals))
+
     heat = any("heat_capacity" in values for _, _, values in crystals)
     report = BenchmarkReport(
         benchmark,
@@ -102,6 +105,7 @@ def crystal_benchmark(
         answers=answers,
     )
     report.notes.append("no error bars: the model's energy_std is not that of a second derivative")
+
     return report
 
 

@@ -48,6 +48,7 @@ def write_catbench_result(
     name = report.model
     if not name or "/" in name or name.startswith("."):
         raise ConfigError(f"{name!r} is no name of a folder for the result; give name=.")
+
     content: dict[str, Any] = {
         "calculation_settings": {
             "optimizer": "LBFGS" if relaxed else "single point",
@@ -58,16 +59,19 @@ def write_catbench_result(
         }
     }
     failures = {}
+
     for reaction, answer in zip(reactions, report.answers, strict=True):
         if answer.prediction is None:
             failures[reaction.name] = {"stage": "energy", "error": answer.problem}
             continue
         content[reaction.name] = _reaction(reaction, answer.prediction, relaxed.get(reaction.name))
+
     if failures:
         content["_failures"] = failures
     path = Path(folder) / "result" / name / f"{name}_result.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, json.dumps(content, indent=1) + "\n")
+
     return path
 
 
@@ -79,6 +83,7 @@ def _reaction(reaction: Reaction, energy: float, moved: Relaxed | None) -> dict[
         for part, atoms in reaction.parts.items()
         if not part.endswith("gas") and atoms.calc is not None
     }
+
     one = {
         "ads_eng": energy,
         "slab_tot_eng": slab.last,
@@ -94,6 +99,7 @@ def _reaction(reaction: Reaction, energy: float, moved: Relaxed | None) -> dict[
         "slab_steps": slab.steps,
         "adslab_steps": adslab.steps,
     }
+
     for part in ("slab", "adslab"):
         one |= {f"{part}_pos_mae": 0.0, f"{part}_pos_rmsd": 0.0}
     final = {
@@ -112,10 +118,12 @@ def _reaction(reaction: Reaction, energy: float, moved: Relaxed | None) -> dict[
         "time_per_step": 0.0,
         "time_per_step_per_atom": 0.0,
     }
+
     # Before anything moved: the sum of the first energies, where all were computed.
     first = energy
     if set(runs) == set(reaction.parts):
         first = sum(reaction.stoichiometry[part] * run.first for part, run in runs.items())
+
     return {
         "reference": {"ads_eng": reaction.energy, **totals},
         "adsorbate_indices": _inside(reaction),
@@ -178,6 +186,7 @@ def catbench_reactions(reactions: Sequence[Reaction], path: str | Path) -> Path:
             "ref_ads_eng": reaction.energy,
             "adsorbate_indices": _inside(reaction),
         }
+
     write_whole(path, json.dumps(content, indent=1) + "\n")
     return Path(path)
 

@@ -72,6 +72,7 @@ def _judge(model: Potential, structures: list[Atoms]) -> list[Judgment]:
             )
             for row in rows
         ]
+
     if not structures:
         return []
     return [Judgment(one, None) for one in energies(model, structures)]
@@ -91,6 +92,7 @@ def answer_of(
     if combined is None:
         problem = next((part.problem for part in parts if part.problem), "no energy")
         return Answer(name, group, reference, unknown=unknown, problem=problem, label=label)
+
     interval = combined.interval(COVERAGE)
     # A number without any source of doubt has no bar, rather than one of width zero.
     has_bar = combined.std is not None and bool(combined.parts)

@@ -75,9 +75,11 @@ class BenchmarkReport:
         metrics = {"records": float(len(self.answers)), "answered": float(len(known))}
         if not known:
             return metrics
+
         errors = np.array([a.error for a in known])
         groups = np.array([a.group for a in known])
         shifted = errors.copy()
+
         for group in set(groups.tolist()):
             shifted[groups == group] -= np.median(errors[groups == group])
         return metrics | {

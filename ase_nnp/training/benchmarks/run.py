@@ -57,10 +57,12 @@ def benchmark_path(name: str | Path) -> Path:
         raise ConfigError(
             f"{name} is neither a file nor a benchmark; there are {', '.join(sorted(BENCHMARKS))}."
         )
+
     file, source = BENCHMARKS[str(name)]
     folder = os.environ.get("ASE_NNP_BENCHMARKS")
     if folder and (Path(folder) / file).exists():
         return Path(folder) / file
+
     raise ConfigError(
         f"{name} is {file} of {source}. Put it into a folder that $ASE_NNP_BENCHMARKS names"
         f"{f' (now {folder})' if folder else ''}, or give the path of the file."

@@ -49,6 +49,7 @@ def solvation_benchmark(
     answers = []
     sums = {"solvent_ads_energy": 0.0, "clean_ads_energy": 0.0}
     answered = 0
+
     for case, parts in solvation_cases(frames).items():
         truth = solvation_energy({p: a.get_potential_energy() for p, a in parts.items()})
         judgments = dict(zip(parts, judge(model, list(parts.values())), strict=True))
@@ -64,5 +65,6 @@ def solvation_benchmark(
             answered += 1
         reference = truth["solvation_energy"]
         answers.append(answer_of(case, "all", reference, combined, list(judgments.values())))
+
     metrics = {f"{k}_mae": v / answered for k, v in sums.items()} if answered else {}
     return BenchmarkReport(benchmark, "solvation", name, answers=answers, metrics=metrics)

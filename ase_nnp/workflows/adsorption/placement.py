@@ -163,6 +163,7 @@ def _placed(
             )
         full = both
         said.append(name)
+
     full.info["site"] = " + ".join(said)
     full.info["adsorbate"] = " + ".join(guest.name for guest in guests)
     return full

@@ -72,6 +72,7 @@ def _body(result: AdsorptionResult) -> str:
     if best is not None:
         bar = "" if best.std is None else f" ± {best.std:.2f}"
         answer = f"{best.geometry.site}: {best.energy:.2f}{bar} eV"
+
     counts = result.counts
     said = (
         f"{counts['placements']} placements, {counts['distinct']} of them distinct; "
@@ -81,6 +82,7 @@ def _body(result: AdsorptionResult) -> str:
     settings = "; ".join(f"{k}: {v}" for k, v in result.settings.items() if k != "surface")
     surface = dict(result.settings.get("surface", {}))
     figure = '<div class="figure"><h2>{}</h2><div class="plot" id="{}"></div></div>'
+
     return "".join(
         [
             f"<h1>{_text(result.system)} with {_text(result.settings['model'])}</h1>",
@@ -158,9 +160,11 @@ def _data(result: AdsorptionResult) -> dict[str, Any]:
         )
         title = f"minimum {rank}, {one.geometry.site}, {one.energy:.3f} eV"
         structures[f"minimum-{rank}"] = _structure(one.atoms, title)
+
     for k, rejected in enumerate(result.rejected, 1):
         title = f"rejected {k}, {rejected.reason}"
         structures[f"rejected-{k}"] = _structure(rejected.atoms, title)
+
     return {
         "minima": minima,
         "structures": structures,

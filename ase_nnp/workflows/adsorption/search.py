@@ -207,6 +207,7 @@ def _slab(
         # As it was given: relaxed positions differ from machine to machine.
         slab.info.setdefault("slab_id", _slab_id(slab))
         return slab
+
     crystal = bulk_crystal(given)
     if relax_bulk and "stress" in stages.potential.outputs:
         outcome = stages.relax("crystal", [crystal], cell=True, fmax=fmax / 2, steps=steps)[0]
@@ -216,6 +217,7 @@ def _slab(
                 f"({outcome.reason or 'not converged'}). relax_bulk=False takes it as it is."
             )
         crystal = outcome.atoms
+
     return surface(crystal, miller, termination=termination)
 
 

@@ -292,6 +292,7 @@ def _points(axes: Any, table: AdsorptionTable, column: int, heights: Array, bars
         lw=0.8,
         capsize=2,
     )
+
     for name, energy, height in zip(table.surfaces, energies, heights, strict=True):
         if not (np.isnan(energy) or np.isnan(height)):
             axes.annotate(name, (energy, height), (4, 4), textcoords="offset points", fontsize=7)

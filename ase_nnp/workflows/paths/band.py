@@ -217,10 +217,12 @@ class Band:
         fire = self.optimizer
         arrays["fire"] = np.array([fire.dt, fire.a, fire.Nsteps, fire.vel is not None])
         arrays["velocity"] = np.zeros(0) if fire.vel is None else fire.vel
+
         if self.follower is not None:
             arrays |= {f"follower_{k}": v for k, v in self.follower.state().items()}
         for index, kept in self.history.items():
             arrays[f"history_{index}"] = np.array(kept)
+
         return arrays
 
     def restore(self, arrays: dict[str, Array]) -> None:

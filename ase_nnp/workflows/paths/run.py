@@ -178,6 +178,7 @@ class _Run:
         self._make_bands()
         self._restore()
         saved, step = time.monotonic(), 0
+
         while moving := [k for k, band in self.bands.items() if not band.done]:
             # A step of all bands is whole in a checkpoint, or not there.
             with uninterrupted():
@@ -197,6 +198,7 @@ class _Run:
             if self.progress is not None:
                 worst = max((self.bands[k].force for k in moving if k in self.bands), default=0.0)
                 self.progress(step, len(moving), f"largest force {worst:.3f} eV/Å")
+
         if self.folder is not None:
             self._save()
         return [self._outcome(k) for k in range(len(self.pairs))]
@@ -209,6 +211,7 @@ class _Run:
                 matched[k] = (start.copy(), other)
             except StructureError as error:
                 self.failed[k] = str(error)
+
         ends = self._ends(matched)
         for k, pair in ends.items():
             settings = self.settings
@@ -267,6 +270,7 @@ class _Run:
                     self.failed[k] = str(error)
                     del self.bands[k]
             return
+
         place = 0
         for k, images in wanted.items():
             self.bands[k].take(rows[place : place + len(images)])
@@ -292,6 +296,7 @@ class _Run:
         path = None if self.folder is None else self.folder / "bands"
         if path is None or not path.exists():
             return
+
         try:
             with np.load(io.BytesIO(read_checked(path)), allow_pickle=False) as stored:
                 arrays = {name: stored[name] for name in stored.files}

@@ -252,6 +252,7 @@ def _compared(
     straight, crossed = np.diag(distances).max(), np.diag(distances[::-1]).max()
     if min(straight, crossed) <= near:
         return distances, []
+
     missed = [k for k in (0, 1) if distances[:, k].min() > near]
     names = ("the first minimum", "the second minimum")
     if missed:
@@ -260,6 +261,7 @@ def _compared(
             for k in missed
         ]
         return distances, said
+
     return distances, ["both ways down lead to the same minimum"]
 
 

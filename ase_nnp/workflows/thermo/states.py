@@ -113,6 +113,7 @@ def gas(
     alone.set_constraint()
     modes = _modes(alone, potential, None, "all")
     alone.pbc = False
+
     return State(
         energies(potential, [settled])[0],
         "gas",

@@ -186,20 +186,24 @@ def surface_pourbaix(
             f"A Pourbaix diagram needs phases of O and H (not {', '.join(strange) or 'none'}), and "
             "two or more potentials."
         )
+
     of_water, of_hydrogen = free_energy_of(water), free_energy_of(hydrogen)
     shift = kB * temperature * math.log(10) * ph
     rows, slopes = [], []
+
     for phase in phases:
         oxygen, protons = phase.gained.get("O", 0.0), phase.gained.get("H", 0.0)
         electrons = 2 * oxygen - protons
         base = free_energy_of(phase.energy) - oxygen * of_water + 0.5 * electrons * of_hydrogen
         rows.append([(base - electrons * (u + shift)) / phase.area for u in grid])
         slopes.append(-electrons / phase.area)
+
     # What each phase costs at zero potential is its energy now: it carries the gases' error too.
     moved = [
         SurfacePhase(phase.name, row[0] * phase.area, phase.gained, phase.area)
         for phase, row in zip(phases, rows, strict=True)
     ]
+
     return _diagram(moved, "potential", grid, rows, np.array(slopes))
 
 

@@ -128,11 +128,13 @@ def distinct_sites(atoms: Atoms, symprec: float = 1e-3) -> dict[int, int]:
         raise AseNnpError(
             "Equivalent sites need spglib; install it with: pip install ase_nnp[pymatgen]"
         ) from error
+
     cell = atoms.cell[:], atoms.get_scaled_positions(), atoms.numbers
     with warnings.catch_warnings():
         # spglib speaks of its own settings; whether there is a symmetry is asked below.
         warnings.simplefilter("ignore", DeprecationWarning)
         symmetry = spglib.get_symmetry_dataset(cell, symprec=symprec)
+
     if symmetry is None:
         raise StructureError(f"No symmetry of {atoms.get_chemical_formula()} could be determined.")
     first, counts = np.unique(symmetry.equivalent_atoms, return_counts=True)
