@@ -39,7 +39,7 @@ add_adsorbate(atoms, "H", 1.0, "fcc")
 atoms.calc = NNPCalculator()
 BFGS(atoms, logfile=None).run(fmax=0.05, steps=100)
 print(atoms.get_potential_energy(), "+-", atoms.calc.results["energy_std"], "eV")
-atoms.write("slab.xyz")""",
+atoms.write("slab.traj")""",
     ),
     (
         "An adsorption energy with its reaction and interval",
@@ -72,6 +72,7 @@ print(ase_nnp.NNPCalculator().energy_kind, ase_nnp.open_dataset("data/oc20_toy")
         "Relax many structures, and again after a kill",
         "many-structures.md",
         "sh",
+        "# Stop it with Ctrl-C, or kill it, and give the same command again: it goes on.\n"
         "ase-nnp relax data/toy.nnp data/oc20_toy --folder run --fmax 0.1 -o many.extxyz",
     ),
     (

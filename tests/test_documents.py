@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "docs" / "site"))
 
 import cells  # noqa: E402
+import stage  # noqa: E402
 
 #: Run by default; the others take seconds to a minute.
 TINY = "10_other_codes"
@@ -88,8 +89,25 @@ def test_links_to_files_and_headings_hold(path):
             assert anchor in anchors(target), address
 
 
-def test_the_readme_is_short():
-    assert len((ROOT / "README.md").read_text().splitlines()) <= 120
+def test_the_readme_is_short_and_reads_well_in_a_terminal():
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert len(lines) <= 120
+    assert [line for line in lines if len(line) > 88 and not line.startswith("|")] == []
+
+
+def test_comments_and_marks_are_not_shown_but_code_that_quotes_them_is(tmp_path):
+    text = "A `<!-- value: x y --><!-- end -->` b <!-- hidden -->c.\n<!-- source: z -->\n"
+    stage.write(tmp_path / "page.md", f"{text}```sh\n# not run here: needs a GPU\nls\n```\n")
+    shown = "A `<!-- value: x y --><!-- end -->` b c.\n```sh\nls\n```\n"
+    assert (tmp_path / "page.md").read_text() == shown
+
+
+def test_every_page_of_the_site_is_in_a_table_of_contents():
+    listed = "".join(
+        re.findall(r"\{toctree\}.*?```", (ROOT / "docs" / "index.md").read_text(), re.S)
+    )
+    guides = [page for page in stage.pages().values() if "/" not in page and page != "index.md"]
+    assert [page for page in guides if f"\n{page.removesuffix('.md')}\n" not in listed] == []
 
 
 def test_the_guide_to_plugins_shows_what_its_tutorial_runs():

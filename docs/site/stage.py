@@ -24,7 +24,8 @@ LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^()\s]+)\)")
 #: Code in a sentence is left as it is; a comment takes its line with it where nothing else stands
 #: there; the mark of a block that the tests do not run is for them.
 COMMENT = re.compile(
-    r"(`[^`\n]+`)|^<!--.*?-->\n|<!--.*?-->|^# not run here: .*\n", flags=re.DOTALL | re.MULTILINE
+    r"(`[^`\n]+`)|^<!--.*?-->\n|<!--.*?-->|^# not run here: [^\n]*\n",
+    flags=re.DOTALL | re.MULTILINE,
 )
 #: Pages that stand elsewhere in the repository, and where they are on the site.
 ELSEWHERE = {
