@@ -144,6 +144,9 @@ def draw(content: dict, path: Path) -> None:
     from matplotlib import pyplot
 
     names = list(dict.fromkeys(row[0].split()[0] for row in content["rows"]))
+    families = sorted({row[0].split()[1] for row in content["rows"]})
+    colors = {family: f"C{number}" for number, family in enumerate(families)}
+    shown = {}
     figure, axes = pyplot.subplots(
         1, len(names), figsize=(4.6 * len(names) + 1, 3.6), layout="constrained", squeeze=False
     )
@@ -151,11 +154,13 @@ def draw(content: dict, path: Path) -> None:
         for row in (row for row in content["rows"] if row[0].split()[0] == name):
             epoch, _, force = zip(*content["values"][row[0]], strict=True)
             each = float(row[3]) / float(str(row[2]).split()[0])
-            axis.plot([each * e for e in epoch], force, label=row[0].split()[1])
+            family = row[0].split()[1]
+            (line,) = axis.plot([each * e for e in epoch], force, color=colors[family])
+            shown[family] = line
         axis.set(title=name, xlabel="CPU minutes", ylabel="force MAE, held back (meV/Å)")
         axis.set_yscale("log")
         axis.grid(alpha=0.3, which="both")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right upper")
+    figure.legend(shown.values(), shown.keys(), loc="outside right upper")
     figure.savefig(path, dpi=110, metadata={"Software": None})
 
 

@@ -7,7 +7,8 @@ constant an atom taken off first. ``replay`` draws evenly and takes AdamW with o
 runs put the rules of Eckhoff and Reiher in its place one after another: ``selected`` draws both
 kinds by adaptive selection, ``CoRe`` takes its optimizer, ``held`` keeps the weights close by their
 importance for old labels, ``lifelong`` is all three. Errors are of molybdenum that was not learned
-from, and of the old domain's test; ``--every`` thins both out.
+from, and of the old domain's test; ``--every`` thins both out. Runs that OUT.json holds are not run
+again.
 """
 
 from __future__ import annotations
@@ -37,17 +38,26 @@ from ase_nnp.training.settings import Losses
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 from measurement import record_option, write_measurement
 
-#: What each run takes of selection, CoRe and importance.
+#: What each run takes of selection, CoRe (with steps that fall to the end, or as it is) and
+#: importance, and the strength of the last.
 RUNS = {
-    "replay": "",
-    "lifelong": "selection core importance",
-    "selected": "selection",
-    "CoRe": "core",
-    "held": "importance",
+    "replay": ("", 0.0),
+    "CoRe": ("core", 0.0),
+    "CoRe, falling steps": ("core falling", 0.0),
+    "lifelong": ("selection core falling importance", 0.02),
+    "lifelong, steps as they are, held at 0.1": ("selection core importance", 0.1),
+    "selected": ("selection", 0.0),
+    "held at 0.1": ("importance", 0.1),
 }
-#: The least step of a weight in CoRe.
-LEAST = 1e-6
-HEAD = ["", "Mo, energy", "Mo, forces", "old, energy", "old, forces"]
+#: The least step of a weight in CoRe, and the largest.
+STEPS = (1e-6, 1e-3)
+HEAD = [
+    "mean absolute errors, meV/atom, meV/Å",
+    "Mo, energy",
+    "Mo, forces",
+    "old, energy",
+    "old, forces",
+]
 
 
 class Even:
@@ -73,8 +83,8 @@ def fit(
     kind = AdaptiveSelection if "selection" in rules else Even
     draws = [kind(len(new), seed=seed), kind(len(old), seed=seed + 1)]
     if "core" in rules:
-        # As the cycle of AdamW begins: steps of full size would undo at once what was learned.
-        optimizer = CoRe(model.parameters(), 4e-5, step_sizes=(LEAST, 1e-3), weight_decay=0.0)
+        first = 4e-4 if "falling" in rules else 1e-3
+        optimizer = CoRe(model.parameters(), first, step_sizes=STEPS, weight_decay=0.0)
         schedule = None
     else:
         rate = {"lr": 1e-3, "weight_decay": 1e-6, "amsgrad": True}
@@ -83,10 +93,13 @@ def fit(
 
     for step in range(steps):
         optimizer.zero_grad()
-        if "core" in rules:
-            # Signs of noisy gradients let steps grow to the largest: that falls, as any rate does.
-            largest = 5e-4 * (1 + math.cos(math.pi * step / steps))
-            optimizer.param_groups[0]["step_sizes"] = (LEAST, max(LEAST, largest))
+        if "falling" in rules:
+            # Averaged gradients keep their signs, so steps grow to the largest one even where it is
+            # noise that remains: it falls in the second half, as AdamW's rate does.
+            late = max(0.0, 2 * step / steps - 1)
+            largest = 0.5 * STEPS[1] * (1 + math.cos(math.pi * late))
+            optimizer.param_groups[0]["step_sizes"] = (STEPS[0], max(STEPS[0], largest))
+
         for draw, graphs, count in zip(draws, (new, old), (2, 3), strict=True):
             picked = draw.draw(count)
 
@@ -109,26 +122,17 @@ def fit(
     return {"redundant": left}
 
 
-def main() -> None:
-    """Write the table after every run."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", type=Path)
-    parser.add_argument("molybdenum", type=Path)
-    parser.add_argument("old_train", type=Path)
-    parser.add_argument("old_test", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--steps", type=int, default=150)
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--ewc", type=float, default=0.1, help="strength by importance")
-    parser.add_argument("--every", type=int, nargs=2, default=(1, 4), help="of the two tests")
-    parser.add_argument("--old", type=int, default=1000, help="old structures to replay")
-    parser.add_argument("--runs", nargs="*", default=list(RUNS))
-    record_option(parser)
-    args = parser.parse_args()
-    torch.set_num_threads(1)
+def measured(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the table with all runs; it is written after each."""
 
     def start() -> Any:
         return ase_nnp.load_model(args.model, device="cpu")
+
+    table = json.loads(args.out.read_text()) if args.out.exists() else {"runs": []}
+    done = {(run["run"], run["seed"]) for run in table["runs"]}
+    missing = [(n, s) for s in range(args.seeds) for n in args.runs if (n, s) not in done]
+    if not missing:
+        return table
 
     model = start()
     frames = list(ase_nnp.open_dataset(args.molybdenum))
@@ -150,29 +154,52 @@ def main() -> None:
     model.requires_grad_(True)
     matters = importance(model, LossFunction(Losses()), [sample[i] for i in range(len(sample))])
     scale = torch.cat([v.flatten() for v in matters.values()]).mean()
-    penalty = keep_close(
-        start().requires_grad_(True), args.ewc, {n: v / scale for n, v in matters.items()}
-    )
+    matters = {name: value / scale for name, value in matters.items()}
 
-    table: dict[str, Any] = {"steps": args.steps, "Mo test": len(test), "old": len(old)}
-    table |= {"old test": len(old_graphs), "offset_eV_per_atom": round(offset, 4), "runs": []}
-    table["untouched"] = errors(start(), test, 4) + errors(start(), old_graphs)
-    for seed in range(args.seeds):
-        for name in args.runs:
-            begin = time.process_time()
-            tuned = start()
-            told = fit(tuned, new, replay, args.steps, RUNS[name], penalty, seed)
-            used = round(time.process_time() - begin, 1)
-            both = errors(tuned, test, 4) + errors(tuned, old_graphs)
-            table["runs"].append({"run": name, "seed": seed, "errors": both, "cpu_s": used, **told})
-            args.out.write_text(json.dumps(table, indent=1) + "\n")
-            print(name, seed, both, used, told, flush=True)
+    if "untouched" not in table:
+        table["untouched"] = errors(start(), test, 4) + errors(start(), old_graphs)
+        table |= {"steps": args.steps, "offset_eV_per_atom": round(offset, 4)}
+        table |= {"Mo test": len(test), "old": len(old), "old test": len(old_graphs)}
+    for name, seed in missing:
+        begin = time.process_time()
+        rules, strength = RUNS[name]
+        tuned = start()
+        penalty = keep_close(start().requires_grad_(True), strength, matters)
+        told = fit(tuned, new, replay, args.steps, rules, penalty, seed)
+        used = round(time.process_time() - begin, 1)
+
+        both = errors(tuned, test, 4) + errors(tuned, old_graphs)
+        table["runs"].append({"run": name, "seed": seed, "errors": both, "cpu_s": used, **told})
+        args.out.write_text(json.dumps(table, indent=1) + "\n")
+        print(name, seed, both, used, told, flush=True)
+    return table
+
+
+def main() -> None:
+    """Run what is missing, and record it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("molybdenum", type=Path)
+    parser.add_argument("old_train", type=Path)
+    parser.add_argument("old_test", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--every", type=int, nargs=2, default=(1, 4), help="of the two tests")
+    parser.add_argument("--old", type=int, default=1000, help="old structures to replay")
+    parser.add_argument("--runs", nargs="*", choices=RUNS, default=list(RUNS))
+    record_option(parser)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+
+    table = measured(args)
     if args.record:
         rows = [["shipped, untouched", *table["untouched"]]]
         for name in args.runs:
             each = [run["errors"] for run in table["runs"] if run["run"] == name]
             rows.append([name, *np.mean(each, 0).round(2).tolist()])
-        write_measurement("lifelong", HEAD, rows)
+        sizes = {key: table[key] for key in ("steps", "Mo test", "old", "old test")}
+        write_measurement("lifelong", HEAD, rows, values=sizes)
 
 
 if __name__ == "__main__":
