@@ -171,6 +171,10 @@ class _Asker:
     def precision(self) -> str | None:
         return self.exchange.predictor.precision
 
+    @property
+    def compile(self) -> bool | str:
+        return self.exchange.predictor.compile
+
     def single(self, atoms: Atoms, properties: Collection[str]) -> dict[str, Any]:
         self.calls += 1
         return self.exchange.ask(_Question(self, atoms, properties))
@@ -215,8 +219,8 @@ class BatchingCalculator(NNPCalculator):
         self._exchange: _Exchange | None = None
         super().__init__(model, **options)
 
-    def _setup(self, model: Potential, precision: str | None) -> None:
-        super()._setup(model, precision)
+    def _setup(self, model: Potential, precision: str | None, compile: bool | str) -> None:
+        super()._setup(model, precision, compile)
         if self._exchange is None:
             self._exchange = _Exchange(self._predictor, self._wait)
         self._predictor = _Asker(self._exchange)  # type: ignore[assignment]
@@ -229,7 +233,7 @@ class BatchingCalculator(NNPCalculator):
         twin = type(self).__new__(type(self))
         Calculator.__init__(twin)
         twin._wait, twin._exchange = self._wait, self._exchange
-        twin._setup(self.model, self._predictor.precision)
+        twin._setup(self.model, self._predictor.precision, self._predictor.compile)
         twin._want_stress = self._want_stress
         return twin
 

@@ -73,6 +73,8 @@ class NNPCalculator(Calculator):  # type: ignore[misc]
         mapping from names to parameters.
     precision
         None, ``"tf32"`` or ``"bf16"``; for this calculator's calls only.
+    compile
+        As in :class:`~ase_nnp.Predictor`: True for machine code on the CPU, without error bars.
     options
         Further keys of the family's configuration (``frames=8``).
 
@@ -122,6 +124,7 @@ class NNPCalculator(Calculator):  # type: ignore[misc]
         uncertainty: Any = None,
         corrections: Corrections = (),
         precision: str | None = None,
+        compile: bool | str = False,
         **options: Any,
     ) -> None:
         super().__init__()
@@ -140,10 +143,10 @@ class NNPCalculator(Calculator):  # type: ignore[misc]
             model = add_corrections(model, corrections)
         else:
             model = _with_error_bars(model, uncertainty, corrections)
-        self._setup(model, precision)
+        self._setup(model, precision, compile)
 
-    def _setup(self, model: Potential, precision: str | None) -> None:
-        self._predictor = Predictor(model, precision=precision)
+    def _setup(self, model: Potential, precision: str | None, compile: bool | str) -> None:
+        self._predictor = Predictor(model, precision=precision, compile=compile)
         outputs = list(model.outputs)
         if "energy" in outputs:
             # ASE's filters and optimizers ask for the free energy with force_consistent.
@@ -177,7 +180,7 @@ class NNPCalculator(Calculator):  # type: ignore[misc]
         """Return an independent calculator that shares this one's model (for NEB images)."""
         twin = type(self).__new__(type(self))
         Calculator.__init__(twin)
-        twin._setup(self.model, self._predictor.precision)
+        twin._setup(self.model, self._predictor.precision, self._predictor.compile)
         twin._want_stress = self._want_stress
         return twin
 

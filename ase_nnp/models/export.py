@@ -7,27 +7,26 @@ of atoms, edges and structures stay open. Nothing reads such a file back into a 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ase_nnp import __version__
 from ase_nnp.errors import ConfigError, PredictionError
 from ase_nnp.files.atomic import whole_file
-from ase_nnp.models.export_check import check_export, host_inputs, sample_structures
+from ase_nnp.models.export_check import compare_numbers, host_inputs, sample_structures
 from ase_nnp.models.files import load_model, model_hash
 from ase_nnp.models.graph import AtomGraph
+from ase_nnp.models.machine_code import compile_program, find_compiler
 from ase_nnp.models.modes import usual_default_dtype
 from ase_nnp.models.potential import Potential
 from ase_nnp.models.quiet import quiet
 from ase_nnp.models.sums import Sum
+from ase_nnp.models.tracing import traced
 
 __all__ = ["FORMATS", "export_model"]
 
@@ -44,6 +43,7 @@ INPUTS = {
     "edge_index": "(2, edges) int64: neighbor j, center i; every pair in both directions",
     "edge_shift": "(edges, 3) int64: r_ij = positions[j] + edge_shift @ cell - positions[i]",
 }
+SIZES = ("atoms", "atoms", "structures", "atoms", ":edges", "edges")
 OUTPUTS = {
     "energy": "(structures,) float64, eV",
     "forces": "(atoms, 3) float64, eV/Angstrom",
@@ -88,12 +88,13 @@ def export_model(model: Any, path: str | Path, *, format: str = "compiled") -> d
     if path.suffix != ".pt2":
         raise ConfigError(f"{path}: torch reads exported models by the ending .pt2; name it so.")
     if format == "compiled":
-        _find_compiler()
+        find_compiler("format='program' needs none.")
 
     loaded = _without_error_bars(load_model(model, device="auto"))
     _check_inputs(loaded)
     plain = deepcopy(loaded).to("cpu").freeze()
-    program = _traced(plain)
+    sample = host_inputs(plain, sample_structures(plain)[:5])
+    program = traced(plain, _host_function, sample, SIZES, loops=format == "compiled")
     said = _metadata(plain, loaded, format)
 
     text = {"ase_nnp.json": json.dumps(said)}
@@ -101,18 +102,15 @@ def export_model(model: Any, path: str | Path, *, format: str = "compiled") -> d
         if format == "program":
             torch.export.save(program, file, extra_files=text)
         else:
-            _compile(program, file, text)
-        check_export(_reader(file, format), plain, tuple(said["outputs"]))
-    return said
-
-
-def _find_compiler() -> None:
-    named = os.environ.get("CXX")
-    if not any(shutil.which(name) for name in ([named] if named else ["g++", "clang++", "c++"])):
-        raise ConfigError(
-            "A compiled export needs a C++ compiler: no g++ or clang++ was found (CXX names "
-            "another). format='program' needs none."
+            compile_program(program, file, text)
+        read = _reader(file, format)
+        compare_numbers(
+            lambda structures: read(*host_inputs(plain, structures)),
+            plain,
+            tuple(said["outputs"]),
+            sample_structures(plain)[5:],
         )
+    return said
 
 
 def _without_error_bars(model: Potential) -> Potential:
@@ -184,93 +182,6 @@ def _host_function(model: Potential) -> Callable[..., tuple[Tensor, ...]]:
         return tuple(results[name].double().detach() for name in outputs)
 
     return evaluate
-
-
-def _traced(model: Potential) -> torch.export.ExportedProgram:
-    """Return the operations of energy and gradients, for any number of atoms and edges."""
-    from torch.fx.experimental.proxy_tensor import make_fx
-
-    traceable = model.traceable()
-    # Parts recomputed in a backward pass to save memory depend on the number of atoms.
-    traceable.differentiable = True  # type: ignore[assignment]
-    _replace_batch_norms(traceable)
-    function = _host_function(traceable)
-
-    # Five structures: a number of its own for each open dimension, or torch takes two for one.
-    sample = host_inputs(model, sample_structures(model)[:5])
-    dim = torch.export.Dim
-    atoms, edges, structures = dim("atoms", min=1), dim("edges", min=0), dim("structures", min=1)
-    open_dims = ({0: atoms}, {0: atoms}, {0: structures}, {0: atoms}, {1: edges}, {0: edges})
-
-    with quiet(), _reasons(model):
-        # The derivatives are part of the trace, so that what is exported has no autograd in it.
-        traced = make_fx(function, tracing_mode="symbolic", _allow_non_fake_inputs=True)
-        graph_module = traced(*sample)
-        for node in graph_module.graph.nodes:
-            # A compiler lays tensors out anew: what was a view of one layout is a copy of another.
-            if node.target is torch.ops.aten.view.default:
-                node.target = torch.ops.aten.reshape.default
-        graph_module.recompile()
-        return torch.export.export(graph_module, sample, dynamic_shapes=open_dims, strict=False)
-
-
-class _FixedNorm(nn.Module):
-    """A batch normalization in evaluation: a factor and a shift of each column."""
-
-    factor: Tensor
-    shift: Tensor
-
-    def __init__(self, norm: nn.BatchNorm1d) -> None:
-        super().__init__()
-        mean, variance = norm.running_mean, norm.running_var
-        assert mean is not None
-        assert variance is not None
-        factor = torch.rsqrt(variance + norm.eps)
-        if norm.weight is not None:
-            factor = factor * norm.weight.detach()
-        shift = -mean * factor
-        if norm.bias is not None:
-            shift = shift + norm.bias.detach()
-        self.register_buffer("factor", factor)
-        self.register_buffer("shift", shift)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the rows (n, columns) scaled and shifted."""
-        return x * self.factor + self.shift
-
-
-def _replace_batch_norms(model: nn.Module) -> None:
-    # The derivative of torch's own divides by the number of rows: a process ends where it is 0.
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, nn.BatchNorm1d) and child.track_running_stats:
-                setattr(parent, name, _FixedNorm(child))
-
-
-@contextmanager
-def _reasons(model: Potential) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # torch's tracers raise a dozen kinds, RuntimeError among them
-        first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-        raise ConfigError(
-            f"'{model.family or type(model).__name__}' cannot be exported: its operations are not "
-            f"the same for every structure, or not known to torch's tracer "
-            f"({type(error).__name__}: {first[:200]})."
-        ) from error
-
-
-def _compile(program: torch.export.ExportedProgram, file: Path, text: dict[str, str]) -> None:
-    from torch._inductor import aoti_compile_and_package
-
-    options = {"aot_inductor.metadata": text}
-    try:
-        aoti_compile_and_package(program, package_path=str(file), inductor_configs=options)
-    except Exception as error:  # a compiler that fails may do so in any way
-        raise ConfigError(
-            f"The C++ compiler did not compile the model ({type(error).__name__}: "
-            f"{str(error)[:300]}). format='program' needs none."
-        ) from error
 
 
 def _reader(file: Path, format: str) -> Any:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from ase_nnp.models.potential import Potential
 
-__all__ = ["check_export", "host_inputs", "sample_structures"]
+__all__ = ["compare_numbers", "host_inputs", "sample_structures"]
 
 #: Of the largest value. Sums in another order differ by a few last bits a layer: a wrong file is
 #: wrong in the first digits.
@@ -61,33 +61,44 @@ def host_inputs(model: Potential, structures: Sequence[Atoms]) -> tuple[Tensor, 
     )
 
 
-def check_export(
-    function: Callable[..., Any], model: Potential, outputs: Sequence[str]
+def compare_numbers(
+    function: Callable[[Sequence[Atoms]], Any],
+    model: Potential,
+    outputs: Sequence[str],
+    structures: Sequence[Atoms],
 ) -> dict[str, float]:
     """Return the largest difference of each output, as a part of its largest value.
+
+    Parameters
+    ----------
+    function
+        Gives the outputs of structures, in their order.
+    model, outputs
+        What they are compared with.
+    structures
+        Each alone, and then all in one batch.
 
     Raises
     ------
     PredictionError
-        The file differs from the model by more than rounding.
+        They differ by more than rounding.
     """
-    structures = sample_structures(model)[5:]
     worst = dict.fromkeys(outputs, 0.0)
-    for batch in [*([atoms] for atoms in structures), structures]:
+    together = [list(structures)] if len(structures) > 1 else []
+    for batch in [*([atoms] for atoms in structures), *together]:
         expected = model.compute(model.make_graph(batch), outputs)
-        found = function(*host_inputs(model, batch))
-        for name, value in zip(outputs, found, strict=True):
-            wanted = expected[name].detach().double()
+        for name, value in zip(outputs, function(batch), strict=True):
+            wanted, found = expected[name].detach().double(), value.double()
             size = max(float(wanted.abs().max()), 1.0 if name != "stress" else 0.01)
-            worst[name] = max(worst[name], float((value - wanted).abs().max()) / size)
+            worst[name] = max(worst[name], float((found - wanted).abs().max()) / size)
 
     bound = AGREEMENT.get(model.dtype, 2e-5)
     strange = {name: w for name, w in worst.items() if not w <= bound}
     if strange:
         said = ", ".join(f"{name} by {value:.1e} of its size" for name, value in strange.items())
         raise PredictionError(
-            f"The exported file does not give the numbers of "
-            f"'{model.family or type(model).__name__}': {said}. It was not written. A model whose "
-            "neighbor list is more than the pairs within its cutoff cannot be exported."
+            f"What was made of '{model.family or type(model).__name__}' does not give its numbers: "
+            f"{said}. It was not written. A model whose neighbor list is more than the pairs "
+            "within its cutoff can be neither exported nor compiled."
         )
     return worst

@@ -99,17 +99,6 @@ def compiled(model: Potential, function: Callable[..., Any] | None) -> Iterator[
         delattr(model, name)
 
 
-def compile_model(model: Potential, compile: bool | str) -> Callable[..., Any] | None:
-    """Return what :func:`compiled` takes: gradients stay outside, shapes may change."""
-    if not compile:
-        return None
-    backend = compile if isinstance(compile, str) else "inductor"
-
-    # Only the energies are compiled: inductor cannot trace through autograd.grad.
-    function = getattr(model, "energies", None) or model.forward
-    return torch.compile(function, dynamic=True, backend=backend)
-
-
 @contextmanager
 def progress_bar(total: int, show: bool | None) -> Iterator[Any]:
     """A progress bar for long work; by default only for 50 structures or more on a terminal."""

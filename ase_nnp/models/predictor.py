@@ -13,16 +13,10 @@ from torch import Tensor
 
 from ase_nnp.errors import ConfigError, PredictionError, StructureError
 from ase_nnp.models.batch_size import CudaMemory, LoopOrBatch, Memory, MemoryLimit
+from ase_nnp.models.evaluator import Evaluator
 from ase_nnp.models.files import load_model
 from ase_nnp.models.graph import AtomGraph
-from ase_nnp.models.modes import (
-    compile_model,
-    compiled,
-    evaluating,
-    lowered,
-    progress_bar,
-    usual_default_dtype,
-)
+from ase_nnp.models.modes import progress_bar, usual_default_dtype
 from ase_nnp.models.potential import Potential
 from ase_nnp.models.result_rows import split_rows
 from ase_nnp.models.structures import as_atoms, name_of
@@ -57,8 +51,10 @@ class Predictor:
         None, or ``"tf32"`` or ``"bf16"`` to trade accuracy for speed inside this predictor's
         calls only; :func:`ase_nnp.models.precision.precision_error` measures how much.
     compile
-        True for :func:`torch.compile` with dynamic shapes, or the name of its backend. The first
-        calls then take long.
+        True for machine code of energy and derivatives in one piece, on the CPU; made once (a
+        minute or more), then kept in the cache folder. See
+        :class:`ase_nnp.models.compiled.CompiledModel` for what is refused. Or the name of a backend
+        of :func:`torch.compile`, for the energies alone, with dynamic shapes.
     memory
         How to ask for the device's memory; by default CUDA's own counters on CUDA.
     """
@@ -73,12 +69,9 @@ class Predictor:
         compile: bool | str = False,
         memory: Memory | None = None,
     ) -> None:
-        if precision not in (None, "tf32", "bf16"):
-            raise ConfigError(f"precision must be None, 'tf32' or 'bf16', not {precision!r}.")
-        self.model = model
-        self.precision = precision
+        self._evaluate = Evaluator(model, precision, compile)
+        self.model, self.precision, self.compile = model, precision, compile
         self._max_edges, self._max_atoms = max_edges, max_atoms
-        self._compiled = compile_model(model, compile)
         self._memory = memory
         self._limit: MemoryLimit | None = None
         self._choice = LoopOrBatch()
@@ -304,19 +297,7 @@ class Predictor:
 
     def _compute(self, graph: AtomGraph, properties: Collection[str]) -> dict[str, Tensor]:
         self.calls += 1
-        with (
-            torch.no_grad(),
-            evaluating(self.model),
-            lowered(self.precision, graph.positions.device),
-            compiled(self.model, self._compiled),
-        ):
-            output = self.model.compute(graph, properties)
-        missing = [p for p in properties if p not in output]
-        if missing:
-            raise PredictionError(
-                f"{type(self.model).__name__} declares {', '.join(missing)} and did not return it."
-            )
-        return {k: v for k, v in output.items() if not k.startswith("stress") or k in properties}
+        return self._evaluate(graph, properties)
 
     def _rows(
         self, output: dict[str, Tensor], atoms: Sequence[Atoms], first: int

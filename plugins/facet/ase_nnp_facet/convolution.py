@@ -104,12 +104,11 @@ class Convolution(nn.Module):
         if edges.layout is not None:
             return self._sums(blocks, edges, edges.layout)
 
-        # A neighbor's features are gathered as one row; its order suits the products by channel.
-        x = self.inputs.flat(blocks)
         if edges.blocks and self.linear:
-            parts = self._moments(x, edges)
+            # A neighbor's features are gathered as one row; its order suits products by channel.
+            parts = self._moments(self.inputs.flat(blocks), edges)
         else:
-            parts = self._messages(x, edges)
+            parts = self._messages(blocks, edges)
         return self._assemble(parts, edges.norm)
 
     def _assemble(self, parts: dict[int, Tensor], norm: Tensor) -> Blocks:
@@ -214,19 +213,20 @@ class Convolution(nn.Module):
 
     # A message for each edge
 
-    def _messages(self, x: Tensor, edges: Edges) -> dict[int, Tensor]:
-        rows = self.inputs.split(x.index_select(0, edges.source))
+    def _messages(self, blocks: Blocks, edges: Edges) -> dict[int, Tensor]:
         weights = self.radial(edges.basis).split(self.columns, dim=1)
         made = {}
         for l1, weight in zip(self.degrees, weights, strict=True):
             low, high = self.harmonic_range(l1)
             coupling = getattr(self, f"coupling_{l1}")
-            local = torch.einsum("ej,ijq->eiq", edges.harmonics[:, low:high], coupling)
+            local = torch.einsum("ej,ijq->eqi", edges.harmonics[:, low:high], coupling)
             radial = weight.unflatten(1, (-1, self.inputs.mult(l1)))
-            radial = radial.index_select(1, getattr(self, f"path_of_{l1}")).transpose(1, 2)
-            messages = torch.bmm(rows[l1], local) * radial
-            total = messages.new_zeros(x.shape[0], *messages.shape[1:])
-            made[l1] = total.index_add(0, edges.target, messages)
+            radial = radial.index_select(1, getattr(self, f"path_of_{l1}"))
+
+            # Channels come last everywhere: a compiler makes loops over them of all that follows.
+            messages = torch.bmm(local, blocks[l1].index_select(0, edges.source)) * radial
+            total = messages.new_zeros(blocks[l1].shape[0], *messages.shape[1:])
+            made[l1] = total.index_add(0, edges.target, messages).transpose(1, 2)
         return made
 
 
