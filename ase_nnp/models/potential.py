@@ -132,15 +132,24 @@ class Potential(nn.Module):
         """
         structures: list[Any] = [atoms] if hasattr(atoms, "get_positions") else list(atoms)
         self.check_elements(structures)
-        return AtomGraph.from_atoms(
+        graph = AtomGraph.from_atoms(
             structures,
             self.cutoff,
             self.max_neighbors,
-            dtype=self.dtype,
+            dtype=torch.float64,
             device=self.device if device is None else device,
             inputs=self.required_inputs,
             **{"recenter": True, **self.graph_options},
         )
+        return self.finish_graph(graph)
+
+    def finish_graph(self, graph: AtomGraph) -> AtomGraph:
+        """Return what the model reads, from positions and pairs within the cutoff in float64.
+
+        A family whose graph says more than its pairs, or says it otherwise, overrides this and not
+        :meth:`make_graph`: batched runs then keep its neighbor lists from step to step.
+        """
+        return graph.to(dtype=self.dtype)
 
     def check_elements(self, structures: Sequence[Atoms]) -> None:
         """Refuse atoms of elements outside :attr:`elements`."""
@@ -290,7 +299,12 @@ class Potential(nn.Module):
 
     @property
     def plain_graph(self) -> bool:
-        """Whether :meth:`make_graph` adds nothing to positions and edges within the cutoff."""
+        """Whether the graph is positions and edges within the cutoff, in the model's precision."""
+        return self.plain_search and type(self).finish_graph is Potential.finish_graph
+
+    @property
+    def plain_search(self) -> bool:
+        """Whether :meth:`make_graph` finishes pairs within the cutoff and does nothing else."""
         return type(self).make_graph is Potential.make_graph
 
     def traceable(self) -> Potential:

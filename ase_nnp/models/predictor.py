@@ -16,6 +16,7 @@ from ase_nnp.models.batch_size import CudaMemory, LoopOrBatch, Memory, MemoryLim
 from ase_nnp.models.evaluator import Evaluator
 from ase_nnp.models.files import load_model
 from ase_nnp.models.graph import AtomGraph
+from ase_nnp.models.kept_edges import KeptList
 from ase_nnp.models.modes import progress_bar, usual_default_dtype
 from ase_nnp.models.potential import Potential
 from ase_nnp.models.result_rows import split_rows
@@ -77,6 +78,8 @@ class Predictor:
         self._choice = LoopOrBatch()
         self._edges_per_atom = 0.0
         self.calls = 0  # model evaluations so far
+        on_device = model.device.type != "cpu" and model.plain_search
+        self._kept = KeptList(model) if on_device else None
 
     @property
     def on_cpu(self) -> bool:
@@ -116,8 +119,13 @@ class Predictor:
     def single(self, atoms: Atoms, properties: Collection[str]) -> dict[str, Any]:
         """Return the results of one structure; the path of the calculator."""
         try:
-            graph = self.model.make_graph([atoms])
-            return self._run(graph, [atoms], properties)[0]
+            if self._kept is None:
+                return self._run(self.model.make_graph([atoms]), [atoms], properties)[0]
+            # A search makes the host wait for a device many times, where one on a CPU is as cheap
+            # as what a kept list needs.
+            output = self._compute(self._kept.graph(atoms), properties)
+            self._kept.check()
+            return self._rows(output, [atoms], 0)[0]
         except torch.OutOfMemoryError as error:
             raise PredictionError(self._does_not_fit("The structure", atoms)) from error
 
@@ -302,10 +310,14 @@ class Predictor:
     def _rows(
         self, output: dict[str, Tensor], atoms: Sequence[Atoms], first: int
     ) -> list[dict[str, Any]]:
+        # One copy from a device, which the host waits for, whatever the number of results.
+        flat = torch.cat([value.detach().double().flatten() for value in output.values()]).cpu()
+        parts = flat.split([value.numel() for value in output.values()])
         arrays = {
-            k: (v if v.dtype == torch.bool else v.double()).numpy()
-            for k, v in ((k, v.detach().cpu()) for k, v in output.items())
+            name: part.view(value.shape).to(torch.bool if value.dtype == torch.bool else part.dtype)
+            for (name, value), part in zip(output.items(), parts, strict=True)
         }
+        arrays = {name: part.numpy() for name, part in arrays.items()}
         return split_rows(arrays, atoms, self.model, first)
 
     def _run(

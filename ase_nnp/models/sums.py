@@ -117,6 +117,11 @@ class Sum(Potential):
         return self.shared
 
     @property
+    def plain_search(self) -> bool:
+        """Whether the first potential's pairs serve all."""
+        return self.shared
+
+    @property
     def base(self) -> Potential:
         """The first potential."""
         member = self.members[0]

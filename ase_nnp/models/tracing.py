@@ -77,21 +77,23 @@ def _write_loops(graph: torch.fx.Graph) -> None:
     """Write stacks of products of small matrices as sums of products."""
     aten = torch.ops.aten
     for node in list(graph.nodes):
-        if node.target is not aten.bmm.default:
+        if node.target not in (aten.bmm.default, aten.mm.default):
             continue
         one, other = node.args
-        _, rows, inner = one.meta["val"].shape
-        short = [n for n in (rows, inner, other.meta["val"].shape[2]) if isinstance(n, int)]
+        stacked = node.target is aten.bmm.default
+        *_, rows, inner = one.meta["val"].shape
+        sides = (rows, inner, other.meta["val"].shape[-1]) if stacked else (inner,)
+        short = [n for n in sides if isinstance(n, int)]
         if not short or min(short) > SMALL:
             continue
 
         # A library multiplies one pair of matrices at a time, through memory: for an edge's few
         # numbers that costs more than the product.
         with graph.inserting_before(node):
-            left = graph.call_function(aten.unsqueeze.default, (one, 3))
-            right = graph.call_function(aten.unsqueeze.default, (other, 1))
+            left = graph.call_function(aten.unsqueeze.default, (one, -1))
+            right = graph.call_function(aten.unsqueeze.default, (other, -3))
             product = graph.call_function(aten.mul.Tensor, (left, right))
-            total = graph.call_function(aten.sum.dim_IntList, (product, [2]))
+            total = graph.call_function(aten.sum.dim_IntList, (product, [-2]))
         node.replace_all_uses_with(total)
         graph.erase_node(node)
 

@@ -71,3 +71,22 @@ def test_batched_dynamics_on_a_device_take_the_same_steps(subject):
         there = run_dynamics(model, structures(subject), "nve", **options)
     for one, two in zip(here, there, strict=True):
         np.testing.assert_allclose(two.atoms.positions, one.atoms.positions, rtol=0, atol=1e-8)
+
+
+def test_a_calculator_on_a_device_keeps_its_list_and_waits_three_times_a_call(subject):
+    moving = subject.slab()
+    rng = np.random.default_rng(0)
+    with Standin() as standin:
+        there = Predictor(copy.deepcopy(subject.model).to(standin.device))
+        for step in range(6):
+            if step == 4:  # as far as half a skin, so that it is searched again
+                moving.positions[0] += 0.5
+            moving.positions += rng.normal(scale=0.02, size=moving.positions.shape)
+            standin.clear()
+            found = there.single(moving, ("energy", "forces"))
+            if step not in (0, 4):
+                assert standin.waits.total() <= 3, standin.waits
+            here = predict(subject.model, moving)[0]
+            assert found["energy"] == pytest.approx(here["energy"], rel=1e-9)
+            np.testing.assert_allclose(found["forces"], here["forces"], rtol=1e-9, atol=1e-9)
+        assert there._kept.searches == 2

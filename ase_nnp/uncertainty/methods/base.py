@@ -111,6 +111,11 @@ class UncertainPotential(Potential):
         return self.base.plain_graph
 
     @property
+    def plain_search(self) -> bool:
+        """Whether the first member's graph is made of pairs within the cutoff alone."""
+        return self.base.plain_search
+
+    @property
     def provenance(self) -> Mapping[str, Any]:  # type: ignore[override]
         """Where the weights are from: that of the first member, beside it those of the others."""
         origin = dict(self.base.provenance)
@@ -146,6 +151,10 @@ class UncertainPotential(Potential):
         structures = [atoms] if isinstance(atoms, Atoms) else list(atoms)
         self.check_elements(structures)
         return self.base.make_graph(structures, device)
+
+    def finish_graph(self, graph: AtomGraph) -> AtomGraph:
+        """Return the graph that the first member wants, from positions and pairs."""
+        return self.base.finish_graph(graph)
 
     def graph_for(self, member: Potential, graph: AtomGraph) -> AtomGraph:
         """Return the batch as ``member`` wants it, searched anew where members differ."""

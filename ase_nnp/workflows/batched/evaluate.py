@@ -1,7 +1,7 @@
 """Energies and forces of a moving batch, in micro-batches of a size that is measured.
 
-Models that build a graph of their own get it from :meth:`~ase_nnp.Potential.make_graph` at every
-step; all others from :class:`~ase_nnp.workflows.batched.neighbor_lists.NeighborLists`.
+Neighbor lists are kept from step to step (:class:`~ase_nnp.workflows.batched.neighbor_lists`); only
+models that search in a way of their own are asked for their graph at every step.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class Evaluator:
             options = [self.max_edges]
         self.tuner = BatchSizeTuner(options)
 
-        self.neighbors = NeighborLists(model, settings.skin) if model.plain_graph else None
+        self.neighbors = NeighborLists(model, settings.skin) if model.plain_search else None
         self.calls = 0  # of the model
         self._divisions: dict[int, list[MicroBatch]] = {}  # by budget
 
@@ -174,7 +174,7 @@ class Evaluator:
         share = (lists.cutoff / (lists.cutoff + lists.skin)) ** 3
         return np.array(
             [
-                lists.caches[int(i)].graph.num_edges * share if int(i) in lists.caches else 0
+                lists.caches[int(i)].num_edges * share if int(i) in lists.caches else 0
                 for i in batch.index
             ]
         )
@@ -217,12 +217,14 @@ class Evaluator:
         rows = slice(start, int(batch.segments.starts[last - 1] + batch.segments.sizes[last - 1]))
         model = self.model
         if self.neighbors is not None:
-            graph = part.graph(
+            assert part.edges is not None
+            pairs = part.edges.graph(
                 torch.from_numpy(batch.positions[rows]),
                 torch.from_numpy(batch.cell[first:last]),
                 self.neighbors.cutoff,
                 model.max_neighbors,
-            ).to(dtype=model.dtype)
+            )
+            graph = model.finish_graph(pairs)
         else:
             graph = model.make_graph([batch.snapshot(k) for k in part.members])
 
@@ -232,8 +234,8 @@ class Evaluator:
                 output = model.compute(graph, self.properties)
         except Exception:
             # A model may stumble over atoms in the same place: that is then the reason.
-            if part.closest is not None:
-                part.check(float(part.closest))
+            if part.edges is not None and part.closest is not None:
+                part.edges.check(float(part.closest))
             raise
         missing = [p for p in self.properties if p not in output]
         if missing:
@@ -270,6 +272,6 @@ def read_once(values: Sequence[torch.Tensor], part: MicroBatch) -> list[Array]:
     rows.append(rows[0][:0] if part.closest is None else part.closest[None])
     sizes = [len(row) for row in rows]
     *arrays, closest = torch.cat(rows).cpu().split(sizes)
-    if len(closest):
-        part.check(float(closest))
+    if len(closest) and part.edges is not None:
+        part.edges.check(float(closest))
     return [a.view(v.shape).numpy() for a, v in zip(arrays, values, strict=True)]

@@ -1,25 +1,14 @@
-"""Neighbor lists of moving structures, with a skin, searched again only when they must be.
-
-A list that reaches one skin beyond the cutoff stays complete until an atom has moved half the
-skin; :class:`~ase_nnp.workflows.batched.micro_batch.MicroBatch` drops the edges beyond the cutoff
-at every step, so that the model sees exactly the graph that a fresh search would give.
-"""
+"""Neighbor lists of a moving batch, with a skin, searched again only when they must be."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
-import torch
 
 from ase_nnp.errors import StructureError
 from ase_nnp.models.graph import AtomGraph
+from ase_nnp.models.kept_edges import search_with_skin, stale
 from ase_nnp.models.potential import Potential
-from ase_nnp.workflows.batched.micro_batch import NeighborCache
 from ase_nnp.workflows.batched.state import Array, Batch, Segments
-
-if TYPE_CHECKING:
-    from ase import Atoms
 
 __all__ = ["NeighborLists"]
 
@@ -38,7 +27,7 @@ class NeighborLists:
     def __init__(self, model: Potential, skin: float) -> None:
         self.model, self.skin, self.cutoff = model, skin, float(model.cutoff)
         self.searches = 0
-        self.caches: dict[int, NeighborCache] = {}  # by index in the input
+        self.caches: dict[int, AtomGraph] = {}  # by index in the input
         self._index = np.zeros(0, dtype=np.int64)
         self._sizes: dict[int, int] = {}
         # Where the structures were when they were searched.
@@ -64,10 +53,13 @@ class NeighborLists:
         searched[list(failed)] = False
         for k in np.flatnonzero(searched).tolist():
             try:
-                self.caches[int(batch.index[k])] = self._search(batch.snapshot(k))
+                found = search_with_skin(self.model, batch.snapshot(k), self.skin)
             except StructureError as error:
                 failed[k] = str(error)
                 continue
+            finally:
+                self.searches += 1
+            self.caches[int(batch.index[k])] = found
             rows = batch.segments.slice(k)
             self._positions[rows] = batch.positions[rows]
             self._cell[k] = batch.cell[k]
@@ -91,51 +83,6 @@ class NeighborLists:
         self._sizes = dict(zip(batch.index.tolist(), batch.segments.sizes.tolist(), strict=True))
 
     def _stale(self, batch: Batch) -> Array:
-        """Whether a pair outside its list may have come within the cutoff, (B,) bool.
-
-        A pair outside was at least cutoff + skin apart. The cell's deformation shortens that by
-        its smallest singular value at most, and each atom's own movement by its length.
-        """
-        reference = self._positions
-        shrink: Array = np.ones(len(batch))
-        finite = np.isfinite(batch.cell).all(axis=(1, 2))
-
-        # A cell that breathes carries its atoms along, which is no motion within it.
-        changed = finite & (batch.cell != self._cell).any(axis=(1, 2))
-        if changed.any():
-            deformation = np.tile(np.eye(3), (len(batch), 1, 1))
-            for k in np.flatnonzero(changed).tolist():
-                deformation[k] = np.linalg.solve(completed(self._cell[k]), completed(batch.cell[k]))
-
-            # The smallest singular value: no vector shrinks by more.
-            shrink = np.linalg.svd(deformation, compute_uv=False)[:, -1]
-            reference = np.einsum("nc,ncd->nd", reference, deformation[batch.segments.owner])
-
-        far = batch.segments.longest(batch.positions - reference)
-
-        # Two atoms may each have moved by `far` towards each other.
-        return np.asarray(shrink * (self.cutoff + self.skin) - 2 * far < self.cutoff)
-
-    def _search(self, atoms: Atoms) -> NeighborCache:
-        self.searches += 1
-        # For the positions as they stand: each step moves them to the origin (`recentered`).
-        options = {k: v for k, v in self.model.graph_options.items() if k != "wrap"}
-        graph = AtomGraph.from_atoms(
-            atoms,
-            self.cutoff + self.skin,
-            None,
-            dtype=torch.float64,
-            device=self.model.device,
-            inputs=self.model.required_inputs,
-            **options,
-        )
-        return NeighborCache(graph)
-
-
-def completed(cell: Array) -> Array:
-    """Return a cell of full rank: missing vectors are made up."""
-    if np.linalg.matrix_rank(cell) == 3:
-        return cell
-    from ase.geometry import complete_cell
-
-    return np.asarray(complete_cell(cell), dtype=np.float64)
+        then, now = (self._positions, self._cell), (batch.positions, batch.cell)
+        rows = batch.segments.owner, batch.segments.starts
+        return stale(then, now, rows, self.cutoff, self.skin)

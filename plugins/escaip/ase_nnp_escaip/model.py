@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +22,6 @@ from ase_nnp_escaip.layers import Constants, DistanceBasis
 from ase_nnp_escaip.rotations import rotation_tensor
 from ase_nnp_escaip.slots import Slots, blocks, reduce_rows
 from ase_nnp_escaip.third import Backbone
-
-if TYPE_CHECKING:
-    from ase import Atoms
 
 __all__ = ["EScAIP", "ThirdGeneration"]
 
@@ -230,11 +227,9 @@ class ThirdGeneration(EScAIP):
         if settings.compile:
             self.backbone.compile(dynamic=True)
 
-    def make_graph(
-        self, atoms: Atoms | Sequence[Atoms], device: torch.device | str | None = None
-    ) -> AtomGraph:
+    def finish_graph(self, graph: AtomGraph) -> AtomGraph:
         """As the base class; the graph says that it holds every pair in reach."""
-        graph = super().make_graph(atoms, device)
+        graph = super().finish_graph(graph)
         return graph.replace(extra={**graph.extra, FULL: graph.pbc[:, 0]})
 
     def _head(self, name: str) -> nn.Module:

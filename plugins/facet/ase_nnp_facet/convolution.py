@@ -106,19 +106,20 @@ class Convolution(nn.Module):
 
         if edges.blocks and self.linear:
             # A neighbor's features are gathered as one row; its order suits products by channel.
-            parts = self._moments(self.inputs.flat(blocks), edges)
+            sums = self._moments(self.inputs.flat(blocks), edges)
+            parts = {l1: sums[l1].transpose(1, 2) for l1 in self.degrees}
         else:
             parts = self._messages(blocks, edges)
         return self._assemble(parts, edges.norm)
 
     def _assemble(self, parts: dict[int, Tensor], norm: Tensor) -> Blocks:
-        """Sort (N, U, Q) of each l1 into degrees, channels in the order of (l1, l2)."""
+        """Sort (N, Q, U) of each l1 into degrees, channels in the order of (l1, l2)."""
         by_degree: dict[int, list[Tensor]] = {k: [] for k in self.outputs.degrees}
         for l1 in self.degrees:
             ends = [p.l3 for p in self.paths if p.l1 == l1]
-            pieces = parts[l1].split([2 * l3 + 1 for l3 in ends], dim=2)
+            pieces = parts[l1].split([2 * l3 + 1 for l3 in ends], dim=1)
             for l3, piece in zip(ends, pieces, strict=True):
-                by_degree[l3].append(piece.transpose(1, 2))
+                by_degree[l3].append(piece)
         return {k: torch.cat(v, dim=2) / norm for k, v in by_degree.items()}
 
     # The sum over neighbours first
@@ -146,7 +147,7 @@ class Convolution(nn.Module):
                 products = products[:, low * self.num_basis : high * self.num_basis].contiguous()
             weights = mixer.unflatten(1, (2 * l1 + 1, -1)).permute(1, 0, 3, 2).contiguous()
             sums = neighbor_sum(blocks[l1].flatten(1), products, weights, layout)  # (U, Q, N)
-            made[l1] = sums.permute(2, 0, 1)
+            made[l1] = sums.permute(2, 1, 0)
         return self._assemble(made, edges.norm)
 
     def mixers(self) -> list[Tensor]:
@@ -226,7 +227,7 @@ class Convolution(nn.Module):
             # Channels come last everywhere: a compiler makes loops over them of all that follows.
             messages = torch.bmm(local, blocks[l1].index_select(0, edges.source)) * radial
             total = messages.new_zeros(blocks[l1].shape[0], *messages.shape[1:])
-            made[l1] = total.index_add(0, edges.target, messages).transpose(1, 2)
+            made[l1] = total.index_add(0, edges.target, messages)
         return made
 
 

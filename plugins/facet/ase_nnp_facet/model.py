@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from copy import deepcopy
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -32,9 +32,6 @@ from .multilinear import Layout
 from .places import sort_edges
 from .radial import envelope, make_basis
 from .settings import MPTRJ_ELEMENTS, resolve, splined
-
-if TYPE_CHECKING:
-    from ase import Atoms
 
 __all__ = ["Facet"]
 
@@ -137,11 +134,14 @@ class Facet(Conservative):
         """Angstrom; the value of the parameter, which a published configuration trains."""
         return float(self.rmax.detach())
 
-    def make_graph(
-        self, atoms: Atoms | Sequence[Atoms], device: torch.device | str | None = None
-    ) -> AtomGraph:
-        """As :meth:`Potential.make_graph`; a published cap on neighbours cuts senders' lists."""
-        graph = super().make_graph(atoms, device)
+    @property
+    def plain_graph(self) -> bool:
+        """Whether all pairs within the cutoff are there, as they are without a published cap."""
+        return self.plain_search and self.max_neighbors is None
+
+    def finish_graph(self, graph: AtomGraph) -> AtomGraph:
+        """As :meth:`Potential.finish_graph`; a published cap on neighbours cuts senders' lists."""
+        graph = super().finish_graph(graph)
         if self.max_neighbors is None:
             return graph
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +18,6 @@ from ase_nnp_scn.radial import DistanceBasis
 from ase_nnp_scn.rotation import WignerRows, degrees
 from ase_nnp_scn.scaling import read_normalizers
 from ase_nnp_scn.sphere import harmonics, sample_points
-
-if TYPE_CHECKING:
-    from ase import Atoms
 
 OC20_REFERENCE = (
     "OC20 adsorption energy of the whole system: slab with adsorbate minus the relaxed clean slab "
@@ -128,27 +125,9 @@ class SCN(Potential):
         self.register_buffer("points", points, persistent=False)
         self.register_buffer("point_harmonics", harmonics(points, lmax), persistent=False)
 
-    def make_graph(
-        self, atoms: Atoms | Sequence[Atoms], device: torch.device | str | None = None
-    ) -> AtomGraph:
-        """Return the graph, with the edges of the first message block before those of the second.
-
-        Raises
-        ------
-        UnsupportedElementError, StructureError
-        """
-        structures: list[Any] = [atoms] if hasattr(atoms, "get_positions") else list(atoms)
-        self.check_elements(structures)
+    def finish_graph(self, graph: AtomGraph) -> AtomGraph:
+        """As the base class; edges of the first message block come before those of the second."""
         # Neighbours are ranked in float64: equal distances must not be told apart by rounding.
-        graph = AtomGraph.from_atoms(
-            structures,
-            self.cutoff,
-            self.max_neighbors,
-            dtype=torch.float64,
-            device=self.device if device is None else device,
-            inputs=(),
-            **{"recenter": True, **self.graph_options},
-        )
         if len(self.degrees) == 2:
             distance = (graph.edge_vectors().norm(dim=1) / 1e-6).round()
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from ase.data import atomic_numbers
@@ -16,9 +16,6 @@ from ase_nnp.models.graph import AtomGraph
 from ase_nnp.models.potential import Conservative
 from ase_nnp.models.quiet import quiet
 from ase_nnp.models.radial import RadialNetworks, RadialSplines
-
-if TYPE_CHECKING:
-    from ase import Atoms
 
 __all__ = ["SevenNet"]
 
@@ -102,20 +99,13 @@ class SevenNet(Conservative):
         index[torch.tensor(numbers)] = torch.arange(len(numbers))
         self.register_buffer("species", index, persistent=False)
 
-    def make_graph(
-        self, atoms: Atoms | Sequence[Atoms], device: torch.device | str | None = None
-    ) -> AtomGraph:
-        """Return the graph with positions in double precision, also for a float32 model.
+    def finish_graph(self, graph: AtomGraph) -> AtomGraph:
+        """As the base class, with positions in double precision, also for a float32 model.
 
         The published code takes differences of positions in double precision and rounds those;
         in a cell of 20 Angstrom the other order costs 1e-5 eV/Angstrom in the forces.
         """
-        structures: list[Any] = [atoms] if hasattr(atoms, "get_positions") else list(atoms)
-        self.check_elements(structures)
-        where = self.device if device is None else device
-        return AtomGraph.from_atoms(
-            structures, self.cutoff, dtype=torch.float64, device=where, recenter=True, inputs=()
-        )
+        return graph
 
     def energies(self, graph: AtomGraph) -> dict[str, Tensor]:
         """Return ``energy`` (B,) and ``energies`` (N,), eV."""
