@@ -3,7 +3,8 @@
     python benchmarks/compiled.py [--before CHECKOUT] [--turns 9] [--record]
 
 CPU time of energy and forces on a graph that is given, one thread, in processes of their own that
-take turns; peak resident memory of each process, over that with torch and the model alone.
+take turns; peak resident memory of each process, over that with torch and the model alone. A second
+table has 16 slabs one by one and as one batch.
 ``--before``: a checkout of this repository (``git worktree add CHECKOUT COMMIT``) whose code joins
 the turns.
 """
@@ -37,6 +38,8 @@ COLUMNS = (
     "MiB as it is",
     "MiB compiled",
 )
+ONE_BY_ONE, ONE_BATCH = "16 slabs one by one", "16 slabs in one batch"
+BATCHES = ("model", "way", "CPU ms one by one", "one batch", "one by one / one batch")
 
 
 def copper() -> Any:
@@ -79,7 +82,12 @@ def worker(way: str, name: str) -> None:
     from ase.build import bulk
 
     call(model.make_graph(bulk("Cu", cubic=True)))
-    graphs = {key: model.make_graph([make()]) for key, make in STRUCTURES.items()}
+    graphs = {key: [model.make_graph([make()])] for key, make in STRUCTURES.items()}
+    slabs = [structure("co_on_cu", None) for _ in range(16)]
+    for seed, slab in enumerate(slabs):
+        slab.rattle(0.02, seed=seed)
+    graphs |= {ONE_BY_ONE: [model.make_graph([slab]) for slab in slabs]}
+    graphs |= {ONE_BATCH: [model.make_graph(slabs)]}
     empty = peak_mib()
 
     def answer(seed: int, key: str) -> dict[str, Any]:
@@ -89,11 +97,11 @@ def worker(way: str, name: str) -> None:
             begin = time.process_time()
             a @ a
             return {"seconds": time.process_time() - begin}
-        call(graphs[key])  # caches as they are within a run of one program
+        call(graphs[key][0])  # caches as they are within a run of one program
         begin = time.process_time()
-        results = call(graphs[key])
+        energies = [call(graph)["energy"] for graph in graphs[key]]
         seconds = time.process_time() - begin
-        energy = float(results["energy"])
+        energy = float(torch.cat(energies).sum())
         return {"seconds": seconds, "energy": energy, "mib": peak_mib() - empty}
 
     serve(answer)
@@ -115,8 +123,8 @@ def products(name: str, key: str) -> float:
     return float(counter.get_total_flops())
 
 
-def measure(name: str, before: str | None, turns: int) -> list[list[Any]]:
-    """Return the rows of one model."""
+def measure(name: str, before: str | None, turns: int) -> tuple[list[list[Any]], list[list[Any]]]:
+    """Return the rows of one model in both tables."""
     ways = ["as it is", "compiled"]
     workers = {way: Worker(sys.executable, HERE, way, name) for way in ways}
     if before is not None and name != "cgcnn_oc20":
@@ -153,9 +161,18 @@ def measure(name: str, before: str | None, turns: int) -> list[list[Any]]:
             ]
         )
         print(dict(zip(COLUMNS, rows[-1], strict=True)), flush=True)
+
+    few = max(3, turns // 3)
+    loop, batch = (take_turns(workers, few, key=key) for key in (ONE_BY_ONE, ONE_BATCH))
+    batches = []
+    for way in workers:
+        one, other = ([a["seconds"] for a in part[way]] for part in (loop, batch))
+        times = [1e3 * statistics.median(values) for values in (one, other)]
+        batches.append([name, way, *times, times[0] / times[1]])
+        print(dict(zip(BATCHES, batches[-1], strict=True)), flush=True)
     for one in workers.values():
         one.close()
-    return rows
+    return rows, batches
 
 
 def main() -> None:
@@ -169,9 +186,12 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=9)
     record_option(parser)
     options = parser.parse_args()
-    rows = [row for name in options.models for row in measure(name, options.before, options.turns)]
+    measured = [measure(name, options.before, options.turns) for name in options.models]
     if options.record:
-        write_measurement("compiled", COLUMNS, rows, keep_others=False)
+        write_measurement("compiled", COLUMNS, [row for rows, _ in measured for row in rows])
+        write_measurement(
+            "compiled_batches", BATCHES, [row for _, rows in measured for row in rows]
+        )
 
 
 if __name__ == "__main__":

@@ -213,7 +213,8 @@ class AtomGraph:
         device = torch.device(device)
         base, cell, made_of = _collect(atoms, inputs, pbc, float(cutoff))
         if wrap:
-            base = replace(base, positions=wrapped(base.positions, base.cell, base.pbc, base.batch))
+            folded, _ = wrapped(base.positions, base.cell, base.pbc, base.batch)
+            base = replace(base, positions=folded)
         if recenter:
             geometry = base.positions, base.cell, base.pbc, base.batch
             base = replace(base, positions=recentered(*geometry, cutoff, fold=not wrap)[0])
@@ -269,7 +270,8 @@ class AtomGraph:
         """
         base, _, _ = _collect(atoms, inputs)
         if wrap:
-            base = replace(base, positions=wrapped(base.positions, base.cell, base.pbc, base.batch))
+            folded, _ = wrapped(base.positions, base.cell, base.pbc, base.batch)
+            base = replace(base, positions=folded)
         index = torch.as_tensor(np.asarray(edge_index).astype(np.int64))
         if index.numel() == 0:
             index = index.reshape(2, 0)

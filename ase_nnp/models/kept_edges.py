@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ase_nnp.errors import StructureError
 from ase_nnp.models.graph import AtomGraph
-from ase_nnp.models.lattice import recentered
+from ase_nnp.models.lattice import recentered, wrapped
 from ase_nnp.models.neighbors import MIN_DISTANCE, sort_and_cap_edges
 from ase_nnp.models.potential import Potential
 
@@ -44,10 +44,19 @@ def search_with_skin(model: Potential, atoms: Atoms, skin: float) -> AtomGraph:
 
 
 class KeptEdges:
-    """Candidate edges of structures where they were when they were searched."""
+    """Candidate edges of structures where they were when they were searched.
 
-    def __init__(self, base: AtomGraph) -> None:
-        self.base = base
+    Parameters
+    ----------
+    base
+        From :func:`search_with_skin`; several are one batch.
+    wrap
+        Fold atoms into the cell, as the model's own graph does: images are numbered by where atoms
+        are, and neighbors at one distance are ranked by them.
+    """
+
+    def __init__(self, base: AtomGraph, wrap: bool) -> None:
+        self.base, self.wrap = base, wrap
         self.closest: Tensor | None = None  # squared distance of the closest pair, on the device
         self.source, self.target = base.edge_index
         self.shift = base.edge_shift.double()
@@ -63,7 +72,7 @@ class KeptEdges:
         """Return the graph, in float64, of structures at positions and cells given on the host."""
         base = self.base
         device = base.positions.device
-        positions, moved = recentered(positions, cell, self.pbc, self.batch, cutoff)
+        positions, moved = self._placed(positions, cell, cutoff)
         if moved is not None and (self.moved is None or not torch.equal(moved, self.moved)):
             change = (moved if self.moved is None else moved - self.moved).to(device)
             shifts = base.edge_shift + change[self.source] - change[self.target]
@@ -89,6 +98,16 @@ class KeptEdges:
         elif len(near):
             self.closest = squared.amin()  # judged with the results, which are read once
         return base.replace(positions=positions, cell=cell, edge_index=edges, edge_shift=shifts)
+
+    def _placed(
+        self, positions: Tensor, cell: Tensor, cutoff: float
+    ) -> tuple[Tensor, Tensor | None]:
+        if not self.wrap:
+            return recentered(positions, cell, self.pbc, self.batch, cutoff)
+        positions, folded = wrapped(positions, cell, self.pbc, self.batch)
+        where = positions, cell, self.pbc, self.batch
+        positions, moved = recentered(*where, cutoff, fold=False)
+        return positions, folded if moved is None else folded + moved
 
     def check(self, closest: float) -> None:
         """Refuse a squared distance that no two atoms have."""
@@ -120,7 +139,8 @@ class KeptList:
         if self._kept is None or self._is_another(atoms):
             self.model.check_elements([atoms])
             self.searches += 1
-            self._kept = KeptEdges(search_with_skin(self.model, atoms, SKIN))
+            found = search_with_skin(self.model, atoms, SKIN)
+            self._kept = KeptEdges(found, bool(self.model.graph_options.get("wrap")))
             self._atoms = atoms.copy()
 
         positions = torch.from_numpy(np.array(atoms.positions, dtype=np.float64))

@@ -267,12 +267,17 @@ def is_flat(vectors: np.ndarray) -> bool:
     return bool(np.sqrt(max(0.0, np.linalg.det(unit @ unit.T))) < 1e-6)
 
 
-def wrapped(positions: Tensor, cell: Tensor, pbc: Tensor, batch: Tensor) -> Tensor:
-    """Fold atoms into their cells along periodic directions; those on the border to zero."""
+def wrapped(positions: Tensor, cell: Tensor, pbc: Tensor, batch: Tensor) -> tuple[Tensor, Tensor]:
+    """Fold atoms into their cells along periodic directions; those on the border to zero.
+
+    Returns
+    -------
+    positions (N, 3) and the cells (N, 3) int64 that each atom was moved by, as `recentered`.
+    """
     pairs = zip(cell.numpy(), pbc.numpy(), strict=True)
     whole = torch.from_numpy(np.stack([search_cell(c, periodic) for c, periodic in pairs]))
 
     # An atom that sits on the border by rounding folds to zero, as in ASE's wrap.
     scaled = torch.einsum("nc,ncd->nd", positions, torch.linalg.inv(whole)[batch])
     cells = torch.where(pbc[batch], torch.floor(scaled + BORDER), 0.0)
-    return positions - torch.einsum("nc,ncd->nd", cells, whole[batch])
+    return positions - torch.einsum("nc,ncd->nd", cells, whole[batch]), cells.long()

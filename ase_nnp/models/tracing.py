@@ -77,13 +77,11 @@ def _write_loops(graph: torch.fx.Graph) -> None:
     """Write stacks of products of small matrices as sums of products."""
     aten = torch.ops.aten
     for node in list(graph.nodes):
-        if node.target not in (aten.bmm.default, aten.mm.default):
+        if node.target is not aten.bmm.default:
             continue
         one, other = node.args
-        stacked = node.target is aten.bmm.default
-        *_, rows, inner = one.meta["val"].shape
-        sides = (rows, inner, other.meta["val"].shape[-1]) if stacked else (inner,)
-        short = [n for n in sides if isinstance(n, int)]
+        _, rows, inner = one.meta["val"].shape
+        short = [n for n in (rows, inner, other.meta["val"].shape[2]) if isinstance(n, int)]
         if not short or min(short) > SMALL:
             continue
 

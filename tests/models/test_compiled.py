@@ -104,8 +104,8 @@ USER = """
 import sys
 from ase.build import bulk
 from ase_nnp import NNPCalculator
-atoms = bulk("Cu")
-atoms.calc = NNPCalculator("lj", compile=True)
+atoms = bulk("Cu", a=2.4)
+atoms.calc = NNPCalculator("zbl", compile=True)
 print(repr(atoms.get_potential_energy()))
 """
 

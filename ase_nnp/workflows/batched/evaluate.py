@@ -182,7 +182,8 @@ class Evaluator:
     def _part(self, members: range, batch: Batch) -> MicroBatch:
         if self.neighbors is None:
             return MicroBatch(members, [])
-        return MicroBatch(members, [self.neighbors.caches[int(batch.index[k])] for k in members])
+        searched = [self.neighbors.caches[int(batch.index[k])] for k in members]
+        return MicroBatch(members, searched, bool(self.model.graph_options.get("wrap")))
 
     def _run(self, part: MicroBatch, batch: Batch, results: BatchResults) -> None:
         """Evaluate a micro-batch; if it fails, its members one by one, to learn whose fault it is.

@@ -21,11 +21,13 @@ class MicroBatch:
         Their places in the batch.
     searched
         Their candidate edges, or nothing for models that search in a way of their own.
+    wrap
+        As :class:`~ase_nnp.models.kept_edges.KeptEdges` has it.
     """
 
-    def __init__(self, members: range, searched: Sequence[AtomGraph]) -> None:
+    def __init__(self, members: range, searched: Sequence[AtomGraph], wrap: bool = False) -> None:
         self.members = members
-        self.edges = KeptEdges(AtomGraph.collate(list(searched))) if searched else None
+        self.edges = KeptEdges(AtomGraph.collate(list(searched)), wrap) if searched else None
 
     @property
     def closest(self) -> Tensor | None:
