@@ -7,11 +7,15 @@ radial weights and messages are never stored.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
-from .convolution import Convolution, Edges
 from .irreps import Blocks
+
+if TYPE_CHECKING:
+    from .convolution import Convolution, Edges
 
 __all__ = ["sums_by_path"]
 
@@ -32,6 +36,8 @@ def sums_by_path(conv: Convolution, blocks: Blocks, edges: Edges) -> Blocks:
             own_tensor = tensor[:, part.start - low : part.stop - low]
             local = torch.einsum("ej,ijq->eqi", edges.harmonics[:, part], own_tensor)
             messages = torch.bmm(local, rows) * (edges.basis @ weight)[:, None]
+
+            # A sum for each path: one for all of them would need their messages side by side.
             total = messages.new_zeros(blocks[l1].shape[0], *messages.shape[1:])
             made[path.l3].append(total.index_add(0, edges.target, messages))
     return {degree: torch.cat(parts, dim=2) / edges.norm for degree, parts in made.items()}

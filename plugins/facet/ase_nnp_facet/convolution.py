@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from .angular import wigner_3j
 from .blocks import Block, gather
+from .by_path import sums_by_path
 from .irreps import Blocks, Irreps, Path, paths
 from .layers import MLP, Names
 from .multilinear import Layout, neighbor_sum
@@ -42,6 +43,7 @@ class Edges:
     blocks: tuple[Block, ...] = ()  # empty: add up messages, unless there is a layout
     layout: Layout | None = None  # of edges in places, with
     products: Tensor | None = None  # (places, J K), harmonics times basis, 0 where no edge is
+    by_path: bool = False  # add up messages path by path, which suits a compiler
 
 
 class Convolution(nn.Module):
@@ -103,6 +105,8 @@ class Convolution(nn.Module):
         """Return blocks (N, 2 l3 + 1, channels) by degree."""
         if edges.layout is not None:
             return self._sums(blocks, edges, edges.layout)
+        if edges.by_path and self.linear:
+            return sums_by_path(self, blocks, edges)
 
         if edges.blocks and self.linear:
             # A neighbor's features are gathered as one row; its order suits products by channel.

@@ -174,7 +174,7 @@ class Facet(Conservative):
     def traceable(self) -> Facet:
         """As :meth:`Potential.traceable`: messages, where a sum over neighbors comes in blocks."""
         twin = deepcopy(self)
-        twin.summation = "messages"
+        twin.summation = "paths"
         return twin
 
     def _energies(self, graph: AtomGraph, x: Tensor, prior: Any) -> dict[str, Tensor]:
@@ -233,7 +233,8 @@ class Facet(Conservative):
         norm, moments = self._neighbours() ** self.gamma, self._moments(graph)
         if not (again and self._written(graph)):
             tables = blocks(target, graph.num_atoms, basis.dtype) if moments else ()
-            return Edges(source, target, basis, harmonics, norm, tables), None
+            by_path = self.summation == "paths"
+            return Edges(source, target, basis, harmonics, norm, tables, by_path=by_path), None
 
         # Memory and time of training are those of its moments: here they are made and dropped.
         places = sort_edges(source, target, graph.num_atoms, basis.dtype)
