@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from ase_nnp.datasets.columns import cache_folder
 from ase_nnp.errors import ConfigError
@@ -39,7 +40,7 @@ def code_key(model: Potential) -> str | None:
 
     said = {
         "model": model_hash(model),
-        "attributes": [_plain(vars(part)) for part in model.modules()],
+        "attributes": [_attributes(part) for part in model.modules()],
         "sources": _files_hash({Path(__file__).parent, *(s for s in sources if s is not None)}),
         "dtype": str(model.dtype),
         "torch": [torch.__version__, torch.version.git_version, torch.get_num_threads()],
@@ -75,10 +76,16 @@ def _files_hash(places: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
+def _attributes(part: nn.Module) -> Any:
+    # Where a model was read from and what it was last used for are not in its code.
+    left_out = ("training", "provenance", "config")
+    return _plain({k: v for k, v in vars(part).items() if k not in left_out})
+
+
 def _plain(values: Any) -> Any:
     """Return numbers and words of an object's attributes; what else they hold is left out."""
     if isinstance(values, Mapping):
-        kept = {str(k): _plain(v) for k, v in values.items() if not str(k).startswith("_")}
+        kept = {str(k): _plain(v) for k, v in values.items() if str(k)[:1] != "_"}
         return {k: v for k, v in sorted(kept.items()) if v is not ...}
     if isinstance(values, list | tuple):
         return [_plain(v) if _plain(v) is not ... else None for v in values]
