@@ -99,3 +99,34 @@ def test_the_table_sorts_by_a_number_as_a_number(page, result):
     sites = re.findall(r'minimum-\d+"[^>]*><td class="number">\d+</td><td>([^<]*)</td>', table)
     assert len(sites) == len(result.minima)
     assert sites == sorted(sites)
+
+
+#: The largest height of a corner of the cell over what the eye sees there: above 1 it is cut.
+SEEN = """
+const cell = outline(Object.values(data.structures)[0].cell), eye = camera.eye;
+const far = Math.hypot(eye.x, eye.y, eye.z), to = [eye.x / far, eye.y / far, eye.z / far];
+const box = ["x", "y", "z"].map(k => cell[k].filter(v => v !== null));
+const low = box.map(v => Math.min(...v)), size = box.map((v, k) => Math.max(...v) - low[k]);
+const mean = Math.cbrt(size[0] * size[1] * size[2]), up = Math.hypot(to[0], to[1]);
+const dot = (a, b) => a[0] * b[0] + a[1] * b[1] + a[2] * b[2];
+const high = [-to[2] * to[0] / up, -to[2] * to[1] / up, up];
+const worst = Math.max(...box[0].map((_, n) => {
+  const p = [0, 1, 2].map(k => (box[k][n] - low[k] - size[k] / 2) / mean);
+  return Math.abs(dot(p, high)) / ((far - dot(p, to)) * Math.tan(Math.PI / 8));
+}));
+document.body.dataset.worst = worst;
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("vacuum", [4.0, 25.0])
+def test_the_whole_cell_is_inside_the_view(result, tmp_path, vacuum):
+    atoms = result.minima[0].atoms.copy()
+    atoms.center(vacuum=vacuum, axis=2)
+    path = tmp_path / "page.html"
+    write_report(replace(result, minima=[replace(result.minima[0], atoms=atoms)]), path)
+    page, _, end = path.read_text().rpartition("</body>")
+    path.write_text(f"{page}<script>{SEEN}</script></body>{end}")
+
+    worst = float(re.search(r'data-worst="([^"]+)"', opened(path))[1])
+    assert 0.4 < worst < 0.95

@@ -57,17 +57,22 @@ function outline(cell) {
           line: {color: "#999", width: 2}, hoverinfo: "skip"};
 }
 
-// Where the eye has to be for the whole cell to be seen, and how many pixels an Angstrom has then.
-// plotly sees 45 degrees from top to bottom and scales lengths by the geometric mean of the box.
+// How far the eye must be for every corner of the cell to be seen, and how many pixels an Angstrom
+// has then. plotly sees 45 degrees from top to bottom and scales by the geometric mean of the box.
+const towards = [0.67, -0.67, 0.31].map((v, k, all) => v / Math.hypot(...all));
 function framed(cell, atoms) {
-  const size = ["x", "y", "z"].map(k => {
-    const all = [...cell[k], ...atoms[k]].filter(v => v !== null);
-    return Math.max(...all) - Math.min(...all) || 1;
-  });
-  const mean = Math.cbrt(size[0] * size[1] * size[2]), half = Math.PI / 8;
-  const far = 0.9 * Math.hypot(...size) / 2 / mean / Math.sin(half);
-  const height = document.getElementById("view").clientHeight;
-  return {far, pixels: height / (2 * far * Math.tan(half) * mean)};
+  const box = ["x", "y", "z"].map(k => [...cell[k], ...atoms[k]].filter(v => v !== null));
+  const low = box.map(v => Math.min(...v)), size = box.map((v, k) => Math.max(...v) - low[k] || 1);
+  const mean = Math.cbrt(size[0] * size[1] * size[2]), slope = Math.tan(Math.PI / 8);
+  const [a, b, c] = towards, flat = Math.hypot(a, b);
+  const up = [-c * a / flat, -c * b / flat, flat], side = [-b / flat, a / flat, 0];
+  const view = document.getElementById("view"), narrow = view.clientHeight / view.clientWidth;
+
+  const along = (n, axis) => axis.reduce(
+    (sum, v, k) => sum + v * (box[k][n] - low[k] - size[k] / 2) / mean, 0);
+  const far = Math.max(...box[0].map((_, n) => along(n, towards)
+    + Math.max(Math.abs(along(n, up)), Math.abs(along(n, side)) * narrow) / (0.85 * slope)));
+  return {far, pixels: view.clientHeight / (2 * far * slope * mean)};
 }
 
 let camera = null;
@@ -76,7 +81,6 @@ function show(key) {
   const column = k => one.positions.map(p => p[k]);
   const cell = outline(one.cell), atoms = {x: column(0), y: column(1), z: column(2)};
   const {far, pixels} = framed(cell, atoms);
-  const towards = [0.67, -0.67, 0.31];
   camera ??= {eye: {x: far * towards[0], y: far * towards[1], z: far * towards[2]}};
 
   const spheres = {
