@@ -71,9 +71,8 @@ def main() -> None:
 
     doubt = fit(model, train, held, kinds, groups, choose)
     # Also for kinds that training never had: systems it only watched are like those it trained on.
-    strange = some_of_each(choose, 20, np.random.default_rng(3))
-    novelty = ["seen"] * len(ordinary) + ["unseen"] * len(strange)
-    uncertainty.calibrate_differences(doubt, ordinary + strange, kinds=novelty)
+    novelty = ["seen"] * len(ordinary) + ["unseen"] * len(choose)
+    uncertainty.calibrate_differences(doubt, ordinary + choose, kinds=novelty)
     known = doubt.remember_bonding(every).bonding
     print("bonding", known.facts(), {k: c.shape[1] for k, c in known.counts.items()})
     print("shared part of covariances", doubt.shared)
