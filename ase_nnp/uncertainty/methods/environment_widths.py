@@ -15,7 +15,7 @@ from ase_nnp.errors import UncertaintyError
 from ase_nnp.uncertainty.methods.environment import EnvironmentBars
 from ase_nnp.uncertainty.methods.environment_signs import atom_signs, structure_signs
 from ase_nnp.uncertainty.statistics.arrays import Array
-from ase_nnp.uncertainty.statistics.conformal import conformal_quantile
+from ase_nnp.uncertainty.statistics.conformal import weighted_conformal_quantile
 from ase_nnp.uncertainty.statistics.growth import LogLinearWidth, fit_log_linear
 
 if TYPE_CHECKING:
@@ -156,32 +156,48 @@ def fit_widths(
     # Each fold is judged by formulas that have not seen it.
     own = np.unique(folds)
     ratios: dict[str, list[Array]] = {"forces": [], "energy": []}
+    weights: dict[str, list[Array]] = {"forces": [], "energy": []}
     table: dict[str, dict[str, float]] = {}
     for number in own if len(own) > 1 else []:
-        out = folds == number
-        try:
-            widths = _formulas(evidence, ~out, coverage)
-        except UncertaintyError:  # the rest alone has no errors to fit
-            continue
+        found: dict[str, list[tuple[Array, Array, Array]]] = {}
+        for out in _in_parts(folds == number):
+            try:
+                widths = _formulas(evidence, ~out, coverage)
+            except UncertaintyError:  # the rest alone has no errors to fit
+                continue
+            for name, ratio in _ratios(evidence, out, widths).items():
+                found.setdefault(name, []).append(ratio)
 
-        row: dict[str, float] = {"structures": int(out.sum())}
-        for name, ratio in _ratios(evidence, out, widths).items():
-            row[f"{name}_z_square"] = float(np.mean(ratio[0] ** 2))
+        row: dict[str, float] = {"structures": int(np.sum(folds == number))}
+        for name, parts in found.items():
+            squares, inside, share = (np.concatenate(x) for x in zip(*parts, strict=True))
+            row[f"{name}_z_square"] = float(np.mean(squares**2))
             # Conformal for what was held back; training errors have a level of their own.
-            ratios[name].append(ratio[1].ravel())
-            row[f"{name}_covered"] = float(np.mean(ratio[1] <= 1))
-        table[names[number] if number < len(names) else str(number)] = row
+            ratios[name].append(inside.ravel())
+            weights[name].append(share)
+            row[f"{name}_covered"] = float(np.mean(inside <= 1))
+        if found:
+            table[names[number] if number < len(names) else str(number)] = row
 
     widths = _formulas(evidence, np.ones(len(folds), bool), coverage)
-    for name, parts in ratios.items():
-        values = np.concatenate(parts) if parts else np.zeros(0)
+    for name, pieces in ratios.items():
+        values = np.concatenate(pieces) if pieces else np.zeros(0)
         if not values.size or f"{name}_interval" not in widths:
             continue
-        factor = conformal_quantile(values, 1 - coverage)
+        # Values of one structure depend on each other: a large one counts no more than a small one.
+        weight = np.concatenate(weights[name])
+        factor = float(weighted_conformal_quantile(values, weight, weight.mean(), 1 - coverage))
         # Too few for a finite guarantee: the widest that was seen.
         factor = factor if np.isfinite(factor) else float(values.max())
         widths[f"{name}_interval"] = widths[f"{name}_interval"].scaled(factor)
     return widths, {"left_out": table}
+
+
+def _in_parts(fold: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
+    """A fold in parts of at most a quarter of all structures: the rest has to know the law."""
+    members = np.flatnonzero(fold)
+    pieces = int(np.ceil(len(members) / max(1, len(fold) / 4)))
+    return [np.isin(np.arange(len(fold)), members[k::pieces]) for k in range(pieces)]
 
 
 def _formulas(evidence: Evidence, use: NDArray[np.bool_], coverage: float) -> Widths:
@@ -252,8 +268,8 @@ def _structures(evidence: Evidence, widths: Widths) -> Array:
 
 def _ratios(
     evidence: Evidence, out: NDArray[np.bool_], widths: Widths
-) -> dict[str, tuple[Array, Array]]:
-    """|errors| over stds and over half widths, of the held-back structures in ``out``."""
+) -> dict[str, tuple[Array, Array, Array]]:
+    """|errors| over stds and over half widths, and weights, of held-back structures in ``out``."""
     honest = out & (evidence.source == evidence.source.min())
 
     result = {}
@@ -262,7 +278,9 @@ def _ratios(
         signs, z = evidence.atoms(atoms), evidence.numbers[atoms]
         error = np.abs(evidence.forces[atoms])
         parts = [widths[n](signs, z)[:, None] for n in ("forces", "forces_interval")]
-        result["forces"] = (error / parts[0], error / parts[1])
+        own = evidence.owner[atoms]
+        share = np.repeat(1 / np.bincount(own)[own] / 3, 3)
+        result["forces"] = (error / parts[0], error / parts[1], share)
 
     whole = honest & np.isfinite(evidence.energy)
     if whole.any() and "energy" in widths:
@@ -271,5 +289,6 @@ def _ratios(
         result["energy"] = (
             error / widths["energy"](signs),
             error / widths["energy_interval"](signs),
+            np.ones(len(error)),
         )
     return result
