@@ -126,7 +126,8 @@ class EnvironmentBars(UncertainPotential):
         if any(p.startswith("forces") for p in properties):
             wanted |= {"forces"}
         result, far, near, lengths = self.look(graph, wanted)
-        return {**result, **self.bars(result, far, near, graph), EDGE_LENGTHS: lengths}
+        bars = self.bars(result, far, near, graph, properties)
+        return {**result, **bars, EDGE_LENGTHS: lengths}
 
     @property
     def spreads(self) -> tuple[str, ...]:
@@ -148,9 +149,14 @@ class EnvironmentBars(UncertainPotential):
         return result, far, neighbor_mean(far.clamp(max=FAR), graph, self.cutoff, lengths), lengths
 
     def bars(
-        self, result: Mapping[str, Tensor], far: Tensor, near: Tensor, graph: AtomGraph
+        self,
+        result: Mapping[str, Tensor],
+        far: Tensor,
+        near: Tensor,
+        graph: AtomGraph,
+        properties: Collection[str],
     ) -> dict[str, Tensor]:
-        """Everything that follows from the distances and the spreads within ``result``."""
+        """What follows from distances and spreads within ``result``; intervals if asked for."""
         like, batch, b = graph.positions, graph.batch, graph.num_structures
         signs = atom_signs(far, near, result.get("forces_std"))
         out: dict[str, Tensor] = {}
@@ -176,10 +182,10 @@ class EnvironmentBars(UncertainPotential):
             stress = self.tables[2](rows[:, None])["stress"].to(like)
             out["stress_std"] = stress[:, None].expand(-1, 6)
 
-        if "forces_interval" in atoms and "forces" in result:
+        if "forces_interval" in properties and "forces_interval" in atoms:
             half = atoms["forces_interval"].to(like)[:, None]
             out["forces_interval"] = torch.stack([result["forces"] - half, result["forces"] + half])
-        if "energy_interval" in whole:
+        if "energy_interval" in properties and "energy_interval" in whole:
             half = whole["energy_interval"].to(like)
             ends = [result["energy"] - half, result["energy"] + half]
             out["energy_interval"] = torch.stack(ends, dim=1)
