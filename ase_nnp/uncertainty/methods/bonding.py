@@ -37,6 +37,7 @@ __all__ = ["LEVELS", "KnownBonding", "bonding_of"]
 STRETCH = 1.25
 #: Elements whose partners are counted, and that make molecules; a metal's coordination varies.
 COVALENT = frozenset({1, 5, 6, 7, 8, 9, 14, 15, 16, 17, 33, 34, 35, 52, 53})
+IS_COVALENT = np.isin(np.arange(len(covalent_radii)), list(COVALENT))
 #: Atoms of a molecule with a formula; polymers and networks have none of their own.
 LARGEST = 24
 #: What of bonding is looked at, from what varies least.
@@ -78,7 +79,7 @@ def _words(numbers: np.ndarray, source: np.ndarray, target: np.ndarray) -> Coded
 
     Atoms of one kind of bonding are rows that agree: words are made once for each kind.
     """
-    covalent = np.isin(numbers, list(COVALENT))
+    covalent = IS_COVALENT[numbers]
 
     # One metal is as good as another for what a molecule is: they are element 0 there.
     alike = np.where(covalent, numbers, 0)
@@ -122,7 +123,7 @@ def _partners(
     shape = (len(numbers), len(elements))
     counts = np.bincount(target * shape[1] + column[source], minlength=shape[0] * shape[1])
     counts = counts.reshape(shape)
-    several = counted[:, None] & np.isin(elements, list(COVALENT))
+    several = counted[:, None] & IS_COVALENT[elements]
     rows, codes = _different(np.column_stack([numbers, np.where(several, counts, counts > 0)]))
 
     names = ["M" if z == 0 else chemical_symbols[z] for z in elements]
@@ -194,9 +195,14 @@ def _different(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Rows that differ, and which of them each row is."""
     # One 64-bit number a row is sorted ten times as fast; that two rows share one by chance is as
     # unlikely as that their digests agree.
-    factors = np.random.default_rng(1).integers(1, 2**62, rows.shape[1]) * 2 + 1
-    _, first, codes = np.unique(rows @ factors, return_index=True, return_inverse=True)
+    keys = rows @ _factors(rows.shape[1])
+    _, first, codes = np.unique(keys, return_index=True, return_inverse=True)
     return rows[first], codes
+
+
+@lru_cache(maxsize=256)
+def _factors(count: int) -> np.ndarray:
+    return np.random.default_rng(1).integers(1, 2**62, count) * 2 + 1
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ from ase_nnp.uncertainty.methods.environment_signs import (
 from ase_nnp.uncertainty.methods.latent import FAR, FeatureReader
 from ase_nnp.uncertainty.methods.nearest import NearestAtoms
 from ase_nnp.uncertainty.methods.width_table import WidthTable
+from ase_nnp.uncertainty.statistics.calibrated import Calibration
 from ase_nnp.uncertainty.statistics.growth import LogLinearWidth
 from ase_nnp.uncertainty.statistics.ood import KNNDistance
 
@@ -101,6 +102,13 @@ class EnvironmentBars(UncertainPotential):
             ("stress",),
         )
         self.tables = [WidthTable({n: widths[n] for n in names if n in widths}) for names in groups]
+
+    def set_calibration(self, calibration: Calibration) -> Self:
+        """Take a calibration on top; intervals of the formulas stay where it gives none."""
+        super().set_calibration(calibration)
+        own = [name for name in self.widths if name.endswith("_interval")]
+        self.outputs = tuple(dict.fromkeys([*self.outputs, *own]))
+        return self
 
     def set_outputs(self) -> None:
         """State what the formulas that are there give."""
