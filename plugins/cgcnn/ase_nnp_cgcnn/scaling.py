@@ -39,14 +39,17 @@ def oc20_scales(normalizer: Any) -> dict[str, dict[str, float]]:
         raise ConfigError(f"normalizer must be a dictionary, not {normalizer!r}.")
     if "mean" in normalizer:
         return {"target": read_scale(normalizer)}
+
     scales = {}
     for ours, later in (("target", "energy"), ("grad_target", "forces")):
         for name in (ours, later):
             if normalizer.get(name):
                 scales[ours] = read_scale(normalizer[name])
+
     if not scales:
         raise ConfigError(
             f"normalizer has {', '.join(map(repr, normalizer))}; 'target' and 'grad_target' (or "
             "'energy' and 'forces') were expected."
         )
+
     return scales

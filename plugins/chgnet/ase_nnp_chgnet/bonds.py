@@ -47,6 +47,7 @@ def pair_edges(graph: AtomGraph, cutoff: float) -> Bonds:
     neighbour, centre = graph.edge_index
     shift = graph.edge_shift.long()
     vectors = graph.edge_vectors()
+
     with torch.no_grad():
         reach = int(shift.abs().max()) if len(shift) else 0
         width = 2 * reach + 1
@@ -58,11 +59,13 @@ def pair_edges(graph: AtomGraph, cutoff: float) -> Bonds:
         one, two = one[torch.argsort(key[one])], two[torch.argsort(key[two])]
         if len(one) != len(two) or not torch.equal(key[one], key[two]):
             one, two = _matched(one, two, key, vectors, cutoff)
+
     if len(one) + len(two) == len(key):
         bond = torch.empty_like(key)
         bond[one] = bond[two] = torch.arange(len(one), device=key.device)
         edges = torch.stack([centre, neighbour], dim=1)
         return Bonds(edges, shift, vectors, bond, one)
+
     keep = torch.cat([one, two]).sort().values
     pruned = graph.replace(edge_index=graph.edge_index[:, keep], edge_shift=graph.edge_shift[keep])
     return pair_edges(pruned, cutoff)

@@ -171,6 +171,7 @@ def published_vectors(graph: AtomGraph, bonds: Bonds) -> Tensor:
     eye = torch.eye(3, dtype=graph.cell.dtype, device=graph.cell.device)
     cell = torch.where(full[:, None, None], graph.cell, eye)
     inverse = torch.linalg.inv(cell)
+
     if graph.num_structures == 1:  # one product rounds as theirs does
         places = (graph.positions @ inverse[0]).float() @ cell[0].float()
         offset = image @ cell[0].float()
@@ -178,6 +179,7 @@ def published_vectors(graph: AtomGraph, bonds: Bonds) -> Tensor:
         scaled = torch.einsum("nc,ncd->nd", graph.positions, inverse[graph.batch]).float()
         places = torch.einsum("nc,ncd->nd", scaled, cell[graph.batch].float())
         offset = torch.einsum("ec,ecd->ed", image, cell[graph.batch[centre]].float())
+
     edge_vectors = (places[neighbour] + offset) - places[centre]
     return torch.where(full[graph.batch[centre], None], edge_vectors, bonds.vectors.float())
 

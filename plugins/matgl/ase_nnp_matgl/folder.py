@@ -80,10 +80,12 @@ def load(path: str | Path, family: ModelFamily, **options: Any) -> MatglPotentia
         raise CheckpointError(
             f"{folder} is no model folder of matgl: {', '.join(missing)} missing."
         )
+
     name = _class_of(_json(folder / "model.json"), folder)
     arguments = load_torch(folder / "model.pt")
     if not isinstance(arguments, Mapping):
         raise CheckpointError(f"{folder / 'model.pt'} holds no arguments of a model.")
+
     config: dict[str, Any] = {}
     if name == "Potential":
         inner = arguments.get("model")
@@ -93,16 +95,19 @@ def load(path: str | Path, family: ModelFamily, **options: Any) -> MatglPotentia
             if arguments.get(key) is not None:
                 config[key] = _plain(arguments[key])
         name, arguments = _class_of(inner, folder), inner.get("init_args", {})
+
     if name not in NETWORKS:
         raise CheckpointError(
             f"{folder} holds a {name}; the potentials that can be used are {', '.join(NETWORKS)}."
         )
+
     types = arguments.get("element_types")
     config["model"] = name
     config["element_types"] = None if types is None else [str(s) for s in types]
     config["hyperparameters"] = _hyperparameters(name, arguments)
     model = MatglPotential(resolve_config(family, config, **options))
     _fill(model, as_tensors(load_torch(folder / "state.pt"), folder / "state.pt"), folder)
+
     return model
 
 
@@ -157,6 +162,7 @@ def _fill(model: MatglPotential, tensors: dict[str, torch.Tensor], folder: Path)
             renamed[names.get(key, key)] = value
         else:
             renamed["network." + key] = value  # a network without a Potential around it
+
     own = model.state_dict()
     parameters = {k for k, _ in model.named_parameters()}
     missing = sorted(parameters - set(renamed))
@@ -167,6 +173,7 @@ def _fill(model: MatglPotential, tensors: dict[str, torch.Tensor], folder: Path)
             f"Missing: {', '.join(missing[:5]) or 'none'}; "
             f"of another size: {', '.join(wrong[:5]) or 'none'}."
         )
+
     # Tables that are no parameters were just made in double precision; the file's are rounded.
     kept = parameters | {"element_refs", "data_mean", "data_std"}
     model.load_state_dict(

@@ -105,13 +105,16 @@ class MatglPotential(Conservative):
         refs = self.element_refs[g.node_type].double()  # type: ignore[index]
         total = (self.data_std * raw + self.data_mean).double()  # type: ignore[operator]
         total = total.index_add(0, graph.batch, refs)
+
         if self.repulsion is not None and graph.num_edges:
             total = total + self._repulsion_energy(g)
+
         result = {"energy": total}
         if "energies" in self.outputs:
             scale, mean = self.get_buffer("data_std"), self.get_buffer("data_mean")
             shares, mean = (scale * g.shares).double() + refs, mean / graph.atoms_per_structure()
             result["energies"] = shares + mean[graph.batch]
+
         for name, field in (("magmoms", "magmom"), ("charges", "charge")):
             if name in self.outputs:
                 result[name] = getattr(g, field).reshape(graph.num_atoms)
