@@ -102,6 +102,12 @@ def test_comments_and_marks_are_not_shown_but_code_that_quotes_them_is(tmp_path)
     assert (tmp_path / "page.md").read_text() == shown
 
 
+def test_a_number_in_a_table_is_not_torn_apart(tmp_path):
+    stage.write(tmp_path / "page.md", "In 2026 100 of\n| 1 532 856 | 300 K, 66 atoms |\n")
+    shown = "In 2026 100 of\n| 1\u00a0532\u00a0856 | 300 K, 66 atoms |\n"
+    assert (tmp_path / "page.md").read_text() == shown
+
+
 def test_every_page_of_the_site_is_in_a_table_of_contents():
     listed = "".join(
         re.findall(r"\{toctree\}.*?```", (ROOT / "docs" / "index.md").read_text(), re.S)

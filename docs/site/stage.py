@@ -27,6 +27,8 @@ COMMENT = re.compile(
     r"(`[^`\n]+`)|^<!--.*?-->\n|<!--.*?-->|^# not run here: [^\n]*\n",
     flags=re.DOTALL | re.MULTILINE,
 )
+#: Thousands of a number in a table, which must not be torn apart.
+THOUSANDS = re.compile(r"(?<=\d) (?=\d{3}\b)")
 #: Pages that stand elsewhere in the repository, and where they are on the site.
 ELSEWHERE = {
     "README.md": "index.md",
@@ -101,7 +103,9 @@ def counted() -> str:
 def write(path: Path, text: str) -> None:
     """Write a page; comments in it, such as what a test runs first, are not for readers."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(COMMENT.sub(lambda match: match[1] or "", text))
+    lines = COMMENT.sub(lambda match: match[1] or "", text).split("\n")
+    lines = [THOUSANDS.sub("\u00a0", line) if line.startswith("|") else line for line in lines]
+    path.write_text("\n".join(lines))
 
 
 def with_links(text: str, source: str, page: str, places: dict[str, str]) -> str:
