@@ -178,7 +178,9 @@ def lines(rows: list[dict]) -> list[list[Any]]:
         columns = [" / ".join(str(r["oracle_calls"]) for r in row["rounds"])]
         for score in SCORES:
             digits = ".3f" if score == "E_res" else ".0f"
-            columns.append(" / ".join(f"{r[score]:{digits}}" for r in row["rounds"]))
+            # No mean where all diverged.
+            values = [r[score] for r in row["rounds"]]
+            columns.append(" / ".join("–" if v != v else f"{v:{digits}}" for v in values))
         made.append([f"{row['oracle']}, {row['way']}, {row['seed']}", *columns])
     return made
 
