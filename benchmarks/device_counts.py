@@ -4,7 +4,8 @@
 
 Counted on the stand-in accelerator (``ase_nnp.testing.standin``) with the small configurations of
 the conformance suite, so no GPU is needed and every run counts the same. A row is the evaluation
-of a ready graph of the suite's crystal, without stress.
+of a ready graph of the suite's crystal, without stress. ``--steps`` counts waits of a step of
+``relax_many`` of two crystals instead, with neighbor lists kept and with a search at every step.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import copy
 
 from measurement import record_option, write_measurement
 
-from ase_nnp import list_models
+from ase_nnp import list_models, relax_many
 from ase_nnp.testing import make_subject
 from ase_nnp.testing.standin import Standin
 
@@ -32,12 +33,50 @@ def counts(family: str) -> tuple[int, int]:
         return standin.operations.total(), standin.waits.total()
 
 
+class _Searches:
+    """A model that is asked for its graph at every step."""
+
+    plain_search = False
+
+
+def waits_a_step(family: str, *, kept: bool) -> float:
+    """Waits that one more step of ``relax_many`` costs, from runs of 3 and of 7 steps."""
+    subject = make_subject(family)
+    structures = [subject.crystal(), subject.crystal()]
+    totals = []
+    with Standin() as standin:
+        model = copy.deepcopy(subject.model).to(standin.device)
+        if not kept:
+            model.__class__ = type("Searching", (_Searches, type(model)), {})
+        for steps in (3, 7):
+            standin.clear()
+            relax_many(model, structures, steps=steps, fmax=1e-9, batch=10**6)
+            totals.append(standin.waits.total())
+    return (totals[1] - totals[0]) / 4
+
+
+def record_steps(families: list[str], record: bool) -> None:
+    """Print the waits of a step, and write them down."""
+    rows = []
+    for family in families or ["facet", "sevennet", "scn", "escaip"]:
+        row = [waits_a_step(family, kept=kept) for kept in (False, True)]
+        rows.append([family, *(str(number) for number in row)])
+        print(*rows[-1], sep="\t", flush=True)
+    if record:
+        head = ["family", "waits a step, searched every time", "lists kept"]
+        write_measurement("device_steps", head, rows, machine="stand-in accelerator")
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("families", nargs="*")
+    parser.add_argument("--steps", action="store_true")
     record_option(parser)
     options = parser.parse_args()
+    if options.steps:
+        record_steps(options.families, options.record)
+        return
     rows = []
     for family in options.families or sorted(list_models()):
         rows.append([family, *counts(family)])

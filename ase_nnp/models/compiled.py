@@ -175,9 +175,11 @@ def _compare(code: Any, model: Potential, structures: list[Any]) -> None:
         compare_numbers(run, model, model.outputs, structures)
 
 
-def _marks(model: Potential) -> list[tuple[int, int]]:
+def _marks(model: Potential) -> list[Any]:
     """Return what changes with a tensor of the model, without reading the tensor."""
-    return [(t.data_ptr(), t._version) for t in (*model.parameters(), *model.buffers())]
+    held = (*model.parameters(), *model.buffers())
+    # A formula has no tensors, and yet a precision.
+    return [str(model.dtype), str(model.device), *((t.data_ptr(), t._version) for t in held)]
 
 
 def _name(model: Potential) -> str:

@@ -18,7 +18,7 @@ import ase_nnp
 from ase_nnp import BatchingCalculator, NNPCalculator, Predictor
 from ase_nnp.errors import ConfigError
 from ase_nnp.models.code_cache import cached_code, code_key, private_folder
-from ase_nnp.models.compiled import CompiledModel
+from ase_nnp.models.compiled import CompiledModel, graph_function
 from ase_nnp.models.tracing import _write_loops
 from ase_nnp.uncertainty import DeepEnsemble
 
@@ -135,7 +135,7 @@ def test_another_process_reads_the_code_and_a_damaged_file_is_made_again(own_cac
 
 
 @pytest.mark.slow
-def test_clones_copies_and_pickles_are_compiled_too_and_other_weights_are_refused(own_cache):
+def test_clones_copies_and_pickles_are_compiled_too(own_cache):
     model = ase_nnp.build_model("lj", {}, device="cpu")
     calc = BatchingCalculator(model, compile=True)
     atoms = bulk("Cu")
@@ -145,9 +145,24 @@ def test_clones_copies_and_pickles_are_compiled_too_and_other_weights_are_refuse
         assert twin.get_potential_energy(atoms) == pytest.approx(expected, rel=1e-6)
     assert len(list((own_cache / "compiled").glob("*.pt2"))) == 1
 
-    model.to(torch.float64)
+
+@pytest.mark.parametrize("family", ["lj", "cgcnn_oc20"])
+def test_a_model_that_has_changed_is_refused(family, own_cache, monkeypatch):
+    # What is compiled does not matter here, and takes a minute.
+    monkeypatch.setattr("ase_nnp.models.compiled._made", lambda model, _: graph_function(model))
+    model = ase_nnp.build_model(family, SMALL[family], seed=1, device="cpu").eval()
+    graph = model.make_graph(bulk("Cu"))
+    compiled = CompiledModel(model)
+    expected = model.compute(graph, ("energy",))["energy"]
+    assert compiled.compute(graph)["energy"].item() == pytest.approx(expected.item())
+
+    for parameter in model.parameters():
+        with torch.no_grad():
+            parameter.add_(0.1)
+    if family == "lj":
+        model.to(torch.float64)
     with pytest.raises(ConfigError, match="has changed since it was compiled"):
-        calc.clone().get_potential_energy(bulk("Au"))
+        compiled.compute(graph)
 
 
 def test_what_cannot_be_compiled_is_refused_with_the_reason(own_cache):

@@ -63,6 +63,20 @@ def test_a_batched_relaxation_on_a_device_takes_the_same_steps_and_waits_seldom(
         np.testing.assert_allclose(two.atoms.positions, one.atoms.positions, rtol=0, atol=1e-8)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["facet", "sevennet"])
+def test_families_with_graphs_of_their_own_wait_as_seldom(family):
+    subject = make_subject(family)
+    with Standin() as standin:
+        model = copy.deepcopy(subject.model).to(standin.device)
+
+        def run(steps):
+            options = {"fmax": 1e-9, "batch": 10**6}
+            relax_many(model, [subject.crystal()] * 2, steps=steps, **options)
+
+        assert waits_of_a_step(standin, run) <= 3, standin.waits
+
+
 def test_batched_dynamics_on_a_device_take_the_same_steps(subject):
     options = {"steps": 10, "temperature_K": 300, "seed": 1, "batch": 10**6}
     here = run_dynamics(subject.model, structures(subject), "nve", **options)
