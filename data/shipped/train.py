@@ -42,7 +42,7 @@ CONFIG = {
 #: strains and displacements decide constants and phonons, and their cells cost little. Every
 #: adsorption energy contains a gas's, so an error of these molecules is an error of all of them.
 WEIGHTS = {None: 1, "pair": 1, "strain": 8, "wave": 5, "shaken": 4, "eos": 4, "vacancy": 4}
-WEIGHTS |= {"reference": 10, "crystal": 6, "adsorbate": 3}
+WEIGHTS |= {"reference": 10, "crystal": 6, "adsorbate": 3, "site": 4}
 #: Part of the sum of covalent radii below which the teacher itself is in doubt.
 NEAREST = 0.65
 
