@@ -18,12 +18,12 @@ __all__ = ["OPTIONS", "compile_program", "find_compiler"]
 
 #: Of inductor, by what Facet gains: sums into atoms in the loop that makes the messages, short sums
 #: written out, products and sums as one instruction. Headers made beforehand would lie in a folder
-#: that anybody can foresee.
+#: that anybody can foresee. Constants are not folded when the code is loaded: with torch 2.13.0
+#: Facet's then had whatever memory held.
 OPTIONS: dict[str, Any] = {
     "cpp.fallback_scatter_reduce_sum": False,
     "cpp.enable_floating_point_contract_flag": "fast",
     "unroll_reductions_threshold": 17,
-    "aot_inductor.use_runtime_constant_folding": True,
     "aot_inductor.precompile_headers": False,
 }
 

@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from ase import Atoms
 from ase.build import bulk, fcc111, molecule
 from ase.io import write
@@ -15,6 +16,7 @@ from ase.io import write
 import ase_nnp
 from ase_nnp.errors import ConfigError, PredictionError
 from ase_nnp.models.export import export_model
+from ase_nnp.models.export_check import compare_numbers, sample_structures
 
 #: A host: torch, ASE's own neighbor list and nothing of ours.
 HOST = """
@@ -229,3 +231,14 @@ def test_a_file_that_exists_and_another_ending_are_refused(run, tmp_path):
     code, _, err = run("export", "lj", tmp_path / "m.onnx")
     assert code == 2
     assert ".pt2" in err
+
+
+def test_numbers_that_are_none_are_no_agreement():
+    model = ase_nnp.build_model("lj", device="cpu")
+
+    def nothing(batch):
+        wanted = model.compute(model.make_graph(batch), model.outputs)
+        return [torch.full_like(wanted[name], torch.nan) for name in model.outputs]
+
+    with pytest.raises(PredictionError, match="does not give its numbers"):
+        compare_numbers(nothing, model, model.outputs, sample_structures(model)[5:])

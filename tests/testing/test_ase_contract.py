@@ -209,6 +209,19 @@ class Poisoned(Pair):
         self.spoilt = False
 
 
+class PoisonedByNan(Pair):
+    failed = False
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
+        try:
+            super().calculate(atoms, properties, system_changes)
+        except ValueError:
+            self.failed = True
+            raise
+        if self.failed:
+            self.results = {k: np.nan * np.asarray(v) for k, v in self.results.items()}
+
+
 class OneAtATime(Pair):
     def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
         super().calculate(atoms, properties, system_changes)
@@ -275,6 +288,7 @@ FAULTS = {
     "writes into atoms.info": ("the_atoms_are_left_alone", Writes),
     "does not notice a new charge": ("a_change_in_info_is_noticed", ForgetsInfo),
     "is poisoned by a failure": ("a_failed_call_does_not_poison_the_next", Poisoned),
+    "gives NaN after a failure": ("a_failed_call_does_not_poison_the_next", PoisonedByNan),
     "runs once per property": ("one_calculation_gives_energy_forces_and_stress", OneAtATime),
     "takes slabs for molecules": ("a_slab_is_no_molecule", AllOrNothing),
     "takes wires for molecules": ("a_wire_equals_its_supercell", AllOrNothing),

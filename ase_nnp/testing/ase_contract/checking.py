@@ -33,7 +33,10 @@ def off(one: Any, two: Any, floor: float = 1e-2) -> float:
     if one.shape != two.shape:
         raise AssertionError(f"shapes differ: {one.shape} and {two.shape}")
     scale = max(float(np.abs(two).max(initial=0.0)), floor)
-    return float(np.abs(one - two).max(initial=0.0)) / scale
+    gap = float(np.abs(one - two).max(initial=0.0)) / scale
+
+    # No comparison is true of NaN: the larger of it and a number may be the number.
+    return np.inf if np.isnan(gap) else gap
 
 
 def refuses(action: Callable[[], Any]) -> Exception | None:
