@@ -124,16 +124,19 @@ def _check_kind(model: Potential) -> None:
             f"{name} is a sum of potentials (corrections: {said}), each with a neighbor list of "
             "its own, which is not compiled. Take compile=True or the corrections."
         )
+
     if model is not model.unwrapped:
         raise ConfigError(
             f"compile=True takes a model without error bars: those around {name} are not traced. "
             "Say uncertainty=False (a Predictor takes model.unwrapped)."
         )
+
     if model.required_inputs:
         raise ConfigError(
             f"{name} reads {', '.join(model.required_inputs)} beside geometry, which compiled code "
             "has no input for; leave compile=True out."
         )
+
     if model.device.type != "cpu":
         raise ConfigError(
             f"compile=True is for the CPU, and {name} is on {model.device}; compile='inductor' "
@@ -147,6 +150,7 @@ def _made(model: Potential, path: Path) -> Any:
     plain = deepcopy(model).freeze()
     sample = tensors(plain.make_graph(sample_structures(plain)[:5]))
     program = traced(plain, graph_function, sample, SIZES, loops=True)
+
     with whole_file(path) as file, quiet():
         compile_program(program, file, {"ase_nnp.key": path.stem})
         code = torch._inductor.aoti_load_package(str(file))

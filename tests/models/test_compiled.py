@@ -13,6 +13,7 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk, fcc111, molecule
+from traceable_models import SMALL
 
 import ase_nnp
 from ase_nnp import BatchingCalculator, NNPCalculator, Predictor
@@ -21,25 +22,6 @@ from ase_nnp.models.code_cache import cached_code, code_key, private_folder
 from ase_nnp.models.compiled import CompiledModel, graph_function
 from ase_nnp.models.tracing import _write_loops
 from ase_nnp.uncertainty import DeepEnsemble
-
-#: Small networks of families that can be compiled.
-SMALL = {
-    "facet": {
-        "hidden_irreps": ["8x0e + 4x1o + 4x2e", "8x0e + 4x1o + 2x2e"],
-        "outs_per_node": 8,
-        "node_embed": {"embed_dim": 8},
-        "edge_embed": {"r_max": 4.5},
-        "self_connection": {"polynomial": {"channels": 4}},
-    },
-    "cgcnn_oc20": {
-        "atom_embedding_size": 16,
-        "num_graph_conv_layers": 2,
-        "fc_feat_size": 16,
-        "num_fc_layers": 2,
-        "pbc": (True, True, True),
-    },
-    "lj": {},
-}
 
 
 class Pairs(ase_nnp.Conservative):

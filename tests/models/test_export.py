@@ -12,6 +12,7 @@ import torch
 from ase import Atoms
 from ase.build import bulk, fcc111, molecule
 from ase.io import write
+from traceable_models import SMALL
 
 import ase_nnp
 from ase_nnp.errors import ConfigError, PredictionError
@@ -53,25 +54,6 @@ for k, atoms in enumerate(read(structures, ":")):
         found[f"{name}{k}"] = value.numpy()
 np.savez(out, **found)
 """
-
-#: Small networks of families that can be exported.
-SMALL = {
-    "facet": {
-        "hidden_irreps": ["8x0e + 4x1o + 4x2e", "8x0e + 4x1o + 2x2e"],
-        "outs_per_node": 8,
-        "node_embed": {"embed_dim": 8},
-        "edge_embed": {"r_max": 4.5},
-        "self_connection": {"polynomial": {"channels": 4}},
-    },
-    "cgcnn_oc20": {
-        "atom_embedding_size": 16,
-        "num_graph_conv_layers": 2,
-        "fc_feat_size": 16,
-        "num_fc_layers": 2,
-        "pbc": (True, True, True),
-    },
-    "lj": {},
-}
 
 
 def structures() -> list[Atoms]:

@@ -152,6 +152,15 @@ def test_the_default_looks_at_bonding(model):
     assert torch.isfinite(torch.tensor(predict(auto, [broken], ("ood_score",))[0]["ood_score"]))
 
 
+def test_bonds_of_few_atoms_are_not_remembered_as_numbers_of_more(model):
+    known = KnownBonding.fit(model, rattled(molecule("H2O"), 50), false_alarms=0.0)
+    # The bond of atoms 1 and 2, written after the numbers, reads He, H, H, He.
+    bonded = Atoms("ArH2", [(0, 0, 0), (9, 0, 0), (9, 0, 0.74)])
+    alone = Atoms("ArH2HeH2He", [(9 * k, 0, 0) for k in range(7)])
+    for atoms in (bonded, alone):
+        assert len(known.novel(model.make_graph([atoms]))) == len(atoms)
+
+
 def test_remembered_answers_follow_the_bonds_and_not_the_positions(model, monkeypatch):
     known = KnownBonding.fit(model, rattled(molecule("H2O"), 50), false_alarms=0.0)
     whole, broken, other = molecule("H2O"), molecule("H2O"), molecule("SH2")

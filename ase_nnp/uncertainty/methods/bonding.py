@@ -289,8 +289,10 @@ class KnownBonding:
         if not self.counts:
             return torch.zeros(graph.num_atoms, dtype=torch.bool)
         bonds, numbers = _bonds(graph, lengths), graph.atomic_numbers.cpu().numpy()
-        # Edges have one order, so that the same bonds are the same bytes.
-        name = blake2b(numbers.tobytes() + bonds.tobytes(), digest_size=16).digest()
+        # Edges have one order, so that the same bonds are the same bytes; their number goes with
+        # them, or the bonds of few atoms could be read as numbers of more.
+        size = np.int64(len(numbers)).tobytes()
+        name = blake2b(size + numbers.tobytes() + bonds.tobytes(), digest_size=16).digest()
         known = self._answers.get(name)
         if known is not None:
             return known
