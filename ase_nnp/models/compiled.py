@@ -2,7 +2,8 @@
 
 What is compiled is one list of operations with the derivatives in it, for any number of atoms,
 edges and structures. A file of it belongs to one model on one kind of machine: its name is a hash
-of weights, configuration, source code, precision, threads, processor and torch.
+of weights, configuration, source code, precision, threads, processor and torch. Beside it stands
+up to which size the code is faster than the model as it is; larger graphs are not its own.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from torch import Tensor
 from ase_nnp.errors import ConfigError, PredictionError
 from ase_nnp.files.atomic import locked, whole_file
 from ase_nnp.models.code_cache import cached_code, code_key, private_folder
+from ase_nnp.models.code_gain import kept_gain, most_edges
 from ase_nnp.models.export_check import compare_numbers, sample_structures
 from ase_nnp.models.graph import AtomGraph
 from ase_nnp.models.machine_code import compile_program, find_compiler
@@ -34,7 +36,15 @@ __all__ = ["CompiledModel"]
 FIELDS = ("positions", "atomic_numbers", "cell", "pbc", "batch", "edge_index", "edge_shift")
 SIZES = ("atoms", "atoms", "structures", "structures", "atoms", ":edges", "edges")
 
-_loaded: dict[str, Any] = {}  # by key: clones and other predictors of a model share its code
+
+class Code(NamedTuple):
+    """Machine code, and the most edges of a graph on which it is faster than the model."""
+
+    run: Any
+    most_edges: float
+
+
+_loaded: dict[str, Code] = {}  # by key: clones and other predictors of a model share its code
 
 
 class CompiledModel:
@@ -57,7 +67,7 @@ class CompiledModel:
     def __init__(self, model: Potential) -> None:
         _check_kind(model)
         self.model, self._marks = model, _marks(model)
-        self._run = self._code()
+        self._run, self.most_edges = self._code()
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the code, which another process reads from the cache folder."""
@@ -66,28 +76,30 @@ class CompiledModel:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["model"])  # type: ignore[misc]
 
-    def compute(self, graph: AtomGraph) -> dict[str, Tensor]:
-        """Return all outputs of the model.
+    def pays(self, graph: AtomGraph) -> bool:
+        """Whether the code is faster on the graph than the model as it is."""
+        return graph.num_edges <= self.most_edges
 
-        Raises
-        ------
-        ConfigError
-            The weights are no longer those that were compiled.
-        """
+    def check_weights(self) -> None:
+        """Raise ConfigError where the weights are no longer those that were compiled."""
         if _marks(self.model) != self._marks:
             raise ConfigError(
                 f"{_name(self.model)} has changed since it was compiled (weights, precision or "
                 "device). Make a new calculator or predictor with compile=True."
             )
+
+    def compute(self, graph: AtomGraph) -> dict[str, Tensor]:
+        """Return all outputs of the model, from the code, whatever the size."""
         values = self._run(*tensors(graph))
         return dict(zip(self.model.outputs, values, strict=True))
 
-    def _code(self) -> Any:
+    def _code(self) -> Code:
         """Return the code of this model: this process's, the cache folder's, or new."""
         key = code_key(self.model)
         if key is None:  # a class without a source file cannot be known again
             with TemporaryDirectory() as scratch:
-                return _made(self.model, Path(scratch) / "model.pt2")
+                run = _made(self.model, Path(scratch) / "model.pt2")
+                return Code(run, self._gain(run))
         if key in _loaded:
             return _loaded[key]
 
@@ -95,9 +107,14 @@ class CompiledModel:
         # Who comes second waits for the first one's file instead of compiling too.
         with locked(folder / f"{key}.lock"):
             file = cached_code(folder, key)
-            code = None if file is None else _read(file, self.model)
-            _loaded[key] = code or _made(self.model, folder / f"{key}.pt2")
+            run = None if file is None else _read(file, self.model)
+            file = folder / f"{key}.pt2"
+            run = run or _made(self.model, file)
+            _loaded[key] = Code(run, kept_gain(file, lambda: self._gain(run)))
         return _loaded[key]
+
+    def _gain(self, run: Any) -> float:
+        return most_edges(lambda graph: run(*tensors(graph)), self.model)
 
 
 def tensors(graph: AtomGraph) -> tuple[Tensor, ...]:

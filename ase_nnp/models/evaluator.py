@@ -60,6 +60,8 @@ class Evaluator:
             The model does not give what it declares.
         """
         if self._code is not None:
+            self._code.check_weights()
+        if self._code is not None and self._code.pays(graph):
             output = self._code.compute(graph)
         else:
             with (

@@ -18,8 +18,8 @@ from ase_nnp import NNPCalculator
 GPA = 160.21766
 
 
-def arguments(text: str | None, *extra: str) -> argparse.Namespace:
-    """MODEL, --uncertainty, --output and ``extra`` positional paths."""
+def arguments(text: str | None, *extra: str, **numbers: int) -> argparse.Namespace:
+    """MODEL, --uncertainty, --output, ``extra`` positional paths and whole ``numbers``."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     parser = argparse.ArgumentParser(description=text)
@@ -28,6 +28,8 @@ def arguments(text: str | None, *extra: str) -> argparse.Namespace:
         parser.add_argument(name, type=Path)
     parser.add_argument("--uncertainty", type=Path)
     parser.add_argument("--output", "-o", type=Path, help="JSON; this script's part is replaced")
+    for name, value in numbers.items():
+        parser.add_argument(f"--{name}", type=int, default=value)
     return parser.parse_args()
 
 

@@ -1,6 +1,6 @@
 """Atoms and molecules put where they do not belong, relaxed: does anything fall into a hole?
 
-    python data/shipped/placements.py MODEL.nnp [--uncertainty MODEL.uq] [-o report.json]
+    python data/shipped/placements.py MODEL.nnp [--uncertainty MODEL.uq] [-o JSON] [--random 1000]
 
 First C, N and O 1.3 Angstrom above a surface atom of nine metals; then random and upside-down
 placements with numbers that no label used. A *hole* is an end where the teacher's largest force is
@@ -9,6 +9,7 @@ above 5 eV/A, or its energy more than 1 eV above the model's.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
 
 import numpy as np
@@ -23,7 +24,6 @@ from wide_surfaces import clean, fixed
 
 from ase_nnp import NNPCalculator, StructureError
 
-RANDOM = 30
 KINDS = {"wrong-way", "covered", "layer", "adatom"}
 
 
@@ -54,9 +54,36 @@ def buried(end: Atoms) -> bool:
     return bool((gaps / (radii[:-1] + radii[-1])).min() < 0.7)
 
 
+def random_starts(count: int) -> Iterator[tuple[str, Atoms]]:
+    """Adsorbates, adatoms and layers where chance puts them; atoms in each other's core are not."""
+    number = 5_000_000
+    while count:
+        kind, name, atoms = training(number)
+        number += 1
+        if kind in KINDS and nearest(atoms) > 0.35:
+            count -= 1
+            yield name, atoms
+
+
+def flagged(atoms: Atoms, calc) -> bool:
+    """Whether the calculator doubts the structure."""
+    atoms.calc = calc
+    with suppress(StructureError):
+        atoms.get_potential_energy()
+    return bool(calc.results.get("ood_flag", False))
+
+
+def judged(end: Atoms, judge) -> tuple[float, float]:
+    """Largest force (eV/A) of the teacher, and its energy above the model's (eV)."""
+    twin = end.copy()
+    twin.calc = judge
+    worst = np.abs(twin.get_forces(apply_constraint=False)).max()
+    return float(worst), float(twin.get_potential_energy() - end.get_potential_energy())
+
+
 def main() -> None:
     """Both parts."""
-    args = arguments(__doc__)
+    args = arguments(__doc__, random=30)
     from label import teacher
 
     judge = teacher()
@@ -69,39 +96,21 @@ def main() -> None:
             if buried(end):
                 table["into_the_metal"].append(f"{symbol} on {metal}")
 
-    number, starts = 5_000_000, []
-    while len(starts) < RANDOM:
-        kind, name, atoms = training(number)
-        number += 1
-        if kind in KINDS and nearest(atoms) > 0.35:
-            starts.append((name, atoms))
-    holes, flagged_start, flagged_end = [], 0, 0
-    for name, start in starts:
+    holes: list[dict[str, object]] = []
+    for done, (name, start) in enumerate(random_starts(args.random), 1):
         end = relax(start, calc)
-        flags = []
-        for atoms in (start, end):
-            atoms.calc = calc
-            with suppress(StructureError):
-                atoms.get_potential_energy()
-            flags.append(bool(calc.results.get("ood_flag", False)))
-        twin = end.copy()
-        twin.calc = judge
-        worst = float(np.abs(twin.get_forces(apply_constraint=False)).max())
-        above = float(twin.get_potential_energy() - end.get_potential_energy())
+        flags = [flagged(start, calc), flagged(end, calc)]
+        worst, above = judged(end, judge)
         if worst > 5 or above > 1:
-            holes.append(
-                {"name": name, "force": round(worst, 1), "eV": round(above, 2), "flagged": flags}
-            )
-            flagged_start += flags[0]
-            flagged_end += flags[1]
-    table |= {
-        "random": len(starts),
-        "holes": len(holes),
-        "holes_flagged_at_start": flagged_start,
-        "holes_flagged_at_end": flagged_end,
-        "each_hole": holes,
-    }
-    store(args, "placements", table)
+            hole = {"name": name, "force": round(worst, 1), "eV": round(above, 2)}
+            holes.append(hole | {"flagged": flags})
+
+        # A long hunt that is stopped leaves what it found.
+        if done % 50 == 0 or done == args.random:
+            table |= {"random": done, "holes": len(holes)}
+            for place, when in enumerate(("start", "end")):
+                table[f"holes_flagged_at_{when}"] = sum(h["flagged"][place] for h in holes)
+            store(args, "placements", table | {"each_hole": holes})
 
 
 if __name__ == "__main__":
