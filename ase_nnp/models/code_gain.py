@@ -12,6 +12,7 @@ import json
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,7 @@ def most_edges(run: Callable[[AtomGraph], Any], model: Potential) -> float:
         graph = model.make_graph([sample_structures(model)[-1] * copies])
         with torch.no_grad(), evaluating(model):
             theirs, own = _seconds(
-                lambda graph=graph: run(graph),
-                lambda graph=graph: model.compute(graph, model.outputs),
+                partial(run, graph), partial(model.compute, graph, model.outputs)
             )
         if theirs >= own:
             return largest
