@@ -15,14 +15,15 @@ from torch import Tensor
 
 from ase_nnp.errors import StructureError
 from ase_nnp.models.graph import AtomGraph
-from ase_nnp.models.lattice import recentered, wrapped
+from ase_nnp.models.lattice import SPREAD, folded, folded_around, recentered, search_cell
 from ase_nnp.models.neighbors import MIN_DISTANCE, sort_and_cap_edges
 from ase_nnp.models.potential import Potential
+from ase_nnp.models.segments import Segments
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-__all__ = ["SKIN", "KeptEdges", "KeptList", "search_with_skin", "stale"]
+__all__ = ["SKIN", "KeptEdges", "KeptList", "check_closest", "search_with_skin", "stale"]
 
 Array = np.ndarray[Any, Any]
 SKIN = 0.8  # Angstrom
@@ -46,73 +47,99 @@ def search_with_skin(model: Potential, atoms: Atoms, skin: float) -> AtomGraph:
 class KeptEdges:
     """Candidate edges of structures where they were when they were searched.
 
+    Nothing here makes the host wait for a device but the number of edges within the cutoff.
+
     Parameters
     ----------
     base
         From :func:`search_with_skin`; several are one batch.
+    cutoff
+        Angstrom, of the model.
     wrap
         Fold atoms into the cell, as the model's own graph does: images are numbered by where atoms
         are, and neighbors at one distance are ranked by them.
     """
 
-    def __init__(self, base: AtomGraph, wrap: bool) -> None:
-        self.base, self.wrap = base, wrap
-        self.closest: Tensor | None = None  # squared distance of the closest pair, on the device
+    def __init__(self, base: AtomGraph, cutoff: float, wrap: bool) -> None:
+        self.base, self.cutoff, self.wrap = base, cutoff, wrap
+        self.closest: Tensor | None = None  # (B,) squared distance of the closest pairs
         self.source, self.target = base.edge_index
         self.shift = base.edge_shift.double()
+        structures = torch.arange(base.num_structures, device=base.batch.device)
+        # Atoms and edges of a structure are consecutive.
+        self.first = torch.searchsorted(base.batch, structures)
         self.structure = base.batch[self.target]
-        self.moved: Tensor | None = None  # (N, 3) cells that `shift` already counts
+        bounds = torch.arange(base.num_structures + 1, device=base.batch.device)
+        self.bounds = torch.searchsorted(self.structure, bounds)
 
-        # Positions come from the host, so what is judged there makes no device wait.
-        self.pbc, self.batch = base.pbc.cpu(), base.batch.cpu()
+        # What is read here is read once a search, so that no step has to ask the device.
+        self.folds = bool(base.pbc.any())
+        if self.folds and wrap:
+            self.whole, self.own = _search_cells(base)
+        self._close_gaps()
 
-    def graph(
-        self, positions: Tensor, cell: Tensor, cutoff: float, max_neighbors: int | None
-    ) -> AtomGraph:
-        """Return the graph, in float64, of structures at positions and cells given on the host."""
+    def _close_gaps(self) -> None:
+        """Note what brings parts of a structure nearer that are far from each other.
+
+        Between two searches atoms move by less than the skin, and gaps are as they were.
+        """
+        self.nearer = self.cut = None
         base = self.base
-        device = base.positions.device
-        positions, moved = self._placed(positions, cell, cutoff)
-        if moved is not None and (self.moved is None or not torch.equal(moved, self.moved)):
-            change = (moved if self.moved is None else moved - self.moved).to(device)
-            shifts = base.edge_shift + change[self.source] - change[self.target]
-            base = self.base = base.replace(edge_shift=shifts)
-            self.shift, self.moved = shifts.double(), moved
+        if not base.num_atoms:
+            return
+        placed, _ = self._folded(base.positions, base.cell)
+        if float(placed.abs().amax()) <= SPREAD:
+            return
+        there, cell, pbc, batch = (t.cpu() for t in (placed, base.cell, base.pbc, base.batch))
+        nearer, cells = recentered(there, cell, pbc, batch, self.cutoff, fold=False)
+        if cells is not None:
+            # Both atoms of an edge lie on one side of every gap: this is the same for both, and
+            # stays so when the cell changes.
+            closed = nearer - there + _lengths(cells.double(), cell, batch)
+            self.nearer, self.cut = closed.to(placed), cells.to(base.positions.device)
+
+    def graph(self, positions: Tensor, cell: Tensor, max_neighbors: int | None) -> AtomGraph:
+        """Return the graph, in float64, of structures at positions and cells on the device."""
+        base = self.base
 
         # One matrix product where there is one cell: the batched form copies it to every edge.
-        positions, cell = positions.to(device), cell.to(device)
         if len(cell) == 1:
             image = self.shift @ cell[0]
         else:
             image = torch.einsum("ec,ecd->ed", self.shift, cell[self.structure])
         at = positions.index_select(0, self.source) - positions.index_select(0, self.target)
         squared = (at + image).square().sum(1)
-        near = torch.nonzero(squared <= cutoff * cutoff)[:, 0]
-
+        near = torch.nonzero(squared <= self.cutoff * self.cutoff)[:, 0]
         edges, shifts = base.edge_index.index_select(1, near), base.edge_shift.index_select(0, near)
+
+        placed, moved = self._folded(positions, cell)
+        if self.nearer is not None and self.cut is not None:
+            placed = placed + self.nearer - _lengths(self.cut.double(), cell, base.batch)
+            moved = self.cut if moved is None else moved + self.cut
+        if moved is not None:
+            by_source, by_target = (moved.index_select(0, end) for end in edges)
+            shifts = shifts + by_source - by_target
+
         self.closest = None
         if max_neighbors is not None:
             edges, shifts = sort_and_cap_edges(
                 edges, shifts, squared[near].sqrt(), base.num_atoms, max_neighbors
             )
-        elif len(near):
-            self.closest = squared.amin()  # judged with the results, which are read once
-        return base.replace(positions=positions, cell=cell, edge_index=edges, edge_shift=shifts)
+        else:  # judged with the results, which are read once
+            self.closest = torch.segment_reduce(squared, "min", offsets=self.bounds, unsafe=True)
+        return base.replace(positions=placed, cell=cell, edge_index=edges, edge_shift=shifts)
 
-    def _placed(
-        self, positions: Tensor, cell: Tensor, cutoff: float
-    ) -> tuple[Tensor, Tensor | None]:
-        if not self.wrap:
-            return recentered(positions, cell, self.pbc, self.batch, cutoff)
-        positions, folded = wrapped(positions, cell, self.pbc, self.batch)
-        where = positions, cell, self.pbc, self.batch
-        positions, moved = recentered(*where, cutoff, fold=False)
-        return positions, folded if moved is None else folded + moved
-
-    def check(self, closest: float) -> None:
-        """Refuse a squared distance that no two atoms have."""
-        if closest < MIN_DISTANCE**2:
-            raise StructureError("Two atoms are in the same place.")
+    def _folded(self, positions: Tensor, cell: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Move structures to the origin as :func:`~ase_nnp.models.lattice.recentered` does."""
+        pbc, batch = self.base.pbc, self.base.batch
+        moved = None
+        if self.folds and self.wrap:
+            whole = torch.where(self.own, cell, self.whole)
+            positions, moved = folded(positions, whole, pbc, batch)
+        positions = positions - positions[self.first].index_select(0, batch)
+        if self.folds and not self.wrap:
+            positions, moved = folded_around(positions, cell, pbc, batch)
+        return positions, moved
 
 
 class KeptList:
@@ -140,18 +167,19 @@ class KeptList:
             self.model.check_elements([atoms])
             self.searches += 1
             found = search_with_skin(self.model, atoms, SKIN)
-            self._kept = KeptEdges(found, bool(self.model.graph_options.get("wrap")))
+            self._kept = KeptEdges(found, cutoff, bool(self.model.graph_options.get("wrap")))
             self._atoms = atoms.copy()
 
         positions = torch.from_numpy(np.array(atoms.positions, dtype=np.float64))
         cell = torch.from_numpy(np.array(atoms.cell.array, dtype=np.float64))[None]
-        pairs = self._kept.graph(positions, cell, cutoff, self.model.max_neighbors)
+        where = self.model.device
+        pairs = self._kept.graph(positions.to(where), cell.to(where), self.model.max_neighbors)
         return self.model.finish_graph(pairs)
 
     def check(self) -> None:
         """Refuse the structure of the last graph if two of its atoms are in the same place."""
         if self._kept is not None and self._kept.closest is not None:
-            self._kept.check(float(self._kept.closest))
+            check_closest(float(self._kept.closest))
 
     def _is_another(self, atoms: Atoms) -> bool:
         old = self._atoms
@@ -164,59 +192,80 @@ class KeptList:
             return True
         if not np.array_equal(atoms.pbc, old.pbc) or not np.isfinite(atoms.positions).all():
             return True
-        one = np.zeros(len(atoms), dtype=np.int64), np.zeros(1, dtype=np.int64)
-        then, now = ((a.positions, a.cell.array[None]) for a in (old, atoms))
-        return bool(stale(then, now, one, float(self.model.cutoff), SKIN)[0])
+
+        moved_cell = not np.array_equal(atoms.cell.array, old.cell.array)
+        if moved_cell and min(a.cell.rank for a in (atoms, old)) < 3:
+            return True  # nothing says how such a cell has deformed
+        then, now = (
+            (torch.from_numpy(a.positions), torch.from_numpy(a.cell.array)[None])
+            for a in (old, atoms)
+        )
+        one = Segments([len(atoms)])
+        return bool(stale(then, now, one, float(self.model.cutoff), SKIN, moved_cell)[0])
 
 
 def stale(
-    then: tuple[Array, Array],
-    now: tuple[Array, Array],
-    rows: tuple[Array, Array],
+    then: tuple[Tensor, Tensor],
+    now: tuple[Tensor, Tensor],
+    segments: Segments,
     cutoff: float,
     skin: float,
-) -> Array:
+    moving_cell: bool,
+) -> Tensor:
     """Whether a pair outside its list may have come within the cutoff, (B,) bool.
 
-    A pair outside was at least cutoff + skin apart. The cell's deformation shortens that by its
-    smallest singular value at most, and each atom's own movement by its length.
+    A pair outside was at least cutoff + skin apart. The cell's deformation shortens that, and each
+    atom's own movement by its length. No vector shrinks by more than the deformation differs from
+    none, in the Frobenius norm: a bound below the smallest singular value that needs no
+    decomposition, for which the host would wait.
 
     Parameters
     ----------
     then, now
         Positions (N, 3) and cells (B, 3, 3) where lists were searched and where atoms are.
-    rows
-        The structure of each atom (N,), and the first atom of each structure (B,).
+    segments
+        The atoms of each structure.
     cutoff, skin
         Angstrom.
+    moving_cell
+        Whether the cells differ; they then have a volume.
     """
-    (reference, old), (positions, cell), (owner, starts) = then, now, rows
-    shrink: Array = np.ones(len(cell))
-    finite = np.isfinite(cell).all(axis=(1, 2))
+    (reference, old), (positions, cell) = then, now
+    shrink = torch.ones_like(cell[:, 0, 0])
+    if moving_cell:
+        # A cell that breathes carries its atoms along, which is no motion within it.
+        deformation = torch.linalg.solve_ex(old, cell)[0]
+        same = torch.eye(3, dtype=cell.dtype, device=cell.device)
+        shrink = 1.0 - (deformation - same).square().sum((1, 2)).sqrt()
+        carried = segments.spread(deformation)
+        reference = (reference[:, :, None] * carried).sum(1)
 
-    # A cell that breathes carries its atoms along, which is no motion within it.
-    changed = finite & (cell != old).any(axis=(1, 2))
-    if changed.any():
-        deformation = np.tile(np.eye(3), (len(cell), 1, 1))
-        for k in np.flatnonzero(changed).tolist():
-            deformation[k] = np.linalg.solve(completed(old[k]), completed(cell[k]))
-
-        # The smallest singular value: no vector shrinks by more.
-        shrink = np.linalg.svd(deformation, compute_uv=False)[:, -1]
-        reference = np.einsum("nc,ncd->nd", reference, deformation[owner])
-
-    away = positions - reference
-    squares = np.einsum("nc,nc->n", away, away)
-    far = np.sqrt(np.maximum.reduceat(squares, starts)) if len(cell) else np.zeros(0)
-
-    # Two atoms may each have moved by `far` towards each other.
-    return np.asarray(shrink * (cutoff + skin) - 2 * far < cutoff)
+    # Two atoms may each have moved by `far` towards each other. What is not a number has moved.
+    far = segments.longest(positions - reference)
+    return ~(shrink * (cutoff + skin) - 2 * far >= cutoff)
 
 
-def completed(cell: Array) -> Array:
-    """Return a cell of full rank: missing vectors are made up."""
-    if np.linalg.matrix_rank(cell) == 3:
-        return cell
-    from ase.geometry import complete_cell
+def check_closest(squared: float) -> None:
+    """Refuse a squared distance that no two atoms have.
 
-    return np.asarray(complete_cell(cell), dtype=np.float64)
+    Raises
+    ------
+    StructureError
+        It is below :data:`~ase_nnp.models.neighbors.MIN_DISTANCE`.
+    """
+    if squared < MIN_DISTANCE**2:
+        raise StructureError("Two atoms are in the same place.")
+
+
+def _lengths(cells: Tensor, vectors: Tensor, batch: Tensor) -> Tensor:
+    """Numbers of cells (N, 3) as Cartesian vectors, in Angstrom."""
+    return torch.einsum("nc,ncd->nd", cells, vectors[batch])
+
+
+def _search_cells(base: AtomGraph) -> tuple[Tensor, Tensor]:
+    """Return cells of three vectors, (B, 3, 3), and which are the structures' own, (B, 3, 1)."""
+    cells, pbc = base.cell.cpu().numpy(), base.pbc.cpu().numpy()
+    whole = np.array([search_cell(c, p) for c, p in zip(cells, pbc, strict=True)])
+    own = (whole == cells).all(axis=2, keepdims=True)
+    device = base.cell.device
+    return torch.from_numpy(whole).to(device), torch.from_numpy(own).to(device)

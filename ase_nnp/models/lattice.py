@@ -10,7 +10,16 @@ from torch import Tensor
 
 from ase_nnp.errors import StructureError
 
-__all__ = ["MAX_NEIGHBORS", "recentered", "search_lattice", "wrapped"]
+__all__ = [
+    "MAX_NEIGHBORS",
+    "SPREAD",
+    "folded",
+    "folded_around",
+    "recentered",
+    "search_cell",
+    "search_lattice",
+    "wrapped",
+]
 
 #: Of a lattice vector; atoms on the border of a cell must not go one way or the other by rounding.
 BORDER = 1e-9
@@ -61,15 +70,7 @@ def recentered(
     positions = positions - positions[first[batch]]
     moved = None
     if fold and bool(pbc.any()):
-        periodic = cell * pbc[:, :, None]
-
-        # As in _around_first: by the Gram matrix of the periodic vectors alone.
-        gram = periodic @ periodic.transpose(1, 2) + torch.diag_embed((~pbc).to(cell.dtype))
-        dual = periodic.transpose(1, 2) @ torch.linalg.inv(gram)
-        scaled = torch.einsum("nc,ncd->nd", positions, dual[batch])
-        cells = torch.floor(scaled + (0.5 + EDGE)) * pbc[batch]
-        positions = positions - torch.einsum("nc,ncd->nd", cells, periodic[batch])
-        moved = cells.long()
+        positions, moved = folded_around(positions, cell, pbc, batch)
 
     if float(positions.abs().amax()) > SPREAD:
         moved = torch.zeros_like(batch)[:, None].repeat(1, 3) if moved is None else moved
@@ -81,6 +82,25 @@ def recentered(
                 positions[own] = torch.from_numpy(nearer).to(positions)
                 moved[own] += torch.from_numpy(more).to(moved)
     return positions, moved
+
+
+def folded_around(
+    positions: Tensor, cell: Tensor, pbc: Tensor, batch: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Bring atoms to their images around the origin; the host does not wait for a device.
+
+    Returns
+    -------
+    positions (N, 3) and the cells (N, 3) int64 that each atom was moved by, as `recentered`.
+    """
+    periodic = cell * pbc[:, :, None]
+
+    # As in _around_first: by the Gram matrix of the periodic vectors alone.
+    gram = periodic @ periodic.transpose(1, 2) + torch.diag_embed((~pbc).to(cell.dtype))
+    dual = periodic.transpose(1, 2) @ torch.linalg.inv_ex(gram)[0]
+    scaled = torch.einsum("nc,ncd->nd", positions, dual[batch])
+    cells = torch.floor(scaled + (0.5 + EDGE)) * pbc[batch]
+    return positions - torch.einsum("nc,ncd->nd", cells, periodic[batch]), cells.long()
 
 
 def _around_first(
@@ -276,8 +296,12 @@ def wrapped(positions: Tensor, cell: Tensor, pbc: Tensor, batch: Tensor) -> tupl
     """
     pairs = zip(cell.numpy(), pbc.numpy(), strict=True)
     whole = torch.from_numpy(np.stack([search_cell(c, periodic) for c, periodic in pairs]))
+    return folded(positions, whole, pbc, batch)
 
+
+def folded(positions: Tensor, whole: Tensor, pbc: Tensor, batch: Tensor) -> tuple[Tensor, Tensor]:
+    """As :func:`wrapped`, by cells of three vectors; the host does not wait for a device."""
     # An atom that sits on the border by rounding folds to zero, as in ASE's wrap.
-    scaled = torch.einsum("nc,ncd->nd", positions, torch.linalg.inv(whole)[batch])
+    scaled = torch.einsum("nc,ncd->nd", positions, torch.linalg.inv_ex(whole)[0][batch])
     cells = torch.where(pbc[batch], torch.floor(scaled + BORDER), 0.0)
     return positions - torch.einsum("nc,ncd->nd", cells, whole[batch]), cells.long()

@@ -73,3 +73,22 @@ def test_atoms_that_come_to_the_same_place_are_refused():
     kept.graph(atoms)
     with pytest.raises(StructureError, match="same place"):
         kept.check()
+
+
+@pytest.mark.parametrize("periodic", [False, True])
+def test_parts_far_from_each_other_are_brought_nearer_as_in_a_fresh_search(periodic):
+    kept = KeptList(make_subject("lj").model)
+    atoms = Atoms("Ar4", [(0, 0, 0), (0, 0, 3.5), (9.5, 0, 3000), (0.3, 0, 3003)])
+    if periodic:
+        atoms.set_cell((10, 10, 9000))
+        atoms.pbc = True
+    rng = np.random.default_rng(1)
+    for step in range(4):
+        graph, fresh = kept.graph(atoms), kept.model.make_graph(atoms)
+        np.testing.assert_array_equal(graph.edge_index, fresh.edge_index)
+        np.testing.assert_allclose(graph.edge_vectors(), fresh.edge_vectors(), atol=1e-5)
+        assert graph.positions.abs().max() < 100
+        atoms.positions += rng.normal(scale=0.05, size=(4, 3))
+        if periodic:
+            atoms.set_cell(atoms.cell[:] * (1.0 + 0.001 * step), scale_atoms=True)
+    assert kept.searches == 1

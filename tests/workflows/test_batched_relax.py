@@ -201,6 +201,30 @@ def test_who_fails_fails_alone_and_by_name(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("method", ["FIRE", "LBFGS", "BFGS", "langevin", "nvt", "npt"])
+def test_an_answer_that_is_not_finite_disturbs_nobody_else(method):
+    from ase.build import bulk
+
+    from ase_nnp.workflows.batched import run_dynamics
+
+    model = Fussy().to(torch.float64)
+    good, bad = (bulk(metal, "fcc", a=3.4, cubic=True) for metal in ("Cu", "Ag"))
+    good.rattle(0.1, seed=1)
+
+    def run(structures):
+        if method.isupper():
+            return relax_many(model, structures, optimizer=method, cell=True, steps=6, fmax=1e-9)
+        return run_dynamics(model, structures, method, temperature_K=300, steps=6)
+
+    alone, (first, failed) = run([good]), run([good, bad])
+    assert (failed.status, failed.steps, "finite" in failed.reason) == ("failed", 0, True)
+    np.testing.assert_array_equal(failed.atoms.positions, bad.positions)
+    assert np.isfinite(failed.atoms.get_momenta()).all()
+    assert first.steps == 6
+    np.testing.assert_allclose(first.atoms.positions, alone[0].atoms.positions, atol=1e-10)
+    np.testing.assert_allclose(first.atoms.cell.array, alone[0].atoms.cell.array, atol=1e-10)
+
+
 class Cliff(Conservative):
     """A repulsion that throws atoms out of any structure."""
 

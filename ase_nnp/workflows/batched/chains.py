@@ -7,9 +7,12 @@ Tuckerman et al. (2006, doi:10.1088/0305-4470/39/19/S18) with the fourth-order w
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Mapping
 
-from ase_nnp.workflows.batched.state import Array
+import torch
+from torch import Tensor
+
+from ase_nnp.workflows.batched.state import joined
 
 __all__ = ["Chain"]
 
@@ -21,92 +24,94 @@ WEIGHTS = (_OUTER, 1 - 2 * _OUTER, _OUTER)
 class Chain:
     """One chain of :data:`LINKS` thermostats a structure, that takes or gives kinetic energy.
 
-    ``place`` (B, links) are the thermostats' coordinates, ``momentum`` theirs, ``mass`` their
+    ``place`` (links, B) are the thermostats' coordinates, ``momentum`` theirs, ``mass`` their
     inertia, ``kT`` (B,) the thermal energy and ``freedom`` (B,) what the first link sees.
     """
 
     def __init__(self) -> None:
-        self.kT = np.zeros(0)
-        self.freedom = np.zeros(0)
-        self.mass = np.zeros((0, LINKS))
-        self.place = np.zeros((0, LINKS))
-        self.momentum = np.zeros((0, LINKS))
+        self.kT = torch.zeros(0, dtype=torch.float64)
+        self.freedom = self.kT
+        self.mass = [self.kT] * LINKS
+        self.place = [self.kT] * LINKS
+        self.momentum = [self.kT] * LINKS
 
-    def add(self, kT: Array, freedom: Array, time: float, first: float | None = None) -> None:
+    def add(self, kT: Tensor, freedom: Tensor, time: float, first: float | None = None) -> None:
         """Append chains at rest; ``first`` replaces the degrees of freedom in the first mass."""
-        mass = np.repeat((kT * time**2)[:, None], LINKS, axis=1)
-        mass[:, 0] *= freedom if first is None else first
-        self.kT = np.concatenate([self.kT, kT])
-        self.freedom = np.concatenate([self.freedom, freedom])
-
         # A structure without free components has no thermostat to speak of: no division by zero.
-        self.mass = np.concatenate([self.mass, np.maximum(mass, 1e-300)])
-        self.place = np.concatenate([self.place, np.zeros_like(mass)])
-        self.momentum = np.concatenate([self.momentum, np.zeros_like(mass)])
+        mass = [kT * time**2] * LINKS
+        mass[0] = mass[0] * (freedom if first is None else first)
+        self.mass = [
+            joined(old, new.clamp(min=1e-300)) for old, new in zip(self.mass, mass, strict=True)
+        ]
+        self.place = [joined(old, torch.zeros_like(kT)) for old in self.place]
+        self.momentum = [joined(old, torch.zeros_like(kT)) for old in self.momentum]
+        self.kT, self.freedom = joined(self.kT, kT), joined(self.freedom, freedom)
 
-    def keep(self, mask: Array) -> Chain:
-        """Return the chains where ``mask`` is true."""
+    def keep(self, places: Tensor) -> Chain:
+        """Return the chains at ``places``."""
         part = Chain()
-        for name, value in self.state().items():
-            setattr(part, name, value[mask])
+        part.kT, part.freedom = (v.index_select(0, places) for v in (self.kT, self.freedom))
+        for name in ("mass", "place", "momentum"):
+            setattr(part, name, [v.index_select(0, places) for v in getattr(self, name)])
         return part
 
-    def put(self, mask: Array, part: Chain) -> None:
+    def put(self, places: Tensor, part: Chain) -> None:
         """Take coordinates and momenta back from :meth:`keep`."""
-        self.place[mask], self.momentum[mask] = part.place, part.momentum
+        for name in ("place", "momentum"):
+            links = zip(getattr(self, name), getattr(part, name), strict=True)
+            setattr(self, name, [mine.index_copy(0, places, its) for mine, its in links])
 
-    def state(self) -> dict[str, Array]:
-        """Return all arrays."""
+    def state(self) -> dict[str, Tensor]:
+        """Return all tensors, links last."""
         return {
             "kT": self.kT,
             "freedom": self.freedom,
-            "mass": self.mass,
-            "place": self.place,
-            "momentum": self.momentum,
+            "mass": torch.stack(self.mass, dim=1),
+            "place": torch.stack(self.place, dim=1),
+            "momentum": torch.stack(self.momentum, dim=1),
         }
 
-    def restore(self, arrays: dict[str, Array]) -> None:
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Take a state back."""
-        for name in self.state():
-            setattr(self, name, arrays[name])
+        self.kT, self.freedom = tensors["kT"], tensors["freedom"]
+        for name in ("mass", "place", "momentum"):
+            setattr(self, name, list(tensors[name].unbind(1)))
 
-    def energy(self) -> Array:
-        """Return what the chains hold of the conserved energy, (B,) eV."""
-        kinetic = (self.momentum**2 / self.mass).sum(1) / 2
-        return np.asarray(
-            kinetic + self.kT * (self.freedom * self.place[:, 0] + self.place[:, 1:].sum(1))
-        )
-
-    def push(self, kinetic: Array, time: float) -> Array:
+    def push(self, kinetic: Tensor, time: float) -> Tensor:
         """Let the chains act for ``time``; returns the factor on the momenta, (B,).
 
         ``kinetic`` (B,) is twice the kinetic energy they act on.
         """
-        scale = np.ones_like(kinetic)
+        scale = torch.ones_like(kinetic)
 
         # Yoshida's fourth-order splitting (1990), as in ASE's NoseHooverChain.
         for weight in WEIGHTS:
-            scale = scale * self._loop(kinetic * scale**2, weight * time)
+            scale = scale * self._loop(kinetic * scale * scale, weight * time)
         return scale
 
-    def _loop(self, kinetic: Array, time: float) -> Array:
+    def _loop(self, kinetic: Tensor, time: float) -> Tensor:
         # From the far end to the particles and back, which makes the step reversible.
         for link in reversed(range(LINKS)):
             self._link(link, kinetic, time)
-        self.place = self.place + time * self.momentum / self.mass
-        scale = np.exp(-time * self.momentum[:, 0] / self.mass[:, 0])
+        speeds = [momentum / mass for momentum, mass in zip(self.momentum, self.mass, strict=True)]
+        self.place = [
+            torch.add(place, speed, alpha=time)
+            for place, speed in zip(self.place, speeds, strict=True)
+        ]
+        scale = (-time * speeds[0]).exp()
+        kinetic = kinetic * scale * scale
         for link in range(LINKS):
-            self._link(link, kinetic * scale**2, time)
-        return np.asarray(scale)
+            self._link(link, kinetic, time)
+        return scale
 
-    def _link(self, link: int, kinetic: Array, time: float) -> None:
-        # Copied: the arrays may be those of a checkpoint.
-        momentum = self.momentum = self.momentum.copy()
-        brake = np.ones_like(self.kT)
-        if link < LINKS - 1:
-            brake = np.exp(-time / 4 * momentum[:, link + 1] / self.mass[:, link + 1])
+    def _link(self, link: int, kinetic: Tensor, time: float) -> None:
         if link == 0:
             pull = kinetic - self.freedom * self.kT
         else:
-            pull = momentum[:, link - 1] ** 2 / self.mass[:, link - 1] - self.kT
-        momentum[:, link] = (momentum[:, link] * brake + time / 2 * pull) * brake
+            pull = self.momentum[link - 1].square() / self.mass[link - 1] - self.kT
+        momentum = self.momentum[link]
+        if link < LINKS - 1:
+            brake = (-time / 4 * self.momentum[link + 1] / self.mass[link + 1]).exp()
+            self.momentum[link] = (momentum * brake + time / 2 * pull) * brake
+        else:
+            self.momentum[link] = torch.add(momentum, pull, alpha=time / 2)

@@ -3,20 +3,24 @@
 Each integrator takes the steps of ASE's own. A step is cut where the forces are needed:
 ``take_step`` is everything before, ``on_forces`` everything after. Random numbers are a function
 of seed, structure and step, so that a structure moves the same in any company and after any
-interruption.
+interruption; they are drawn on the host and sent over once a step.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import ase.units
 import numpy as np
+import torch
+from torch import Tensor
 
 from ase_nnp.errors import ConfigError, StructureError
+from ase_nnp.models.segments import Segments
 from ase_nnp.workflows.batched.evaluate import BatchResults
 from ase_nnp.workflows.batched.method import Method
-from ase_nnp.workflows.batched.state import Array, Batch, Segments
+from ase_nnp.workflows.batched.state import Array, Batch, free_components, joined
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -71,59 +75,70 @@ class Dynamics(Method):
         if not (atoms.get_masses() > 0).all():
             raise StructureError("A mass is zero; dynamics need masses.")
 
-    def kT(self, batch: Batch) -> Array:
+    def kT(self, batch: Batch) -> Tensor:
         """Return the thermal energy of each structure, (B,) eV."""
-        return self._each(self.temperature_K, batch) * ase.units.kB
+        return self._each(self.temperature_K * ase.units.kB, batch)
 
-    def _each(self, values: Array, batch: Batch) -> Array:
+    def _each(self, values: Array, batch: Batch) -> Tensor:
+        """Return a number for each structure, (B,), of one for all or one for each of the input."""
         if values.ndim == 0 or len(values) == 1:
-            return np.broadcast_to(values.reshape(-1), (len(batch),))
-        try:
-            return np.asarray(values[batch.index])
-        except IndexError:
-            raise ConfigError(
-                f"{len(values)} temperatures or pressures, and more structures than that."
-            ) from None
+            each = np.full(len(batch), values.reshape(-1))
+        else:
+            try:
+                each = values[batch.index]
+            except IndexError:
+                raise ConfigError(
+                    f"{len(values)} temperatures or pressures, and more structures than that."
+                ) from None
+        return torch.from_numpy(each).to(batch.positions.device)
 
     def add(self, new: Batch) -> None:
         """Give momenta to structures that have none; hold what is fixed."""
-        new.momenta = np.where(new.free, new.momenta, 0.0)
-        for k in range(len(new)):
-            rows = new.segments.slice(k)
-            if not self.thermal or new.momenta[rows].any():
-                continue
+        momenta = [one.get_momenta() for one in new.atoms]
+        if self.thermal:
+            spreads = (self.kT(new)).cpu().numpy()
+            for k, atoms in enumerate(new.atoms):
+                free = free_components(atoms)
+                if not momenta[k][free].any():
+                    momenta[k] = self._drawn(atoms, free, int(new.index[k]), spreads[k])
+        laid = torch.from_numpy(np.concatenate(momenta)).to(new.positions.device)
+        new.momenta = torch.where(new.free, laid, 0.0)
 
-            spread = np.sqrt(new.masses[rows] * self.kT(new)[k])[:, None]
+    def _drawn(self, atoms: Atoms, free: Array, index: int, kT: float) -> Array:
+        """Draw momenta at a thermal energy; those of a whole structure without drift."""
+        masses = atoms.get_masses()
+        spread = np.sqrt(masses * kT)[:, None]
 
-            # Step 2^40 is never reached, so that these numbers are no step's noise.
-            drawn = random_numbers(self.seed, int(new.index[k]), 2**40, (len(spread), 3)) * spread
-            # A whole structure that drifts would only waste its thermal energy.
-            if new.free[rows].all() and len(spread) > 1:
-                drawn -= drawn.sum(0) * (new.masses[rows] / new.masses[rows].sum())[:, None]
-            new.momenta[rows] = np.where(new.free[rows], drawn, 0.0)
+        # Step 2^40 is never reached, so that these numbers are no step's noise.
+        drawn = random_numbers(self.seed, index, 2**40, (len(atoms), 3)) * spread
+        # A whole structure that drifts would only waste its thermal energy.
+        if free.all() and len(atoms) > 1:
+            drawn -= drawn.sum(0) * (masses / masses.sum())[:, None]
+        return drawn
 
-    def kinetic(self, batch: Batch) -> Array:
+    def kinetic(self, batch: Batch) -> Tensor:
         """Return twice the kinetic energy of each structure, (B,) eV."""
-        return batch.segments.sum(
-            np.einsum("nc,nc->n", batch.momenta, batch.momenta) / batch.masses
-        )
+        return batch.segments.dot(batch.momenta, batch.momenta / batch.masses[:, None])
 
-    def freedom(self, batch: Batch) -> Array:
+    def freedom(self, batch: Batch) -> Tensor:
         """Return the components that move, (B,)."""
-        return batch.segments.sum(batch.free.sum(1))
+        return batch.segments.sum(batch.free.sum(1).double())
 
-    def describe(self, batch: Batch, results: BatchResults) -> str:
+    def watched(self, batch: Batch) -> Tensor:
+        """Return the temperature of each structure, (B,) kelvin."""
+        return self.kinetic(batch) / self.freedom(batch).clamp(min=1) / ase.units.kB
+
+    def describe(self, step: Array, watched: Array) -> str:
         """Return the mean temperature."""
-        freedom = np.maximum(self.freedom(batch), 1)
-        kelvin = (self.kinetic(batch) / freedom / ase.units.kB).mean()
-        return f"step {int(batch.step.min())}, mean temperature {kelvin:.0f} K"
+        return f"step {int(step.min())}, mean temperature {watched.mean():.0f} K"
 
-    def _kick(self, batch: Batch, forces: Array) -> None:
-        batch.momenta = np.where(batch.free, batch.momenta + 0.5 * self.dt * forces, 0.0)
+    def _kick(self, batch: Batch, forces: Tensor) -> None:
+        kicked = batch.momenta + 0.5 * self.dt * forces
+        batch.momenta = torch.where(batch.free, kicked, 0.0)
 
     def _drift(self, batch: Batch) -> None:
         moved = batch.positions + self.dt * batch.momenta / batch.masses[:, None]
-        batch.positions = np.where(batch.free, moved, batch.positions)
+        batch.positions = torch.where(batch.free, moved, batch.positions)
 
     def on_forces(self, batch: Batch, results: BatchResults) -> None:
         """Finish the step of all structures that have begun one."""
@@ -134,11 +149,11 @@ class Dynamics(Method):
         if begun.any():
             # The same arithmetic on those that have begun; the rest keep what they have.
             part = batch.keep(begun)
-            rows = begun[batch.segments.owner]
             twin = self._part(begun)
             twin._finish(part, results.keep(begun, batch.segments))
-            batch.momenta[rows] = part.momenta
-            self._absorb(twin, begun)
+            rows = batch.segments.rows_of(begun)
+            batch.momenta = batch.momenta.index_copy(0, rows, part.momenta)
+            self._absorb(twin, batch.segments.places(begun))
 
     def _part(self, mask: Array) -> Dynamics:
         """Return this integrator for some of its structures."""
@@ -148,7 +163,7 @@ class Dynamics(Method):
         twin.keep(mask)
         return twin
 
-    def _absorb(self, twin: Dynamics, mask: Array) -> None:
+    def _absorb(self, twin: Dynamics, places: Tensor) -> None:
         """Take back what :meth:`_part` has changed."""
 
     def _finish(self, batch: Batch, results: BatchResults) -> None:
@@ -179,7 +194,8 @@ class Langevin(Dynamics):
         if not friction > 0:
             raise ConfigError(f"friction = {friction}: a positive inverse time.")
         self.friction = float(friction)
-        self.noise = np.zeros((0, 3))
+        self.noise = torch.zeros(0, 3, dtype=torch.float64)
+        self._segments = Segments([])
 
     def settings(self) -> dict[str, Any]:
         """Return the friction too."""
@@ -188,25 +204,23 @@ class Langevin(Dynamics):
     def add(self, new: Batch) -> None:
         """Append structures without noise yet."""
         super().add(new)
-        self.noise = np.concatenate([self.noise, np.zeros_like(new.positions)])
-        self._segments = Segments(
-            np.concatenate([getattr(self, "_segments", Segments([])).sizes, new.segments.sizes])
-        )
+        self.noise = joined(self.noise, torch.zeros_like(new.positions))
+        self._segments = self._segments.join(new.segments)
 
     def keep(self, mask: Array) -> None:
         """Forget structures."""
-        self.noise = self.noise[mask[self._segments.owner]]
-        self._segments = Segments(self._segments.sizes[mask])
+        self.noise = self.noise.index_select(0, self._segments.rows_of(mask))
+        self._segments = self._segments.keep(mask)
 
-    def state(self) -> dict[str, Array]:
+    def state(self) -> dict[str, Any]:
         """Return the noise of the step that is under way."""
         return {"noise": self.noise}
 
-    def restore(self, arrays: dict[str, Array], batch: Batch) -> None:
+    def restore(self, tensors: Mapping[str, Tensor], batch: Batch) -> None:
         """Take a state back."""
-        self.noise, self._segments = arrays["noise"], batch.segments
+        self.noise, self._segments = tensors["noise"], batch.segments
 
-    def _half(self, batch: Batch, forces: Array) -> None:
+    def _half(self, batch: Batch, forces: Tensor) -> None:
         """Half a step of the velocities, with the noise of this step."""
         dt, friction = self.dt, self.friction
         masses = batch.masses[:, None]
@@ -217,7 +231,7 @@ class Langevin(Dynamics):
             - (dt * friction / 2 - dt**2 * friction**2 / 8) * velocity
             + self.noise
         )
-        batch.momenta = np.where(batch.free, velocity * masses, 0.0)
+        batch.momenta = torch.where(batch.free, velocity * masses, 0.0)
 
     def take_step(self, batch: Batch, results: BatchResults) -> None:
         """Draw, half a step of the velocities, and the positions."""
@@ -226,20 +240,19 @@ class Langevin(Dynamics):
             random_numbers(self.seed, int(i), int(s), (2, int(n), 3))
             for i, s, n in zip(batch.index, batch.step, batch.segments.sizes, strict=True)
         ]
-        xi, eta = np.concatenate(drawn, axis=1)
-
-        spread = np.sqrt(2 * friction * self.kT(batch)[batch.segments.owner] / batch.masses)
+        both = torch.from_numpy(np.concatenate(drawn, axis=1))
+        xi, eta = both.to(batch.positions.device)
 
         # Eq. 23: xi and eta are the two independent normal numbers of a step.
-        sigma = spread[:, None]
+        kT = batch.segments.spread(self.kT(batch))
+        sigma = (2 * friction * kT / batch.masses).sqrt()[:, None]
         shake = dt**1.5 * sigma / (2 * np.sqrt(3)) * eta
-        self.noise = (
-            np.sqrt(dt) * sigma / 2 - dt**1.5 * friction * sigma / 8
-        ) * xi - friction / 2 * shake
+        shaken = dt**0.5 * sigma / 2 - dt**1.5 * friction * sigma / 8
+        self.noise = shaken * xi - friction / 2 * shake
 
         self._half(batch, results.forces)
         moved = batch.positions + dt * batch.momenta / batch.masses[:, None] + shake
-        batch.positions = np.where(batch.free, moved, batch.positions)
+        batch.positions = torch.where(batch.free, moved, batch.positions)
 
     def _finish(self, batch: Batch, results: BatchResults) -> None:
         self._half(batch, results.forces)

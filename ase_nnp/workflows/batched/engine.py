@@ -6,6 +6,7 @@ the others do not wait for them.
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -16,13 +17,14 @@ import numpy as np
 from ase_nnp.errors import AseNnpError, StructureError
 from ase_nnp.workflows.batched.checkpoint import restore_state, run_state
 from ase_nnp.workflows.batched.evaluate import BatchResults, Evaluator
-from ase_nnp.workflows.batched.explosion import exploded
+from ase_nnp.workflows.batched.explosion import travelled
 from ase_nnp.workflows.batched.frames import pack
 from ase_nnp.workflows.batched.inputs import Structures
 from ase_nnp.workflows.batched.interrupt import uninterrupted
 from ase_nnp.workflows.batched.method import Method
 from ase_nnp.workflows.batched.monitor_pool import MonitorPool
 from ase_nnp.workflows.batched.outcome import Outcome, as_result, from_result, labelled
+from ase_nnp.workflows.batched.readings import HostCopy, Readings
 from ase_nnp.workflows.batched.settings import Progress, RunSettings
 from ase_nnp.workflows.batched.state import Array, Batch
 from ase_nnp.workflows.batched.store import Store
@@ -120,7 +122,7 @@ class Loop:
             self.first, self.next = None, number + 1
 
         if new:
-            added = Batch.of(new, index)
+            added = Batch.of(new, index, self.evaluator.model.device)
             self.method.add(added)
             self.batch = self.batch.join(added)
 
@@ -130,52 +132,73 @@ class Loop:
 
     def _advance(self, results: BatchResults) -> str:
         """Use the answers of the model and move on; returns a line for people."""
-        results = self._drop(results.failed, results)
-        if not len(self.batch):
-            return ""
-        results = self._use_forces(results)
-        if not len(self.batch):
-            return ""
-        text = self.method.describe(self.batch, results)
-
-        with np.errstate(all="ignore"):
-            # Overflows are looked for afterwards: numpy's warnings would name no structure.
-            self.method.take_step(self.batch, results)
-        self.batch.step += 1
-        # The others must not pay for the neighbor list of what has flown apart.
-        self._drop(exploded(self.batch, moving_cell=self.method.stress), None)
-        return text
-
-    def _use_forces(self, results: BatchResults) -> BatchResults:
-        """Record, watch, and let go who is done."""
         batch, method = self.batch, self.method
-        fresh = np.isnan(batch.first_energy)
-        batch.first_energy[fresh] = results.energy[fresh]
-        with np.errstate(all="ignore"):  # an overflow is found by name after the step
-            method.on_forces(batch, results)
+        came = copy.copy(batch)  # steps replace tensors and change none
+        method.on_forces(batch, results)
+        reached = HostCopy(batch, results)
+        watched = method.watched(batch)
 
-        converged = method.done(batch)
-        done = converged | (batch.step >= self.steps)
-        self._record(results, done)
-        stopped = self.monitors.look(batch, results)
-        leaving = done | stopped
-        if not leaving.any():
-            return results
+        # All take the step before the host knows who is done: it then waits once a step, and those
+        # leave as they were before it.
+        method.take_step(batch, results)
+        batch.step = batch.step + 1
+        travel = travelled(batch, moving_cell=method.stress)
+        stale = self.evaluator.stale(batch)
+        sound = results.sound(batch.segments)
+        seen = Readings.of(results.energy, sound, results.closest, watched, *travel, stale)
 
-        fmax = method.fmax(batch)
-        for k in np.flatnonzero(leaving).tolist():
+        going = self._let_go(came, reached, seen, results.failed)
+        batch.unlisted = seen.stale > 0
+        step = batch.step - 1
+        self.batch = batch if going.all() else batch.keep(going)
+        if not going.all():
+            method.keep(going)
+        return method.describe(step[going], seen.watched[going]) if going.any() else ""
+
+    def _let_go(
+        self, came: Batch, reached: HostCopy, seen: Readings, failed: dict[int, str]
+    ) -> Array:
+        """Record, watch, and retire who fails or is done; returns who goes on, (B,) bool."""
+        batch = self.batch
+        going = self._fail(came, {**seen.failures(), **failed})
+
+        fresh = np.isnan(batch.first_energy) & going
+        batch.first_energy[fresh] = seen.energy[fresh]
+        converged = self.method.done(seen.watched) & going
+        done = converged | ((batch.step > self.steps) & going)
+        self._record(reached, going, done)
+        stopped = np.zeros_like(going)
+        if self.monitors.options is not None:
+            stopped = self.monitors.look(reached.batch, reached.results, going)
+
+        fmax = self.method.fmax(seen.watched)
+        for k in np.flatnonzero(done | stopped).tolist():
+            going[k] = False
             status = "converged" if converged[k] else "stopped" if stopped[k] else "finished"
-            outcome = self._outcome(k, labelled(batch, results, k), status)
-            outcome.energy = float(results.energy[k])
+            atoms = labelled(reached.batch, reached.results, k)
+            outcome = self._outcome(reached.batch, k, atoms, status)
+            outcome.energy = float(seen.energy[k])
             outcome.fmax = None if fmax is None else float(fmax[k])
             if status == "stopped":
                 outcome.reason = self.monitors.reason(outcome.index)
             self._retire(batch.atoms[k], outcome)
-        remaining: BatchResults = self._keep(~leaving, results)
-        return remaining
 
-    def _outcome(self, k: int, atoms: Atoms, status: str) -> Outcome:
-        batch = self.batch
+        # The others must not pay for the neighbor list of what has flown apart.
+        flown = {k: reason for k, reason in seen.explosions().items() if going[k]}
+        return going & self._fail(batch, flown)
+
+    def _fail(self, batch: Batch, reasons: dict[int, str]) -> Array:
+        """Retire who has failed, as they are in ``batch``; returns who has not, (B,) bool."""
+        sound = np.ones(len(batch), dtype=bool)
+        host = batch.on_host() if reasons else batch
+        for k, reason in sorted(reasons.items()):
+            sound[k] = False
+            outcome = self._outcome(host, k, host.snapshot(k), "failed")
+            outcome.reason = reason
+            self._retire(batch.atoms[k], outcome)
+        return sound
+
+    def _outcome(self, batch: Batch, k: int, atoms: Atoms, status: str) -> Outcome:
         index, before = int(batch.index[k]), float(batch.first_energy[k])
         return Outcome(
             index,
@@ -186,46 +209,27 @@ class Loop:
             events=self.monitors.events(index),
         )
 
-    def _record(self, results: BatchResults, done: Array) -> None:
+    def _record(self, at: HostCopy, sound: Array, done: Array) -> None:
         """Keep a frame of each structure whose turn it is."""
-        store, batch = self.store, self.batch
-        if store is None or store.trajectory is None:
+        if self.store is None or self.store.trajectory is None:
             return
 
         # The last frame too, whatever the interval: it is what was reached.
-        due = (batch.step % self.settings.interval == 0) | done
+        step = self.batch.step - 1
+        due = ((step % self.settings.interval == 0) & sound) | done
         for k in np.flatnonzero(due).tolist():
+            batch, results = at.batch, at.results
             rows = batch.segments.slice(k)
-
             record = pack(
-                int(batch.step[k]),
+                int(step[k]),
                 float(results.energy[k]),
-                batch.cell[k],
-                None if results.stress is None else results.stress[k],
-                batch.positions[rows],
-                results.forces[rows],
-                batch.momenta[rows],
+                batch.cell[k].numpy(),
+                None if results.stress is None else results.stress[k].numpy(),
+                batch.positions[rows].numpy(),
+                results.forces[rows].numpy(),
+                batch.momenta[rows].numpy(),
             )
-            store.record(int(batch.index[k]), record)
-
-    def _drop(self, reasons: dict[int, str], results: Any) -> Any:
-        """Let go who has failed; returns the results of the others."""
-        if not reasons:
-            return results
-        mask = np.ones(len(self.batch), dtype=bool)
-        for k, reason in sorted(reasons.items()):
-            mask[k] = False
-            outcome = self._outcome(k, self.batch.snapshot(k), "failed")
-            outcome.reason = reason
-            self._retire(self.batch.atoms[k], outcome)
-        return self._keep(mask, results)
-
-    def _keep(self, mask: Array, results: Any) -> Any:
-        """Go on with the structures where ``mask`` is true, and with what is known of them."""
-        segments = self.batch.segments
-        self.batch = self.batch.keep(mask)
-        self.method.keep(mask)
-        return None if results is None else results.keep(mask, segments)
+            self.store.record(int(batch.index[k]), record)
 
     def _retire(self, given: Atoms, outcome: Outcome) -> None:
         self._count(outcome)
@@ -268,7 +272,8 @@ class Loop:
                 self._count(from_result(line, self.structures.readable(int(line["index"]))))
             index = [int(k) for k in arrays["batch_index"]]
             atoms = [self.structures.read(k) for k in index]
-            self.batch = restore_state(arrays, notes, atoms, self.method, self.monitors)
+            device = self.evaluator.model.device
+            self.batch = restore_state(arrays, notes, atoms, self.method, self.monitors, device)
             self.next = int(notes["next"])
         except (LookupError, TypeError, ValueError, StructureError) as error:
             raise self.store.damaged(f"{type(error).__name__}: {error}") from error

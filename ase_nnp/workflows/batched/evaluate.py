@@ -1,27 +1,31 @@
 """Energies and forces of a moving batch, in micro-batches of a size that is measured.
 
-Neighbor lists are kept from step to step (:class:`~ase_nnp.workflows.batched.neighbor_lists`); only
-models that search in a way of their own are asked for their graph at every step.
+Neighbor lists are kept from step to step (:class:`~ase_nnp.workflows.batched.neighbor_lists`), and
+results stay on the device. Only models that search in a way of their own are asked for their graph
+at every step, for which positions go to the host.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ase_nnp.errors import ConfigError, PredictionError, StructureError
 from ase_nnp.models.batch_size import BatchSizeTuner
+from ase_nnp.models.kept_edges import check_closest
 from ase_nnp.models.modes import usual_default_dtype
 from ase_nnp.models.potential import Potential
+from ase_nnp.models.segments import Segments
 from ase_nnp.workflows.batched.micro_batch import MicroBatch
 from ase_nnp.workflows.batched.neighbor_lists import NeighborLists
 from ase_nnp.workflows.batched.settings import RunSettings
-from ase_nnp.workflows.batched.state import Array, Batch, Segments
+from ase_nnp.workflows.batched.state import Array, Batch, read_once
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -41,23 +45,47 @@ GUESSED_EDGES = 50
 
 @dataclass
 class BatchResults:
-    """What the model says of a batch: arrays as in :class:`Batch`, and who failed and why."""
+    """What the model says of a batch, in float64 as in :class:`Batch`, and who failed and why."""
 
-    energy: Array  # (B,) eV, NaN where failed
-    forces: Array  # (N, 3) eV/Angstrom
-    stress: Array | None  # (B, 3, 3) eV/Angstrom^3
-    extra: dict[str, Array] = field(default_factory=dict)  # (N, ...) or (B, ...)
+    energy: Tensor  # (B,) eV, NaN where failed
+    forces: Tensor  # (N, 3) eV/Angstrom
+    stress: Tensor | None  # (B, 3, 3) eV/Angstrom^3
+    closest: Tensor  # (B,) Angstrom^2 between the closest two atoms, infinite where not known
+    extra: dict[str, Tensor] = field(default_factory=dict)  # (N, ...) or (B, ...)
     failed: dict[int, str] = field(default_factory=dict)  # place in the batch: reason
 
     def keep(self, mask: Array, segments: Segments) -> BatchResults:
-        """Return the results of the structures where ``mask`` is true, which are sound."""
-        rows = mask[segments.owner]
+        """Return the results of the structures where ``mask`` is true."""
+        rows, places = segments.rows_of(mask), segments.places(mask)
         return BatchResults(
-            self.energy[mask],
+            self.energy[places],
             self.forces[rows],
-            None if self.stress is None else self.stress[mask],
-            {k: v[rows if len(v) == segments.rows else mask] for k, v in self.extra.items()},
+            None if self.stress is None else self.stress[places],
+            self.closest[places],
+            {k: v[rows if len(v) == segments.rows else places] for k, v in self.extra.items()},
         )
+
+    def on_host(self) -> BatchResults:
+        """Return the results where they can be looked at."""
+        names = list(self.extra)
+        stress = [] if self.stress is None else [self.stress]
+        first = [self.energy, self.forces, *stress]
+        values = read_once([*first, *self.extra.values()])
+        extra = dict(zip(names, values[len(first) :], strict=True))
+        return replace(
+            self,
+            energy=values[0],
+            forces=values[1],
+            stress=values[2] if stress else None,
+            extra=extra,
+        )
+
+    def sound(self, segments: Segments) -> Tensor:
+        """Whether every number of a structure is finite, (B,) bool."""
+        sound = self.energy.isfinite() & segments.max(self.forces.abs()).isfinite()
+        if self.stress is not None:
+            sound &= self.stress.isfinite().flatten(1).all(1)
+        return sound
 
 
 class Evaluator:
@@ -103,41 +131,50 @@ class Evaluator:
             options = [self.max_edges]
         self.tuner = BatchSizeTuner(options)
 
-        self.neighbors = NeighborLists(model, settings.skin) if model.plain_search else None
+        self.neighbors: NeighborLists | None = None
+        if model.plain_search:
+            moving_cell = "stress" in self.properties
+            self.neighbors = NeighborLists(model, settings.skin, moving_cell)
         self.calls = 0  # of the model
         self._divisions: dict[int, list[MicroBatch]] = {}  # by budget
 
     def check(self, atoms: Atoms) -> None:
         """Refuse a structure that the model cannot answer for."""
         self.model.check_elements([atoms])
+        if not (np.isfinite(atoms.positions).all() and np.isfinite(atoms.cell.array).all()):
+            raise StructureError("positions are not finite")
         if "stress" in self.properties and not (atoms.cell.rank == 3 and atoms.pbc.any()):
             raise StructureError("A cell that moves must have a volume and be periodic.")
 
     @usual_default_dtype()
     def __call__(self, batch: Batch) -> BatchResults:
         """Return what the model says of the batch as it is now."""
-        atoms, count = batch.segments.rows, len(batch)
-        stress = np.full((count, 3, 3), np.nan) if "stress" in self.properties else None
-        results = BatchResults(np.full(count, np.nan), np.full((atoms, 3), np.nan), stress)
-        self._refuse_infinite(batch, results.failed)
+        energy = torch.full_like(batch.volume, torch.nan)
+        stress = torch.full_like(batch.cell, torch.nan) if "stress" in self.properties else None
+        results = BatchResults(
+            energy,
+            torch.full_like(batch.positions, torch.nan),
+            stress,
+            torch.full_like(energy, torch.inf),
+        )
         if self.neighbors is None or self.neighbors.update(batch, results.failed):
             self._divisions.clear()
 
-        measured = self.tuner.measuring and count > 1
+        measured = self.tuner.measuring and len(batch) > 1
         parts = self._divided(batch, results.failed)
         began = time.thread_time()  # this thread's own, so that other processes do not count
+        host = batch.on_host() if self.neighbors is None else None
         for part in parts:
-            self._run(part, batch, results)
+            self._run(part, batch, host, results)
         if measured:
-            self.tuner.note(time.thread_time() - began, count)
-        self._judge(batch, results)
+            self.tuner.note(time.thread_time() - began, len(batch))
         return results
 
-    def _refuse_infinite(self, batch: Batch, failed: dict[int, str]) -> None:
-        finite = np.isfinite(batch.segments.max(np.abs(batch.positions).max(axis=1)))
-        finite &= np.isfinite(batch.cell).all(axis=(1, 2))
-        for k in np.flatnonzero(~finite).tolist():
-            failed[k] = "positions are not finite"
+    def stale(self, batch: Batch) -> Tensor:
+        """Return who has moved so far that neighbors must be searched, (B,) bool on the device."""
+        if self.neighbors is None:
+            return torch.zeros_like(batch.volume, dtype=torch.bool)
+        return self.neighbors.stale(batch)
 
     def _divided(self, batch: Batch, failed: dict[int, str]) -> list[MicroBatch]:
         """Return consecutive structures in micro-batches within the budget."""
@@ -180,19 +217,22 @@ class Evaluator:
         )
 
     def _part(self, members: range, batch: Batch) -> MicroBatch:
+        cutoff = float(self.model.cutoff)
         if self.neighbors is None:
-            return MicroBatch(members, [])
+            return MicroBatch(members, [], cutoff)
         searched = [self.neighbors.caches[int(batch.index[k])] for k in members]
-        return MicroBatch(members, searched, bool(self.model.graph_options.get("wrap")))
+        return MicroBatch(members, searched, cutoff, bool(self.model.graph_options.get("wrap")))
 
-    def _run(self, part: MicroBatch, batch: Batch, results: BatchResults) -> None:
+    def _run(
+        self, part: MicroBatch, batch: Batch, host: Batch | None, results: BatchResults
+    ) -> None:
         """Evaluate a micro-batch; if it fails, its members one by one, to learn whose fault it is.
 
         One that does not fit into the memory is halved.
         """
         members = part.members
         try:
-            self._put(part, batch, results)
+            self._put(part, batch, host, results)
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             if len(members) == 1:
@@ -203,31 +243,28 @@ class Evaluator:
             self._divisions.clear()
             middle = members.start + len(members) // 2
             for piece in (range(members.start, middle), range(middle, members.stop)):
-                self._run(self._part(piece, batch), batch, results)
+                self._run(self._part(piece, batch), batch, host, results)
         except Exception as error:  # a model is a plugin and may raise anything
             if len(members) == 1:
                 results.failed[members.start] = f"{type(error).__name__}: {error}"
                 return
             for k in members:
-                self._run(self._part(range(k, k + 1), batch), batch, results)
+                self._run(self._part(range(k, k + 1), batch), batch, host, results)
 
-    def _put(self, part: MicroBatch, batch: Batch, results: BatchResults) -> None:
+    def _put(
+        self, part: MicroBatch, batch: Batch, host: Batch | None, results: BatchResults
+    ) -> None:
         """Evaluate a micro-batch and write its answers to their places."""
         first, last = part.members.start, part.members.stop
         start = int(batch.segments.starts[first])
         rows = slice(start, int(batch.segments.starts[last - 1] + batch.segments.sizes[last - 1]))
-        model = self.model
-        if self.neighbors is not None:
-            assert part.edges is not None
-            pairs = part.edges.graph(
-                torch.from_numpy(batch.positions[rows]),
-                torch.from_numpy(batch.cell[first:last]),
-                self.neighbors.cutoff,
-                model.max_neighbors,
-            )
-            graph = model.finish_graph(pairs)
+        model, edges = self.model, part.edges
+        if edges is not None:
+            where = batch.positions[rows], batch.cell[first:last]
+            graph = model.finish_graph(edges.graph(*where, model.max_neighbors))
         else:
-            graph = model.make_graph([batch.snapshot(k) for k in part.members])
+            assert host is not None
+            graph = model.make_graph([host.snapshot(k) for k in part.members])
 
         self.calls += 1
         try:
@@ -235,8 +272,8 @@ class Evaluator:
                 output = model.compute(graph, self.properties)
         except Exception:
             # A model may stumble over atoms in the same place: that is then the reason.
-            if part.edges is not None and part.closest is not None:
-                part.edges.check(float(part.closest))
+            if edges is not None and edges.closest is not None:
+                check_closest(float(edges.closest.min()))
             raise
         missing = [p for p in self.properties if p not in output]
         if missing:
@@ -244,35 +281,17 @@ class Evaluator:
                 f"{type(model).__name__} declares {', '.join(missing)} and did not return it."
             )
 
-        values = read_once([output[name] for name in self.properties], part)
-        for name, value in zip(self.properties, values, strict=True):
-            per_atom = name in model.per_atom
+        for name in self.properties:
+            value, per_atom = output[name].detach(), name in model.per_atom
             if len(value) != (rows.stop - rows.start if per_atom else last - first):
-                raise PredictionError(f"'{name}' has shape {value.shape}: not one row each.")
-            place: slice = rows if per_atom else slice(first, last)
+                shape = tuple(value.shape)
+                raise PredictionError(f"'{name}' has shape {shape}: not one row each.")
             if name in ("energy", "forces", "stress"):
                 into = getattr(results, name)
             else:
                 length = batch.segments.rows if per_atom else len(batch)
-                into = results.extra.setdefault(name, np.zeros((length, *value.shape[1:])))
-            into[place] = value
-
-    def _judge(self, batch: Batch, results: BatchResults) -> None:
-        """Fail every structure whose answer is not finite."""
-        sound = np.isfinite(results.energy)
-        sound &= np.isfinite(batch.segments.max(np.abs(results.forces).max(axis=1)))
-        if results.stress is not None:
-            sound &= np.isfinite(results.stress).all(axis=(1, 2))
-        for k in np.flatnonzero(~sound).tolist():
-            results.failed.setdefault(k, "the model's energy, forces or stress are not finite")
-
-
-def read_once(values: Sequence[torch.Tensor], part: MicroBatch) -> list[Array]:
-    """Return tensors as float64 arrays by one copy to the host, and judge the closest pair."""
-    rows = [value.detach().double().flatten() for value in values]
-    rows.append(rows[0][:0] if part.closest is None else part.closest[None])
-    sizes = [len(row) for row in rows]
-    *arrays, closest = torch.cat(rows).cpu().split(sizes)
-    if len(closest) and part.edges is not None:
-        part.edges.check(float(closest))
-    return [a.view(v.shape).numpy() for a, v in zip(arrays, values, strict=True)]
+                blank = batch.positions.new_zeros(length, *value.shape[1:])
+                into = results.extra.setdefault(name, blank)
+            into[rows if per_atom else slice(first, last)] = value
+        if edges is not None and edges.closest is not None:
+            results.closest[first:last] = edges.closest

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from ase_nnp.workflows.batched.state import Batch
+from ase_nnp.workflows.batched.state import Array, Batch
 
-__all__ = ["exploded"]
+__all__ = ["explosions", "travelled"]
 
 #: Atoms that move farther than this (Angstrom) have left any structure that was meant.
 FARTHEST = 1e5
@@ -14,8 +16,8 @@ FARTHEST = 1e5
 VOLUME_FACTOR = 100.0
 
 
-def exploded(batch: Batch, *, moving_cell: bool) -> dict[int, str]:
-    """Return the places in the batch of structures that are no structures any more, with reasons.
+def travelled(batch: Batch, *, moving_cell: bool) -> tuple[Tensor, Tensor]:
+    """Return how far each structure is from how it was given, for :func:`explosions`.
 
     Parameters
     ----------
@@ -23,20 +25,23 @@ def exploded(batch: Batch, *, moving_cell: bool) -> dict[int, str]:
         After a step.
     moving_cell
         Whether the cells move too.
-    """
-    # How far from where they were given: whole structures may lie anywhere.
-    start = np.concatenate([one.positions for one in batch.atoms])
-    far = batch.segments.max(np.abs(batch.positions - start).max(axis=1))
-    ratio = np.ones(len(batch))
-    if moving_cell:
-        # Against the cell as given: creeping changes add up.
-        given = np.array([abs(np.linalg.det(one.cell.array)) for one in batch.atoms])
-        ratio = np.abs(np.linalg.det(batch.cell)) / given
 
+    Returns
+    -------
+    (B,) Angstrom that a coordinate has changed at most, and (B,) ratio of volumes.
+    """
+    # From where they were given: whole structures may lie anywhere, and creeping changes add up.
+    far = batch.segments.max((batch.positions - batch.given).abs())
+    if not moving_cell:
+        return far, torch.ones_like(far)
+    return far, torch.linalg.det(batch.cell).abs() / batch.volume
+
+
+def explosions(far: Array, ratio: Array) -> dict[int, str]:
+    """Return the places of structures that are none any more, and why."""
     # Not a number compares false: what is not finite has exploded too.
-    with np.errstate(invalid="ignore"):
-        flown = ~(far < FARTHEST)
-        burst = ~((ratio < VOLUME_FACTOR) & (ratio > 1 / VOLUME_FACTOR))
+    flown = ~(far < FARTHEST)
+    burst = ~((ratio < VOLUME_FACTOR) & (ratio > 1 / VOLUME_FACTOR))
     reasons = {}
     for k in np.flatnonzero(flown | burst).tolist():
         if flown[k]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from torch import Tensor
 
 from ase_nnp.workflows.batched.evaluate import BatchResults
 from ase_nnp.workflows.batched.state import Array, Batch
@@ -16,10 +18,11 @@ __all__ = ["Method"]
 
 
 class Method:
-    """A way to move structures; the state of each is its own.
+    """A way to move structures; the state of each is its own, and lies on the model's device.
 
-    ``on_forces`` is called with the forces at the present positions, ``done`` says who needs no
-    further step, ``take_step`` moves the others.
+    ``on_forces`` is called with the forces at the present positions, ``watched`` is the number by
+    which the host follows a structure, ``take_step`` moves all. ``done`` says of the numbers
+    watched who needs no further step; one already taken is taken back.
     """
 
     name = ""
@@ -41,25 +44,29 @@ class Method:
     def on_forces(self, batch: Batch, results: BatchResults) -> None:
         """Use the forces at the present positions."""
 
-    def done(self, batch: Batch) -> Array:
-        """Return which structures have converged, (B,) bool."""
-        return np.zeros(len(batch), dtype=bool)
+    def watched(self, batch: Batch) -> Tensor:
+        """Return the number by which the host follows each structure, (B,)."""
+        raise NotImplementedError
 
-    def fmax(self, batch: Batch) -> Array | None:
+    def done(self, watched: Array) -> Array:
+        """Return which structures have converged, (B,) bool."""
+        return np.zeros(len(watched), dtype=bool)
+
+    def fmax(self, watched: Array) -> Array | None:
         """Return the largest force of each structure, (B,) eV/Angstrom, if forces count."""
         return None
 
     def take_step(self, batch: Batch, results: BatchResults) -> None:
-        """Move every structure one step."""
+        """Move every structure one step; never in place."""
         raise NotImplementedError
 
-    def state(self) -> dict[str, Array]:
-        """Return what :meth:`restore` needs."""
+    def state(self) -> dict[str, Any]:
+        """Return the tensors, and arrays of the host, that :meth:`restore` needs."""
         return {}
 
-    def restore(self, arrays: dict[str, Array], batch: Batch) -> None:
+    def restore(self, tensors: Mapping[str, Tensor], batch: Batch) -> None:
         """Take a state back."""
 
-    def describe(self, batch: Batch, results: BatchResults) -> str:
+    def describe(self, step: Array, watched: Array) -> str:
         """Return a line for people on how things are."""
         return ""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import Tensor
-
 from ase_nnp.models.graph import AtomGraph
 from ase_nnp.models.kept_edges import KeptEdges
 
@@ -21,15 +19,13 @@ class MicroBatch:
         Their places in the batch.
     searched
         Their candidate edges, or nothing for models that search in a way of their own.
-    wrap
-        As :class:`~ase_nnp.models.kept_edges.KeptEdges` has it.
+    cutoff, wrap
+        As :class:`~ase_nnp.models.kept_edges.KeptEdges` has them.
     """
 
-    def __init__(self, members: range, searched: Sequence[AtomGraph], wrap: bool = False) -> None:
+    def __init__(
+        self, members: range, searched: Sequence[AtomGraph], cutoff: float, wrap: bool = False
+    ) -> None:
         self.members = members
-        self.edges = KeptEdges(AtomGraph.collate(list(searched)), wrap) if searched else None
-
-    @property
-    def closest(self) -> Tensor | None:
-        """Squared distance of the closest pair of the last graph, on the device."""
-        return None if self.edges is None else self.edges.closest
+        together = AtomGraph.collate(list(searched)) if searched else None
+        self.edges = None if together is None else KeptEdges(together, cutoff, wrap)

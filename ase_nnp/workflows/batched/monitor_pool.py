@@ -91,12 +91,13 @@ class MonitorPool:
             for name, value in sorted(self.options.items())
         }
 
-    def look(self, batch: Batch, results: BatchResults) -> Array:
-        """Show every monitor its structure; returns which structures must stop, (B,) bool."""
+    def look(self, batch: Batch, results: BatchResults, sound: Array) -> Array:
+        """Show every monitor its structure; returns which structures must stop, (B,) bool.
+
+        Batch and results are on the host; those where ``sound`` (B,) is false are not shown.
+        """
         stop = np.zeros(len(batch), dtype=bool)
-        if self.options is None:
-            return stop
-        for k in range(len(batch)):
+        for k in np.flatnonzero(sound).tolist():
             run, monitor = self._of(int(batch.index[k]))
 
             atoms = labelled(batch, results, k)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from ase_nnp.errors import ConfigError, StructureError
+from ase_nnp.models.segments import Segments
 from ase_nnp.workflows.batched.chains import Chain
 from ase_nnp.workflows.batched.dynamics import Dynamics
 from ase_nnp.workflows.batched.evaluate import BatchResults
-from ase_nnp.workflows.batched.state import Array, Batch, free_components
+from ase_nnp.workflows.batched.state import Array, Batch, free_components, joined
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -34,6 +38,7 @@ class NVT(Dynamics):
             )
         self.tdamp = float(tdamp)
         self.chain = Chain()
+        self._segments = Segments([])
 
     def settings(self) -> dict[str, Any]:
         """Return the time of the thermostat too."""
@@ -43,26 +48,29 @@ class NVT(Dynamics):
         """Append structures with thermostats at rest."""
         super().add(new)
         self.chain.add(self.kT(new), self.freedom(new), self.tdamp)
+        self._segments = self._segments.join(new.segments)
 
     def keep(self, mask: Array) -> None:
         """Forget structures."""
-        self.chain = self.chain.keep(mask)
+        self.chain = self.chain.keep(self._segments.places(mask))
+        self._segments = self._segments.keep(mask)
 
-    def state(self) -> dict[str, Array]:
+    def state(self) -> dict[str, Any]:
         """Return the thermostats."""
         return {f"chain_{k}": v for k, v in self.chain.state().items()}
 
-    def restore(self, arrays: dict[str, Array], batch: Batch) -> None:
+    def restore(self, tensors: Mapping[str, Tensor], batch: Batch) -> None:
         """Take a state back."""
-        self.chain.restore({k.removeprefix("chain_"): v for k, v in arrays.items()})
+        self.chain.restore(_part("chain_", tensors))
+        self._segments = batch.segments
 
-    def _absorb(self, twin: Dynamics, mask: Array) -> None:
+    def _absorb(self, twin: Dynamics, places: Tensor) -> None:
         assert isinstance(twin, NVT)
-        self.chain.put(mask, twin.chain)
+        self.chain.put(places, twin.chain)
 
     def _thermostat(self, batch: Batch) -> None:
         scale = self.chain.push(self.kinetic(batch), self.dt / 2)
-        batch.momenta = batch.momenta * scale[batch.segments.owner, None]
+        batch.momenta = batch.momenta * batch.segments.spread(scale)[:, None]
 
     def take_step(self, batch: Batch, results: BatchResults) -> None:
         """Thermostat, kick, drift."""
@@ -99,9 +107,9 @@ class NPT(NVT):
         self.pressure = np.array(pressure, dtype=np.float64)
         self.pdamp = float(pdamp)
         self.baro = Chain()
-        self.first_cell = np.zeros((0, 3, 3))
-        self.strain = np.zeros(0)  # logarithm of the length over the first
-        self.push = np.zeros(0)  # its momentum
+        self.first_cell = torch.zeros(0, 3, 3, dtype=torch.float64)
+        self.strain = torch.zeros(0, dtype=torch.float64)  # logarithm of the length over the first
+        self.push = torch.zeros(0, dtype=torch.float64)  # its momentum
 
     def settings(self) -> dict[str, Any]:
         """Return pressure and the time of the barostat too."""
@@ -120,68 +128,66 @@ class NPT(NVT):
     def add(self, new: Batch) -> None:
         """Append structures with barostats at rest."""
         super().add(new)
-        kT, none = self.kT(new), np.zeros(len(new))
+        kT, none = self.kT(new), torch.zeros_like(new.volume)
 
         # 9 in the first mass: as ASE has it, nine components of a cell, although one moves.
-        self.baro.add(kT, np.ones(len(new)), self.pdamp, first=9.0)
-        self.first_cell = np.concatenate([self.first_cell, new.cell])
-        self.strain = np.concatenate([self.strain, none])
-        self.push = np.concatenate([self.push, none])
+        self.baro.add(kT, torch.ones_like(kT), self.pdamp, first=9.0)
+        self.first_cell = joined(self.first_cell, new.cell)
+        self.strain = joined(self.strain, none)
+        self.push = joined(self.push, none)
 
     def keep(self, mask: Array) -> None:
         """Forget structures."""
+        places = self._segments.places(mask)
         super().keep(mask)
-        self.baro = self.baro.keep(mask)
-        self.first_cell, self.strain = self.first_cell[mask], self.strain[mask]
-        self.push = self.push[mask]
+        self.baro = self.baro.keep(places)
+        self.first_cell = self.first_cell.index_select(0, places)
+        self.strain = self.strain.index_select(0, places)
+        self.push = self.push.index_select(0, places)
 
-    def state(self) -> dict[str, Array]:
+    def state(self) -> dict[str, Any]:
         """Return thermostats and barostats."""
         own = {"first_cell": self.first_cell, "strain": self.strain, "push": self.push}
         return {**super().state(), **own, **{f"baro_{k}": v for k, v in self.baro.state().items()}}
 
-    def restore(self, arrays: dict[str, Array], batch: Batch) -> None:
+    def restore(self, tensors: Mapping[str, Tensor], batch: Batch) -> None:
         """Take a state back."""
+        super().restore(tensors, batch)
+        self.baro.restore(_part("baro_", tensors))
+        self.first_cell, self.strain = tensors["first_cell"], tensors["strain"]
+        self.push = tensors["push"]
 
-        def part(prefix: str) -> dict[str, Array]:
-            return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
-
-        self.chain.restore(part("chain_"))
-        self.baro.restore(part("baro_"))
-        self.first_cell, self.strain = arrays["first_cell"], arrays["strain"]
-        self.push = arrays["push"]
-
-    def _absorb(self, twin: Dynamics, mask: Array) -> None:
-        super()._absorb(twin, mask)
+    def _absorb(self, twin: Dynamics, places: Tensor) -> None:
+        super()._absorb(twin, places)
         assert isinstance(twin, NPT)
-        self.baro.put(mask, twin.baro)
-        self.push[mask] = twin.push
+        self.baro.put(places, twin.baro)
+        self.push = self.push.index_copy(0, places, twin.push)
 
-    def inertia(self, batch: Batch) -> Array:
+    def inertia(self, batch: Batch) -> Tensor:
         """Return the mass of the barostat, (B,)."""
-        return (3 * batch.segments.sizes + 3) * self.kT(batch) * self.pdamp**2
+        return (3 * batch.segments.counts + 3) * self.chain.kT * self.pdamp**2
 
     def _barostat(self, batch: Batch) -> None:
-        kinetic = self.push**2 / self.inertia(batch)
+        kinetic = self.push.square() / self.inertia(batch)
         self.push = self.push * self.baro.push(kinetic, self.dt / 2)
 
     def _push(self, batch: Batch, results: BatchResults) -> None:
         """Half a step of the barostat's momentum under the pressure inside less that outside."""
         assert results.stress is not None
         kinetic = self.kinetic(batch)
-        volume = np.abs(np.linalg.det(batch.cell))
+        volume = torch.linalg.det(batch.cell).abs()
 
         # ASE's stress is positive under tension, a pressure is positive under compression.
-        virial = -np.trace(results.stress, axis1=1, axis2=2) / 3 * volume
+        virial = -results.stress.diagonal(dim1=1, dim2=2).sum(1) / 3 * volume
         excess = 3 * (virial + kinetic / 3 - self._each(self.pressure, batch) * volume)
-        self.push = self.push + self.dt / 2 * (excess + kinetic / batch.segments.sizes)
+        self.push = self.push + self.dt / 2 * (excess + kinetic / batch.segments.counts)
 
-    def _kick_npt(self, batch: Batch, forces: Array) -> None:
-        rate = (1 + 1 / batch.segments.sizes) * self.push / self.inertia(batch)
-        x = (rate * self.dt / 2)[batch.segments.owner, None]
+    def _kick_npt(self, batch: Batch, forces: Tensor) -> None:
+        rate = (1 + 1 / batch.segments.counts) * self.push / self.inertia(batch)
+        x = batch.segments.spread(rate * self.dt / 2)[:, None]
 
-        # (1 - exp(-x)) / x by exprel: the plain quotient loses all digits where x is small.
-        batch.momenta = batch.momenta * np.exp(-x) + self.dt / 2 * forces * _exprel(-x)
+        # (1 - exp(-x)) / x by expm1: the plain quotient loses all digits where x is small.
+        batch.momenta = batch.momenta * torch.exp(-x) + self.dt / 2 * forces * _exprel(-x)
 
     def take_step(self, batch: Batch, results: BatchResults) -> None:
         """Barostat, thermostat, kicks, and the positions with the cell."""
@@ -190,14 +196,14 @@ class NPT(NVT):
         self._push(batch, results)
         self._kick_npt(batch, results.forces)
         rate = self.dt * self.push / self.inertia(batch)
-        x = rate[batch.segments.owner, None]
-        batch.positions = batch.positions * np.exp(x) + (
+        x = batch.segments.spread(rate)[:, None]
+        batch.positions = batch.positions * torch.exp(x) + (
             batch.momenta * self.dt / batch.masses[:, None] * _exprel(x)
         )
 
         # The logarithm is kept and not the cell: a product over a million steps would drift.
         self.strain = self.strain + rate
-        batch.cell = self.first_cell * np.exp(self.strain)[:, None, None]
+        batch.cell = self.first_cell * torch.exp(self.strain)[:, None, None]
 
     def _finish(self, batch: Batch, results: BatchResults) -> None:
         self._kick_npt(batch, results.forces)
@@ -206,8 +212,11 @@ class NPT(NVT):
         self._barostat(batch)
 
 
-def _exprel(x: Array) -> Array:
+def _exprel(x: Tensor) -> Tensor:
     """``(exp(x) - 1) / x``."""
-    from scipy.special import exprel
+    return torch.where(x == 0, 1.0, torch.expm1(x) / x)
 
-    return np.asarray(exprel(x))
+
+def _part(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return what is named with a prefix, without it."""
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

@@ -1,15 +1,21 @@
-"""Optimizers of many structures at once, in ASE's steps: what they share, and FIRE.
+"""FIRE for many structures at once, and what all optimizers of batches share.
 
-An optimizer sees rows (R, 3): the atoms of each structure and, where the cell relaxes too, its
-three cell rows. It answers with a displacement. Each structure keeps a state of its own, so that
-it moves as it would alone, whatever shares its batch. The parameters and defaults are ASE's.
+Rows are atoms (or atoms and cell, :mod:`~ase_nnp.workflows.batched.rows`), structures laid end to
+end. Every step length, mixing or history is one number or block a structure, so that each moves as
+it would alone, whatever shares its batch. The parameters and defaults are ASE's. The state is
+float64 where the model is, and no step makes the host wait.
 """
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Mapping
+from typing import Any
 
-from ase_nnp.workflows.batched.state import Array, Segments
+import torch
+from torch import Tensor
+
+from ase_nnp.models.segments import Segments
+from ase_nnp.workflows.batched.state import Array, joined
 
 __all__ = ["FIRE", "Optimizer"]
 
@@ -19,7 +25,7 @@ MAXSTEP = 0.2  # Angstrom
 class Optimizer:
     """What the optimizers share: rows of structures that come and go.
 
-    ``per_row`` and ``per_structure`` name the arrays that make up the state.
+    ``per_row`` and ``per_structure`` name the tensors that make up the state.
     """
 
     per_row: tuple[str, ...] = ()
@@ -30,46 +36,46 @@ class Optimizer:
         for name, value in self.blank(self.segments).items():
             setattr(self, name, value)
 
-    def displace(self, x: Array, forces: Array, free: Array) -> Array:
+    def displace(self, x: Tensor, forces: Tensor, free: Tensor) -> Tensor:
         """Return the step (R, 3) from rows ``x`` under ``forces``; ``free`` (R, 3) may move."""
         raise NotImplementedError
 
-    def blank(self, segments: Segments) -> dict[str, Array]:
+    def blank(self, segments: Segments) -> dict[str, Tensor]:
         """Return the state of structures that have not moved yet."""
         raise NotImplementedError
 
     def add(self, segments: Segments) -> None:
         """Append structures that have not moved yet."""
         for name, value in self.blank(segments).items():
-            setattr(self, name, np.concatenate([getattr(self, name), value]))
+            setattr(self, name, joined(getattr(self, name), value))
 
-        # After the arrays, which were laid out by the old segments.
-        self.segments = Segments(np.concatenate([self.segments.sizes, segments.sizes]))
+        # After the tensors, which were laid out by the old segments.
+        self.segments = self.segments.join(segments)
 
     def keep(self, mask: Array) -> None:
         """Forget the structures where ``mask`` (B,) is false."""
-        rows = mask[self.segments.owner]
+        rows, places = self.segments.rows_of(mask), self.segments.places(mask)
         for name in self.per_row:
-            setattr(self, name, getattr(self, name)[rows])
+            setattr(self, name, getattr(self, name).index_select(0, rows))
         for name in self.per_structure:
-            setattr(self, name, getattr(self, name)[mask])
-        self.segments = Segments(self.segments.sizes[mask])
+            setattr(self, name, getattr(self, name).index_select(0, places))
+        self.segments = self.segments.keep(mask)
 
-    def state(self) -> dict[str, Array]:
-        """Return the arrays that :meth:`restore` needs."""
+    def state(self) -> dict[str, Any]:
+        """Return the tensors, and arrays of the host, that :meth:`restore` needs."""
         return {name: getattr(self, name) for name in (*self.per_row, *self.per_structure)}
 
-    def restore(self, arrays: dict[str, Array], segments: Segments) -> None:
+    def restore(self, tensors: Mapping[str, Tensor], segments: Segments) -> None:
         """Take a state back."""
         self.segments = segments
         for name in (*self.per_row, *self.per_structure):
-            setattr(self, name, arrays[name])
+            setattr(self, name, tensors[name])
 
-    def _shortened(self, step: Array) -> Array:
+    def _shortened(self, step: Tensor) -> Tensor:
         """Scale each structure's step so that no row is longer than the largest allowed."""
         longest = self.segments.longest(step)
-        scale = np.where(longest >= MAXSTEP, MAXSTEP / np.maximum(longest, MAXSTEP), 1.0)
-        return step * scale[self.segments.owner, None]
+        scale = torch.where(longest >= MAXSTEP, MAXSTEP / longest.clamp(min=MAXSTEP), 1.0)
+        return step * self.segments.spread(scale)[:, None]
 
 
 class FIRE(Optimizer):
@@ -77,50 +83,52 @@ class FIRE(Optimizer):
 
     per_row = ("velocity",)
     per_structure = ("dt", "mixing", "downhill", "fresh")
-    velocity: Array
-    dt: Array
-    mixing: Array
-    downhill: Array
-    fresh: Array
+    velocity: Tensor
+    dt: Tensor
+    mixing: Tensor
+    downhill: Tensor
+    fresh: Tensor
 
     DT, DT_MAX, WAIT = 0.1, 1.0, 5
     FASTER, SLOWER, MIXING, LESS_MIXING = 1.1, 0.5, 0.1, 0.99
 
-    def blank(self, segments: Segments) -> dict[str, Array]:
+    def blank(self, segments: Segments) -> dict[str, Tensor]:
         """Return structures at rest."""
-        count = len(segments)
+        one = torch.ones_like(segments.counts)
         return {
-            "velocity": np.zeros((segments.rows, 3)),
-            "dt": np.full(count, self.DT),
-            "mixing": np.full(count, self.MIXING),
-            "downhill": np.zeros(count, dtype=np.int64),
-            "fresh": np.ones(count, dtype=bool),
+            "velocity": one.new_zeros(segments.rows, 3),
+            "dt": self.DT * one,
+            "mixing": self.MIXING * one,
+            "downhill": torch.zeros_like(one, dtype=torch.int64),
+            "fresh": torch.ones_like(one, dtype=torch.bool),
         }
 
-    def displace(self, x: Array, forces: Array, free: Array) -> Array:
+    def displace(self, x: Tensor, forces: Tensor, free: Tensor) -> Tensor:
         """Return the step (R, 3); only the whole structure's step is limited, as in ASE."""
-        seg, owner, v = self.segments, self.segments.owner, self.velocity
+        seg, v = self.segments, self.velocity
 
         # A structure that has not moved yet has no velocity to judge.
-        power = seg.dot(forces, v)
-        good = (power > 0.0) & ~self.fresh
-        bad = ~good & ~self.fresh
+        good = (seg.dot(forces, v) > 0.0) & ~self.fresh
+        bad = ~(good | self.fresh)
 
-        size = np.sqrt(seg.dot(forces, forces))
-        along = self.mixing * np.sqrt(seg.dot(v, v)) / np.where(size > 0, size, 1.0)
-        mixed = (1.0 - self.mixing)[owner, None] * v + along[owner, None] * forces
-        v = np.where(good[owner, None], mixed, np.where(bad[owner, None], 0.0, v))
+        # Velocities are mixed with forces downhill, and forgotten uphill.
+        size = seg.dot(forces, forces).sqrt()
+        along = self.mixing * seg.dot(v, v).sqrt() / torch.where(size > 0, size, 1.0)
+        kept = torch.where(good, 1.0 - self.mixing, (~bad).double())
+        along = torch.where(good, along, 0.0)
 
         quicker = good & (self.downhill > self.WAIT)
-        self.dt = np.where(quicker, np.minimum(self.dt * self.FASTER, self.DT_MAX), self.dt)
-        self.mixing = np.where(quicker, self.mixing * self.LESS_MIXING, self.mixing)
-        self.downhill = np.where(good, self.downhill + 1, np.where(bad, 0, self.downhill))
-        self.mixing = np.where(bad, self.MIXING, self.mixing)
-        self.dt = np.where(bad, self.dt * self.SLOWER, self.dt)
+        dt = torch.where(quicker, (self.dt * self.FASTER).clamp(max=self.DT_MAX), self.dt)
+        mixing = torch.where(quicker, self.mixing * self.LESS_MIXING, self.mixing)
+        self.downhill = torch.where(good, self.downhill + 1, torch.where(bad, 0, self.downhill))
+        self.mixing = torch.where(bad, self.MIXING, mixing)
+        self.dt = torch.where(bad, dt * self.SLOWER, dt)
+        self.fresh = torch.zeros_like(self.fresh)
 
-        self.fresh = np.zeros_like(self.fresh)
-        self.velocity = v + self.dt[owner, None] * forces
-        step = self.dt[owner, None] * self.velocity
-        length = np.sqrt(seg.dot(step, step))
-        scale = np.where(length > MAXSTEP, MAXSTEP / np.maximum(length, MAXSTEP), 1.0)
-        return np.asarray(step * scale[owner, None])
+        by_row = seg.spread(torch.stack([kept, along, self.dt], dim=1))
+        kept, along, dt = (column[:, None] for column in by_row.unbind(1))
+        self.velocity = kept * v + along * forces + dt * forces
+        step = dt * self.velocity
+        length = seg.dot(step, step).sqrt()
+        scale = torch.where(length > MAXSTEP, MAXSTEP / length.clamp(min=MAXSTEP), 1.0)
+        return step * seg.spread(scale)[:, None]

@@ -57,20 +57,20 @@ class Outcome:
 
 
 def labelled(batch: Batch, results: BatchResults, k: int) -> Atoms:
-    """Return structure ``k`` as it is, with what the model says of it."""
+    """Return structure ``k`` as it is, with what the model says of it; both on the host."""
     atoms = batch.snapshot(k)
     rows = batch.segments.slice(k)
     labels: dict[str, Any] = {
         "energy": float(results.energy[k]),
-        "forces": results.forces[rows].copy(),
+        "forces": results.forces[rows].numpy().copy(),
     }
     if results.stress is not None:
-        labels["stress"] = results.stress[k]
+        labels["stress"] = results.stress[k].numpy().copy()
     with_labels(atoms, labels)
 
     # SinglePointCalculator's constructor refuses names that ASE does not know.
     atoms.calc.results |= {
-        name: value[rows].copy() if len(value) == batch.segments.rows else value[k].copy()
+        name: value[rows if len(value) == batch.segments.rows else k].numpy().copy()
         for name, value in results.extra.items()
     }
     return atoms

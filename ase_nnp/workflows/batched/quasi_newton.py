@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Mapping
+from typing import Any
 
+import numpy as np
+import torch
+from torch import Tensor
+
+from ase_nnp.models.segments import Segments
 from ase_nnp.workflows.batched.optimizers import Optimizer
-from ase_nnp.workflows.batched.state import Array, Segments
+from ase_nnp.workflows.batched.state import Array, read_once
 
 __all__ = ["BFGS", "LBFGS"]
 
@@ -17,18 +23,22 @@ class _QuasiNewton(Optimizer):
 
     per_row = ("last_x", "last_forces")
     per_structure = ("fresh",)
-    last_x: Array
-    last_forces: Array
-    fresh: Array
+    last_x: Tensor
+    last_forces: Tensor
+    fresh: Tensor
 
-    def blank(self, segments: Segments) -> dict[str, Array]:
+    def blank(self, segments: Segments) -> dict[str, Tensor]:
         """Return structures that have not moved yet."""
-        zeros = np.zeros((segments.rows, 3))
+        zeros = segments.counts.new_zeros(segments.rows, 3)
         return {
             "last_x": zeros,
             "last_forces": zeros,
-            "fresh": np.ones(len(segments), dtype=bool),
+            "fresh": torch.ones_like(segments.counts, dtype=torch.bool),
         }
+
+    def _remember(self, x: Tensor, forces: Tensor) -> None:
+        self.last_x, self.last_forces = x, forces
+        self.fresh = torch.zeros_like(self.fresh)
 
 
 class LBFGS(_QuasiNewton):
@@ -42,56 +52,64 @@ class LBFGS(_QuasiNewton):
 
     def __init__(self) -> None:
         super().__init__()
-        self.steps: list[Array] = []  # each (R, 3)
-        self.changes: list[Array] = []  # of the gradient, each (R, 3)
-        self.weights: list[Array] = []  # each (B,)
+        self.steps: list[Tensor] = []  # each (R, 3)
+        self.changes: list[Tensor] = []  # of the gradient, each (R, 3)
+        self.weights: list[Tensor] = []  # each (B,)
+        self.ages = np.zeros(0, dtype=np.int64)  # steps that each structure has taken
 
     def add(self, segments: Segments) -> None:
         """Append structures without a history."""
         super().add(segments)
-        zeros, none = np.zeros((segments.rows, 3)), np.zeros(len(segments))
-        self.steps = [np.concatenate([s, zeros]) for s in self.steps]
-        self.changes = [np.concatenate([y, zeros]) for y in self.changes]
-        self.weights = [np.concatenate([w, none]) for w in self.weights]
+        zeros = segments.counts.new_zeros(segments.rows, 3)
+        none = torch.zeros_like(segments.counts)
+        self.steps = [torch.cat([s, zeros]) for s in self.steps]
+        self.changes = [torch.cat([y, zeros]) for y in self.changes]
+        self.weights = [torch.cat([w, none]) for w in self.weights]
+        self.ages = np.concatenate([self.ages, np.zeros(len(segments), dtype=np.int64)])
 
     def keep(self, mask: Array) -> None:
         """Forget structures, and the entries that only they had."""
-        rows = mask[self.segments.owner]
+        rows, places = self.segments.rows_of(mask), self.segments.places(mask)
         super().keep(mask)
-        self.steps = [s[rows] for s in self.steps]
-        self.changes = [y[rows] for y in self.changes]
-        self.weights = [w[mask] for w in self.weights]
+        self.ages = self.ages[mask]
 
         # Entries that only those who left had are zeros for all who stay.
-        used = next((k for k, w in enumerate(self.weights) if w.any()), len(self.weights))
-        del self.steps[:used], self.changes[:used], self.weights[:used]
+        used = min(len(self.steps), max(0, int(self.ages.max(initial=0)) - 1))
+        unused = len(self.steps) - used
+        self.steps = [s.index_select(0, rows) for s in self.steps[unused:]]
+        self.changes = [y.index_select(0, rows) for y in self.changes[unused:]]
+        self.weights = [w.index_select(0, places) for w in self.weights[unused:]]
 
-    def state(self) -> dict[str, Array]:
-        """Return the arrays, the histories stacked."""
-        shape = (0, self.segments.rows, 3)
+    def state(self) -> dict[str, Any]:
+        """Return the tensors, the histories stacked."""
+        none = self.last_x[None][:0]
         return {
             **super().state(),
-            "steps": np.array(self.steps) if self.steps else np.zeros(shape),
-            "changes": np.array(self.changes) if self.changes else np.zeros(shape),
-            "weights": np.array(self.weights).reshape(len(self.weights), len(self.segments)),
+            "steps": torch.stack(self.steps) if self.steps else none,
+            "changes": torch.stack(self.changes) if self.changes else none,
+            "weights": torch.stack(self.weights) if self.weights else none[:, :, 0],
         }
 
-    def restore(self, arrays: dict[str, Array], segments: Segments) -> None:
+    def restore(self, tensors: Mapping[str, Tensor], segments: Segments) -> None:
         """Take a state back."""
-        super().restore(arrays, segments)
-        self.steps, self.changes = list(arrays["steps"]), list(arrays["changes"])
-        self.weights = list(arrays["weights"])
+        super().restore(tensors, segments)
+        self.steps, self.changes = list(tensors["steps"]), list(tensors["changes"])
+        self.weights = list(tensors["weights"])
 
-    def displace(self, x: Array, forces: Array, free: Array) -> Array:
+        # A step's weight is never zero, and is there from the second step on.
+        known = np.cumsum(tensors["weights"].cpu().numpy() != 0, axis=0).max(axis=0, initial=0)
+        self.ages = np.where(self.fresh.cpu().numpy(), 0, known + 1)
+
+    def displace(self, x: Tensor, forces: Tensor, free: Tensor) -> Tensor:
         """Return the two-loop step (R, 3), its longest row limited."""
-        seg, owner = self.segments, self.segments.owner
+        seg = self.segments
 
         # Who has no last step yet gets zeros, which change nothing below.
-        if not self.fresh.all():
-            old = ~self.fresh[owner, None]
-            step = np.where(old, x - self.last_x, 0.0)
-            change = np.where(old, self.last_forces - forces, 0.0)
-            weight = np.where(self.fresh, 0.0, 1.0 / seg.dot(change, step))
+        if self.ages.any():
+            old = ~seg.spread(self.fresh)[:, None]
+            step = torch.where(old, x - self.last_x, 0.0)
+            change = torch.where(old, self.last_forces - forces, 0.0)
+            weight = torch.where(self.fresh, 0.0, 1.0 / seg.dot(change, step))
             self.steps.append(step)
             self.changes.append(change)
             self.weights.append(weight)
@@ -107,16 +125,16 @@ class LBFGS(_QuasiNewton):
         ):
             factor = w * seg.dot(s, q)
             factors.append(factor)
-            q = q - factor[owner, None] * y
+            q = torch.addcmul(q, seg.spread(factor)[:, None], y, value=-1)
 
         z = q / ALPHA
         for s, y, w, factor in zip(
             self.steps, self.changes, self.weights, reversed(factors), strict=True
         ):
-            z = z + s * (factor - w * seg.dot(y, z))[owner, None]
+            z = torch.addcmul(z, s, seg.spread(factor - w * seg.dot(y, z))[:, None])
 
-        self.last_x, self.last_forces = x.copy(), forces.copy()
-        self.fresh = np.zeros_like(self.fresh)
+        self._remember(x, forces)
+        self.ages = self.ages + 1
         return self._shortened(-z)
 
 
@@ -125,7 +143,9 @@ class BFGS(_QuasiNewton):
 
     The Hessian of each structure holds its free components only: the others would stay at the
     first guess and never mix. Where it is positive definite, ``|H|`` is ``H``, and a Cholesky
-    solve does for the eigenvectors.
+    solve does for the eigenvectors. Hessians are of as many sizes as there are structures, and
+    which of them is definite decides how it is solved: they stay on the host, and a step waits once
+    for coordinates and forces.
     """
 
     def __init__(self) -> None:
@@ -142,37 +162,40 @@ class BFGS(_QuasiNewton):
         super().keep(mask)
         self.hessians = [h for h, kept in zip(self.hessians, mask, strict=True) if kept]
 
-    def state(self) -> dict[str, Array]:
-        """Return the arrays, with one Hessian a structure."""
+    def state(self) -> dict[str, Any]:
+        """Return the tensors, with one Hessian a structure."""
         known = {f"hessian{k}": h for k, h in enumerate(self.hessians) if h is not None}
         return {**super().state(), **known}
 
-    def restore(self, arrays: dict[str, Array], segments: Segments) -> None:
+    def restore(self, tensors: Mapping[str, Tensor], segments: Segments) -> None:
         """Take a state back."""
-        super().restore(arrays, segments)
-        self.hessians = [arrays.get(f"hessian{k}") for k in range(len(segments))]
+        super().restore(tensors, segments)
+        there = [tensors.get(f"hessian{k}") for k in range(len(segments))]
+        self.hessians = [None if h is None else h.cpu().numpy() for h in there]
 
-    def displace(self, x: Array, forces: Array, free: Array) -> Array:
+    def displace(self, x: Tensor, forces: Tensor, free: Tensor) -> Tensor:
         """Return the quasi-Newton step (R, 3), its longest row limited."""
-        result = np.zeros_like(x)
+        step, change = x - self.last_x, self.last_forces - forces
+        seen = [one.numpy() for one in read_once([step, change, forces, free])]
+        steps, changes, pull, moves = seen
+
+        result = np.zeros_like(steps)
         for k in range(len(self.segments)):
             rows = self.segments.slice(k)
-            moves = free[rows]
-            gradient = -forces[rows][moves]
+            own = moves[rows]
+            hessian, gradient = self.hessians[k], -pull[rows][own]
 
-            hessian = self.hessians[k]
-            if hessian is None:
-                hessian = np.eye(len(gradient)) * ALPHA
-            else:
-                step = (x[rows] - self.last_x[rows])[moves]
-                _update(hessian, step, gradient + self.last_forces[rows][moves])
-
+            # Overflows are looked for afterwards: numpy's warnings would name no structure.
+            with np.errstate(all="ignore"):
+                if hessian is None:
+                    hessian = np.eye(len(gradient)) * ALPHA
+                else:
+                    _update(hessian, steps[rows][own], changes[rows][own])
+                result[rows][own] = -_solve(hessian, gradient)
             self.hessians[k] = hessian
-            result[rows][moves] = -_solve(hessian, gradient)
 
-        self.last_x, self.last_forces = x.copy(), forces.copy()
-        self.fresh = np.zeros_like(self.fresh)
-        return self._shortened(result)
+        self._remember(x, forces)
+        return self._shortened(torch.from_numpy(result).to(x.device))
 
 
 def _update(hessian: Array, step: Array, change: Array) -> None:
@@ -188,7 +211,7 @@ def _solve(hessian: Array, gradient: Array) -> Array:
     """Return ``|H|^-1 g``."""
     from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
-    if not np.isfinite(hessian).all():
+    if not (np.isfinite(hessian).all() and np.isfinite(gradient).all()):
         return np.full_like(gradient, np.nan)
     try:
         return np.asarray(cho_solve(cho_factor(hessian, check_finite=False), gradient))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
+import torch
+from torch import Tensor
 
 from ase_nnp.errors import ConfigError
 from ase_nnp.workflows.batched.evaluate import BatchResults
@@ -37,7 +38,7 @@ class Relaxation(Method):
         self.name, self.threshold, self.stress = optimizer, float(fmax), cell
         self.rows = CellRows() if cell else AtomRows()
         self.optimizer = OPTIMIZERS[optimizer]()
-        self._forces = np.zeros((0, 3))
+        self._forces = torch.zeros(0, 3, dtype=torch.float64)
 
     def settings(self) -> dict[str, Any]:
         """Return threshold and whether the cell relaxes."""
@@ -49,8 +50,6 @@ class Relaxation(Method):
 
     def keep(self, mask: Array) -> None:
         """Forget structures."""
-        if len(self._forces):
-            self._forces = self._forces[mask[self.rows.segments.owner]]
         self.rows.keep(mask)
         self.optimizer.keep(mask)
 
@@ -58,38 +57,41 @@ class Relaxation(Method):
         """Take the forces on all rows."""
         self._forces = self.rows.forces(batch, results.forces, results.stress)
 
-    def fmax(self, batch: Batch) -> Array:
+    def watched(self, batch: Batch) -> Tensor:
         """Return the longest row of forces, (B,)."""
         return self.rows.segments.longest(self._forces)
 
-    def done(self, batch: Batch) -> Array:
+    def done(self, watched: Array) -> Array:
         """Return whose forces have come below the threshold."""
-        return self.fmax(batch) < self.threshold
+        return watched < self.threshold
+
+    def fmax(self, watched: Array) -> Array:
+        """Return what is watched."""
+        return watched
 
     def take_step(self, batch: Batch, results: BatchResults) -> None:
         """Move by one step of the optimizer."""
         x = self.rows.x(batch)
         step = self.optimizer.displace(x, self._forces, self.rows.free(batch))
         self.rows.move(batch, x + step)
-        self._forces = np.zeros((0, 3))
 
-    def state(self) -> dict[str, Array]:
+    def state(self) -> dict[str, Any]:
         """Return the state of optimizer and rows."""
         rows = {f"rows_{k}": v for k, v in self.rows.state().items()}
         return {**rows, **{f"optimizer_{k}": v for k, v in self.optimizer.state().items()}}
 
-    def restore(self, arrays: dict[str, Array], batch: Batch) -> None:
+    def restore(self, tensors: Mapping[str, Tensor], batch: Batch) -> None:
         """Take a state back."""
 
-        def part(prefix: str) -> dict[str, Array]:
-            return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
         self.rows.restore(part("rows_"), batch)
         self.optimizer.restore(part("optimizer_"), self.rows.segments)
 
-    def describe(self, batch: Batch, results: BatchResults) -> str:
+    def describe(self, step: Array, watched: Array) -> str:
         """Return the largest force of all."""
-        return f"largest force {self.fmax(batch).max():.3f} eV/Å"
+        return f"largest force {watched.max():.3f} eV/Å"
 
 
 def iter_relax(
