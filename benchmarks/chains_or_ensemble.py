@@ -23,9 +23,9 @@ import numpy as np
 import torch
 from ase.io import read
 from measurement import record_option, write_measurement
-from uncertainty_acac import by_member
 
 import ase_nnp
+from ase_nnp.models.predictor import Predictor
 from ase_nnp.training import Settings, fit
 from ase_nnp.uncertainty.sampling.last_layer import run_last_layer_chains
 from ase_nnp.uncertainty.sampling.store import members_from_samples
@@ -53,6 +53,13 @@ def trained(train: list[Any], seed: int, steps: int) -> Any:
     )
     with tempfile.TemporaryDirectory() as folder:
         return fit(fresh, train, None, settings, folder=Path(folder)).model.double()
+
+
+def by_member(members, frames):
+    """Forces (M, n, atoms, 3)."""
+    return np.array(
+        [[row["forces"] for row in Predictor(m)(frames, progress=False)] for m in members]
+    )
 
 
 def chains_of(

@@ -143,9 +143,12 @@ def main() -> None:
             for seed in range(args.seeds):
                 row = run(make, first, block, args.steps, seed)
                 print(json.dumps({"pair": name, "block": block, "seed": seed, **row}), flush=True)
-                table.append([name, block["kind"] if block else "none", seed, *row.values()])
+                shares = (100 * row["force"], 100 * row["energy"])
+                table.append(
+                    [name, block["kind"] if block else "none", seed, *shares, row["cpu_s"]]
+                )
     if args.record:
-        head = ["pair", "block", "seed", "force", "change of the energy", "CPU s"]
+        head = ["pair", "block", "seed", "force, %", "change of the energy, %", "CPU s"]
         write_measurement("charged_pairs", head, table)
 
 

@@ -35,6 +35,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from fuzz_seeds import OPTIONS, foreign_seeds
+from measurement import record_option, write_measurement
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT.parent / "shared" / "datasets"
@@ -277,6 +278,7 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, default=Path("fuzz_failures"))
     parser.add_argument("--table", type=Path, default=Path("fuzz_table.txt"))
     parser.add_argument("--batch", nargs=4, help=argparse.SUPPRESS)
+    record_option(parser)
     options = parser.parse_args()
     if options.batch:
         first, last, folder, files = options.batch
@@ -317,7 +319,20 @@ def run(options: argparse.Namespace, folder: Path) -> int:
         options.table.write_text(f"{_listed(counts, kinds)}\n{total}\n")
         print(f"\r{total}", end="", flush=True)
     print(f"\n{_listed(counts, kinds)}\n{total}")
+    if options.record:
+        record(counts, kinds, failures)
     return 1 if failures else 0
+
+
+def record(counts: collections.Counter[str], kinds: list[str], failures: int) -> None:
+    """Write how many mutations of each kind were read, and what came out."""
+    outcomes = sorted({key.split(": ")[1] for key in counts})
+    rows = []
+    for kind in kinds:
+        found = [counts[f"{kind}: {outcome}"] for outcome in outcomes]
+        rows.append([kind, sum(found), *found])
+    values = {"mutations": counts.total(), "kinds": len(kinds), "failures": failures}
+    write_measurement("datasets_fuzz", ["kind", "mutations", *outcomes], rows, values=values)
 
 
 def _listed(counts: collections.Counter[str], kinds: list[str]) -> str:

@@ -176,6 +176,17 @@ def worker(kind, case, slab):
         print("@" + json.dumps(answer), flush=True)
 
 
+#: What the table calls cases and programs.
+WORDS = {
+    "si64": "Si, 64 atoms",
+    "slab": "CO on AlCuSe, 34 atoms",
+    "facet": "facet (default)",
+    "facet-s": "facet-s, radius graph",
+    "mace": "MACE 0.3.16, 128x0e + 128x1o",
+    "sevennet": "SevenNet-0",
+}
+
+
 class Program:
     def __init__(self, kind, case, slab, args):
         python = {"mace": args.mace_env, "sevennet": args.sevennet_env}.get(kind)
@@ -262,15 +273,15 @@ def main() -> None:
 
 
 def record(rows):
-    """Write the table of single calls and that of the relaxation."""
-    head = ["case", "program", "parameters", "structures", "CPU ms", "times the first", "peak MB"]
-    keys = ("case", "program", "parameters", "structures", "cpu_ms", "times_first", "peak_mb")
-    cells = [[row[key] for key in keys] for row in rows]
-    parts = {"facet": cells, "facet_relax": [row for row in cells if row[0] == "relax"]}
-    parts["facet"] = [row for row in cells if row not in parts["facet_relax"]]
-    for name, part in parts.items():
-        if part:
-            write_measurement(name, head, part)
+    """Write the table of single calls."""
+    head = ["case", "program", "parameters", "CPU ms", "times the first", "peak MB"]
+    keys = ("parameters", "cpu_ms", "times_first", "peak_mb")
+    cells = [
+        [WORDS.get(row["case"], row["case"]), WORDS[row["program"]], *(row[key] for key in keys)]
+        for row in rows
+        if row["case"] != "relax"
+    ]
+    write_measurement("facet", head, cells, packages=("torch", "ase", "sevenn"))
 
 
 def table(rows, header):

@@ -1,6 +1,6 @@
 """What `fit` costs around a training step: beside a bare loop that does the same arithmetic.
 
-    python benchmarks/training_overhead.py DATA_FOLDER
+    python benchmarks/training_overhead.py DATA_FOLDER [--record]
 
 Both take turns in one process on the same 50 AcAc frames with the same small Facet: batches of 5,
 AdamW, clipping, an average of the weights. Times are CPU time a step.
@@ -8,8 +8,8 @@ AdamW, clipping, an average of the weights. Times are CPU time a step.
 
 from __future__ import annotations
 
+import argparse
 import copy
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from ase.io import read
+from measurement import record_option, write_measurement
 
 import ase_nnp
 from ase_nnp import AtomGraph
@@ -86,14 +87,21 @@ def ours(frames, epochs):
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path)
+    record_option(parser)
+    args = parser.parse_args()
     torch.set_num_threads(1)
-    frames = read(Path(sys.argv[1]) / "acac" / "train_300K.xyz", ":50")
-    loop, module = [], []
-    for _ in range(3):
-        loop += bare(frames, 2)[1:]
-        module += ours(frames, 3)
-    a, b = (1e3 * float(np.median(x)) for x in (loop, module))
-    print(f"bare loop {a:.1f} ms, fit {b:.1f} ms a step: {100 * (b / a - 1):+.1f} %")
+    frames = read(args.data / "acac" / "train_300K.xyz", ":50")
+    # Short turns, so that a change of the machine's load meets both.
+    turns = [(np.median(bare(frames, 1)[1:]), np.median(ours(frames, 2))) for _ in range(7)]
+    loop, module = (1e3 * float(np.median(x)) for x in zip(*turns, strict=True))
+    ratio = float(np.median([b / a for a, b in turns]))
+    print(f"bare loop {loop:.1f} ms, fit {module:.1f} ms a step: {ratio:.2f} times")
+    print("in each turn:", [f"{b / a:.2f}" for a, b in turns])
+    if args.record:
+        head = ["a training step, CPU ms: a bare loop", "`fit`", "`fit` / bare loop"]
+        write_measurement("training_overhead", head, [[loop, module, ratio]])
 
 
 if __name__ == "__main__":

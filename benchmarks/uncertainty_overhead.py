@@ -132,9 +132,12 @@ def main() -> None:
     for name, values in times.items():
         print(f"{name:32s} {1e3 * np.median(values):9.2f} ms  {np.median(values / plain):6.2f} x")
     if options.record:
-        head = [options.family or "stand-in", "ms", "times the plain model"]
-        rows = [[k, 1e3 * np.median(v), np.median(v / plain)] for k, v in times.items()]
-        write_measurement("uncertainty_overhead", head, rows)
+        head = ["model", "what", "CPU ms", "times the plain model"]
+        rows = [
+            [options.family or "stand-in", k, 1e3 * np.median(v), np.median(v / plain)]
+            for k, v in times.items()
+        ]
+        write_measurement("uncertainty_overhead", head, rows, keep_others=True)
     auto = runs["5 members, auto"][0].runner
     print("auto chose", auto.choice, "-", auto.reason)
 

@@ -3,7 +3,7 @@
     python benchmarks/uncertainty_shift.py DATA model_0.nnp [model_1.nnp ...] -o table.json
 
 DATA holds train_300K.xyz and dev_600K.xyz. The models were trained on the first 450 frames of the
-shuffled 300 K set (``members`` of ``uncertainty_acac.py``, or any others); with several the
+shuffled 300 K set (as by ``facet_acac.py``); with several the
 ensemble's spread counts as well. The other 50 calibrate and test by turns: each half calibrates
 for the other, and both are judged together. ``--nothing-held-back`` fits on the training frames
 alone and tests on all 50; ``--calibrate-on-all`` uses all 50 for both, so that 300 K is no test.
@@ -26,6 +26,17 @@ from ase_nnp.models.predictor import Predictor
 from ase_nnp.uncertainty import fit
 from ase_nnp.uncertainty.statistics import calibration as cal
 from ase_nnp.uncertainty.statistics import metrics as met
+
+#: What the table calls the figures of one temperature.
+WORDS = {
+    "rmse": "force RMSE, meV/Å",
+    "ence": "ENCE of force bars",
+    "chance": "ENCE of perfect bars",
+    "area": "miscalibration area",
+    "spearman": "Spearman, atoms",
+    "forces_covered": "90 % force intervals cover",
+    "energies_covered": "90 % energy intervals cover",
+}
 
 
 def judged(fitted, frames):
@@ -124,12 +135,14 @@ def main() -> None:
 
 def record(table):
     """Write both temperatures, and what stands for the shift alone."""
-    rows = [[key, table["300"][key], table["600"][key]] for key in table["300"]]
-    rows += [["AUROC of the score", None, float(np.mean(table["auroc"]))]]
+    rows = [[WORDS[key], table["300"][key], table["600"][key]] for key in WORDS]
+    auroc = float(np.mean(table["auroc"]))
+    rows += [[f"600 K told from 300 K by `{table['scores'][0]}`, AUROC", None, auroc]]
     if table["adaptive"]:
-        rows += [["adaptive coverage", None, float(np.mean(table["adaptive"]))]]
+        adapted = float(np.mean(table["adaptive"]))
+        rows += [["adaptive 90 % intervals cover, after 50 labels at 600 K", None, adapted]]
     rows += [["fit, CPU s", max(table["fit_cpu_s"]), None]]
-    write_measurement("uncertainty_shift", ["one model", "300 K", "600 K"], rows)
+    write_measurement("uncertainty_shift", ["", "300 K", "600 K"], rows)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,9 +30,6 @@ from ase_nnp.training.finetune import importance, keep_close
 from ase_nnp.training.graph_loader import AtomGraphDataset
 from ase_nnp.training.losses import LossFunction
 from ase_nnp.training.settings import Losses
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-from measurement import record_option, write_measurement
 
 
 def shifted(frames: list[Atoms], per_atom: float) -> list[Atoms]:
@@ -93,7 +89,6 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="of the batches; errors are means")
     parser.add_argument("--close", type=float, nargs="*", default=[0.1])
     parser.add_argument("--ewc", type=float, nargs="*", default=[0.1, 1.0])
-    record_option(parser)
     args = parser.parse_args()
     torch.set_num_threads(1)
 
@@ -155,13 +150,6 @@ def main() -> None:
         middle = np.mean(found, 0).round(2).tolist()
         table[name] = {"Mo": middle[:2], "old": middle[2:], "each": found}
     print(json.dumps(table, indent=1))
-    if args.record:
-        head = ["", "Mo, energy", "Mo, forces", "old, energy", "old, forces"]
-        rows = [["shipped, untouched", *table["shipped, untouched"]["Mo"]]]
-        rows[0] += table["shipped, untouched"]["old"]
-        for name in runs:
-            rows.append([name, *table[name]["Mo"], *(table[name]["old"] or [None, None])])
-        write_measurement("finetune", head, rows)
 
 
 if __name__ == "__main__":
