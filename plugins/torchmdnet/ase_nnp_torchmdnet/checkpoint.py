@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,14 @@ from torch import Tensor
 
 from ase_nnp.errors import CheckpointError, ConfigError
 from ase_nnp.files.unpickle import CHECKPOINT_STAND_INS, load_torch
+from ase_nnp.models.corrections import add_corrections
+from ase_nnp.models.potential import Potential
 from ase_nnp.models.tensors import as_tensors
 from ase_nnp.registry.config import resolve_config
 from ase_nnp.registry.family import ModelFamily
 
 from .model import TensorNet
+from .priors import read_priors
 
 __all__ = ["load", "newer_layout"]
 
@@ -28,11 +31,18 @@ RENAMED = (
     (r"^model\.", ""),
     (r"output_model\.output_network\.([02])\.", r"output_model.output_network.layers.\1."),
 )
-ATOMREF = re.compile(r"prior_model\.(?:\d+\.)?(atomref\.weight|initial_atomref)$")
+#: A table of energies of free atoms; releases before 2 had one prior without a number.
+ATOMREF = re.compile(r"prior_model\.(?:(\d+)\.)?atomref\.weight$")
+#: Names of TensorNet2 before it was published.
+EARLY_NAMES = ("tensornetv2_alt", "tensornet-nqe")
+#: Keys of TensorNet2 alone, which the package writes for every architecture.
+OF_TENSORNET2 = ("q_dim", "q_weights", "coulomb_cutoff", "output_mlp_num_layers", "repulsion")
 
 
-def load(path: str | Path, family: ModelFamily, unit: str = "eV", **options: Any) -> TensorNet:
-    """Return the TensorNet in a ``.ckpt``.
+def load(
+    path: str | Path, family: ModelFamily, unit: str | None = None, **options: Any
+) -> Potential:
+    """Return the TensorNet in a ``.ckpt``, its priors added as corrections.
 
     Parameters
     ----------
@@ -42,7 +52,7 @@ def load(path: str | Path, family: ModelFamily, unit: str = "eV", **options: Any
         Whose defaults complete the configuration.
     unit
         Of the energies that it was trained on, as in ``ase.units``: ``"eV"``, ``"kcal/mol"``,
-        ``"kJ/mol"``, ``"Hartree"``.
+        ``"kJ/mol"``, ``"Hartree"``. By default what a prior in the file says, else eV.
     options
         Further configuration keys.
 
@@ -52,9 +62,9 @@ def load(path: str | Path, family: ModelFamily, unit: str = "eV", **options: Any
         Another architecture, read-out or prior than those that are known here, or weights that do
         not fit; UnsafeFileError if it asks for code.
     ConfigError
-        An unknown unit.
+        An unknown unit, or another than a prior in the file says.
     """
-    factor = _unit(unit)
+    asked = None if unit is None else _unit(unit)
     content = load_torch(path, stand_ins=CHECKPOINT_STAND_INS)
     known = isinstance(content, Mapping) and {"hyper_parameters", "state_dict"} <= set(content)
     settings = content["hyper_parameters"] if known else None
@@ -63,19 +73,38 @@ def load(path: str | Path, family: ModelFamily, unit: str = "eV", **options: Any
             f"{path} is no checkpoint of torchmd-net: 'hyper_parameters' and 'state_dict' were "
             "expected."
         )
-    _check_kind(settings, path)
+    kind = _check_kind(settings, path)
+    priors = read_priors(settings, asked, path)
+    factor = _factor(asked, priors.joule, path)
 
     # The mark by which the package itself tells files that were trained before its release 3.
     old = "check_errors" in settings
     given = {name: settings[name] for name in family.defaults if name in settings}
-    given["tensors"] = "full" if old else "compact"
-    model = TensorNet(**resolve_config(family, given, **options))
-    model.config = {**family.defaults, **given, **options}
+    if kind == "tensornet":
+        given = {k: v for k, v in given.items() if k not in (*OF_TENSORNET2, "output_model")}
+    given |= {"model": kind, "tensors": "full" if old else "compact"}
     tensors = _renamed(as_tensors(content["state_dict"], path))
     if old:
-        tensors = newer_layout(tensors)
-    _fill(model, tensors, _has_atomref(settings, path), factor)
-    return model
+        tensors = newer_layout(tensors, kind)
+
+    config = resolve_config(family, given, **options)
+    _check_sizes(config, tensors, path)
+    model: Any = family.build(config)
+    model.config = {**family.defaults, **given, **options}
+    model.family, model.provenance = family.name, {"source": Path(path).name}
+    _fill(model, tensors, priors.atomref, factor)
+    return add_corrections(model, priors.corrections)
+
+
+def _factor(asked: float | None, joule: float | None, path: str | Path) -> float:
+    """Return eV per unit of the file's energies."""
+    stated = None if joule is None else joule * ase.units.J
+    if asked is not None and stated is not None and abs(asked / stated - 1) > 1e-4:
+        raise ConfigError(
+            f"{path} has a prior whose energies are in units of {stated:.6g} eV; the unit given is "
+            f"{asked:.6g} eV."
+        )
+    return asked or stated or 1.0
 
 
 def _unit(name: str) -> float:
@@ -86,41 +115,52 @@ def _unit(name: str) -> float:
     return float(getattr(ase.units, value)) / (ase.units.mol if per else 1.0)
 
 
-def _check_kind(settings: Mapping[str, Any], path: str | Path) -> None:
-    wanted = {
-        "model": ("tensornet",),
-        "output_model": ("Scalar",),
-        "reduce_op": ("add", "sum"),
-        "box_vecs": (None,),
+def _check_kind(settings: Mapping[str, Any], path: str | Path) -> str:
+    """Return the architecture by its name of now."""
+    kind = settings.get("model", "tensornet")
+    kind = "tensornet2" if kind in EARLY_NAMES else kind
+    outputs = ["Scalar", *(["ScalarPlusWeightedCoulomb"] if kind == "tensornet2" else [])]
+    found = {**settings, "model": kind}
+    wanted: dict[str, list[Any]] = {
+        "model": ["tensornet", "tensornet2"],
+        "output_model": outputs,
+        "reduce_op": ["add", "sum"],
+        "box_vecs": [None],
     }
     for key, values in wanted.items():
-        value = settings.get(key, values[0])
+        value = found.get(key, values[0])
         if value not in values:
             raise CheckpointError(
-                f"{path} has {key} {value!r}; this plugin reads {values[0]!r} alone."
+                f"{path} has {key} {value!r}; this plugin reads {' and '.join(map(str, values))}."
             )
     if settings.get("atom_filter", -1) > -1:
         raise CheckpointError(f"{path} leaves out light atoms (atom_filter), which is not read.")
+    return str(kind)
 
 
-def _has_atomref(settings: Mapping[str, Any], path: str | Path) -> bool:
-    """Whether energies of free atoms are added; other priors are refused."""
-    given = settings.get("prior_model") or []
-    entries = given if isinstance(given, (list, tuple)) else [given]
-    names = [n for e in entries for n in (e if isinstance(e, Mapping) else [e])]
-    other = [n for n in names if n not in ("Atomref", "LearnableAtomref")]
-    if other:
-        raise CheckpointError(
-            f"{path} adds the prior {', '.join(map(str, other))}, which is not read here: its "
-            "switching differs from that of the corrections."
-        )
-
-    values = settings.get("prior_args") or [e for e in entries if isinstance(e, Mapping)]
-    flat = values if isinstance(values, (list, tuple)) else [values]
-    inner = [
-        v.get(n, v) if isinstance(v, Mapping) else {} for n, v in zip(names, flat, strict=False)
+def _check_sizes(config: Mapping[str, Any], tensors: Mapping[str, Tensor], path: object) -> None:
+    """Refuse sizes that the weights do not have, before anything of these sizes is made."""
+    part = "representation_model"
+    rows = [
+        k for k in tensors if re.fullmatch(rf"{part}\.layers\.\d+\.linears_tensor\.0\.weight", k)
     ]
-    return bool(names) and all((v or {}).get("enable", True) for v in inner)
+    network = [k for k in tensors if re.fullmatch(r"output_model\.\S+\.layers\.\d+\.weight", k)]
+    wanted = {
+        "max_z": ("tensor_embedding.emb.weight", 0, 1),
+        "embedding_dimension": ("tensor_embedding.emb.weight", 1, 1),
+        "num_rbf": ("tensor_embedding.distance_proj1.weight", 1, 1),
+    }
+    if config["model"] == "tensornet2":
+        wanted["q_dim"] = ("charge_predict_0.q_mlp.layers.4.bias", 0, 2)
+    found: dict[str, Any] = {"num_layers": len(rows)}
+    if config["output_model"] != "Scalar":
+        found["output_mlp_num_layers"] = len(network) - 2
+    for key, (name, axis, each) in wanted.items():
+        shape = tensors[f"{part}.{name}"].shape if f"{part}.{name}" in tensors else ()
+        found[key] = shape[axis] // each if axis < len(shape) else None
+    wrong = [f"{k} {config[k]!r}, weights of {v}" for k, v in found.items() if config[k] != v]
+    if wrong:
+        raise CheckpointError(f"{path}: its weights have another shape: {'; '.join(wrong)}.")
 
 
 def _renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -133,16 +173,15 @@ def _renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-def newer_layout(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def newer_layout(tensors: Mapping[str, Tensor], kind: str = "tensornet") -> dict[str, Tensor]:
     """From the order of releases 1 and 2 to that of release 3.
 
     The layers that give three factors a channel wrote the three numbers of a channel side by side;
-    now all channels' first numbers come first.
+    now all channels' first numbers come first. The messages of TensorNet2 always had it so.
     """
-    pattern = re.compile(
-        r"representation_model\.(tensor_embedding\.linears_scalar\.1|layers\.\d+\.linears_scalar\.2)"
-        r"\.(weight|bias)"
-    )
+    layers = ["tensor_embedding.linears_scalar.1"]
+    layers += [r"layers\.\d+\.linears_scalar\.2"] if kind == "tensornet" else []
+    pattern = re.compile(rf"representation_model\.({'|'.join(layers)})\.(weight|bias)")
     changed = dict(tensors)
     for name, value in tensors.items():
         if pattern.fullmatch(name):
@@ -150,12 +189,14 @@ def newer_layout(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return changed
 
 
-def _fill(model: TensorNet, tensors: dict[str, Tensor], atomref: bool, factor: float) -> None:
-    priors = {name for name in tensors if name.startswith("prior_model.")}
-    rows = [ATOMREF.fullmatch(name) for name in sorted(priors)]
-    if atomref and not any(row and row[1] == "atomref.weight" for row in rows):
+def _fill(
+    model: TensorNet, tensors: dict[str, Tensor], atomref: Sequence[int], factor: float
+) -> None:
+    tables = {int(row[1] or 0): tensors[k] for k in tensors if (row := ATOMREF.fullmatch(k))}
+    missing = [number for number in atomref if number not in tables]
+    if missing:
         raise CheckpointError("The checkpoint names an Atomref prior and holds none.")
-    rest = {k: v for k, v in tensors.items() if k not in priors}
+    rest = {k: v for k, v in tensors.items() if not k.startswith("prior_model.")}
     mean, std = rest.pop("mean", torch.zeros(())), rest.pop("std", torch.ones(()))
 
     # Weights in float64 stay so until the caller says otherwise.
@@ -166,9 +207,8 @@ def _fill(model: TensorNet, tensors: dict[str, Tensor], atomref: bool, factor: f
     with torch.no_grad():
         model.scale.fill_(float(std) * factor)
         model.mean.fill_(float(mean) * factor)
-        if atomref:
-            name = next(n for n in sorted(priors) if n.endswith("atomref.weight"))
-            column = tensors[name].flatten()[1:].double() * factor
+        for number in atomref:
+            column = tables[number].flatten()[1:].double() * factor
             count = min(len(column), len(model.references))
-            model.references[:count] = column[:count].to(model.references)
+            model.references[:count] += column[:count].to(model.references)
     model.eval()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .radial import cosine_cutoff
 from .tensors import PARTS, basis, products_of_unit_vectors
 
-__all__ = ["Edges", "Interaction", "TensorEmbedding"]
+__all__ = ["Edges", "Interaction", "TensorEmbedding", "invariants"]
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -78,6 +78,15 @@ def sum_at(messages: list[Tensor], center: Tensor, count: int) -> Tensor:
 def square_norm(x: Tensor) -> Tensor:
     """Return the squared Frobenius norms (N, F)."""
     return x.square().sum((1, 2))
+
+
+def invariants(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return a third of the trace, and the square norms of the other two parts, (N, F) each."""
+    antisymmetric = 0.5 * (x - x.transpose(1, 2))
+    mean = x.diagonal(dim1=1, dim2=2).mean(-1)
+    unit = torch.eye(3, dtype=x.dtype, device=x.device)[None, :, :, None]
+    symmetric = x - antisymmetric - mean[:, None, None] * unit
+    return mean, square_norm(antisymmetric), square_norm(symmetric)
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:

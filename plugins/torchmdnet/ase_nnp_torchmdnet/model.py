@@ -11,10 +11,11 @@ from ase_nnp.errors import ConfigError
 from ase_nnp.models.atomic_energies import AtomicEnergies
 from ase_nnp.models.graph import AtomGraph
 
-from .layers import Interaction, TensorEmbedding, edges_with_loops, square_norm
+from .layers import Edges, Interaction, TensorEmbedding, edges_with_loops, invariants
+from .pairs import LONGEST
 from .radial import ExpNormal, Gaussian
 
-__all__ = ["TensorNet"]
+__all__ = ["TensorNet", "readout"]
 
 ACTIVATIONS = {"silu": nn.SiLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "mish": nn.Mish}
 RADIAL = {"expnorm": ExpNormal, "gauss": Gaussian}
@@ -72,16 +73,19 @@ class TensorNet(AtomicEnergies):
         for name, value, known in choices:
             if value not in known:
                 raise ConfigError(f"{name} must be one of {', '.join(known)}, not {value!r}.")
-        if not 0 <= cutoff_lower < cutoff_upper or min(embedding_dimension, num_rbf - 1) < 1:
-            raise ConfigError("cutoffs must be 0 <= lower < upper, and widths positive.")
+        fits = 0 <= cutoff_lower < cutoff_upper <= LONGEST
+        if not fits or min(embedding_dimension, num_rbf - 1) < 1:
+            raise ConfigError(
+                f"cutoffs must be 0 <= lower < upper <= {LONGEST:g}, and widths positive."
+            )
 
         width, self.cutoff = int(embedding_dimension), float(cutoff_upper)
-        self.lower = float(cutoff_lower)
+        self.lower, self.upper = float(cutoff_lower), self.cutoff
         # The paper's vectors go from the neighbor to the center, a graph's the other way.
         self.sign = -1.0 if tensors == "full" else 1.0
         act = ACTIVATIONS[activation]()
         part = nn.Module()  # the names of the package's checkpoints
-        part.distance_expansion = RADIAL[rbf_type](self.lower, self.cutoff, num_rbf, trainable_rbf)
+        part.distance_expansion = RADIAL[rbf_type](self.lower, self.upper, num_rbf, trainable_rbf)
         part.tensor_embedding = TensorEmbedding(width, num_rbf, act, int(max_z))
         part.layers = nn.ModuleList(
             Interaction(width, num_rbf, act, equivariance_invariance_group)
@@ -92,38 +96,39 @@ class TensorNet(AtomicEnergies):
         part.act = act
         self.representation_model = part
 
-        # Half the width; narrower tables exist in tests only.
-        half = max(width // 2, 1)
         self.output_model = nn.Module()
-        self.output_model.output_network = nn.Module()
-        self.output_model.output_network.layers = nn.Sequential(
-            nn.Linear(width, half), act, nn.Linear(half, 1)
-        )
+        self.output_model.output_network = readout(width, act, 0)
         self.register_buffer("mean", torch.zeros((), dtype=torch.float64))
 
     def atom_energies(self, graph: AtomGraph) -> Tensor:
         """Return what each atom adds (N,)."""
         net: Any = self.representation_model
-        edges = edges_with_loops(
-            graph.edge_index,
-            self.sign * graph.edge_vectors(),
-            graph.num_atoms,
-            net.distance_expansion,
-            self.lower,
-            self.cutoff,
-        )
+        edges = self.edges(graph, graph.edge_index, graph.edge_vectors())
         x = net.tensor_embedding(graph.atomic_numbers, edges)
         charge = x.new_zeros(graph.num_atoms)
         if graph.charge is not None:
             charge = graph.charge.to(x)[graph.batch]
         for layer in net.layers:
             x = layer(x, edges, charge)
+        return self.read_out(x)
 
-        antisymmetric = 0.5 * (x - x.transpose(1, 2))
-        trace = x.diagonal(dim1=1, dim2=2).mean(-1)
-        unit = torch.eye(3, dtype=x.dtype, device=x.device)[None, :, :, None]
-        symmetric = x - antisymmetric - trace[:, None, None] * unit
-        norms = (3 * trace.square(), square_norm(antisymmetric), square_norm(symmetric))
+    def edges(self, graph: AtomGraph, index: Tensor, vectors: Tensor) -> Edges:
+        """Return the edges that the layers take, of pairs (2, E) and their vectors (E, 3)."""
+        net: Any = self.representation_model
+        return edges_with_loops(
+            index,
+            self.sign * vectors,
+            graph.num_atoms,
+            net.distance_expansion,
+            self.lower,
+            self.upper,
+        )
+
+    def read_out(self, x: Tensor) -> Tensor:
+        """Return energies (N,) of tensors (N, 3, 3, F)."""
+        net: Any = self.representation_model
+        mean, antisymmetric, symmetric = invariants(x)
+        norms = (3 * mean.square(), antisymmetric, symmetric)
         out = net.act(net.linear(net.out_norm(torch.cat(norms, dim=1))))
         network: Any = self.output_model.output_network
         result: Tensor = network.layers(out)[:, 0]
@@ -137,3 +142,13 @@ class TensorNet(AtomicEnergies):
             "energy": results["energy"] + self.mean.double(),
             "energies": results["energies"] + share[graph.batch],
         }
+
+
+def readout(width: int, act: nn.Module, hidden_layers: int) -> nn.Module:
+    """Return the last network, under the package's names: one number an atom."""
+    # Half the width; narrower tables exist in tests only.
+    half = max(width // 2, 1)
+    hidden = [m for _ in range(hidden_layers) for m in (nn.Linear(half, half), act)]
+    network = nn.Module()
+    network.layers = nn.Sequential(nn.Linear(width, half), act, *hidden, nn.Linear(half, 1))
+    return network

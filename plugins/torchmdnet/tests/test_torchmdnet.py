@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,11 +13,28 @@ from ase.build import molecule
 import ase_nnp
 from ase_nnp.errors import ConfigError
 from ase_nnp.testing import conformance
+from ase_nnp.testing.suite import CHECKS, make_subject, run_check
 from ase_nnp_torchmdnet.tensors import basis, products_of_unit_vectors
 
 test_conformance = pytest.mark.slow(
     conformance("torchmdnet")
 )  # fast in tests/testing, for every family
+SUBJECTS: list = []
+TWO = {"model": "tensornet2", "q_dim": 3, "repulsion": True, "embedding_dimension": 8, "num_rbf": 8}
+COULOMB = {"output_model": "ScalarPlusWeightedCoulomb", "q_weights": [1.0, 1.0, 1.0]}
+# What is missing of the charge is shared by all atoms of a structure, near or far, and 1e-6 is
+# added to what it is divided by, once a structure of whatever size.
+SHARED = {"energy_is_extensive": 5e-3, "supercell_equals_primitive": 5e-5, "mixed_pbc": 5e-5}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
+def test_conformance_of_tensornet2(check):
+    if not SUBJECTS:
+        family = replace(ase_nnp.list_models()["torchmdnet"], violations=SHARED)
+        SUBJECTS.append(make_subject(family, **TWO, **COULOMB, coulomb_cutoff=7.0))
+    outcome = run_check(check, SUBJECTS[0])
+    assert outcome.ok, outcome.message
 
 
 def small(**config):
