@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from ase_nnp.errors import StructureError
-from ase_nnp.models.lattice import recentered, search_lattice, wrapped
+from ase_nnp.models.lattice import search_lattice
 from ase_nnp.models.neighbors import searcher, sort_and_cap_edges
 from ase_nnp.models.neighbors_torch import occurrences
+from ase_nnp.models.origins import recentered, wrapped
 from ase_nnp.models.structures import arrays_of, name_of
 
 if TYPE_CHECKING:

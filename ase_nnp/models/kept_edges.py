@@ -15,8 +15,9 @@ from torch import Tensor
 
 from ase_nnp.errors import StructureError
 from ase_nnp.models.graph import AtomGraph
-from ase_nnp.models.lattice import SPREAD, folded, folded_around, recentered, search_cell
+from ase_nnp.models.lattice import search_cell
 from ase_nnp.models.neighbors import MIN_DISTANCE, sort_and_cap_edges
+from ase_nnp.models.origins import SPREAD, folded, folded_around, recentered, turned
 from ase_nnp.models.potential import Potential
 from ase_nnp.models.segments import Segments
 
@@ -72,6 +73,9 @@ class KeptEdges:
         bounds = torch.arange(base.num_structures + 1, device=base.batch.device)
         self.bounds = torch.searchsorted(self.structure, bounds)
 
+        self.moved: Tensor | None = None  # (N, 3) cells that `offsets` counts
+        self.offsets = base.edge_shift
+
         # What is read here is read once a search, so that no step has to ask the device.
         self.folds = bool(base.pbc.any())
         if self.folds and wrap:
@@ -95,30 +99,24 @@ class KeptEdges:
         if cells is not None:
             # Both atoms of an edge lie on one side of every gap: this is the same for both, and
             # stays so when the cell changes.
-            closed = nearer - there + _lengths(cells.double(), cell, batch)
+            closed = nearer - there + turned(cells.double(), cell, batch)
             self.nearer, self.cut = closed.to(placed), cells.to(base.positions.device)
 
     def graph(self, positions: Tensor, cell: Tensor, max_neighbors: int | None) -> AtomGraph:
         """Return the graph, in float64, of structures at positions and cells on the device."""
         base = self.base
 
-        # One matrix product where there is one cell: the batched form copies it to every edge.
-        if len(cell) == 1:
-            image = self.shift @ cell[0]
-        else:
-            image = torch.einsum("ec,ecd->ed", self.shift, cell[self.structure])
+        image = turned(self.shift, cell, self.structure)
         at = positions.index_select(0, self.source) - positions.index_select(0, self.target)
         squared = (at + image).square().sum(1)
         near = torch.nonzero(squared <= self.cutoff * self.cutoff)[:, 0]
-        edges, shifts = base.edge_index.index_select(1, near), base.edge_shift.index_select(0, near)
 
         placed, moved = self._folded(positions, cell)
         if self.nearer is not None and self.cut is not None:
-            placed = placed + self.nearer - _lengths(self.cut.double(), cell, base.batch)
+            placed = placed + self.nearer - turned(self.cut.double(), cell, base.batch)
             moved = self.cut if moved is None else moved + self.cut
-        if moved is not None:
-            by_source, by_target = (moved.index_select(0, end) for end in edges)
-            shifts = shifts + by_source - by_target
+        edges = base.edge_index.index_select(1, near)
+        shifts = self._offsets(moved).index_select(0, near)
 
         self.closest = None
         if max_neighbors is not None:
@@ -129,8 +127,20 @@ class KeptEdges:
             self.closest = torch.segment_reduce(squared, "min", offsets=self.bounds, unsafe=True)
         return base.replace(positions=placed, cell=cell, edge_index=edges, edge_shift=shifts)
 
+    def _offsets(self, moved: Tensor | None) -> Tensor:
+        """Return the cells of every edge, counting those that atoms were moved by."""
+        last = self.moved
+        if moved is None:
+            return self.offsets
+        # Atoms seldom leave a cell. Where looking makes nobody wait, the work is spared.
+        if last is not None and moved.device.type == "cpu" and torch.equal(moved, last):
+            return self.offsets
+        by_source, by_target = (moved.index_select(0, end) for end in (self.source, self.target))
+        self.moved, self.offsets = moved, self.base.edge_shift + by_source - by_target
+        return self.offsets
+
     def _folded(self, positions: Tensor, cell: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Move structures to the origin as :func:`~ase_nnp.models.lattice.recentered` does."""
+        """Move structures to the origin as :func:`~ase_nnp.models.origins.recentered` does."""
         pbc, batch = self.base.pbc, self.base.batch
         moved = None
         if self.folds and self.wrap:
@@ -255,11 +265,6 @@ def check_closest(squared: float) -> None:
     """
     if squared < MIN_DISTANCE**2:
         raise StructureError("Two atoms are in the same place.")
-
-
-def _lengths(cells: Tensor, vectors: Tensor, batch: Tensor) -> Tensor:
-    """Numbers of cells (N, 3) as Cartesian vectors, in Angstrom."""
-    return torch.einsum("nc,ncd->nd", cells, vectors[batch])
 
 
 def _search_cells(base: AtomGraph) -> tuple[Tensor, Tensor]:
