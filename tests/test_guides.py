@@ -21,7 +21,8 @@ from blocks import GUIDES, Block, blocks  # noqa: E402
 
 #: Why a block may be left out; anything else is a mistake in the mark.
 REASONS = re.compile(
-    r"run by (\.ci/(run|clients)|benchmarks/first_hour\.py).*|takes minutes|starts many processes"
+    r"run by (\.ci/(run|clients)|benchmarks/first_hour\.py).*"
+    r"|run by tests/models/test_export_cpp\.py|takes minutes|starts many processes"
     r"|needs (a cluster|a GPU|the network|another environment|SevenNet|matgl)"
     r"|a fragment( of a plugin)?, run by tutorial \d+|installs a package"
 )
@@ -94,7 +95,7 @@ def test_every_code_block_runs(path, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("path", GUIDES, ids=lambda path: path.stem)
 def test_every_block_has_a_language_and_a_known_reason(path):
-    known = {"python", "sh", "yaml", "text", "setup"}
+    known = {"python", "sh", "yaml", "text", "setup", "cpp", "cmake"}
     for block in blocks(path):
         where = f"{path.name}:{block.line}"
         assert block.language in known or block.language.startswith("{toctree"), where
