@@ -131,17 +131,21 @@ class MemoryLimit:
 
 
 class LoopOrBatch:
-    """On a CPU: whether structures of a size are faster one at a time or in small batches.
+    """On a CPU: whether structures of a size are faster one at a time, in small batches or large.
 
     One structure of 60 atoms keeps a CPU busy, and batches only spoil its caches; of four atoms
-    it is the calls that cost. The border depends on the model and the machine. So for each size
+    it is the calls that cost. The borders depend on the model and the machine. So for each size
     (edges + atoms, in factors of two) two structures are timed alone and two small batches that
-    begin with that size are timed against what their members would have taken alone. Sets too
-    small to measure on go by size.
+    begin with that size are timed against what their members would have taken alone. Where small
+    batches pay, two of as many structures as the budget holds are timed too: what a small one
+    saves, a large one may lose beyond the cache. Sets too small to measure on go by size, in small
+    batches.
     """
 
     #: edges + atoms below which structures of a small set go in batches.
     SMALL = 1_000
+    #: edges + atoms of a small batch: those of two or three slabs, which still fit the cache.
+    FITS = 8_000
     #: Timings wanted of each kind; batches with at least four structures or this share of a set.
     TRIALS, SHARE = 2, 1 / 50
     #: A set smaller than this is not measured on.
@@ -149,7 +153,8 @@ class LoopOrBatch:
 
     def __init__(self) -> None:
         self._alone: dict[int, deque[float]] = {}  # seconds per load, of the last structures
-        self._ratio: dict[int, deque[float]] = {}  # batch over loop, of the last batches
+        # Batch over loop, of the last batches: by size, and whether the batch was a small one.
+        self._ratio: dict[tuple[int, bool], deque[float]] = {}
 
     def plan(self, load: int, total: int, left: int, cold: bool = False) -> tuple[bool, int]:
         """Say how to treat the next structures.
@@ -169,18 +174,29 @@ class LoopOrBatch:
             One call for all of them or one for each; and how many structures at most.
         """
         size = load.bit_length()
-        ratios = self._ratio.get(size, ())
-        if len(ratios) >= self.TRIALS:
-            # The median: one batch that another process disturbed must not decide for the rest.
-            batched = median(ratios) <= 1.0
-            return batched, left if batched else 1  # the one after it may be of another size
+        few = min(left, max(2, self.FITS // max(1, load)))
+
+        # The medians: one batch that another process disturbed must not decide for the rest.
+        small, large = self._known(size, True), self._known(size, False)
+        if large is None and small is not None and small <= 1.0:
+            return True, left
+        if small is not None or large is not None:
+            best = min(ratio for ratio in (small, large) if ratio is not None)
+            if best > 1.0:
+                return False, 1  # the one after it may be of another size
+            return True, left if best == large else few
         if total < self.LEAST:
-            return load < self.SMALL, left if load < self.SMALL else 1
+            return load < self.SMALL, few if load < self.SMALL else 1
 
         # Alone first: what a batch is compared with must be known before it.
         if cold or len(self._alone.get(size, ())) < self.TRIALS:
             return False, 1
-        return True, max(4, int(total * self.SHARE))
+        return True, max(4, min(few, int(total * self.SHARE)))
+
+    def _known(self, size: int, small: bool) -> float | None:
+        """Return batch over loop of a kind of batch, None before it has been timed enough."""
+        ratios = self._ratio.get((size, small), ())
+        return median(ratios) if len(ratios) >= self.TRIALS else None
 
     def took(self, loads: Sequence[int], seconds: float) -> None:
         """Note the time of one call with structures of these loads."""
@@ -190,7 +206,8 @@ class LoopOrBatch:
         elif self._alone:
             # Members differ in size, so each is charged what one of its own size takes alone.
             ratio = seconds / sum(load * self._cost(load) for load in loads)
-            self._ratio.setdefault(size, deque(maxlen=5)).append(ratio)
+            kind = size, sum(loads) <= self.FITS
+            self._ratio.setdefault(kind, deque(maxlen=5)).append(ratio)
 
     def _cost(self, load: int) -> float:
         """Seconds per load of a structure alone, of the nearest size that is known."""

@@ -317,6 +317,23 @@ def test_few_structures_are_not_worth_a_measurement():
     assert LoopOrBatch().plan(3500, 16, 16) == (False, 1)
 
 
+def test_few_structures_go_in_batches_that_fit_a_cache():
+    assert LoopOrBatch().plan(800, 16, 16) == (True, 10)
+
+
+def test_large_batches_are_taken_only_where_they_are_the_faster_ones():
+    for large, expected in ((0.5, (True, 400)), (0.9, (True, 40)), (1.5, (True, 40))):
+        choice = LoopOrBatch()
+        for _ in range(2):
+            choice.took([200], 1.0)
+        for _ in range(2):
+            choice.took([200] * 10, 8.0)  # small batches take 0.8 of a loop's time
+        assert choice.plan(200, 500, 400) == (True, 400)  # a large one has not been tried
+        for _ in range(2):
+            choice.took([200] * 100, 100 * large)
+        assert choice.plan(200, 500, 400) == expected
+
+
 def test_a_batch_is_judged_by_what_its_own_members_take_alone():
     choice = LoopOrBatch()
     for _ in range(2):
