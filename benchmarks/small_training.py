@@ -35,5 +35,5 @@ def take_step(
 @torch.no_grad()
 def follow(averaged, model, step: int, decay: float) -> None:
     """Move averaged weights towards the model's; the first steps count less than later ones."""
-    for slow, now in zip(averaged.parameters(), model.parameters(), strict=True):
-        slow.lerp_(now, 1 - min(decay, step / (step + 10)))
+    weight = 1 - min(decay, step / (step + 10))
+    torch._foreach_lerp_(list(averaged.parameters()), list(model.parameters()), weight)

@@ -77,7 +77,7 @@ class Optimizer(_Part):
     """The optimizer and how far it may go in a step.
 
     ``layer_rates`` are factors of ``lr`` by pattern of parameter names (``fnmatch``); the first
-    that fits counts. ``clip`` bounds the norm of the whole gradient. ``muon`` is torch's Muon for
+    that fits counts. ``clip`` bounds the norm of the whole gradient. ``muon`` is Muon for
     matrices, with four times ``lr``, and AdamW for the rest
     (:func:`ase_nnp.training.optimizers.muon_with_adamw`).
     """

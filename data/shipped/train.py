@@ -239,8 +239,8 @@ def main() -> None:
             step += 1
             decay = min(args.ema, step / (step + 10))
             with torch.no_grad():
-                for mean, now in zip(averaged.parameters(), model.parameters(), strict=True):
-                    mean.lerp_(now, 1.0 - decay)
+                means, now = list(averaged.parameters()), list(model.parameters())
+                torch._foreach_lerp_(means, now, 1.0 - decay)
             losses.append(float(loss.detach()))
         if last or step % args.watch == 0:
             used = time.time() - start

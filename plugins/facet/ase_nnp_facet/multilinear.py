@@ -126,6 +126,8 @@ class _Slopes(torch.autograd.Function):
     def forward(  # type: ignore[override]
         ctx: Any, dz: Tensor, x: Tensor, g: Tensor, w: Tensor, layout: Layout, wanted: Any
     ) -> tuple[Tensor | None, ...]:
+        # It comes with channels last, for which torch multiplies matrix by matrix, copying each.
+        dz = dz.contiguous()
         ctx.save_for_backward(dz, x, g, w)
         ctx.layout = layout
         ctx.set_materialize_grads(False)
