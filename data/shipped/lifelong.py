@@ -6,9 +6,10 @@ The setting is that of ``finetune.py``: two structures of molybdenum and three o
 constant an atom taken off first. ``replay`` draws evenly and takes AdamW with one cycle. The other
 runs put the rules of Eckhoff and Reiher in its place one after another: ``selected`` draws both
 kinds by adaptive selection, ``CoRe`` takes its optimizer, ``held`` keeps the weights close by their
-importance for old labels, ``lifelong`` is all three. Errors are of molybdenum that was not learned
-from, and of the old domain's test; ``--every`` thins both out. Runs that OUT.json holds are not run
-again.
+importance for old labels, ``lifelong`` is all three. ``averaged`` runs select among the new alone
+and end with the exponential average of the weights, as ``fit`` does. Errors are of molybdenum that
+was not learned from, and of the old domain's test; ``--every`` thins both out. Runs that OUT.json
+holds are not run again.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ import ase_nnp
 from ase_nnp import AtomGraph
 from ase_nnp.training.adaptive_selection import AdaptiveSelection
 from ase_nnp.training.core_optimizer import CoRe
+from ase_nnp.training.ema import Average
 from ase_nnp.training.finetune import importance, keep_close
 from ase_nnp.training.graph_loader import AtomGraphDataset
 from ase_nnp.training.losses import LossFunction
@@ -38,10 +40,12 @@ from ase_nnp.training.settings import Losses
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 from measurement import record_option, write_measurement
 
-#: What each run takes of selection, CoRe (with steps that fall to the end, or as it is) and
-#: importance, and the strength of the last.
+#: What each run takes of selection (of both kinds, or of the new alone), CoRe (with steps that fall
+#: to the end, or as it is), importance and averaged weights, and the strength of importance.
 RUNS = {
     "replay": ("", 0.0),
+    "replay, averaged": ("averaged", 0.0),
+    "lifelong, averaged": ("selection-new core importance averaged", 0.1),
     "CoRe": ("core", 0.0),
     "CoRe, falling steps": ("core falling", 0.0),
     "lifelong": ("selection core falling importance", 0.02),
@@ -51,6 +55,8 @@ RUNS = {
 }
 #: The least step of a weight in CoRe, and the largest.
 STEPS = (1e-6, 1e-3)
+#: Of the averaged weights: the default of ``fit``.
+DECAY = 0.99
 HEAD = [
     "mean absolute errors, meV/atom, meV/Å",
     "Mo, energy",
@@ -76,12 +82,18 @@ class Even:
 
 def fit(
     model: Any, new: list[Any], old: list[Any], steps: int, rules: str, penalty: Any, seed: int
-) -> dict[str, Any]:
-    """Train in place; returns what the selection has done."""
+) -> tuple[Any, dict[str, Any]]:
+    """Train in place; returns the model to keep, and what the selection has done."""
     model.requires_grad_(True)
     model.train()
-    kind = AdaptiveSelection if "selection" in rules else Even
-    draws = [kind(len(new), seed=seed), kind(len(old), seed=seed + 1)]
+    kinds: list[Any] = [AdaptiveSelection if "selection" in rules else Even] * 2
+    if "selection-new" in rules:
+        # The many ordinary old structures pay where the hard ones among them are repeated.
+        kinds[1] = Even
+    draws = [kinds[0](len(new), seed=seed), kinds[1](len(old), seed=seed + 1)]
+    # CoRe's steps do not fall, so the last weights are one draw among many: the mean old energy of
+    # such an end is off by more than that of the average.
+    average = Average(model, DECAY if "averaged" in rules else 0.0)
     if "core" in rules:
         first = 4e-4 if "falling" in rules else 1e-3
         optimizer = CoRe(model.parameters(), first, step_sizes=STEPS, weight_decay=0.0)
@@ -117,9 +129,10 @@ def fit(
         optimizer.step()
         if schedule is not None:
             schedule.step()
-    model.eval()
-    left = [int(d.redundant.sum()) for d in draws] if "selection" in rules else None
-    return {"redundant": left}
+        average.update(step + 1)
+    average.model.eval()
+    left = [int(d.redundant.sum()) for d in draws if isinstance(d, AdaptiveSelection)]
+    return average.model, {"redundant": left}
 
 
 def measured(args: argparse.Namespace) -> dict[str, Any]:
@@ -165,7 +178,7 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
         rules, strength = RUNS[name]
         tuned = start()
         penalty = keep_close(start().requires_grad_(True), strength, matters)
-        told = fit(tuned, new, replay, args.steps, rules, penalty, seed)
+        tuned, told = fit(tuned, new, replay, args.steps, rules, penalty, seed)
         used = round(time.process_time() - begin, 1)
 
         both = errors(tuned, test, 4) + errors(tuned, old_graphs)
