@@ -96,10 +96,13 @@ def _reduced(
 
     # Judged by the reduced vectors: a skewed cell may look tiny and hold few neighbors.
     short = np.linalg.norm(reduced, axis=1)[pbc]
-    expected = atoms * float(np.prod(1 + 2 * cutoff / short))
+    # An atom meets its own images, and the others as densely as they fill the cell. Where no vector
+    # is shorter than the ball is wide, many atoms make no cell that cannot be meant.
+    spans = 2 * cutoff / short
+    expected = max(float(np.prod(np.maximum(spans, 1.0))), atoms * float(np.prod(spans)))
     # The ball, not the box around it, where the cell is small against it.
     ball = {1: 2.0, 2: np.pi, 3: 4 * np.pi / 3}[len(short)] / 2 ** len(short)
-    if ball * expected > MAX_NEIGHBORS:
+    if spans.max() > 1 and ball * expected > MAX_NEIGHBORS:
         raise StructureError(
             f"With lattice vectors as short as {short.min():.3g} Angstrom an atom would have about "
             f"{ball * expected:.1e} neighbors within {cutoff:g} Angstrom; at most "

@@ -170,6 +170,14 @@ def test_positions_beyond_what_a_double_resolves_are_refused():
         AtomGraph.from_atoms(atoms, 5.0)
 
 
+@pytest.mark.parametrize("pbc", [(True, True, True), (True, True, False), (False, True, False)])
+def test_many_atoms_in_a_large_cell_are_no_reason_to_refuse(pbc):
+    positions = np.random.default_rng(0).uniform(0, 230, (1_000_000, 3))
+    cell, made_of = search_lattice(positions, 230 * np.eye(3), np.array(pbc), 6.0)
+    assert np.allclose(cell, 230 * np.eye(3))
+    assert made_of is None
+
+
 def test_a_short_cell_of_a_light_crystal_is_no_reason_to_refuse():
     hydrogen = Atoms("H", cell=[0.9] * 3, pbc=True)
     cell, made_of = search_lattice(hydrogen.positions, hydrogen.cell.array, hydrogen.pbc, 12.0)
