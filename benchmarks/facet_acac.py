@@ -176,14 +176,20 @@ def record(folder):
     """Write the course of the training, and the end of the peer where it was trained too."""
     head = ["Facet, epochs", "CPU min", "E, 300 K", "F, 300 K", "E, 600 K", "F, 600 K"]
     lines = [json.loads(text) for text in (folder / "log.jsonl").read_text().splitlines()]
+    # The first, twice that, four times ..., and the end.
+    first, end = lines[0]["epoch"], lines[-1]
+    shown = {first << k for k in range(32)}
+    lines = [r for r in lines if r["epoch"] in shown or r is end]
     rows = [[r["epoch"], r["cpu_min"], *r["held_300K"], *r["dev_600K"]] for r in lines]
+
+    names = ("cpu_min", "E_300K", "F_300K", "E_600K", "F_600K")
+    ends = {"facet": rows[-1]}
     if (folder / "peer.json").exists():
         peer = json.loads((folder / "peer.json").read_text())
         errors = peer["stage two"]
         name = f"MACE, {peer['epochs']} epochs"
         rows.append([name, peer["cpu_min"], *errors["held_300K"], *errors["dev_600K"]])
-    names = ("cpu_min", "E_300K", "F_300K", "E_600K", "F_600K")
-    ends = {"facet": rows[len(lines) - 1]} | ({"mace": rows[-1]} if len(rows) > len(lines) else {})
+        ends["mace"] = rows[-1]
     values = {
         f"{who}_{name}": value
         for who, row in ends.items()

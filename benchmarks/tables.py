@@ -79,15 +79,17 @@ def read(name: str, folder: Path = RESULTS) -> dict[str, Any]:
 
 def markdown(content: dict[str, Any]) -> str:
     """Return a measurement as a table with a line below that says where it comes from."""
+    # A column that no row of this run has would only make the table wider.
+    filled = [k for k in range(len(content["columns"])) if any(r[k] != "" for r in content["rows"])]
     lines = [content["columns"], ["---"] * len(content["columns"]), *content["rows"]]
+    lines = [[line[k] for k in filled] for line in lines]
     rows = [f"| {' | '.join(cell(value) for value in line)} |" for line in lines]
     return "\n".join([*rows, "", f"*{origin(content)}*"])
 
 
 def origin(content: dict[str, Any]) -> str:
     """Say by which command, when and on what a table was measured."""
-    command = content["command"]
-    words = [f"`{command}`" if command else "no script kept", content["date"], content["machine"]]
+    words = [f"`{content['command']}`", content["date"], content["machine"]]
     words += [f"{name} {number}" for name, number in content["versions"].items()]
     words += ["carried over from a typed table"] * content.get("carried_over", False)
     return ", ".join(word for word in words if word)
