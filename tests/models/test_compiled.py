@@ -65,6 +65,7 @@ def structures() -> list[Atoms]:
 def test_a_compiled_model_gives_the_models_numbers(family, dtype, own_cache):
     model = ase_nnp.build_model(family, SMALL[family], seed=1, device="cpu", dtype=dtype)
     plain, compiled = NNPCalculator(model), NNPCalculator(model, compile=True)
+    exact = NNPCalculator(copy.deepcopy(model), dtype="float64")
     part = {"float32": 2e-5, "float64": 1e-10}[dtype]
     for atoms in structures():
         wanted = ["energy", "forces", *(["stress"] if atoms.cell.rank == 3 else [])]
@@ -72,7 +73,10 @@ def test_a_compiled_model_gives_the_models_numbers(family, dtype, own_cache):
             expected = np.asarray(plain.get_property(name, atoms))
             size = max(np.abs(expected).max(), 1.0 if name != "stress" else 0.01)
             found = compiled.get_property(name, atoms)
-            np.testing.assert_allclose(found, expected, rtol=0, atol=part * size)
+
+            # A stress is a small difference of large numbers: the model's own last bits count.
+            own = np.abs(expected - exact.get_property(name, atoms)).max()
+            np.testing.assert_allclose(found, expected, rtol=0, atol=max(part * size, 4 * own))
 
     # As one batch too, on which it was not traced.
     one, two = (Predictor(model, max_edges=10**9, compile=c)(structures()) for c in (True, False))

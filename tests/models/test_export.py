@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import sys
@@ -88,6 +89,7 @@ def compare(family, format, dtype, folder):
     # A host reads positions with the digits of its file, eight here.
     for k, atoms in enumerate(ase_nnp.open_dataset(folder / "s.extxyz")):
         atoms.calc = ase_nnp.NNPCalculator(model)
+        exact = ase_nnp.NNPCalculator(copy.deepcopy(model), dtype="float64")
         energy, forces = atoms.get_potential_energy(), atoms.get_forces()
         size = max(np.abs(forces).max(), 1.0)
         assert found[f"energy{k}"][0] == pytest.approx(energy, rel=bound, abs=bound)
@@ -95,10 +97,13 @@ def compare(family, format, dtype, folder):
         if atoms.cell.rank == 3:
             stress = atoms.get_stress(voigt=False)
             # A virial is a sum of large terms that cancel: in single precision the bound is that
-            # of the export's own check.
+            # of the export's own check, which knows what the model's own last bits are worth.
             size = max(np.abs(stress).max(), 1e-2)
             part = {"float32": 2e-5, "float64": 4e-10}[dtype]
-            np.testing.assert_allclose(found[f"stress{k}"][0], stress, rtol=0, atol=part * size)
+            atoms.calc = exact
+            own = np.abs(stress - atoms.get_stress(voigt=False)).max()
+            bound_here = max(part * size, 4 * own if dtype == "float32" else 0.0)
+            np.testing.assert_allclose(found[f"stress{k}"][0], stress, rtol=0, atol=bound_here)
 
 
 @pytest.mark.slow
@@ -224,3 +229,36 @@ def test_numbers_that_are_none_are_no_agreement():
 
     with pytest.raises(PredictionError, match="does not give its numbers"):
         compare_numbers(nothing, model, model.outputs, sample_structures(model)[5:])
+
+
+class Lost(ase_nnp.Conservative):
+    """Distances beside a large number, which single precision keeps few digits of."""
+
+    cutoff = 3.5
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("large", torch.tensor(3e4))
+
+    def energies(self, graph):
+        """Half a distance an edge."""
+        lengths = graph.edge_vectors().to(self.large).norm(dim=1)
+        distances = (lengths + self.large) - self.large
+        energy = distances.new_zeros(graph.num_structures)
+        return energy.index_add(0, graph.batch[graph.edge_index[1]], 0.5 * distances)
+
+
+@pytest.mark.parametrize(("off", "agrees"), [(0.0, True), (1.0, False)])
+def test_what_precision_costs_the_model_is_no_difference(off, agrees):
+    model, exact = Lost().float(), Lost().double()
+    graphs = sample_structures(model)[5:]
+
+    def found(batch):
+        return [exact.compute(exact.make_graph(batch), ("energy",))["energy"] + off]
+
+    if agrees:
+        worst = compare_numbers(found, model, ("energy",), graphs)
+        assert worst["energy"] > 2e-5  # more than usual rounding
+        return
+    with pytest.raises(PredictionError, match="energy by"):
+        compare_numbers(found, model, ("energy",), graphs)
