@@ -169,7 +169,9 @@ def main() -> None:
             print(*cells(row), sep=" | ", flush=True)
     if args.record:
         noise = {f"noise {r['size']}, {r['way']}": r["noise"] for r in rows if "noise" in r}
-        write_measurement("chains_or_ensemble", HEAD, [cells(r) for r in rows], values=noise)
+        write_measurement(
+            "chains_or_ensemble", HEAD, [cells(r) for r in rows], values=noise, keep_others=True
+        )
 
 
 if __name__ == "__main__":

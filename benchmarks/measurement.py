@@ -50,15 +50,16 @@ def write_measurement(
     machine
         What the figures were measured on; None describes this machine.
     keep_others
-        Keep the rows that are in the file already and begin with another cell.
+        Keep the rows that are in the file already and begin with another cell, and other values.
     """
     for row in rows:
         if len(row) != len(columns):
             raise ValueError(f"{name}: a row has {len(row)} cells for {len(columns)} columns.")
     target = folder / f"{name}.json"
     if keep_others and target.exists():
-        old = json.loads(target.read_text(encoding="utf-8"))["rows"]
-        rows = [*(row for row in old if row[0] not in [new[0] for new in rows]), *rows]
+        old = json.loads(target.read_text(encoding="utf-8"))
+        rows = [*(r for r in old["rows"] if r[0] not in [new[0] for new in rows]), *rows]
+        values = {**old["values"], **(values or {})}
 
     content = {
         "command": command(),
