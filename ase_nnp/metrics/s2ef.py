@@ -172,6 +172,7 @@ class S2EFMetrics:
         systems, atoms = self.n_systems, self.n_forces
         energy_mse = ratio(self._energy_square, systems)
         forces_mse = ratio(self._force_square, 3 * atoms)
+
         return {
             "energy_mae": ratio(self._energy_abs, systems),
             "energy_mae_per_atom": ratio(self._energy_abs_per_atom, systems),

@@ -169,6 +169,7 @@ def _host_function(model: Potential) -> Callable[..., tuple[Tensor, ...]]:
         counts = ones.new_zeros(cell.shape[0]).index_add(0, batch, ones)
         sums = ones.new_zeros(cell.shape[0], 3).index_add(0, batch, positions)
         center = (sums / counts[:, None]).index_select(0, batch)
+
         graph = AtomGraph(
             atomic_numbers=atomic_numbers,
             positions=(positions - center).to(geometry),
@@ -178,6 +179,7 @@ def _host_function(model: Potential) -> Callable[..., tuple[Tensor, ...]]:
             edge_index=edge_index,
             edge_shift=edge_shift,
         )
+
         results = model.compute(graph, outputs)
         return tuple(results[name].double().detach() for name in outputs)
 

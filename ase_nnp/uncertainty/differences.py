@@ -150,12 +150,14 @@ class Observable:
             return "No model's error enters this number."
         if "unknown" in kinds:
             return "No ±: a model without uncertainty has its part in it."
+
         words = {
             "members": "its value for every member of an ensemble",
             "linear": "the covariance of the last layer's weights",
             "independent": "standard deviations of single energies, taken to be uncorrelated: "
             "what errors have in common does not cancel",
         }
+
         said = " and ".join(
             words[kind] for kind in ("members", "linear", "independent") if kind in kinds
         )

@@ -49,6 +49,7 @@ def wrap(
         raise ConfigError(
             f"no uncertainty method is named '{method}'. There are: {', '.join(sorted(methods))}."
         )
+
     members = [potentials] if isinstance(potentials, Potential) else list(potentials)
     # A plugin's method has a signature of its own, which says what options it takes.
     try:

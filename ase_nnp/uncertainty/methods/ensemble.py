@@ -112,6 +112,7 @@ def reduce_members(
         result[name] = values.mean(dim=0).to(dtype)
         std = (_voigt(values) if name == "stress" else values).std(dim=0)
         result[f"{name}_std"] = std.to(dtype)
+
     if details and "energy" in stacked:
         result["energy_members"] = stacked["energy"].T.contiguous()
     if details and "forces" in stacked:

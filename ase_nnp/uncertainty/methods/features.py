@@ -287,6 +287,7 @@ def _verify_parameter(model: Potential, graph: AtomGraph, name: str) -> bool:
     tolerance = 1e-3 if graph.positions.dtype == torch.float32 else 1e-8
     # Moved by a formula, not at random: the same model must always give the same layer.
     wiggle = 0.02 * torch.sin(torch.arange(3 * graph.num_atoms).reshape(-1, 3).to(graph.positions))
+
     slopes = []
     try:
         for moved in (graph, graph.replace(positions=graph.positions + wiggle)):
@@ -295,6 +296,7 @@ def _verify_parameter(model: Potential, graph: AtomGraph, name: str) -> bool:
                 slopes.append(layer.read(caught, moved, energy, differentiable=False)[1])
     except RuntimeError:  # the energy does not depend on it
         return False
+
     change = float((slopes[1] - slopes[0]).norm())
     if change <= 1e-5 * float(slopes[0].norm()):
         return False  # counts of elements, not features
@@ -345,6 +347,7 @@ def _is_linear(
             change = energy_of(model, graph) - before
         finally:
             weight.copy_(kept)
+
     want = slopes @ step.reshape(-1)
     # Energies of free atoms may be thousands of eV: of them only the rounding is excused.
     rounding = torch.finfo(graph.positions.dtype).eps * before.abs().max()

@@ -138,6 +138,7 @@ def plain_features(
         with layer.watch(model) as caught:
             result = dict(model.compute(graph, properties))
         return result, *layer.read(caught, graph, result["energy"], differentiable=False)
+
     if isinstance(model, Conservative) and set(properties) <= {"energy", "forces"}:
         # One forward for all: the energy's own graph is differentiated twice.
         positions = graph.positions.detach().requires_grad_("forces" in properties)
@@ -148,6 +149,8 @@ def plain_features(
             if "forces" in properties:
                 result["forces"] = -torch.autograd.grad(energy.sum(), positions)[0]
         return result, None, total
+
+    # Stress, and forces that are no gradient, come from the model itself: a second forward.
     result = dict(model.compute(graph, properties))
     with layer.watch(model) as caught, torch.enable_grad():
         energy = energy_of(model, graph)

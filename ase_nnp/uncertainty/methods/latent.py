@@ -155,8 +155,10 @@ class LatentDistanceMethod(UncertainPotential):
                 "score='rank' needs a potential that gives energy_std: wrap a fitted 'last_layer' "
                 "or an ensemble."
             )
+
         self.kind, self.score, self.quantile = kind, score, quantile
         self._ranked = dict(ranked or {})
+
         if fitted is not None:
             self.reader, self.threshold = fitted[0], fitted[2]
             self.distance: Any = fitted[1]
@@ -164,6 +166,7 @@ class LatentDistanceMethod(UncertainPotential):
             raise UncertaintyError("Latent distances need the training structures: train=[...].")
         else:
             self._fit(train, k, max_points, layer)
+
         # Around a method that gives stds of its own, only the distances are added.
         own = [p for p in ("energy", "forces") if p in self.base.outputs]
         self.own_std = [p for p in own if f"{p}_std" not in self.base.outputs]

@@ -167,11 +167,13 @@ def _tune(
     """Minimize ``log s^2 + (y - mu)^2 / s^2`` over the heads; the problem is linear in them."""
     if steps == 0:
         return shifts
+
     tables = linear_problem(model, layer, train, noise)
     with torch.enable_grad():
         # In units of the spread of the draws, so that one step size suits every weight.
         unit = shifts.std(dim=0, keepdim=True).clamp(min=1e-12)
         z = (shifts / unit).detach().requires_grad_(True)
+
         adam = torch.optim.Adam([z], lr=0.05)
         for _ in range(steps):
             adam.zero_grad()

@@ -148,6 +148,7 @@ def _products(q: Tensor, k: Tensor, at: Geometry, first: bool) -> Tensor:
     """Sum over the degrees of ``q_l . k_l P_l(cos)``, (n, heads, queries, M)."""
     if not at.repeats:
         return q @ k.transpose(-1, -2)
+
     # The first slot is the atom itself: no direction, so only degree 0 remains.
     total: Tensor | None = None
     start = 0
@@ -161,6 +162,7 @@ def _products(q: Tensor, k: Tensor, at: Geometry, first: bool) -> Tensor:
             assert at.pairs is not None
             term = term * at.pairs[degree - 1]
         total = term if total is None else total + term
+
     return torch.zeros_like(at.bias) if total is None else total
 
 

@@ -194,8 +194,10 @@ def settings_from(config: Mapping[str, Any]) -> Settings:
     direct = config.get("direct_forces" if generation == 3 else "direct_force")
     values["direct"] = published["direct"] if direct is None else bool(direct)
     values = {**published, **values, "generation": generation}
+
     names = {f.name for f in fields(Settings)}
     values = {k: v for k, v in values.items() if k in names}
+
     for key, allowed in CHOICES.items():
         if values.get(key, allowed[0]) not in allowed:
             raise ConfigError(f"{key} is {values[key]!r}; choose one of {', '.join(allowed)}.")
@@ -204,6 +206,7 @@ def settings_from(config: Mapping[str, Any]) -> Settings:
         raise ConfigError(f"hidden_size {hidden} does not divide into {heads} attention heads.")
     if int(values["rotations"]) < 1:
         raise ConfigError(f"rotations must be at least 1, not {values['rotations']!r}.")
+
     if generation == 3:
         _check_third(values, hidden // heads)
     return Settings(**values)
@@ -220,6 +223,7 @@ def _check_third(values: dict[str, Any], head_size: int) -> None:
                 f"hidden_size / atten_num_heads = {head_size} channels; the two must agree."
             )
     values["freequency_list"] = repeats
+
     angle, direction = values["angle_expansion_size"], values["node_direction_expansion_size"]
     if values["use_angle_embedding"] == "bias" and angle != direction:
         raise ConfigError(
@@ -256,6 +260,7 @@ def head_kinds(config: Mapping[str, Any], settings: Settings) -> dict[str, tuple
             return {"energyandforcehead": ("grad", True)}
         energy = {"oc20_energy": ("energy", False)}
         return {**energy, "forces": ("force", False)} if settings.edge_outputs else energy
+
     kinds: dict[str, tuple[str, bool]] = {}
     for name, value in given.items():
         text = str(value.get("module", "") if isinstance(value, Mapping) else value)
@@ -263,6 +268,7 @@ def head_kinds(config: Mapping[str, Any], settings: Settings) -> dict[str, tuple
         inner = str(value.get("head_cls", "")) if isinstance(value, Mapping) else ""
         word += inner.lower()
         wrapped = "wrapper" in word or word == "grad"
+
         if "grad" in word:
             kind = "grad"
         elif "force" in word and "energyhead" not in word:
@@ -274,6 +280,7 @@ def head_kinds(config: Mapping[str, Any], settings: Settings) -> dict[str, tuple
                 f"The head '{name}' is {text!r}; an energy, direct-force or gradient head is known."
             )
         kinds[str(name)] = (kind, wrapped)
+
     if not any(kind in ("energy", "grad") for kind, _ in kinds.values()):
         raise ConfigError(f"None of the heads {', '.join(kinds)} gives an energy.")
     return kinds

@@ -122,10 +122,12 @@ class FirstAttention(FirstEdgeAttributes):
         settings, size = self.settings, self.settings.hidden_size
         packed: Any = self if settings.atten_name == "xformers" else self.multi_head_attention
         weight, bias = packed.in_proj_weight, packed.in_proj_bias
+
         atoms = self.of_atoms(features)
         linear = self.node_linear.linear
         sender = part(linear, 0, size, nodes)
         receiver = part(linear, size, 2 * size, nodes) + linear.bias
+
         of_nodes, of_edges = [], []
         for e, basis, at in zip(edges, features.basis, features.geometry, strict=True):
             pair = sender.index_select(0, at.slots.sender)
@@ -138,6 +140,7 @@ class FirstAttention(FirstEdgeAttributes):
                 assert at.cosine is not None
                 extra = self.angle_scalar[:, None, None] * at.cosine.clamp(-1.0, 1.0)[:, None]
             out = attend(q, k, v, settings.atten_num_heads, at, extra, first=False)
+
             if only_nodes:  # the projection of a mean is the mean of the projections
                 mean = neighbour_mean(out, at)
                 share = neighbour_mean(torch.ones_like(out[:, :1]), at)

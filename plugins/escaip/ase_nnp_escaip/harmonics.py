@@ -40,15 +40,18 @@ class Harmonics(nn.Module):
         self.order = order
         size = order + 1
         first, second = np.zeros((size, size)), np.zeros((size, size))
+
         for l in range(1, size):  # noqa: E741 - the degree is called l everywhere
             for m in range(l):
                 root = math.sqrt(l * l - m * m)
                 first[l, m] = (2 * l - 1) / root
                 second[l, m] = math.sqrt(max(0, (l - 1) ** 2 - m * m)) / root
+
         # Q_m^m = (2m-1)!! / sqrt((2m)!); a factor sqrt(2) makes the pair +-m real.
         diagonal = [1.0]
         for m in range(1, size):
             diagonal.append(diagonal[-1] * math.sqrt((2 * m - 1) / (2 * m)))
+
         degrees = np.repeat(np.arange(size), 2 * np.arange(size) + 1)
         onto = (degrees[:, None] == np.arange(size)).astype(np.float64)
         tables = (first, second, np.array(diagonal), onto)

@@ -195,10 +195,12 @@ def _given(graph: AtomGraph, full: AtomGraph, settings: Settings) -> Edges:
     sender, receiver, vector = sender[order], receiver[order], graph.edge_vectors()[order]
     if "edge_env" in graph.extra:
         return Edges(sender, receiver, vector, graph.extra["edge_env"][order].to(vector.dtype))
+
     candidates, _, known = _envelopes(full, settings)
     # With ties a given edge may rank one too low to be kept by our own order.
     limit = 1.0 - 0.5 / settings.knn_k
     env = torch.full_like(vector[:, 0], limit)
+
     if len(candidates) and len(sender):
         bound = torch.maximum(full.edge_shift.abs().amax(), graph.edge_shift.abs().amax())
         n = graph.num_atoms
@@ -210,4 +212,5 @@ def _given(graph: AtomGraph, full: AtomGraph, settings: Settings) -> Edges:
         value = known[sort[place]]
         fits = (ordered[place] == wanted) & (value.detach() < 1.0)
         env = torch.where(fits, value, env)
+
     return Edges(sender, receiver, vector, env)

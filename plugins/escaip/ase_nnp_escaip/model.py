@@ -46,12 +46,14 @@ class EScAIP(Potential):
         self.cutoff = settings.max_radius
         self.elements = frozenset(range(1, min(settings.max_num_elements, 119)))
         self.conservative = settings.conservative
+
         if settings.conservative:
             self.outputs = ("energy", "forces", "stress")
         elif settings.edge_outputs:
             self.outputs = ("energy", "forces")
         else:
             self.outputs = ("energy",)
+
         self._units(config)
         self.graph_options: dict[str, Any] = {"wrap": True}
         if not settings.use_pbc:
@@ -73,18 +75,22 @@ class EScAIP(Potential):
                 self.mean = mean
             elif mean:
                 raise ConfigError(f"The normalizer of {name} has the mean {mean}; only 0 is known.")
+
         if "energy" in given:
             for name in ("forces", "stress"):  # a gradient follows the scale of its energy
                 if name not in given and self.conservative:
                     self.scale[name] = self.scale["energy"]
+
         references = config.get("element_references")
         table = torch.tensor([] if references is None else references, dtype=torch.float64)
         self._elements = Constants(table)
         if table.numel():
             known = min(settings_from(config).max_num_elements, table.numel())
             self.elements = frozenset(range(1, known))
+
         if self.conservative and self.scale["forces"] != self.scale["energy"]:
             self.conservative = False  # scaled apart from the energy, as trained
+
         kind = config.get("energy_kind")
         self.energy_kind = kind or "total"
         self.energy_reference = config.get("energy_reference") or ""
@@ -216,12 +222,14 @@ class ThirdGeneration(EScAIP):
         degrees = len(settings.freequency_list) if settings.use_frequency_embedding else 0
         self.frequencies = settings.freequency_list if degrees else ()
         self.backbone = Backbone(settings)
+
         kinds = head_kinds(config, settings)
         self.output_heads = nn.ModuleDict(
             {name: make_head(settings, *kind) for name, kind in kinds.items()}
         )
         self._energy_name = next(n for n, (k, _) in kinds.items() if k in ("energy", "grad"))
         self._force_name = next((n for n, (k, _) in kinds.items() if k == "force"), None)
+
         if settings.edge_outputs and not settings.conservative and self._force_name is None:
             self.outputs = ("energy",)
         if settings.compile:
@@ -240,6 +248,7 @@ class ThirdGeneration(EScAIP):
         """Return ``energy`` and, with ``forces``, the direct ``forces``, in model units."""
         features, at = self.features(graph, twice)
         out = self.backbone(features, edge_outputs=forces)
+
         energy_head = self._head(self._energy_name)
         assert isinstance(energy_head, EnergyHead)
         if self.settings.use_global_readout:
@@ -249,6 +258,7 @@ class ThirdGeneration(EScAIP):
             energy = reduce_rows(each, graph.batch, graph.num_structures)
             if self.settings.energy_reduce == "mean":
                 energy = energy / graph.atoms_per_structure().to(energy.dtype)
+
         if not forces or self._force_name is None:
             return {"energy": energy}
         head = self._head(self._force_name)

@@ -56,15 +56,18 @@ class GraphAttention(EdgeAttributes):
         self.node_hidden_linear = Activated(s, 2 * size, size)
         self.edge_hidden_linear = Activated(s, size, size)
         self.message_norm = normalization(s)
+
         if s.use_message_gate:
             self.gate_linear = nn.Sequential(nn.Linear(2 * size, size))
             self.candidate_linear = nn.Sequential(nn.Linear(2 * size, size))
         else:
             self.message_linear = Activated(s, 3 * size, size)
+
         self.attn_in_proj_q = nn.Linear(size, size)
         self.attn_in_proj_k = nn.Linear(size, size)
         self.attn_in_proj_v = nn.Linear(size, size)
         self.attn_out_proj = nn.Linear(size, size)
+
         heads = s.atten_num_heads
         if s.use_angle_embedding == "scalar":
             self.attn_scalar = nn.Parameter(torch.ones(heads))
@@ -95,7 +98,9 @@ class GraphAttention(EdgeAttributes):
         hidden = self.node_hidden_linear.linear
         sender = part(hidden, 0, size, nodes)
         receiver = part(hidden, size, 2 * size, nodes) + hidden.bias
+
         of_nodes, of_edges = [], []
+        # Without graph attention a node reads only its own row; no other has to ask.
         first = only_nodes and not self.settings.use_graph_attention
         for e, basis, at in zip(edges, features.basis, features.geometry, strict=True):
             pair = sender.index_select(0, at.slots.sender)
@@ -104,6 +109,7 @@ class GraphAttention(EdgeAttributes):
             attributes = self.edge_attr_norm(self.of_edges(atoms, basis, at))
             m = self._message(attributes, self.edge_hidden_linear(norm(e)), pair)
             del attributes, pair
+
             own = m.index_select(0, at.slots.own) if first else m
             out = attend(
                 self.attn_in_proj_q(own),
@@ -115,6 +121,7 @@ class GraphAttention(EdgeAttributes):
                 first,
             )
             out = self.attn_out_proj(out)
+
             if first:
                 of_nodes.append(out)
                 continue
@@ -306,6 +313,7 @@ class Backbone(nn.Module):
             totals["global"] = [None]
         if edge_outputs:
             totals["edge"] = [None] * len(edges)
+
         last = len(self.transformer_blocks)
         for depth, readout in enumerate(self.readout_layers):
             assert isinstance(readout, Readout)
@@ -313,6 +321,7 @@ class Backbone(nn.Module):
                 only_nodes = depth == last and not edge_outputs
                 block = self.transformer_blocks[depth - 1]
                 nodes, edges = block(nodes, edges, features, only_nodes)
+
             inputs = {"node": [nodes], "edge": edges}
             if settings.use_global_readout:
                 inputs["global"] = [self._pool(nodes, features)]
@@ -320,6 +329,7 @@ class Backbone(nn.Module):
                 for k, x in enumerate(inputs[kind]):
                     value = readout.read(kind, x)
                     total[k] = self.output_projection.add(kind, depth, value, total[k])
+
         return {
             kind: [self.output_projection.finish(kind, t) for t in total if t is not None]
             for kind, total in totals.items()

@@ -82,9 +82,11 @@ class Convolution(nn.Module):
         for path, mult in zip(self.paths, channels, strict=True):
             mults[path.l3] += mult
         self.outputs = Irreps(tuple(mults))
+
         self.radial = MLP([num_basis, *radial["inner_dims"], sum(channels)], radial)
         self.linear = not radial["inner_dims"] and radial["final_activation"].lower() == "identity"
         self._fixed: tuple[Tensor, list[tuple[Tensor, Tensor]]] | None = None
+
         self.degrees: list[int] = []  # l1 that take part
         self.columns: list[int] = []  # numbers of their radial weights
         for l1 in inputs.degrees:

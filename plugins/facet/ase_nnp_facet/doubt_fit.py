@@ -150,6 +150,7 @@ def _train_tables(model: Potential, train: Sequence[Atoms]) -> dict[str, Tensor]
         numbers.append(graph.atomic_numbers)
         total = x.new_zeros((graph.num_structures, x.shape[1]))
         totals.append(total.index_add(0, graph.batch, x))
+
     z = torch.cat(numbers)
     tables: dict[str, Tensor] = {}
     for kind, parts in (("latent", latent), ("radial", radial)):
@@ -160,6 +161,7 @@ def _train_tables(model: Potential, train: Sequence[Atoms]) -> dict[str, Tensor]
             own = rows[z == number]
             tables[f"{kind}.white.{number}"] = white = _whitening(own, rows)
             tables[f"{kind}.points.{number}"] = _spread_out((own @ white).float())
+
     phi = torch.cat(totals)
     precision = phi.T @ phi
     precision += 1e-8 * torch.trace(precision) / len(precision) * torch.eye(len(precision)).to(phi)

@@ -93,12 +93,14 @@ class SphereMixer(nn.Module):
         self.heads = int(mlp["num_heads"])
         if self.width % self.heads:
             raise ConfigError(f"num_heads={self.heads} does not divide {self.width} channels.")
+
         self.spread = Irreps(tuple(self.width if m else 0 for m in irreps.mults))
         joined = (irreps.mults[0] + self.width, *self.spread.mults[1:])
         self.proj_up = EquivariantLinear(irreps, self.spread)
         self.proj_down = EquivariantLinear(Irreps(joined), irreps)
         each = self.width // self.heads
         self.mlp = MLP([each, *mlp["inner_dims"], each], mlp)
+
         points, weights = (torch.from_numpy(a) for a in quadrature(grid))
         keep = [i for k in irreps.degrees for i in range(k * k, (k + 1) ** 2)]
         y = Harmonics(irreps.lmax)(points)[:, keep]

@@ -98,6 +98,7 @@ class Irreps:
             labels[int(match[2])] = match[3]
         if not mults.get(0):
             raise ConfigError(f"hidden_irreps entry {text!r} has no scalars (0e).")
+
         natural = {degree: "eo"[degree % 2] for degree in mults}
         if labels == natural and max(mults) > 0:
             symmetry = "O(3)"
@@ -108,6 +109,7 @@ class Irreps:
                 f"hidden_irreps entry {text!r} mixes parities. Label all degrees even (0e, 1e, 2e, "
                 "3e: SO(3), as published) or by nature (0e, 1o, 2e, 3o: O(3))."
             )
+
         return cls(tuple(mults.get(k, 0) for k in range(max(mults) + 1))), symmetry
 
 

@@ -31,6 +31,7 @@ class Layer(nn.Module):
         self.inputs, self.outputs = inputs, outputs
         message, own = cfg["interaction"]["message"], cfg["self_connection"]
         kind, higher = own["kind"], outputs.lmax > 0
+
         self.mixer: nn.Module
         middle = outputs
         if kind == "gate":
@@ -44,6 +45,7 @@ class Layer(nn.Module):
             self.mixer = PolynomialMixer(outputs, own["polynomial"])
         else:
             self.mixer = SphereMixer(outputs, own["s2_grid"], own["mlp"])
+
         self.intro = (
             EquivariantLinear(inputs, inputs) if cfg["interaction"]["linear_intro"] else None
         )
@@ -57,6 +59,7 @@ class Layer(nn.Module):
         )
         self.outro = EquivariantLinear(self.conv.outputs, middle)
         self.adapter = EquivariantLinear(inputs, middle) if cfg["interaction"]["residual"] else None
+
         eps = cfg["norm_eps"]
         self.resid_ln = LayerNorm(outputs, cfg["resid_init"], eps) if cfg["residual"] else None
         self.norm = LayerNorm(outputs, "ones", eps) if cfg["norm"] == "layer" else None

@@ -378,6 +378,7 @@ class Facet(Conservative):
         if set(tensors) == set(self.state_dict()):
             Potential.load_weights(self, tensors)
             return
+
         own = self.reference_names()
         missing, extra = sorted(set(own) - set(tensors)), sorted(set(tensors) - set(own))
         wrong = [
@@ -385,10 +386,12 @@ class Facet(Conservative):
             for k in own
             if k in tensors and tensors[k].shape != own[k].shape
         ]
+
         if missing or extra or wrong:
             groups = (("missing", missing), ("unknown", extra), ("shape", wrong))
             said = [f"{what}: {', '.join(names[:6])}" for what, names in groups if names]
             raise CheckpointError(f"These weights do not fit this facet. {'; '.join(said)}")
+
         with torch.no_grad():
             for name, parameter in own.items():
                 parameter.copy_(tensors[name])

@@ -100,6 +100,7 @@ def fill(places: Places, basis: Tensor, harmonics: Tensor) -> SortedEdges:
     y = harmonics.index_select(0, places.edge)
     few = b.shape[0] * b.shape[1] * y.shape[1] <= HELD
     products = (y[:, :, None] * b[:, None, :]).flatten(1) if few else None
+
     return SortedEdges(
         places.order,
         places.source,

@@ -176,6 +176,7 @@ def _once(
     dx = None if b is None else torch.zeros_like(x)
     dg = None if a is None else torch.empty_like(g)
     b = None if b is None else b.contiguous()
+
     for block in layout.slices:
         atoms, places = slice(block.first, block.last), block.places
         own, total = dz[:, :, atoms], None
@@ -185,6 +186,7 @@ def _once(
             total = _moments(layout, block, change, g)
             into = dg[places].view(block.atoms, block.width, g.shape[1])
             torch.bmm(change, d_moments.transpose(0, 1), out=into)
+
         if b is not None and dx is not None:
             features = layout.features("features", x, block)
             if total is None:
@@ -193,9 +195,11 @@ def _once(
                 rows = b[places].view(block.atoms, block.width, g.shape[1])
                 total.baddbmm_(features.transpose(1, 2), rows)
             _send(dx, layout, block, b, d_moments)
+
         if total is not None:
             ddz[:, :, atoms] = _mixed(total, w)
             _d_weights(dw, own, total)
+
     return ddz, dx, dg, dw
 
 

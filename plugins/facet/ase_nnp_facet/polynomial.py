@@ -46,6 +46,7 @@ class PolynomialMixer(nn.Module):
         self.order, self.width = int(options["order"]), int(options["channels"])
         if self.order < 1 or self.width < 1:
             raise ConfigError("self_connection.polynomial needs order >= 1 and channels >= 1.")
+
         total, scalars = self.order * self.width, irreps.mults[0]
         self.spread = Irreps(tuple(total if m else 0 for m in irreps.mults))
         joined = (scalars + self.width, *(self.width if m else 0 for m in irreps.mults[1:]))
@@ -53,6 +54,8 @@ class PolynomialMixer(nn.Module):
         self.proj_down = EquivariantLinear(Irreps(joined), irreps)
         self.gate = nn.Parameter(glorot_(torch.empty(scalars, total - self.width)))
         self.scalar = nn.Parameter(glorot_(torch.empty(scalars, scalars)))
+
+        # Exact for a product of `order` functions, projected back on degrees up to lmax.
         needed = (self.order + 1) * irreps.lmax
         degree = next((k for k in LEBEDEV if k >= needed), None)
         if degree is None:
@@ -61,6 +64,7 @@ class PolynomialMixer(nn.Module):
                 f"{needed}; there is none above {LEBEDEV[-1]}. Lower "
                 "self_connection.polynomial.order."
             )
+
         arrays = quadrature({"quadrature": "lebedev", "degree": degree})
         points, weights = (torch.from_numpy(a) for a in arrays)
         keep = [i for k in irreps.degrees for i in range(k * k, (k + 1) ** 2)]

@@ -107,11 +107,13 @@ def envelope(d: Tensor, cutoff: Tensor, kind: str, start: float, c: float = 0.1)
     if kind == "polynomial":
         x = (d / cutoff).clamp(max=1.0)
         return 1.0 - 28.0 * x**6 + 48.0 * x**7 - 21.0 * x**8
+
     on = start * cutoff
     if kind == "xplor":
         inside = torch.minimum(d, cutoff)
         value = (cutoff**2 - inside**2) ** 2 * (cutoff**2 + 2 * inside**2 - 3 * on**2)
         return torch.where(d < on, torch.ones_like(d), value / (cutoff**2 - on**2) ** 3)
+
     t = ((d - on) / (cutoff - on)).clamp(0.0, 1.0)
     if kind == "smooth":
         return 1.0 - t**4 * (35.0 - t * (84.0 - t * (70.0 - 20.0 * t)))

@@ -132,6 +132,7 @@ class MessageBlock(nn.Module):
             same = old.data_ptr() == weight.data_ptr() and old.dtype == weight.dtype
             if same and version == (weight._version, coefficients):
                 return kept
+
         used = [d.rows for d in self.degrees if d.block.start < coefficients]
         # The derivative of one split is one array; many slices would fill and add an array each.
         pieces = weight.split(self.channels, dim=1)
@@ -139,6 +140,7 @@ class MessageBlock(nn.Module):
             [torch.cat(end[rows]).T for rows in used]
             for end in (pieces[: self.rows], pieces[self.rows :])
         )
+
         self._kept = None
         if frozen:
             source, target = ([w.contiguous() for w in end] for end in (source, target))
@@ -263,10 +265,12 @@ class EdgeBlock(nn.Module):
             MessageBlock(lmax, mmax, reduced, hidden if r == 0 else hidden // 4, width)
             for r, lmax in enumerate(degrees)
         )
+
         self.use_grid, self.resize = use_grid, channels != reduced
         if self.resize:
             self.downsample = nn.Linear(channels, reduced, bias=False)
             self.upsample = nn.Linear(reduced, channels, bias=False)
+
         if use_grid:
             self.fc1_sphere = nn.Linear(2 * bands * reduced, 2 * bands * reduced)
             self.fc2_sphere = nn.Linear(2 * bands * reduced, 2 * reduced)

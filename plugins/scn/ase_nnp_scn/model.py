@@ -58,15 +58,18 @@ class SCN(Potential):
         self.cutoff = float(config["cutoff"])
         self.max_neighbors = int(config["max_num_neighbors"])
         self.frames = int(config["frames"])
+
         self.gradient = config["forces"] == "gradient"
         self.direct = bool(config["regress_forces"]) and not self.gradient
         self.random_training = bool(config["random_training_frames"])
         self.conservative = self.gradient
+
         self.energy_kind = str(config["energy_kind"])
         self.energy_reference = OC20_REFERENCE if self.energy_kind == "adsorption" else ""
         self.graph_options = {"wrap": True} | ({} if config["use_pbc"] else {"pbc": (False,) * 3})
         self.elements = frozenset(range(1, int(config["max_num_elements"])))
         self.outputs = self._outputs()
+
         self.scale = read_normalizers(config["normalizer"] or {})
         references = config["element_references"]
         self.register_buffer(
@@ -222,14 +225,17 @@ class SCN(Potential):
         atoms, copies = graph.num_atoms, self.frames
         if graph.num_edges == 0:
             return [empty_table(atoms * copies, graph.positions) for _ in self.degrees]
+
         vectors = graph.edge_vectors()
         distance = vectors.norm(dim=1)
         rank = ranks(graph.edge_index[1], distance, atoms)
         frames = self._frames(graph, vectors / distance[:, None])
         rows = self._rows(frames)
+
         offset = torch.arange(copies, device=rank.device)[:, None] * atoms
         source, target = ((end + offset).flatten() for end in graph.edge_index)
         rank, distance = rank.repeat(copies), distance.repeat(copies)
+
         tables = []
         for number, lmax in enumerate(self.degrees):
             first = NEAREST * number
@@ -240,6 +246,7 @@ class SCN(Potential):
             if len(edges) == 0:
                 tables.append(empty_table(atoms * copies, graph.positions))
                 continue
+
             layout = degrees(lmax, self.mmax)
             tables.append(
                 table(

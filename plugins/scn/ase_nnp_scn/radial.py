@@ -23,15 +23,18 @@ class DistanceBasis(nn.Module):
         super().__init__()
         if kind not in KINDS:
             raise ConfigError(f"distance_function must be one of {', '.join(KINDS)}, not {kind!r}.")
+
         self.kind, self.size = kind, size
         if kind == "silu":
             self.fc1 = nn.Linear(2, size)
             return
+
         if size < 2:
             raise ConfigError(
                 f"cutoff {cutoff} and distance_resolution give {size} distance functions; "
                 "at least 2 are needed."
             )
+
         offset = torch.linspace(0.0, cutoff, size, dtype=torch.float32)
         self.register_buffer("offset", offset)
         # In float32 like the offsets, which are part of the published weights.

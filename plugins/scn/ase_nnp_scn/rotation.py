@@ -59,6 +59,7 @@ class WignerRows(nn.Module):
         u, sides = frames[:, 1], frames[:, ::2]
         value = torch.ones_like(u[:, :1])  # Y_l(u), scaled to unit length
         slope = torch.zeros_like(value)[:, None].expand(-1, 2, -1)  # its derivatives along a and b
+
         parts = [value]
         for degree in range(1, self.lmax + 1):
             coupling = getattr(self, f"coupling_{degree}")  # (2l - 1, 3, 2l + 1)
@@ -73,6 +74,7 @@ class WignerRows(nn.Module):
                 parts.append(three.flatten(1))
             else:
                 parts.append(value)
+
         return torch.cat(parts, dim=1)
 
 

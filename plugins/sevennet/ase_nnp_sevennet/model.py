@@ -119,8 +119,10 @@ class SevenNet(Conservative):
         }
         if self.modal is not None:
             data["modal_type"] = graph.batch.new_full((graph.num_structures,), self.modal)
+
         for module in self.network.children():
             data = module(data)
+
         shares = data["atomic_energy"].view(-1)
         # Summed in double precision: the total of a slab has more digits than float32 holds.
         total = shares.new_zeros(graph.num_structures, dtype=torch.float64)

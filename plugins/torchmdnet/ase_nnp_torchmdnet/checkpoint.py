@@ -120,6 +120,7 @@ def _check_kind(settings: Mapping[str, Any], path: str | Path) -> str:
     kind = settings.get("model", "tensornet")
     kind = "tensornet2" if kind in EARLY_NAMES else kind
     outputs = ["Scalar", *(["ScalarPlusWeightedCoulomb"] if kind == "tensornet2" else [])]
+
     found = {**settings, "model": kind}
     wanted: dict[str, list[Any]] = {
         "model": ["tensornet", "tensornet2"],
@@ -127,12 +128,14 @@ def _check_kind(settings: Mapping[str, Any], path: str | Path) -> str:
         "reduce_op": ["add", "sum"],
         "box_vecs": [None],
     }
+
     for key, values in wanted.items():
         value = found.get(key, values[0])
         if value not in values:
             raise CheckpointError(
                 f"{path} has {key} {value!r}; this plugin reads {' and '.join(map(str, values))}."
             )
+
     if settings.get("atom_filter", -1) > -1:
         raise CheckpointError(f"{path} leaves out light atoms (atom_filter), which is not read.")
     return str(kind)
@@ -145,6 +148,7 @@ def _check_sizes(config: Mapping[str, Any], tensors: Mapping[str, Tensor], path:
         k for k in tensors if re.fullmatch(rf"{part}\.layers\.\d+\.linears_tensor\.0\.weight", k)
     ]
     network = [k for k in tensors if re.fullmatch(r"output_model\.\S+\.layers\.\d+\.weight", k)]
+
     wanted = {
         "max_z": ("tensor_embedding.emb.weight", 0, 1),
         "embedding_dimension": ("tensor_embedding.emb.weight", 1, 1),
@@ -158,6 +162,7 @@ def _check_sizes(config: Mapping[str, Any], tensors: Mapping[str, Tensor], path:
     for key, (name, axis, each) in wanted.items():
         shape = tensors[f"{part}.{name}"].shape if f"{part}.{name}" in tensors else ()
         found[key] = shape[axis] // each if axis < len(shape) else None
+
     wrong = [f"{k} {config[k]!r}, weights of {v}" for k, v in found.items() if config[k] != v]
     if wrong:
         raise CheckpointError(f"{path}: its weights have another shape: {'; '.join(wrong)}.")
