@@ -15,7 +15,7 @@ _WHERE = {
     "AtomGraph": "models.graph",
     "AtomsDataset": "datasets.base",
     "BatchingCalculator": "calculator.batching",
-    "Conservative": "models.potential",
+    "Conservative": "models.conservative",
     "Correction": "registry.correction",
     "DatasetFormat": "registry.family",
     "GraphLoader": "training.graph_loader",
@@ -93,13 +93,13 @@ if TYPE_CHECKING:
     from ase_nnp.errors import UnsafeFileError as UnsafeFileError
     from ase_nnp.errors import UnsupportedElementError as UnsupportedElementError
     from ase_nnp.errors import WorkerError as WorkerError
+    from ase_nnp.models.conservative import Conservative as Conservative
     from ase_nnp.models.export import export_model as export_model
     from ase_nnp.models.files import build_model as build_model
     from ase_nnp.models.files import load_model as load_model
     from ase_nnp.models.files import save_model as save_model
     from ase_nnp.models.from_ase import from_ase as from_ase
     from ase_nnp.models.graph import AtomGraph as AtomGraph
-    from ase_nnp.models.potential import Conservative as Conservative
     from ase_nnp.models.potential import Potential as Potential
     from ase_nnp.models.predictor import Predictor as Predictor
     from ase_nnp.models.predictor import predict as predict

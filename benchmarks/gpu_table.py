@@ -21,8 +21,9 @@ from ase.build import fcc111
 from ase.optimize import FIRE
 
 import ase_nnp
+from ase_nnp.models.conservative import Conservative
 from ase_nnp.models.devices import pick_device
-from ase_nnp.models.potential import Conservative, Potential
+from ase_nnp.models.potential import Potential
 from ase_nnp.models.predictor import Predictor
 
 

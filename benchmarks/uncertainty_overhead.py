@@ -17,8 +17,8 @@ import torch
 from ase.build import bulk, molecule
 from measurement import record_option, write_measurement
 
+from ase_nnp.models.conservative import Conservative
 from ase_nnp.models.files import build_model
-from ase_nnp.models.potential import Conservative
 from ase_nnp.uncertainty.fitting import wrap
 
 torch.set_num_threads(1)

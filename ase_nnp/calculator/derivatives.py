@@ -16,8 +16,9 @@ from ase.calculators.calculator import PropertyNotImplementedError
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ase_nnp.models.conservative import Conservative
 from ase_nnp.models.modes import evaluating, usual_default_dtype
-from ase_nnp.models.potential import Conservative, Potential
+from ase_nnp.models.potential import Potential
 from ase_nnp.models.sums import SumPotential
 from ase_nnp.uncertainty.methods.descriptors import atom_features
 from ase_nnp.uncertainty.methods.latent import FeatureReader

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ase_nnp.errors import AseNnpError, ConfigError
+from ase_nnp.models.conservative import Conservative
 from ase_nnp.models.graph import AtomGraph
-from ase_nnp.models.potential import Conservative, Potential
+from ase_nnp.models.potential import Potential
 from ase_nnp.models.structures import structures_of
 
 if TYPE_CHECKING:

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from ase_nnp.errors import ConfigError
+from ase_nnp.models.conservative import Conservative
 from ase_nnp.models.devices import pick_device
-from ase_nnp.models.potential import Conservative, Potential
+from ase_nnp.models.potential import Potential
 from ase_nnp.testing.outcomes import NotApplicable
 from ase_nnp.testing.standin import NAME, Standin
 from ase_nnp.testing.subject import Subject, check, compare, relative

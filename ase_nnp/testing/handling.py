@@ -12,8 +12,9 @@ import numpy as np
 from torch import Tensor
 
 from ase_nnp.errors import StructureError, UnsupportedElementError
+from ase_nnp.models.conservative import Conservative
 from ase_nnp.models.graph import AtomGraph
-from ase_nnp.models.potential import Conservative, Potential
+from ase_nnp.models.potential import Potential
 from ase_nnp.registry.correction import Correction
 from ase_nnp.testing.outcomes import NotApplicable
 from ase_nnp.testing.subject import Subject, check, compare

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ase_nnp.models.potential import Conservative
+from ase_nnp.models.conservative import Conservative
 
 
 class LennardJones(Conservative):

@@ -13,7 +13,7 @@ from toy_models import Pair, label, molecules
 
 from ase_nnp import NNPCalculator, sum_potentials
 from ase_nnp.errors import ConfigError, UncertaintyError
-from ase_nnp.models.potential import Conservative
+from ase_nnp.models.conservative import Conservative
 from ase_nnp.models.predictor import predict
 from ase_nnp.uncertainty import fit, load_uncertainty, save_uncertainty, wrap
 from ase_nnp.uncertainty.methods.environment import EnvironmentBars

@@ -7,7 +7,8 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from torch import nn
 
-from ase_nnp.models.potential import Conservative, Potential
+from ase_nnp.models.conservative import Conservative
+from ase_nnp.models.potential import Potential
 
 
 class Pair(Conservative):

@@ -9,7 +9,7 @@ from ase import Atoms
 from mixed_structures import mixed, slab
 
 import ase_nnp
-from ase_nnp.models.potential import Conservative
+from ase_nnp.models.conservative import Conservative
 from ase_nnp.workflows.batched import relax_many
 
 

@@ -14,7 +14,7 @@ from mixed_structures import mixed, slab
 
 import ase_nnp
 from ase_nnp.errors import ConfigError
-from ase_nnp.models.potential import Conservative
+from ase_nnp.models.conservative import Conservative
 from ase_nnp.workflows.batched import iter_relax, relax_many
 
 

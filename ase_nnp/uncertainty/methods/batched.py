@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from ase_nnp.errors import UncertaintyError
+from ase_nnp.models.conservative import Conservative
 from ase_nnp.models.energy_gradients import with_strain
 from ase_nnp.models.graph import AtomGraph
-from ase_nnp.models.potential import Conservative, Potential
+from ase_nnp.models.potential import Potential
 
 __all__ = ["Batched"]
 

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from ase_nnp.errors import UncertaintyError
+from ase_nnp.models.conservative import Conservative
 from ase_nnp.models.energy_gradients import with_strain
 from ase_nnp.models.graph import AtomGraph
-from ase_nnp.models.potential import Conservative, Potential
+from ase_nnp.models.potential import Potential
 from ase_nnp.uncertainty.methods.features import LastLayer, ParameterLayer, energy_of
 
 __all__ = ["FeatureJacobian", "feature_jacobian", "plain_features"]

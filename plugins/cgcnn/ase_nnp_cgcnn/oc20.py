@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from ase_nnp.errors import ConfigError
+from ase_nnp.models.conservative import Conservative
 from ase_nnp.models.graph import AtomGraph
 from ase_nnp.models.long_range import MESSAGES, long_range_block
-from ase_nnp.models.potential import Conservative
 
 from .elements import MAX_Z, NUM_FEATURES, element_features
 from .layers import GatedEdges, check_sizes, gated_sum, head, mean_over_atoms, with_batch_counters

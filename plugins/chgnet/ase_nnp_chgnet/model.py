@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ase_nnp.errors import ConfigError
+from ase_nnp.models.conservative import Conservative
 from ase_nnp.models.graph import AtomGraph
-from ase_nnp.models.potential import Conservative
 from ase_nnp.models.quiet import quiet
 from ase_nnp_chgnet.bonds import Angles, Bonds, find_angles, pair_edges
 

@@ -10,8 +10,8 @@ from ase import units
 from torch import Tensor
 
 from ase_nnp.errors import ConfigError
+from ase_nnp.models.conservative import Conservative
 from ase_nnp.models.graph import AtomGraph
-from ase_nnp.models.potential import Conservative
 from ase_nnp.models.sums import within
 
 from .parameters import parameters_of

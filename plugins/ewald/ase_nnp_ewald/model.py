@@ -14,8 +14,8 @@ from ase.data import atomic_numbers
 from torch import Tensor
 
 from ase_nnp.errors import ConfigError, StructureError
+from ase_nnp.models.conservative import Conservative
 from ase_nnp.models.graph import AtomGraph
-from ase_nnp.models.potential import Conservative
 
 from .boxes import box_of
 

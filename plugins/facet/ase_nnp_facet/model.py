@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ase_nnp.errors import CheckpointError, ConfigError
+from ase_nnp.models.conservative import Conservative
 from ase_nnp.models.files import build_model
 from ase_nnp.models.graph import AtomGraph
 from ase_nnp.models.long_range import MESSAGES, long_range_block
-from ase_nnp.models.potential import Conservative, Potential
+from ase_nnp.models.potential import Potential
 from ase_nnp.models.radial import RadialNetworks, RadialSplines
 
 from . import doubt as doubt  # its error bars are found by name once a model is there

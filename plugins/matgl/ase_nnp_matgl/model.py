@@ -11,8 +11,8 @@ from ase.data import atomic_numbers
 from torch import Tensor
 
 from ase_nnp.errors import ConfigError
+from ase_nnp.models.conservative import Conservative
 from ase_nnp.models.graph import AtomGraph
-from ase_nnp.models.potential import Conservative
 from ase_nnp.models.quiet import quiet
 from ase_nnp_matgl.networks import make_network
 

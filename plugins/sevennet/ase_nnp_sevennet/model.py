@@ -12,8 +12,8 @@ from ase.data import atomic_numbers
 from torch import Tensor, nn
 
 from ase_nnp.errors import ConfigError
+from ase_nnp.models.conservative import Conservative
 from ase_nnp.models.graph import AtomGraph
-from ase_nnp.models.potential import Conservative
 from ase_nnp.models.quiet import quiet
 from ase_nnp.models.radial import RadialNetworks, RadialSplines
 

@@ -8,8 +8,8 @@ from ase.data import covalent_radii
 from torch import Tensor
 
 from ase_nnp.errors import ConfigError
+from ase_nnp.models.conservative import Conservative
 from ase_nnp.models.graph import AtomGraph
-from ase_nnp.models.potential import Conservative
 
 __all__ = ["ZBL"]
 
