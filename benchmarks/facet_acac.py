@@ -4,8 +4,10 @@
 
 DATA_FOLDER holds train_300K.xyz, dev_600K.xyz and isolated_atoms.xyz; 450 shuffled training frames
 are learned from, the other 50 are watched and choose nothing. A run that was stopped goes on from
-OUT_FOLDER/state.pt; its schedule ends with the epochs or the minutes, whichever come first. The
-averaged weights are written to OUT_FOLDER/model.nnp, the course to OUT_FOLDER/log.jsonl.
+OUT_FOLDER/state.pt; its schedule ends with the epochs or the minutes, whichever come first.
+``--start MODEL`` begins a new schedule at weights that this script wrote, on the same frames for
+the same seed; minutes and epochs are counted on from theirs. The averaged weights are written to
+OUT_FOLDER/model.nnp, the course to OUT_FOLDER/log.jsonl.
 """
 
 from __future__ import annotations
@@ -61,6 +63,16 @@ def rmse(model, graphs, size=50):
     return [1e3 * float(torch.cat(x).square().mean().sqrt()) for x in (energy, force)]
 
 
+def set_references(model, data, frames):
+    """Give the model the energies of free atoms, and the mean binding energy an atom."""
+    atoms = read(data / "isolated_atoms.xyz", ":")
+    free = {a.numbers[0]: a.get_potential_energy() for a in atoms}
+    binding = [
+        (a.get_potential_energy() - sum(free[z] for z in a.numbers)) / len(a) for a in frames
+    ]
+    model.set_energy_scale(free, shift=float(np.mean(binding)), scale=1.0)
+
+
 def centre(model, graphs, size=50):
     """Shift the energy of every atom so that the mean error of the training frames is zero.
 
@@ -82,6 +94,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--start", type=Path, help="weights to go on from, instead of fresh ones")
     parser.add_argument("--config", type=json.loads, default={}, help="JSON, over CONFIG")
     parser.add_argument("--epochs", type=int, default=300)
     parser.add_argument("--batch", type=int, default=5)
@@ -101,19 +114,21 @@ def main() -> None:
     order = np.random.default_rng(args.seed).permutation(len(frames))
     train_frames, held_frames = ([frames[i] for i in part] for part in (order[:450], order[450:]))
 
-    model = ase_nnp.build_model(
-        "facet", {**CONFIG, **args.config}, seed=args.seed, device="cpu", dtype="float32"
-    )
+    before, epochs_before = 0.0, 0
+    if args.start:
+        model = ase_nnp.load_model(args.start, device="cpu")
+        if model.provenance.get("seed") != args.seed:
+            raise SystemExit(f"{args.start}: the frames of seed {args.seed} are not those it saw")
+        before = 60 * model.provenance["cpu_min"]
+        epochs_before = model.provenance["epoch"]
+    else:
+        config = {**CONFIG, **args.config}
+        model = ase_nnp.build_model("facet", config, seed=args.seed, device="cpu", dtype="float32")
     train, held = load(model, train_frames), load(model, held_frames)
     dev = load(model, read(args.data / "dev_600K.xyz", ":"))
 
-    free = {
-        a.numbers[0]: a.get_potential_energy() for a in read(args.data / "isolated_atoms.xyz", ":")
-    }
-    binding = [
-        (a.get_potential_energy() - sum(free[z] for z in a.numbers)) / len(a) for a in train_frames
-    ]
-    model.set_energy_scale(free, shift=float(np.mean(binding)), scale=1.0)
+    if not args.start:
+        set_references(model, args.data, train_frames)
 
     model.train()
     averaged = copy.deepcopy(model)
@@ -132,7 +147,7 @@ def main() -> None:
 
     for epoch in range(first, args.epochs):
         model.train()
-        order = np.random.default_rng([args.seed, epoch]).permutation(len(train))
+        order = np.random.default_rng([args.seed, epochs_before + epoch]).permutation(len(train))
         losses = []
         for part in np.array_split(order, steps):
             passed = (used + time.process_time() - start) / 60 / args.minutes
@@ -149,7 +164,11 @@ def main() -> None:
         spent = used + time.process_time() - start
         last = epoch + 1 == args.epochs or spent > 60 * args.minutes
         if (epoch + 1) % args.watch == 0 or last:
-            line = {"epoch": epoch + 1, "cpu_min": round(spent / 60, 2), "loss": np.mean(losses)}
+            line = {
+                "epoch": epochs_before + epoch + 1,
+                "cpu_min": round((before + spent) / 60, 2),
+                "loss": np.mean(losses),
+            }
             centre(averaged, train)
             line["held_300K"], line["dev_600K"] = rmse(averaged, held), rmse(averaged, dev)
             print(json.dumps(line), flush=True)
