@@ -192,14 +192,19 @@ def main() -> None:
 
 
 def record(folder):
-    """Write the course of the training, and the end of the peer where it was trained too."""
+    """Write the course of the training, and the end of the peer where it was trained too.
+
+    A run with ``--start`` shows the whole course where the lines of the run before stand first.
+    """
     head = ["Facet, epochs", "CPU min", "E, 300 K", "F, 300 K", "E, 600 K", "F, 600 K"]
     lines = [json.loads(text) for text in (folder / "log.jsonl").read_text().splitlines()]
-    # The first, twice that, four times ..., and the end.
-    first, end = lines[0]["epoch"], lines[-1]
-    shown = {first << k for k in range(32)}
-    lines = [r for r in lines if r["epoch"] in shown or r is end]
-    rows = [[r["epoch"], r["cpu_min"], *r["held_300K"], *r["dev_600K"]] for r in lines]
+    # The first, the next after twice that, four times ..., and the end.
+    shown, wanted = [], lines[0]["epoch"]
+    for line in lines:
+        if line["epoch"] >= wanted or line is lines[-1]:
+            shown.append(line)
+            wanted *= 2
+    rows = [[r["epoch"], r["cpu_min"], *r["held_300K"], *r["dev_600K"]] for r in shown]
 
     names = ("cpu_min", "E_300K", "F_300K", "E_600K", "F_600K")
     ends = {"facet": rows[-1]}
