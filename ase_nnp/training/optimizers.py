@@ -90,9 +90,12 @@ def muon_with_adamw(
     weight_decay
         A step takes ``lr * factor * weight_decay`` of each weight away.
     """
-    groups: list[dict[str, Any]] = [
-        p if isinstance(p, dict) else {"params": [p], "factor": 1.0} for p in params
-    ]
+    given = list(params)
+    groups: list[dict[str, Any]] = [g for g in given if isinstance(g, dict)]
+    # One group for all that came alone: what an optimizer does at once, it does within a group.
+    if alone := [p for p in given if not isinstance(p, dict)]:
+        groups.append({"params": alone, "factor": 1.0})
+
     matrices: list[dict[str, Any]] = []
     others: list[dict[str, Any]] = []
     for group in groups:

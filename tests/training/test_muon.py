@@ -93,6 +93,15 @@ def test_a_model_of_one_kind_of_weights_needs_one_optimizer(parts):
     assert len(muon_with_adamw([weights[p] for p in parts], lr=0.1)) == 1
 
 
+def test_weights_that_come_alone_are_moved_in_one_group():
+    weights = [torch.nn.Parameter(torch.ones(2, 2)) for _ in range(3)]
+    slow = {"params": [torch.nn.Parameter(torch.ones(2, 2))], "factor": 0.1}
+
+    (one,) = muon_with_adamw([*weights[:2], slow, weights[2]], lr=0.1)
+
+    assert sorted(len(g["params"]) for g in one.param_groups) == [1, 3]
+
+
 def test_a_run_with_muon_goes_on_as_if_never_stopped(frames, pairs, tmp_path):
     options = {
         "batch": {"structures": 4},
