@@ -12,6 +12,7 @@ the turns.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import statistics
 import sys
@@ -38,6 +39,8 @@ COLUMNS = (
     "share of matrix speed",
     "MiB as it is",
     "MiB compiled",
+    "edges",
+    "used up to, edges",
 )
 ONE_BY_ONE, ONE_BATCH = "16 slabs one by one", "16 slabs in one batch"
 BATCHES = ("model", "way", "CPU ms one by one", "one batch", "one by one / one batch")
@@ -74,11 +77,12 @@ def worker(way: str, name: str) -> None:
         with torch.no_grad():
             return model.compute(graph, wanted)
 
-    call = plain
+    call, border = plain, 0.0
     if way == "compiled":
         from ase_nnp.models.compiled import CompiledModel
 
-        call = CompiledModel(model).compute
+        compiled = CompiledModel(model)
+        call, border = compiled.compute, compiled.most_edges
     # A first small call, so that what is loaded then is no memory of the structure's.
     from ase.build import bulk
 
@@ -98,12 +102,19 @@ def worker(way: str, name: str) -> None:
             begin = time.process_time()
             a @ a
             return {"seconds": time.process_time() - begin}
+        if key == "border":
+            return {"edges": border}
         call(graphs[key][0])  # caches as they are within a run of one program
         begin = time.process_time()
         energies = [call(graph)["energy"] for graph in graphs[key]]
         seconds = time.process_time() - begin
         energy = float(torch.cat(energies).sum())
-        return {"seconds": seconds, "energy": energy, "mib": peak_mib() - empty}
+        return {
+            "seconds": seconds,
+            "energy": energy,
+            "mib": peak_mib() - empty,
+            "edges": sum(g.num_edges for g in graphs[key]),
+        }
 
     serve(answer)
 
@@ -144,6 +155,7 @@ def measure(name: str, before: str | None, turns: int) -> tuple[list[list[Any]],
         os.environ["PYTHONPATH"] = here
 
     speed = take_turns({"as it is": workers["as it is"]}, turns, key="matrices")["as it is"]
+    used = workers["compiled"].call(seed=0, key="border")["edges"]
     matrices = 2 * 1024**3 / statistics.median(answer["seconds"] for answer in speed)
     rows = []
     for key in STRUCTURES:
@@ -168,6 +180,8 @@ def measure(name: str, before: str | None, turns: int) -> tuple[list[list[Any]],
                 ratio("before") if "before" in median else "",
                 share,
                 *(answers[way][-1]["mib"] for way in ways),
+                answers["compiled"][-1]["edges"],
+                "any" if used == math.inf else int(used),
             ]
         )
         print(dict(zip(COLUMNS, rows[-1], strict=True)), flush=True)
