@@ -30,7 +30,7 @@ SHARDS, COUNT, REPEATS = 10, 4000, 5
 
 # ---- what is timed. Each script gets a path and prints JSON; `read(i)` is the measured call.
 
-HEAD = """
+PREAMBLE = """
 import json, os, random, resource, sys, time, warnings
 warnings.filterwarnings("ignore")
 path = sys.argv[1]
@@ -299,9 +299,9 @@ def references(options: argparse.Namespace, folder: Path) -> dict[str, Path]:
 def compare(case: tuple, folder: Path, refs: dict[str, Path], repeats: int) -> dict:
     name, data, ours, environment, script, wanted = case
     stored = "True" if data == "edges" else "False"
-    programs = {"ours": (sys.executable, HEAD + OURS[ours].replace("STORED", stored))}
+    programs = {"ours": (sys.executable, PREAMBLE + OURS[ours].replace("STORED", stored))}
     if environment in refs:
-        programs["reference"] = (refs[environment], HEAD + script)
+        programs["reference"] = (refs[environment], PREAMBLE + script)
     results: dict[str, list[dict]] = {program: [] for program in programs}
     for _ in range(repeats):
         for program, (python, text) in programs.items():
