@@ -71,7 +71,8 @@ CASES = {
     "small-1": ("small", 1),
     "small-16": ("small", 16),
 }
-DEFAULT_CASES = ["published-1", "published-16", "small-1", "small-16"]
+# Sixteen slabs of published size are more than 24 GiB hold with the reference.
+DEFAULT_CASES = ["published-1", "published-8", "small-1", "small-16"]
 REFERENCE_STEPS = (
     "torch==2.13.0",
     "--no-deps fairchem-core==1.10.0",
