@@ -1,4 +1,4 @@
-"""A predictor on a device with memory of its own: speed, memory and neighbours, one mixed set.
+"""A predictor on a device with memory of its own: speed, memory and neighbors, one mixed set.
 
     python benchmarks/device.py --device cuda [--model facet] [--structures 4096] [--json]
 

@@ -5,7 +5,7 @@
 A and B are environments (``python -m venv``) with ``torch==2.13.0`` and ``mace-torch==0.3.16``
 or ``sevenn==0.13.0``; without one that package is left out. Every program computes energy, forces
 and stress in processes of its own, one a case, on one thread, through its own ASE calculator,
-neighbour list included. Atoms move before every call and the programs take turns; figures are
+neighbor list included. Atoms move before every call and the programs take turns; figures are
 medians of process CPU time, and peak resident memory.
 
 ``--relax``: the shipped Facet and SevenNet-0 relax ten perturbed crystals until no force is above
@@ -88,7 +88,7 @@ def relax(calculator):
 
 
 def follow(calculator, path):
-    """Energy and forces of each structure, as an optimiser asks for them."""
+    """Energy and forces of each structure, as an optimizer asks for them."""
     for atoms in path:
         atoms.calc = calculator
         atoms.get_forces()

@@ -1,4 +1,4 @@
-"""Neighbour lists: the batched torch search beside vesin, and how both grow.
+"""Neighbor lists: the batched torch search beside vesin, and how both grow.
 
     OMP_NUM_THREADS=1 python benchmarks/neighbors.py [--device cuda] [--json]
 

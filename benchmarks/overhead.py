@@ -84,8 +84,8 @@ def overhead() -> dict[str, float]:
     still, free = slab(), Free()
     return take_turns(
         {
-            "calculator, 50 nearest neighbours": moving(capped),
-            "calculator, all neighbours": moving(every),
+            "calculator, 50 nearest neighbors": moving(capped),
+            "calculator, all neighbors": moving(every),
             "of this the graph, 50 nearest": lambda: free.make_graph([still]),
         },
         rounds=100,

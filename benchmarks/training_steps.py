@@ -9,7 +9,7 @@ the weights), ``plain`` for both, or ``own``, fused here and plain there, as the
 ase_nnp, fairchem and MACE make it when told nothing. Both programs run in processes of their own,
 on one thread, and take turns (A B A B); each step gets structures whose atoms were moved anew, and
 labels drawn at random. The first two rounds warm up (ten with MACE, whose TorchScript is
-specialised on the way). Batches are made beforehand, as data-loader processes do; what that took is
+specialized on the way). Batches are made beforehand, as data-loader processes do; what that took is
 measured apart, so that there are two ratios, of the steps alone and with the batches made in line.
 Which program finds its neighbors where: SCN of fairchem-core inside the step (``otf_graph``), but
 for the cases called ``stored``; its EScAIP always inside the step; all others beforehand, as ours

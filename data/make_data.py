@@ -1,4 +1,4 @@
-"""Make the project's own example data: adsorbates on metal slabs, labelled by ASE's EMT.
+"""Make the project's own example data: adsorbates on metal slabs, labeled by ASE's EMT.
 
     python data/make_data.py [FOLDER]
 

@@ -103,7 +103,7 @@ for name in ("oc20.aselmdb", "oc20.lmdb", "oc20.extxyz.xz", "oc20.h5"):
 #
 # `AtomGraphDataset` makes the graphs that a model asks for; `GraphLoader` fills batches up to a
 # number of atoms or edges, in an order that follows from the seed. Here the model is as small as
-# a model can be, one energy for each element and one for each pair of neighbours; any `Potential`
+# a model can be, one energy for each element and one for each pair of neighbors; any `Potential`
 # goes in its place.
 
 

@@ -20,7 +20,7 @@ from ase.optimize import FIRE
 from ase_nnp import NNPCalculator
 
 # %% [markdown]
-# ## A file of labelled structures
+# ## A file of labeled structures
 #
 # Rattled and strained copper cells. ASE writes results of a calculator as labels.
 

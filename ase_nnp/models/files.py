@@ -274,7 +274,7 @@ def save_model(model: Potential, path: str | Path, **provenance: Any) -> None:
     path
         Where to; the file appears whole or not at all.
     provenance
-        Anything JSON-able worth keeping: data, errors, licence.
+        Anything JSON-able worth keeping: data, errors, license.
     """
     # Error bars are saved in a file of their own (*.uq); what is written here is the model within.
     corrections = stored_corrections(model)

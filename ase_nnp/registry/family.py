@@ -86,7 +86,7 @@ class ModelFamily:
     config_extras
         Keys beside ``"model"`` in a published config file that count.
     cite, bibtex, license, weights_license
-        Reference of the method, as an address and as BibTeX; licence of the code and of published
+        Reference of the method, as an address and as BibTeX; license of the code and of published
         weights.
     requires, install
         Packages without which the family cannot be built, as they are imported, and the command
@@ -158,7 +158,7 @@ class ModelFamily:
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetFormat:
-    """A kind of dataset file: how to recognise, open and write it.
+    """A kind of dataset file: how to recognize, open and write it.
 
     Parameters
     ----------

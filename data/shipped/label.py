@@ -83,7 +83,7 @@ def frames(task: Task, calc) -> list[Atoms]:
 
 
 def followed(task: Task, calc, student) -> list[Atoms]:
-    """Start, an early step and the end of the student's path, labelled by the teacher."""
+    """Start, an early step and the end of the student's path, labeled by the teacher."""
     atoms = task.atoms.copy()
     atoms.info = {}
     atoms.calc = student

@@ -35,7 +35,7 @@ def pair(one: str, two: str, d: float) -> Atoms:
 
 
 def curve(one: str, two: str, calc, core, free: float) -> list[Atoms]:
-    """Labelled pairs of one kind."""
+    """Labeled pairs of one kind."""
     reach = float(covalent_radii[pair(one, two, 1.0).numbers].sum())
     found = []
     for d in SHORTEST * (LONGEST / SHORTEST) ** np.linspace(0, 1, COUNT):

@@ -1,9 +1,9 @@
-"""Where a model trained so far goes: its relaxations and hot trajectories, labelled by the teacher.
+"""Where a model trained so far goes: its relaxations and hot trajectories, labeled by the teacher.
 
     python data/shipped/label_paths.py OUT_FOLDER MODEL.nnp 20000 20100 [KIND ...]
 
 Starts are those of ``wide_kinds.py`` that can relax, from numbers that single points do not use;
-an early step and the end are labelled, whatever has become of them: holes are taught that way.
+an early step and the end are labeled, whatever has become of them: holes are taught that way.
 Some starts run as molecular dynamics at 300 to 2000 K instead. Shards as in ``label_wide.py``.
 """
 

@@ -2,10 +2,10 @@
 
     python data/shipped/label_references.py OUT_FOLDER
 
-An adsorption energy holds its gas's energy in full, so a few dozen small molecules are labelled
+An adsorption energy holds its gas's energy in full, so a few dozen small molecules are labeled
 near their minima, closely and often. Elastic constants are second derivatives: every metal's
 cell under all kinds of small strain, up to 2 %, at its own lattice constant and beside it. Soft
-shears are labelled more often.
+shears are labeled more often.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def main(out: Path) -> None:
     calc, rng = teacher(), np.random.default_rng(2030)
     frames = label(gases(calc, rng) + crystals(rng), "train", calc)
     save(out / "train-references.extxyz", frames)
-    # A stream of their own: what was labelled before stays as it is.
+    # A stream of their own: what was labeled before stays as it is.
     soft = label(shears(np.random.default_rng(2032)), "train", calc)
     save(out / "train-shears.extxyz", soft)
     print(len(frames) + len(soft))

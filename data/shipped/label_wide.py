@@ -5,7 +5,7 @@
     python data/shipped/label_wide.py OUT_FOLDER train 0 200
     python data/shipped/label_wide.py OUT_FOLDER train 200 300 covered wrong-way gas
 
-With kinds, only those of each shard are labelled. Training comes in shards of 50 structures; a
+With kinds, only those of each shard are labeled. Training comes in shards of 50 structures; a
 shard is written whole or not at all, and a run that was stopped goes on where it was.
 """
 

@@ -29,7 +29,7 @@ def slab() -> Atoms:
 
 
 def main() -> None:
-    """Print and write medians of CPU ms a call, and ratios of neighbouring calls."""
+    """Print and write medians of CPU ms a call, and ratios of neighboring calls."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model")
     parser.add_argument("uncertainty", nargs="?")

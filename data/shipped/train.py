@@ -1,4 +1,4 @@
-"""Train the shipped model on labelled structures: energies, forces, stresses of crystals.
+"""Train the shipped model on labeled structures: energies, forces, stresses of crystals.
 
     python data/shipped/train.py OUT_FOLDER --labels LABELS... [--epochs 30] [--minutes 60]
 
@@ -48,7 +48,7 @@ NEAREST = 0.65
 
 
 def load_frames(source: Path, pattern: str = "train-*.extxyz") -> list[Atoms]:
-    """Labelled structures of a folder's shards, or of a dataset."""
+    """Labeled structures of a folder's shards, or of a dataset."""
     if source.is_dir():
         return [a for path in sorted(source.glob(pattern)) for a in read(path, ":")]
     return read(source, ":") if source.suffix == ".extxyz" else list(ase_nnp.open_dataset(source))
@@ -77,7 +77,7 @@ def split(frames: list[Atoms]) -> tuple[list[Atoms], list[Atoms]]:
     """Training structures, and those of one system in twenty, which are only watched.
 
     Every pair of elements, every reference and every crystal is trained on: a repulsive core or
-    the energy of hydrogen is no matter of generalisation.
+    the energy of hydrogen is no matter of generalization.
     """
     always = ("pair", "reference", "crystal")
     seen = [

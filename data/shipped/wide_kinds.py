@@ -1,4 +1,4 @@
-"""Which kinds of structures are labelled, how often, and which never enter training.
+"""Which kinds of structures are labeled, how often, and which never enter training.
 
 A number gives one structure, the same on every machine. ``train`` kinds are learned from;
 ``threshold`` kinds choose when to flag; ``wide-test`` kinds are only ever tested on.

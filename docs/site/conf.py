@@ -8,7 +8,8 @@ from typing import Any
 import ase_nnp
 
 project = "ase_nnp"
-author = "the ase_nnp authors"
+author = "the ase_nnp developers"
+copyright = "2026, the ase_nnp developers"
 release = version = ase_nnp.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "numpydoc"]

@@ -82,7 +82,7 @@ def test_every_step_with_the_cell_is_that_of_ase(model, optimizer, tmp_path):
 
 
 class Capped(Conservative):
-    """Lennard-Jones between the nearest neighbours only, on folded positions."""
+    """Lennard-Jones between the nearest neighbors only, on folded positions."""
 
     cutoff = 5.0
     max_neighbors = 9

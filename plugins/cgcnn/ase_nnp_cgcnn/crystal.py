@@ -1,11 +1,11 @@
 r"""The crystal graph network for crystal properties (Xie and Grossman 2018, arXiv:1710.10324).
 
-Every atom sees its 12 nearest neighbours. With
+Every atom sees its 12 nearest neighbors. With
 :math:`z_{ij} = v_i \oplus v_j \oplus u_{ij}`, Eq. 5 is
 
 .. math:: v_i' = g\Big(v_i + \sum_j \sigma(z_{ij} W_f + b_f) \odot g(z_{ij} W_s + b_s)\Big)
 
-where g is softplus; both products and the sum go through batch normalisation. Eq. 6 takes the
+where g is softplus; both products and the sum go through batch normalization. Eq. 6 takes the
 mean over atoms, and a small network makes one number of it.
 """
 
@@ -58,7 +58,7 @@ class CrystalModel(Potential):
     atom_fea_len, n_conv, h_fea_len, n_h
         Width of atoms, number of convolutions, width and number of the layers after pooling.
     radius, max_num_nbr
-        Neighbours: the nearest ``max_num_nbr`` within ``radius`` (Angstrom). An atom with fewer
+        Neighbors: the nearest ``max_num_nbr`` within ``radius`` (Angstrom). An atom with fewer
         gets the first atom of its crystal at ``radius + 1`` as often as needed.
     dmin, step, nbr_fea_len
         Gaussians at ``dmin, dmin + step, ... radius``; ``nbr_fea_len`` may repeat their number.
@@ -147,7 +147,7 @@ class CrystalModel(Potential):
     def make_graph(
         self, atoms: Atoms | Sequence[Atoms], device: torch.device | str | None = None
     ) -> AtomGraph:
-        """Return the nearest neighbours of every atom through all three lattice vectors.
+        """Return the nearest neighbors of every atom through all three lattice vectors.
 
         The structures' own pbc flags are not read. ``extra["edge_distance"]`` holds the distances
         in float64 whatever the precision of the model: the published features were made so.
@@ -245,8 +245,8 @@ class CrystalModel(Potential):
     def _true_distances(self, graph: AtomGraph) -> Tensor:
         """Distances of given edges, in float64, with ``radius + 1`` in slots that are padding.
 
-        A padded slot says atom 0 of the crystal, image 0. It is no real neighbour if it is the
-        centre itself, too far away, or there twice.
+        A padded slot says atom 0 of the crystal, image 0. It is no real neighbor if it is the
+        center itself, too far away, or there twice.
         """
         wide = graph.replace(positions=graph.positions.double(), cell=graph.cell.double())
         distance = wide.edge_vectors().norm(dim=1)
@@ -265,7 +265,7 @@ class CrystalModel(Potential):
 
 
 class Convolution(nn.Module):
-    """Eq. 5 with its two batch normalisations."""
+    """Eq. 5 with its two batch normalizations."""
 
     def __init__(self, atom_size: int, edge_size: int) -> None:
         super().__init__()
@@ -274,7 +274,7 @@ class Convolution(nn.Module):
         self.bn2 = nn.BatchNorm1d(atom_size)
 
     def forward(self, atoms: Tensor, edges: Tensor, source: Tensor, target: Tensor) -> Tensor:
-        """Return the atoms (N, A) after one exchange with their neighbours."""
+        """Return the atoms (N, A) after one exchange with their neighbors."""
         total = gated_sum(self.bn1(self.fc_full(atoms, edges, source, target)), atoms, target)
         return softplus(atoms + self.bn2(total))
 

@@ -3,7 +3,7 @@
 Each element is described by nine properties, each put into one of a few classes and written
 one-hot (Xie and Grossman 2018, supplement). Below, one character per element names the class within
 the property (0-9, then a-z); a dot stands for an element without a value. The classes are those
-of ``atom_init.json`` in txie-93/cgcnn, (c) 2018 Tian Xie, MIT licence: see
+of ``atom_init.json`` in txie-93/cgcnn, (c) 2018 Tian Xie, MIT license: see
 ``LICENSE.txie-93-cgcnn`` beside this file.
 """
 

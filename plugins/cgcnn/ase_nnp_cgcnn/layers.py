@@ -16,7 +16,7 @@ __all__ = ["GatedEdges", "check_sizes", "head", "mean_over_atoms", "with_batch_c
 
 
 class GatedEdges(nn.Linear):
-    """A linear layer over (centre, neighbour, edge), twice as wide as an atom.
+    """A linear layer over (center, neighbor, edge), twice as wide as an atom.
 
     The weight is that of one layer over the concatenation; it is applied part by part, so that
     the products with atoms are made once per atom instead of once per edge.

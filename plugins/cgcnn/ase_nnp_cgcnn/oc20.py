@@ -1,8 +1,8 @@
 """CGCNN as the OC20 baseline: energies of slabs with adsorbates, forces by differentiation.
 
-Chanussot et al. 2021, arXiv:2010.09990, Sec. 5. Against the 2018 model: all neighbours within 6
-Angstrom, at most 50; Gaussians one spacing wide; a layer normalisation in the place of the second
-batch normalisation; a deeper network after the mean over atoms. That mean makes the energy
+Chanussot et al. 2021, arXiv:2010.09990, Sec. 5. Against the 2018 model: all neighbors within 6
+Angstrom, at most 50; Gaussians one spacing wide; a layer normalization in the place of the second
+batch normalization; a deeper network after the mean over atoms. That mean makes the energy
 intensive although it stands for the whole slab.
 """
 
@@ -63,7 +63,7 @@ class AdsorptionModel(Conservative):
     fc_feat_size, num_fc_layers
         Width and number of the layers after pooling.
     cutoff, num_gaussians, max_neighbors
-        Neighbours within ``cutoff`` (Angstrom), at most so many nearest; Gaussians from 0 to
+        Neighbors within ``cutoff`` (Angstrom), at most so many nearest; Gaussians from 0 to
         ``cutoff``.
     regress_forces
         False for IS2RE models, which give an energy only.
@@ -149,7 +149,7 @@ class AdsorptionModel(Conservative):
     def _set_scale(self, scales: Mapping[str, Mapping[str, float]]) -> None:
         energy = scales.get("target", {"mean": 0.0, "std": 1.0})
         self.mean, self.std = energy["mean"], energy["std"]
-        # The published forces are the gradient of the normalised energy times a scale of their own.
+        # The published forces are the gradient of the normalized energy times a scale of their own.
         self.force_scale = scales.get("grad_target", energy)["std"] / self.std
         if self.force_scale != 1.0:
             self.conservative = False
@@ -218,7 +218,7 @@ class AdsorptionModel(Conservative):
 
 
 class Offsets(nn.Module):
-    """Centres of the Gaussians, (n,) Angstrom; part of the published weights."""
+    """Centers of the Gaussians, (n,) Angstrom; part of the published weights."""
 
     offset: Tensor
 
@@ -237,6 +237,6 @@ class Convolution(nn.Module):
         self.ln1 = nn.LayerNorm(atom_size)
 
     def forward(self, atoms: Tensor, edges: Tensor, source: Tensor, target: Tensor) -> Tensor:
-        """Return the atoms (N, A) after one exchange with their neighbours."""
+        """Return the atoms (N, A) after one exchange with their neighbors."""
         total = gated_sum(self.bn1(self.lin1(atoms, edges, source, target)), atoms, target)
         return softplus(self.ln1(total) + atoms)

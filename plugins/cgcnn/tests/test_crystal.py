@@ -47,7 +47,7 @@ def published(folder, name, dtype):
 
 
 def sparse():
-    """Two elements, far apart: atoms with 0 to 5 neighbours within 4 Angstrom."""
+    """Two elements, far apart: atoms with 0 to 5 neighbors within 4 Angstrom."""
     cell = [[9.0, 0, 0], [0.7, 8.5, 0], [0, 0.4, 10.0]]
     places = [[0.1, 0.2, 0.3], [2.0, 0.4, 0.9], [1.0, 2.6, 1.1], [6.0, 6.0, 7.0], [1.6, 1.2, 3.3]]
     return Atoms("NaClOKF", positions=places, cell=cell, pbc=True)
@@ -78,7 +78,7 @@ def test_our_own_neighbours_give_the_published_predictions(shared, name, dtype):
         if predictions[crystal]["tie_spread"] < 1e-5:
             wanted = predictions[crystal][key]
             if predictions[crystal]["tie_spread"] > 0 and dtype == "float64":
-                tolerance = 1e-5  # which of equal neighbours is taken changes the last digits
+                tolerance = 1e-5  # which of equal neighbors is taken changes the last digits
             assert result[model.outputs[0]] == pytest.approx(wanted, abs=tolerance), crystal
             checked += 1
     assert checked
@@ -155,7 +155,7 @@ def test_edges_without_spare_slots_are_completed():
 
 
 def test_given_spare_slots_are_recognised_without_their_distances():
-    """Also where atom 0 itself is a neighbour, and where it is the centre."""
+    """Also where atom 0 itself is a neighbor, and where it is the center."""
     model = build_model("cgcnn", SMALL, seed=0, device="cpu", dtype="float64")
     full = model.make_graph([sparse(), sparse()])
     torch.testing.assert_close(

@@ -17,18 +17,18 @@ __all__ = ["Angles", "Bonds", "find_angles", "pair_edges"]
 class Bonds:
     """E directed edges as U = E / 2 bonds."""
 
-    edges: Tensor  # (E, 2) int64, [centre, neighbour]
-    image: Tensor  # (E, 3) int64, cell of the neighbour
-    vectors: Tensor  # (E, 3) Angstrom, from the centre to the neighbour
+    edges: Tensor  # (E, 2) int64, [center, neighbor]
+    image: Tensor  # (E, 3) int64, cell of the neighbor
+    vectors: Tensor  # (E, 3) Angstrom, from the center to the neighbor
     bond: Tensor  # (E,) int64, the bond an edge belongs to
     first: Tensor  # (U,) int64, one of the two edges of a bond, the other is its reverse
 
 
 @dataclass(frozen=True)
 class Angles:
-    """A ordered pairs of different edges that share their centre."""
+    """A ordered pairs of different edges that share their center."""
 
-    table: Tensor  # (A, 3) int64, [centre, bond that is updated, bond that it sees]
+    table: Tensor  # (A, 3) int64, [center, bond that is updated, bond that it sees]
     left: Tensor  # (A,) int64, edge of the first bond
     right: Tensor  # (A,) int64, edge of the second
 

@@ -199,7 +199,7 @@ def test_an_edge_at_the_cutoff_may_lack_its_reverse():
     atoms.numbers[:] = 29
     graph = ase_nnp.AtomGraph.from_atoms(atoms, 6.0 + 1e-6, dtype=torch.float64)
     length = graph.edge_vectors().norm(dim=1)
-    assert length.max() == pytest.approx(6.0)  # second neighbours along the axes
+    assert length.max() == pytest.approx(6.0)  # second neighbors along the axes
     keep = torch.ones(graph.num_edges, dtype=torch.bool)
     keep[int(length.argmax())] = False
     pruned = graph.replace(edge_index=graph.edge_index[:, keep], edge_shift=graph.edge_shift[keep])

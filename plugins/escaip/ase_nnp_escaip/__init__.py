@@ -1,4 +1,4 @@
-"""EScAIP (arXiv:2410.24169): attention on neighbours, in its published generations."""
+"""EScAIP (arXiv:2410.24169): attention on neighbors, in its published generations."""
 
 from __future__ import annotations
 

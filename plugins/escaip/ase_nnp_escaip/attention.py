@@ -1,4 +1,4 @@
-"""Attention among the neighbours of each atom.
+"""Attention among the neighbors of each atom.
 
 ``math`` writes the product out; it can be differentiated twice, as training on gradient forces
 needs, and uses the addition theorem, which spares the wide vectors of the frequency embedding:

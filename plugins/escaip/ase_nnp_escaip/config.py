@@ -57,7 +57,7 @@ GEN3: dict[str, Any] = {
     "use_global_readout": False,
     "energy_reduce": None,
 }
-#: What this package adds: which generation, units, and options of behaviour.
+#: What this package adds: which generation, units, and options of behavior.
 OWN: dict[str, Any] = {
     "generation": None,
     "heads": None,

@@ -1,4 +1,4 @@
-"""The potential of generation 1: a radius graph with a cap on the neighbours."""
+"""The potential of generation 1: a radius graph with a cap on the neighbors."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class FirstGeneration(EScAIP):
         vector = torch.cat([vector, vector.new_zeros(len(lone), 3)])[order]
         real = (order < graph.num_edges)[:, None]
         length = torch.where(real, vector, torch.ones_like(vector)).norm(dim=-1, keepdim=True)
-        # From the neighbour to the centre, against the way of the edge vector.
+        # From the neighbor to the center, against the way of the edge vector.
         direction = torch.where(real, -vector / length, torch.zeros_like(vector))
 
         harmonics = self.harmonics(direction) * real

@@ -1,6 +1,6 @@
 """The network of generation 1 (the paper's published weights) and its successor, generation 2.
 
-An atom's feature is the mean over its neighbours; the edges carry features only to the outputs, and
+An atom's feature is the mean over its neighbors; the edges carry features only to the outputs, and
 in generation 2 also into the messages.
 """
 

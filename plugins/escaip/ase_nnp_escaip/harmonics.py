@@ -1,4 +1,4 @@
-"""Spherical harmonics of the directions to the neighbours, and the bond-order features."""
+"""Spherical harmonics of the directions to the neighbors, and the bond-order features."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Harmonics(nn.Module):
 
     Notes
     -----
-    With the normalised associated Legendre functions over :math:`\sin^m\theta`, called Q,
+    With the normalized associated Legendre functions over :math:`\sin^m\theta`, called Q,
 
     .. math:: \sqrt{l^2-m^2}\, Q_l^m = (2l-1) z Q_{l-1}^m - \sqrt{(l-1)^2-m^2}\, r^2 Q_{l-2}^m .
     """

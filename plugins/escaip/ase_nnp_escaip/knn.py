@@ -1,7 +1,7 @@
 """The bi-directional nearest-neighbour graph of generation 3, from a radius graph in O(N).
 
-An edge has a rank among the neighbours of its centre and, seen from the other end, a rank among
-those of its neighbour. Both and the distance make its envelope; it stays where that is below 1. The
+An edge has a rank among the neighbors of its center and, seen from the other end, a rank among
+those of its neighbor. Both and the distance make its envelope; it stays where that is below 1. The
 published definition compares every atom with every image of every other. All that counts lies
 within a little more than the cutoff, so a cell list suffices.
 """
@@ -20,9 +20,9 @@ __all__ = ["FULL", "Edges", "nearest", "reach", "reverse_edges"]
 
 #: Name under which a graph says that its edges are all pairs within :func:`reach`.
 FULL = "escaip_radius_graph"
-#: Neighbours beyond the wanted number whose ranks are still worked out.
+#: Neighbors beyond the wanted number whose ranks are still worked out.
 SPARE = 20
-#: Stands for the distance to a neighbour that is not there.
+#: Stands for the distance to a neighbor that is not there.
 FAR = 1.0e6
 #: Of two distances that agree to this (Angstrom), the one listed first is the nearer.
 TIE = 1.0e-6
@@ -36,7 +36,7 @@ class Edges:
 
 
 def reach(settings: Settings) -> float:
-    """Return the radius (Angstrom) within which a neighbour can change any kept edge."""
+    """Return the radius (Angstrom) within which a neighbor can change any kept edge."""
     if not settings.knn_soft:
         return settings.max_radius
     # A step in rank is over after pi scales, or for the full sigmoid at double precision.
@@ -102,7 +102,7 @@ def _envelopes(graph: AtomGraph, settings: Settings) -> tuple[Tensor, Tensor, Te
 
 
 def _ranks(graph: AtomGraph, distance: Tensor, settings: Settings) -> tuple[Tensor, Tensor]:
-    """Rank of each edge at its centre (E,), and whether it has one; an atom itself counts too."""
+    """Rank of each edge at its center (E,), and whether it has one; an atom itself counts too."""
     centre, atoms = graph.edge_index[1], graph.num_atoms
     device, fixed = distance.device, distance.detach()
 

@@ -25,7 +25,7 @@ __all__ = [
     "part",
 ]
 
-#: Every distance basis is twice as wide as the spacing of its centres.
+#: Every distance basis is twice as wide as the spacing of its centers.
 WIDTH = 2.0
 
 
@@ -103,7 +103,7 @@ class RMSNorm(nn.RMSNorm):
     """RMS norm in the precision of its weight, also where autocast hands it less."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the normalised array."""
+        """Return the normalized array."""
         return super().forward(x.to(self.weight.dtype))
 
 
@@ -162,9 +162,9 @@ class OutputLayer(nn.Module):
 
 
 class DistanceBasis(nn.Module):
-    """Values of a distance on equally spaced centres from 0 to the cutoff.
+    """Values of a distance on equally spaced centers from 0 to the cutoff.
 
-    ``published`` keeps the centres in single precision and in the state dict, as generation 1
+    ``published`` keeps the centers in single precision and in the state dict, as generation 1
     does; otherwise they are exact and no part of the weights.
     """
 
@@ -210,7 +210,7 @@ def part(layer: nn.Linear, first: int, last: int, x: Tensor) -> Tensor:
     """Apply the columns ``first:last`` of a linear layer, without its bias.
 
     A layer on joined inputs is the sum of such parts, and a part that only depends on the atom is
-    computed once per atom instead of once per neighbour.
+    computed once per atom instead of once per neighbor.
     """
     return functional.linear(x, layer.weight[:, first:last])
 

@@ -25,7 +25,7 @@ from ase_nnp_escaip.third import Backbone
 
 __all__ = ["EScAIP", "ThirdGeneration"]
 
-#: Rows of neighbours that go through a layer at once: small enough for a CPU's cache.
+#: Rows of neighbors that go through a layer at once: small enough for a CPU's cache.
 ROWS = {"cpu": 1024}
 MANY = 1 << 40
 
@@ -276,7 +276,7 @@ class ThirdGeneration(EScAIP):
         settings, n = self.settings, graph.num_atoms
         edges = nearest(graph, settings)
         device = graph.positions.device
-        # An atom's own row comes first: a stable sort keeps it before its neighbours.
+        # An atom's own row comes first: a stable sort keeps it before its neighbors.
         own = torch.arange(n, device=device)
         receiver, order = torch.sort(torch.cat([own, edges.receiver]), stable=True)
         sender = torch.cat([own, edges.sender])[order]

@@ -1,7 +1,7 @@
-"""Neighbours as rows, and the padded table that attention needs.
+"""Neighbors as rows, and the padded table that attention needs.
 
-All work on single neighbours runs over rows without padding, sorted by centre. Only attention needs
-a table of slots; it is as wide as the largest number of neighbours among its atoms.
+All work on single neighbors runs over rows without padding, sorted by center. Only attention needs
+a table of slots; it is as wide as the largest number of neighbors among its atoms.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Slots:
 
     @property
     def local(self) -> Tensor:
-        """Number of each row's centre within the block, (R,)."""
+        """Number of each row's center within the block, (R,)."""
         return self.receiver - self.first_atom
 
     @property

@@ -185,7 +185,7 @@ class FeedForward(nn.Module):
 
 
 class Block(ResidualBlock):
-    """Attention and feed-forward, each on normalised input and added to it."""
+    """Attention and feed-forward, each on normalized input and added to it."""
 
     def __init__(self, settings: Settings, last: bool) -> None:
         super().__init__()

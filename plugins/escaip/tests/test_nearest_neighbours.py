@@ -16,7 +16,7 @@ from ase_nnp_escaip.knn import nearest, reverse_edges
 
 
 def obvious(atoms: Atoms, settings, *, images: int = 4) -> dict[tuple[int, ...], float]:
-    """Envelopes of kept edges ``{(centre, neighbour, n1, n2, n3): env}`` from all pairs."""
+    """Envelopes of kept edges ``{(center, neighbor, n1, n2, n3): env}`` from all pairs."""
     cell = complete_cell(atoms.cell)
     ranges = [range(-images, images + 1) if p else (0,) for p in atoms.pbc]
     shifts = np.array(list(itertools.product(*ranges)))

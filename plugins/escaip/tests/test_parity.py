@@ -24,7 +24,7 @@ STRUCTURES = (
     "one_atom_triclinic",
     "slab_mixed_pbc",
 )
-#: Equal distances at the cut: an own graph may choose other neighbours than the reference did.
+#: Equal distances at the cut: an own graph may choose other neighbors than the reference did.
 TIES = {
     ("escaip_v1_direct_h64l2", "oc20_slab"),
     ("escaip_v1_grad_h32l2", "slab_mixed_pbc"),
@@ -87,7 +87,7 @@ class Case:
 
 
 def stored_edges(case: Case, dtype: str, atoms: Atoms) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Edges and their envelopes out of the stored neighbour slots of generation 3."""
+    """Edges and their envelopes out of the stored neighbor slots of generation 3."""
     out, end = case.out, "_f64" if dtype == "float64" else ""
     env = out["env" + end]
     if "neighbor_list" + end not in out:

@@ -253,7 +253,7 @@ def test_a_smooth_graph_has_no_jump_where_a_neighbour_leaves(make):
         return abs(a - b)
 
     assert jump(make(**CONSERVATIVE, smooth_graph=True)) < 1e-10
-    # The published definition counts a leaving neighbour in full until it is gone.
+    # The published definition counts a leaving neighbor in full until it is gone.
     assert jump(make(**CONSERVATIVE)) > 1e-4
 
 

@@ -1,4 +1,4 @@
-"""Real spherical harmonics and Clebsch-Gordan tensors, in e3nn's basis and normalisation."""
+"""Real spherical harmonics and Clebsch-Gordan tensors, in e3nn's basis and normalization."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def wigner_3j(l1: int, l2: int, l3: int) -> Tensor:
 
 
 class Harmonics(nn.Module):
-    r"""Harmonics up to ``lmax`` of unit vectors, component normalisation, ``sum_m Y_lm^2 = 2l+1``.
+    r"""Harmonics up to ``lmax`` of unit vectors, component normalization, ``sum_m Y_lm^2 = 2l+1``.
 
     Each degree is the product of the last with degree one,
     :math:`Y_{l+1} \propto C^{1,l,l+1} (Y_1 \otimes Y_l)`, so any degree works and all derivatives

@@ -1,4 +1,4 @@
-"""Atoms in blocks of similar numbers of neighbours, and sums over neighbours block by block."""
+"""Atoms in blocks of similar numbers of neighbors, and sums over neighbors block by block."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The convolution over neighbours path by path, for a compiler: loops that need no memory.
+"""The convolution over neighbors path by path, for a compiler: loops that need no memory.
 
 The same messages as :meth:`Convolution._messages`. Each path is a sum of products of few numbers an
 edge, with the channels last; a compiler makes one loop over edges and channels of it, in which

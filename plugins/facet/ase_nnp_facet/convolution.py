@@ -1,11 +1,11 @@
-r"""The convolution over neighbours, in two orders of summation with one result.
+r"""The convolution over neighbors, in two orders of summation with one result.
 
 .. math:: a_t^{p}[u, k] = \sum_{e \to t} R_{p,u}(d_e) \sqrt{2 l_3 + 1}
           \sum_{ij} C^{l_1 l_2 l_3}_{ijk}\, x^{l_1}_{s(e)}[u, i]\, Y^{l_2}_j(e)
 
 ``moments``: as R is linear in a few basis functions, :math:`R_{p,u}(d) = \sum_b B_b(d) W_{b,p,u}`,
-the sum over neighbours can come first and needs neither W nor C: for each atom it is one matrix
-product of its neighbours' features with their numbers :math:`B_b Y_j`. Messages never exist. This
+the sum over neighbors can come first and needs neither W nor C: for each atom it is one matrix
+product of its neighbors' features with their numbers :math:`B_b Y_j`. Messages never exist. This
 wins on a CPU, where passing messages through memory is what takes the time.
 ``messages``: each edge's message is made and added up. No size is needed on the host, so this suits
 a GPU; and it is the way when hidden layers make R nonlinear.
@@ -39,7 +39,7 @@ class Edges:
     target: Tensor  # (E,)
     basis: Tensor  # (E, K), with the envelope
     harmonics: Tensor  # (E, (L + 1)^2)
-    norm: Tensor  # average number of neighbours to the power gamma
+    norm: Tensor  # average number of neighbors to the power gamma
     blocks: tuple[Block, ...] = ()  # empty: add up messages, unless there is a layout
     layout: Layout | None = None  # of edges in places, with
     products: Tensor | None = None  # (places, J K), harmonics times basis, 0 where no edge is
@@ -47,7 +47,7 @@ class Edges:
 
 
 class Convolution(nn.Module):
-    """Products of the neighbours' features with edge harmonics, weighted by distance, summed.
+    """Products of the neighbors' features with edge harmonics, weighted by distance, summed.
 
     Parameters
     ----------
@@ -128,7 +128,7 @@ class Convolution(nn.Module):
                 by_degree[l3].append(piece)
         return {k: torch.cat(v, dim=2) / norm for k, v in by_degree.items()}
 
-    # The sum over neighbours first
+    # The sum over neighbors first
 
     def _moments(self, x: Tensor, edges: Edges) -> dict[int, Tensor]:
         mixers = self.mixers()
@@ -195,7 +195,7 @@ class Convolution(nn.Module):
         return {**self.__dict__, "_fixed": None}
 
     def _local(self, rows: Tensor, b: Tensor, y: Tensor, mixers: Sequence[Tensor]) -> list[Tensor]:
-        """Sums over k neighbours of n atoms from (n, k, .) features, basis and harmonics."""
+        """Sums over k neighbors of n atoms from (n, k, .) features, basis and harmonics."""
         n = rows.shape[0]
         features = dict(zip(self.inputs.degrees, rows.split(self.inputs.widths(), 2), strict=True))
         made = []

@@ -42,10 +42,10 @@ def fit(
     train
         Structures that the model was trained on, unlabelled or not.
     held, kinds, groups
-        Labelled structures that trained nothing, the kind of each and the group of kinds it is in:
+        Labeled structures that trained nothing, the kind of each and the group of kinds it is in:
         every group counts alike, and every kind within it.
     choose
-        Labelled structures of kinds that are neither trained nor tested on: of those that are very
+        Labeled structures of kinds that are neither trained nor tested on: of those that are very
         wrong the flag must mark the part ``recall``.
     recall
         That part.
@@ -70,7 +70,7 @@ def fit(
 def errors_and_signs(
     doubt: Doubt, structures: Sequence[Atoms]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Errors and signs of labelled structures.
+    """Errors and signs of labeled structures.
 
     Returns errors of structures (B, 2: force root mean square, energy an atom), errors of atoms
     (N,), signs of structures, signs of atoms and the structure of each atom.

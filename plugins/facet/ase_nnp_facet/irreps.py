@@ -82,7 +82,7 @@ class Irreps:
     def parse(cls, text: str) -> tuple[Irreps, str]:
         """Read ``"128x0e + 64x1o + 32x2e"``; the second value is ``"SO(3)"`` or ``"O(3)"``.
 
-        All degrees labelled even means that inversion is not looked at, as in the published
+        All degrees labeled even means that inversion is not looked at, as in the published
         configurations; the natural parities ``0e, 1o, 2e, 3o`` mean full O(3).
         """
         mults: dict[int, int] = {}

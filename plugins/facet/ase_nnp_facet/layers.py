@@ -126,7 +126,7 @@ class LayerNorm(nn.Module):
 
     ``eps`` is added under the root and behind it, as published (there 1e-6). It decides how small a
     feature may become before it fades: a large one keeps the energy from turning sharply where the
-    last neighbour of an atom leaves.
+    last neighbor of an atom leaves.
     """
 
     def __init__(self, irreps: Irreps, init: str, eps: float) -> None:

@@ -141,7 +141,7 @@ class Facet(Conservative):
         return self.plain_search and self.max_neighbors is None
 
     def finish_graph(self, graph: AtomGraph) -> AtomGraph:
-        """As :meth:`Potential.finish_graph`; a published cap on neighbours cuts senders' lists."""
+        """As :meth:`Potential.finish_graph`; a published cap on neighbors cuts senders' lists."""
         graph = super().finish_graph(graph)
         if self.max_neighbors is None:
             return graph
@@ -309,7 +309,7 @@ class Facet(Conservative):
         return made.to(self.dtype).to(self.device)
 
     def _neighbours(self) -> Tensor:
-        """Average number of neighbours within the present cutoff, interpolated; (1,)."""
+        """Average number of neighbors within the present cutoff, interpolated; (1,)."""
         r, average = self.table_r, self.table_average
         at = torch.searchsorted(r, self.rmax.detach()).clamp(1, r.shape[0] - 1)
         part = ((self.rmax - r[at - 1]) / (r[at] - r[at - 1])).clamp(0.0, 1.0)

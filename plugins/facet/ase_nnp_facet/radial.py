@@ -35,7 +35,7 @@ class Bessel(nn.Module):
 
 
 class Gauss(nn.Module):
-    r""":math:`\exp(-(d - \mu_k)^2 / 2 s^2)` with trainable centres and one trainable width."""
+    r""":math:`\exp(-(d - \mu_k)^2 / 2 s^2)` with trainable centers and one trainable width."""
 
     mu: Tensor
     sd: Tensor
@@ -71,7 +71,7 @@ class Spline(nn.Module):
         """Return (E, K) for distances (E, 1)."""
         x = (d * (self.intervals / cutoff) - self.centres).abs()
         outer, inner = (2.0 - x).clamp_min(0.0), (1.0 - x).clamp_min(0.0)
-        return outer**3 / 4.0 - inner**3  # 1.5 times the usual cardinal spline, 1 at its centre
+        return outer**3 / 4.0 - inner**3  # 1.5 times the usual cardinal spline, 1 at its center
 
 
 BASES = ("bessel", "gauss", "spline")

@@ -40,7 +40,7 @@ DEFAULTS: dict[str, Any] = {
     "species": None,  # atomic numbers; None: the 89 of MPtrj
     "avg_num_neighbors": None,
     "avg_num_neighbors_table": None,
-    "max_neighbors": None,  # ours: nearest neighbours kept, as the published models do; None: all
+    "max_neighbors": None,  # ours: nearest neighbors kept, as the published models do; None: all
     "summation": "auto",  # ours: auto, moments or messages
     "hidden_irreps": ["128x0e + 64x1o + 32x2e", "128x0e + 64x1o + 32x2e"],
     "outs_per_node": 64,

@@ -84,9 +84,9 @@ class MatglPotential(Conservative):
     def energies(self, graph: AtomGraph) -> dict[str, Tensor]:
         """Return ``energy`` (B,) in eV, and ``magmoms`` or ``charges`` (N,) where there are any."""
         vectors = graph.edge_vectors()
-        order = torch.argsort(graph.edge_index[1], stable=True)  # matgl lists edges by centre
+        order = torch.argsort(graph.edge_index[1], stable=True)  # matgl lists edges by center
         vectors = vectors[order].to(self.dtype)
-        edges = graph.edge_index[:, order].flip(0)  # and puts the centre first
+        edges = graph.edge_index[:, order].flip(0)  # and puts the center first
         positions = graph.positions.to(self.dtype)
         centre, neighbour = edges
         g = SimpleNamespace(
@@ -177,7 +177,7 @@ class MatglPotential(Conservative):
         return line_graph
 
     def _repulsion_energy(self, g: SimpleNamespace) -> Tensor:
-        """Energy (B,); the layer sizes its result by the last atom that has a neighbour."""
+        """Energy (B,); the layer sizes its result by the last atom that has a neighbor."""
         last = int(g.edge_index[0].max()) + 1
         part = SimpleNamespace(**{**vars(g), "batch": g.batch[:last]})
         assert self.repulsion is not None

@@ -113,7 +113,7 @@ def test_the_repulsion_is_that_of_ziegler_biersack_and_littmark():
     """The package's own calculator cannot evaluate it, so the published formula is the truth."""
     plain, hard = (build("TensorNet", calc_repuls=flag) for flag in (False, True))
     atoms = Atoms("CO", [[0, 0, 0], [0.9, 0.3, 0.2]])
-    pair = atoms + Atoms("H", [[40.0, 0.0, 0.0]])  # the last atom has no neighbour
+    pair = atoms + Atoms("H", [[40.0, 0.0, 0.0]])  # the last atom has no neighbor
     r, cutoff = atoms.get_distance(0, 1), plain.cutoff
     x = r * (6**0.23 + 8**0.23) / (0.8854 * units.Bohr)
     screening = sum(

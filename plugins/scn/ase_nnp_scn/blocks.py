@@ -57,14 +57,14 @@ class DistanceBlock(nn.Module):
         self.fc1_edge_attr = nn.Linear(width, width)
 
     def forward(self, expanded: Tensor, source_z: Tensor, target_z: Tensor) -> Tensor:
-        """Return (N, K, width) from (N, K, G) and the elements of neighbours and centres."""
+        """Return (N, K, width) from (N, K, G) and the elements of neighbors and centers."""
         total = self.fc1_dist(expanded)
         total = total + self.source_embedding(source_z) + self.target_embedding(target_z)[:, None]
         return activate(self.fc1_edge_attr(activate(total)))
 
 
 class MessageBlock(nn.Module):
-    """Messages of one resolution, summed over the neighbours of each atom.
+    """Messages of one resolution, summed over the neighbors of each atom.
 
     Both ends of an edge are rotated into the edge's frame, pass a small network there for each tap,
     and the result is rotated back. The first layer acts on atoms before the rotation: an atom has

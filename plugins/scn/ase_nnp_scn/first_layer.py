@@ -30,7 +30,7 @@ def first_layer(x: Tensor, weight: Tensor, degrees: list[Degree], near: Neighbor
     weight : (H, 2 * R * C)
         Columns of the source by row, then those of the target.
     degrees, near
-        The layout of B and R, and the neighbours; their rotations are taken as constants.
+        The layout of B and R, and the neighbors; their rotations are taken as constants.
 
     Returns
     -------

@@ -12,7 +12,7 @@ an angle of ``TWIST`` times ``u . q``.
 * The directions have no crystallographic meaning and the angle runs through more than two turns,
   so that edges of different directions have unrelated frames, as when they are drawn. That matters:
   the networks were trained on unrelated frames, and where frames follow the surroundings instead
-  (say, the direction to the near neighbours) their errors add up instead of averaging out.
+  (say, the direction to the near neighbors) their errors add up instead of averaging out.
 
 Further frames of the same structure come from further directions.
 """

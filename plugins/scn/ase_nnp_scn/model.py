@@ -130,7 +130,7 @@ class SCN(Potential):
 
     def finish_graph(self, graph: AtomGraph) -> AtomGraph:
         """As the base class; edges of the first message block come before those of the second."""
-        # Neighbours are ranked in float64: equal distances must not be told apart by rounding.
+        # Neighbors are ranked in float64: equal distances must not be told apart by rounding.
         if len(self.degrees) == 2:
             distance = (graph.edge_vectors().norm(dim=1) / 1e-6).round()
 
@@ -221,7 +221,7 @@ class SCN(Potential):
         return result
 
     def _neighbors(self, graph: AtomGraph) -> list[Neighbors]:
-        """Return the neighbour table of each resolution, for ``frames`` copies of the graph."""
+        """Return the neighbor table of each resolution, for ``frames`` copies of the graph."""
         atoms, copies = graph.num_atoms, self.frames
         if graph.num_edges == 0:
             return [empty_table(atoms * copies, graph.positions) for _ in self.degrees]

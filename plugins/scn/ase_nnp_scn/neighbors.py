@@ -1,6 +1,6 @@
-"""From an edge list to one padded table of neighbours per resolution.
+"""From an edge list to one padded table of neighbors per resolution.
 
-A message block sees ``(N, K)`` slots, K the largest number of neighbours in the batch. Empty slots
+A message block sees ``(N, K)`` slots, K the largest number of neighbors in the batch. Empty slots
 point at the atom itself and have zero rotation rows, so that whatever is computed for them
 vanishes. In return every contraction is a dense matrix product and no sum needs a scatter.
 """
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ase_nnp_scn.rotation import Degree, back_rotation
 
-#: So many nearest neighbours go to the first of two message blocks.
+#: So many nearest neighbors go to the first of two message blocks.
 NEAREST = 12
 #: Distances that agree to this (Angstrom) may stand in either block, as the given list has them.
 TIE = 1e-4
@@ -22,7 +22,7 @@ TIE = 1e-4
 
 @dataclass(frozen=True)
 class Neighbors:
-    """The neighbours of one resolution; T taps, P entries of the rotation rows."""
+    """The neighbors of one resolution; T taps, P entries of the rotation rows."""
 
     source: Tensor  # (N, K) int64
     distance: Tensor  # (N, K)
@@ -89,10 +89,10 @@ def count_within(group: Tensor, groups: int) -> Tensor:
 
 
 def ranks(target: Tensor, distance: Tensor, atoms: int) -> Tensor:
-    """Return the rank of each edge among those of its centre, such that the nearest come first.
+    """Return the rank of each edge among those of its center, such that the nearest come first.
 
-    Where the list already has the 12 nearest of a centre before the others, up to ties, its own
-    order is kept: of equally distant neighbours those listed first are the nearer.
+    Where the list already has the 12 nearest of a center before the others, up to ties, its own
+    order is kept: of equally distant neighbors those listed first are the nearer.
     """
     listed = count_within(target, atoms)
     distance = distance.detach()
@@ -110,7 +110,7 @@ def ranks(target: Tensor, distance: Tensor, atoms: int) -> Tensor:
 
 
 def empty_table(atoms: int, like: Tensor) -> Neighbors:
-    """Return the table of atoms without neighbours."""
+    """Return the table of atoms without neighbors."""
     nothing = torch.zeros((atoms, 0), dtype=torch.int64, device=like.device)
     none, rows = like.new_zeros(atoms, 0), like.new_zeros(atoms, 0, 1)
     return Neighbors(nothing, none, rows, back=rows, source_rows=rows, source_slot=nothing)

@@ -11,7 +11,7 @@ KINDS = ("gaussian", "sigmoid", "linearsigmoid", "silu")
 
 
 class DistanceBasis(nn.Module):
-    """``size`` functions of the distance, centred evenly from 0 to the cutoff; no envelope.
+    """``size`` functions of the distance, centered evenly from 0 to the cutoff; no envelope.
 
     ``gaussian``: ``exp(-(d - o)^2 / 2 s^2)``; ``sigmoid`` and ``linearsigmoid``: logistic steps of
     ``(d - o) / s'``, the latter plus a thousandth of its argument; ``silu``: a learned layer.

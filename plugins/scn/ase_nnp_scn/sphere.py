@@ -1,6 +1,6 @@
 """Constants on the sphere: harmonics at points, the grid and its quadrature, sample points.
 
-Everything is computed in float64. Harmonics are the real ones of e3nn with integral normalisation
+Everything is computed in float64. Harmonics are the real ones of e3nn with integral normalization
 (``Y_00 = 0.28209``) and polar axis y; coefficient ``l**2 + l + m`` stands for (l, m).
 """
 

@@ -150,7 +150,7 @@ def test_intermediate_results_agree(stored, single):
 
 
 def test_features_and_messages_of_single_edges_agree(stored, single):
-    """The message of one edge is what its centre receives when no other edge exists."""
+    """The message of one edge is what its center receives when no other edge exists."""
     structure = "bulk_CuAu_4"
     graph = stored.graph(structure, single)
     message = stored.arrays[f"{structure}/inter/message_block00_out_first32"]

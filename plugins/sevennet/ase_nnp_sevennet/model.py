@@ -113,7 +113,7 @@ class SevenNet(Conservative):
         data: dict[str, Any] = {
             "x": self.species[graph.atomic_numbers],  # type: ignore[index]
             "edge_vec": vectors,
-            "edge_index": graph.edge_index.flip(0),  # there the centre comes first
+            "edge_index": graph.edge_index.flip(0),  # there the center comes first
             "batch": graph.batch,
             "num_atoms": graph.batch.new_tensor(graph.num_atoms),
         }
