@@ -73,7 +73,7 @@ def set_references(model, data, frames):
     model.set_energy_scale(free, shift=float(np.mean(binding)), scale=1.0)
 
 
-def centre(model, graphs, size=50):
+def center(model, graphs, size=50):
     """Shift the energy of every atom so that the mean error of the training frames is zero.
 
     Averaged weights need it: an average of float32 numbers as large as the energies of free atoms
@@ -169,7 +169,7 @@ def main() -> None:
                 "cpu_min": round((before + spent) / 60, 2),
                 "loss": np.mean(losses),
             }
-            centre(averaged, train)
+            center(averaged, train)
             line["held_300K"], line["dev_600K"] = rmse(averaged, held), rmse(averaged, dev)
             print(json.dumps(line), flush=True)
             with open(args.out / "log.jsonl", "a") as log:

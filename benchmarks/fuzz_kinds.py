@@ -41,7 +41,7 @@ def small_model():
 def make_model(folder: Path) -> None:
     import ase_nnp
 
-    ase_nnp.save_model(small_model(), folder / "m.nnp", licence="MIT")
+    ase_nnp.save_model(small_model(), folder / "m.nnp", license="MIT")
 
 
 def use_model(folder: Path) -> object:

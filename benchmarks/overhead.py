@@ -40,7 +40,7 @@ class Free(ase_nnp.Potential):
         }
 
 
-class AllNeighbours(Free):
+class AllNeighbors(Free):
     """The same without a cap."""
 
     max_neighbors = None
@@ -80,7 +80,7 @@ def moving(atoms: Atoms) -> Callable[[], object]:
 def overhead() -> dict[str, float]:
     """CPU milliseconds a call around a free model."""
     capped, every = slab(), slab()
-    capped.calc, every.calc = ase_nnp.NNPCalculator(Free()), ase_nnp.NNPCalculator(AllNeighbours())
+    capped.calc, every.calc = ase_nnp.NNPCalculator(Free()), ase_nnp.NNPCalculator(AllNeighbors())
     still, free = slab(), Free()
     return take_turns(
         {

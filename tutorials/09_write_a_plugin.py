@@ -89,8 +89,8 @@ class Morse(Conservative):
         r = graph.edge_vectors().norm(dim=-1)  # (E,)
         pair = 0.5 * self.depth * ((1 - torch.exp(-self.width * (r - self.place))) ** 2 - 1)
         pair = pair * self.envelope(r)
-        centre = graph.batch[graph.edge_index[1]]
-        return pair.new_zeros(graph.num_structures).index_add(0, centre, pair)
+        center = graph.batch[graph.edge_index[1]]
+        return pair.new_zeros(graph.num_structures).index_add(0, center, pair)
 
     def envelope(self, r):
         return torch.ones_like(r)

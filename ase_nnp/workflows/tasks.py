@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ase_nnp.models.potential import Potential
     from ase_nnp.models.predictor import Predictor
 
-__all__ = ["TASKS", "ModelTask", "labelled", "name_of"]
+__all__ = ["TASKS", "ModelTask", "labeled", "name_of"]
 
 TASKS = ("relax", "predict", "adsorb")
 
@@ -212,7 +212,7 @@ class ModelTask:
         results = self._batched([answers[k] for k in readable])
         for k, result in zip(readable, results, strict=True):
             good = not isinstance(result, AseNnpError)
-            answers[k] = labelled(answers[k], result) if good else result
+            answers[k] = labeled(answers[k], result) if good else result
         return answers
 
     def _batched(self, structures: list[Atoms]) -> list[Any]:
@@ -244,7 +244,7 @@ def _predictor(
     return Predictor(load_model(model, checkpoint=checkpoint, **options))
 
 
-def labelled(atoms: Atoms, results: Mapping[str, Any]) -> Atoms:
+def labeled(atoms: Atoms, results: Mapping[str, Any]) -> Atoms:
     """Return a copy of ``atoms`` with a model's results as its labels.
 
     Energy, forces and stress go into a SinglePointCalculator, further scalars into ``info``.

@@ -47,7 +47,7 @@ def teacher():
         return SevenNetCalculator("7net-0", device="cpu")
 
 
-def labelled(atoms: Atoms, task: Task) -> Atoms:
+def labeled(atoms: Atoms, task: Task) -> Atoms:
     """A copy of the frame that holds its labels."""
     forces = atoms.get_forces(apply_constraint=False)
     results = {"energy": float(atoms.get_potential_energy()), "forces": forces.astype(float)}
@@ -64,7 +64,7 @@ def frames(task: Task, calc) -> list[Atoms]:
     atoms = task.atoms.copy()
     atoms.info = {}
     atoms.calc = calc
-    kept = [labelled(atoms, task)]
+    kept = [labeled(atoms, task)]
     if np.abs(kept[0].get_forces(apply_constraint=False)).max() > STRONGEST:
         return []
 
@@ -73,9 +73,9 @@ def frames(task: Task, calc) -> list[Atoms]:
         for _ in run.irun(fmax=FMAX, steps=task.steps):
             moved = np.abs(atoms.positions - kept[-1].positions).max()
             if moved > APART:
-                kept.append(labelled(atoms, task))
+                kept.append(labeled(atoms, task))
         if not np.array_equal(atoms.positions, kept[-1].positions):
-            kept.append(labelled(atoms, task))
+            kept.append(labeled(atoms, task))
         forces = np.linalg.norm(kept[-1].get_forces(), axis=1).max()
         kept[-1].info["relaxed"] = bool(forces <= FMAX)
 
@@ -98,7 +98,7 @@ def followed(task: Task, calc, student) -> list[Atoms]:
     kept = []
     for number in sorted({0, min(5, len(path) - 1), len(path) - 1}):
         path[number].calc = calc
-        frame = labelled(path[number], task)
+        frame = labeled(path[number], task)
         if np.abs(frame.get_forces(apply_constraint=False)).max() < STRONGEST:
             kept.append(frame)
 
@@ -123,7 +123,7 @@ def settle(out: Path, calc) -> None:
         atoms = nudged(end)
         atoms.calc = calc
         BFGS(atoms, logfile=None, maxstep=0.15).run(fmax=FMAX, steps=100)
-        frame = labelled(atoms, Task(end.info["system"], atoms, 0, "settled"))
+        frame = labeled(atoms, Task(end.info["system"], atoms, 0, "settled"))
         forces = np.linalg.norm(frame.get_forces(), axis=1).max()
         frame.info["relaxed"] = bool(forces <= FMAX)
         write(target.with_suffix(".part"), frame, format="extxyz")

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.io import write
-from label import STRONGEST, labelled, teacher
+from label import STRONGEST, labeled, teacher
 from make_structures import Task
 from wide_crystals import nearest
 from wide_kinds import held, training
@@ -41,7 +41,7 @@ def label(
         # A calculator holds on to its last structure: a fresh copy cannot be confused with it.
         atoms = atoms.copy()
         atoms.calc = calc
-        frame = labelled(atoms, Task(name, atoms, 0, split))
+        frame = labeled(atoms, Task(name, atoms, 0, split))
         frame.info["kind"] = kind
         if np.abs(frame.get_forces(apply_constraint=False)).max() < strongest:
             kept.append(frame)

@@ -16,7 +16,7 @@ from ase.build import molecule
 from ase.io import read, write
 from ase.optimize import BFGS
 from evaluate import gas_energy
-from label import labelled, teacher
+from label import labeled, teacher
 from make_structures import LATTICE, Task
 from measure import arguments, store
 from wide_crystals import some
@@ -68,7 +68,7 @@ def ends(path: Path) -> dict[str, Atoms]:
             todo += [(f"{number}:{name}", both), (f"{number}:clean", bare)]
         for name, atoms in todo:
             end = relax(atoms, calc)
-            kept.append(labelled(end, Task(name, end, 0, "unseen")))
+            kept.append(labeled(end, Task(name, end, 0, "unseen")))
         write(path, kept, format="extxyz")
     return {a.info["system"]: a for a in read(path, ":")}
 

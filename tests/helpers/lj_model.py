@@ -16,5 +16,5 @@ class LennardJones(Conservative):
         r = graph.edge_vectors().norm(dim=-1)  # (E,)
         x = (self.sigma / r) ** 6
         pair = 2 * self.epsilon * (x * x - x) * (1 - (r / self.cutoff) ** 2) ** 3
-        centre = graph.batch[graph.edge_index[1]]
-        return pair.new_zeros(graph.num_structures).index_add(0, centre, pair)
+        center = graph.batch[graph.edge_index[1]]
+        return pair.new_zeros(graph.num_structures).index_add(0, center, pair)

@@ -16,14 +16,14 @@ class Pairs(Conservative):
         self.embedding = nn.Embedding(100, width)
         self.first = nn.Linear(12, width)
         self.second = nn.Linear(width, width)
-        centres = torch.linspace(0.5, cutoff, 12, dtype=torch.float64)
-        self.register_buffer("centres", centres, persistent=False)
+        centers = torch.linspace(0.5, cutoff, 12, dtype=torch.float64)
+        self.register_buffer("centers", centers, persistent=False)
         self.table = list(element_references or [0.0] * 100)
 
     def energies(self, graph):
         r = graph.edge_vectors().norm(dim=1)
         source, target = graph.edge_index
-        basis = torch.exp(-8 * (r[:, None] - self.centres) ** 2)
+        basis = torch.exp(-8 * (r[:, None] - self.centers) ** 2)
         hidden = self.second(torch.nn.functional.silu(self.first(basis)))
         pair = self.embedding(graph.atomic_numbers)
         pair = (hidden * pair[source] * pair[target]).sum(1) * (1 - (r / self.cutoff) ** 2) ** 2

@@ -58,7 +58,7 @@ def test_the_command_writes_the_page(tmp_path, capsys):
     atoms.calc = SinglePointCalculator(atoms, energy=-1.0, forces=np.zeros((1, 3)))
     write_dataset(tmp_path / "d.extxyz", [atoms])
     model = build_model("lj", dict(list_models()["lj"].test_config), dtype="float64")
-    save_model(model, tmp_path / "m.nnp", licence="MIT")
+    save_model(model, tmp_path / "m.nnp", license="MIT")
 
     command = ["evaluate", str(tmp_path / "m.nnp"), "--benchmark", str(tmp_path / "d.extxyz")]
     with pytest.raises(SystemExit) as stop:

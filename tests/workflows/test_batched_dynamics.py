@@ -218,11 +218,11 @@ class Argon(Potential):
         d = graph.edge_vectors()
         squared = d.square().sum(1)
         x = (self.SIGMA**2 / squared) ** 3
-        centre = graph.edge_index[1]
+        center = graph.edge_index[1]
         energy = d.new_zeros(graph.num_structures)
-        energy = energy.index_add(0, graph.batch[centre], 2 * self.EPSILON * (x * x - x))
+        energy = energy.index_add(0, graph.batch[center], 2 * self.EPSILON * (x * x - x))
         pull = (24 * self.EPSILON * (x - 2 * x * x) / squared)[:, None] * d
-        forces = d.new_zeros(graph.num_atoms, 3).index_add(0, centre, pull)
+        forces = d.new_zeros(graph.num_atoms, 3).index_add(0, center, pull)
         assert graph.num_structures == 1
         volume = torch.linalg.det(graph.cell)
         density = graph.num_atoms * self.SIGMA**3 / volume

@@ -27,8 +27,8 @@ class Doubtful(Conservative):
 
     def energies(self, graph):
         r = graph.edge_vectors().norm(dim=-1)
-        centre = graph.batch[graph.edge_index[1]]
-        return r.new_zeros(graph.num_structures).index_add(0, centre, (r - 2.0) ** 2)
+        center = graph.batch[graph.edge_index[1]]
+        return r.new_zeros(graph.num_structures).index_add(0, center, (r - 2.0) ** 2)
 
     def compute(self, graph, properties):
         results = super().compute(graph, properties)

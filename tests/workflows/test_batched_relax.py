@@ -93,8 +93,8 @@ class Capped(Conservative):
         r = graph.edge_vectors().norm(dim=-1)
         x = (2.3 / r) ** 6
         pair = 0.8 * (x * x - x) * (1 - (r / 5.0) ** 2) ** 3
-        centre = graph.batch[graph.edge_index[1]]
-        return pair.new_zeros(graph.num_structures).index_add(0, centre, pair)
+        center = graph.batch[graph.edge_index[1]]
+        return pair.new_zeros(graph.num_structures).index_add(0, center, pair)
 
 
 @pytest.mark.parametrize("cell", [False, True])
@@ -112,7 +112,7 @@ def test_the_skin_changes_nothing(model, cell):
             np.testing.assert_allclose(a.atoms.cell.array, b.atoms.cell.array, atol=1e-12)
 
 
-def test_a_cap_on_neighbours_and_folded_positions_are_as_in_the_calculator():
+def test_a_cap_on_neighbors_and_folded_positions_are_as_in_the_calculator():
     model = Capped().to(torch.float64)
     atoms = bulk("Cu", a=3.4, cubic=True) * (2, 1, 1)
     atoms.rattle(0.2, seed=1)
@@ -169,8 +169,8 @@ class Fussy(Conservative):
         pair = torch.where(
             silver & (graph.atomic_numbers[graph.edge_index[1]] == 47), torch.nan, pair
         )
-        centre = graph.batch[graph.edge_index[1]]
-        return pair.new_zeros(graph.num_structures).index_add(0, centre, pair)
+        center = graph.batch[graph.edge_index[1]]
+        return pair.new_zeros(graph.num_structures).index_add(0, center, pair)
 
 
 def test_who_fails_fails_alone_and_by_name(tmp_path):

@@ -183,7 +183,7 @@ class AdsorptionResult:
             if path.suffix == ".db":
                 _write_db(self, beside)
             else:
-                write(beside, [_labelled(one, k) for k, one in enumerate(self.minima)])
+                write(beside, [_labeled(one, k) for k, one in enumerate(self.minima)])
 
     def oc20_dense(self) -> dict[str, dict[str, dict[str, Any]]]:
         """Return the minima as :func:`ase_nnp.metrics.adsorbml_metrics` takes ML results.
@@ -200,7 +200,7 @@ def _config(one: Minimum) -> str:
     return f"placement_{one.placements[0]}"
 
 
-def _labelled(one: Minimum, rank: int) -> Atoms:
+def _labeled(one: Minimum, rank: int) -> Atoms:
     """The structure with what is known of it in ``info``."""
     atoms: Atoms = one.atoms.copy()
     atoms.calc = one.atoms.calc

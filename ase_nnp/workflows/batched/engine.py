@@ -17,13 +17,13 @@ import numpy as np
 from ase_nnp.errors import AseNnpError, StructureError
 from ase_nnp.workflows.batched.checkpoint import restore_state, run_state
 from ase_nnp.workflows.batched.evaluate import BatchResults, Evaluator
-from ase_nnp.workflows.batched.explosion import travelled
+from ase_nnp.workflows.batched.explosion import traveled
 from ase_nnp.workflows.batched.frames import pack
 from ase_nnp.workflows.batched.inputs import Structures
 from ase_nnp.workflows.batched.interrupt import uninterrupted
 from ase_nnp.workflows.batched.method import Method
 from ase_nnp.workflows.batched.monitor_pool import MonitorPool
-from ase_nnp.workflows.batched.outcome import Outcome, as_result, from_result, labelled
+from ase_nnp.workflows.batched.outcome import Outcome, as_result, from_result, labeled
 from ase_nnp.workflows.batched.readings import HostCopy, Readings
 from ase_nnp.workflows.batched.settings import Progress, RunSettings
 from ase_nnp.workflows.batched.state import Array, Batch
@@ -142,7 +142,7 @@ class Loop:
         # leave as they were before it.
         method.take_step(batch, results)
         batch.step = batch.step + 1
-        travel = travelled(batch, moving_cell=method.stress)
+        travel = traveled(batch, moving_cell=method.stress)
         stale = self.evaluator.stale(batch)
         sound = results.sound(batch.segments)
         seen = Readings.of(results.energy, sound, results.closest, watched, *travel, stale)
@@ -175,7 +175,7 @@ class Loop:
         for k in np.flatnonzero(done | stopped).tolist():
             going[k] = False
             status = "converged" if converged[k] else "stopped" if stopped[k] else "finished"
-            atoms = labelled(reached.batch, reached.results, k)
+            atoms = labeled(reached.batch, reached.results, k)
             outcome = self._outcome(reached.batch, k, atoms, status)
             outcome.energy = float(seen.energy[k])
             outcome.fmax = None if fmax is None else float(fmax[k])

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ase_nnp.workflows.batched.state import Array, Batch
 
-__all__ = ["explosions", "travelled"]
+__all__ = ["explosions", "traveled"]
 
 #: Atoms that move farther than this (Angstrom) have left any structure that was meant.
 FARTHEST = 1e5
@@ -16,7 +16,7 @@ FARTHEST = 1e5
 VOLUME_FACTOR = 100.0
 
 
-def travelled(batch: Batch, *, moving_cell: bool) -> tuple[Tensor, Tensor]:
+def traveled(batch: Batch, *, moving_cell: bool) -> tuple[Tensor, Tensor]:
     """Return how far each structure is from how it was given, for :func:`explosions`.
 
     Parameters

@@ -13,7 +13,7 @@ from ase_nnp.errors import ConfigError
 from ase_nnp.models.potential import Potential
 from ase_nnp.uncertainty.monitor import MonitorEvent, UncertaintyMonitor
 from ase_nnp.workflows.batched.evaluate import BatchResults
-from ase_nnp.workflows.batched.outcome import labelled
+from ase_nnp.workflows.batched.outcome import labeled
 from ase_nnp.workflows.batched.state import Array, Batch
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class MonitorPool:
         for k in np.flatnonzero(sound).tolist():
             run, monitor = self._of(int(batch.index[k]))
 
-            atoms = labelled(batch, results, k)
+            atoms = labeled(batch, results, k)
             labels = atoms.calc.results
             atoms.calc = None
             atoms._calc = _Results(labels)  # every name, also those ASE does not know

@@ -14,7 +14,7 @@ from ase_nnp.workflows.batched.state import Batch
 if TYPE_CHECKING:
     from ase import Atoms
 
-__all__ = ["Outcome", "as_result", "from_result", "labelled"]
+__all__ = ["Outcome", "as_result", "from_result", "labeled"]
 
 
 @dataclass
@@ -56,7 +56,7 @@ class Outcome:
         return self.status == "converged"
 
 
-def labelled(batch: Batch, results: BatchResults, k: int) -> Atoms:
+def labeled(batch: Batch, results: BatchResults, k: int) -> Atoms:
     """Return structure ``k`` as it is, with what the model says of it; both on the host."""
     atoms = batch.snapshot(k)
     rows = batch.segments.slice(k)

@@ -32,7 +32,7 @@ class Readings:
     watched
         As :meth:`~ase_nnp.workflows.batched.method.Method.watched` has it, before the step.
     far, ratio
-        As :func:`~ase_nnp.workflows.batched.explosion.travelled` has them, after the step.
+        As :func:`~ase_nnp.workflows.batched.explosion.traveled` has them, after the step.
     stale
         1 where neighbors must be searched after the step.
     """

@@ -154,7 +154,7 @@ CRYSTAL = ModelFamily(
         "radius": 6.0,
     },
     notes="One model, one property. Takes crystals: a cell is needed, and all three lattice "
-    "vectors repeat. No forces. The result jumps where the twelfth neighbour changes.",
+    "vectors repeat. No forces. The result jumps where the twelfth neighbor changes.",
 )
 
 OC20 = ModelFamily(
@@ -192,7 +192,7 @@ OC20 = ModelFamily(
         "curvature_at_symmetric_sites": 1.5,
     },
     notes="The energy is a mean over atoms, so two slabs have the energy of one (a doubled cell is "
-    "off by a factor of 2, the forces with it). No envelope: the energy jumps where a neighbour "
+    "off by a factor of 2, the forces with it). No envelope: the energy jumps where a neighbor "
     "crosses the cutoff or the fiftieth place (7 % of the energy in the test model), and in "
     "perfect crystals equal distances compete for that place: elastic constants depend on the "
     "step. Published "

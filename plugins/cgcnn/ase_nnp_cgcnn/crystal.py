@@ -229,11 +229,11 @@ class CrystalModel(Potential):
         # The published data fill missing neighbors with atom 0 at radius + 1, and the weights were
         # trained on that.
         spare = (self.max_neighbors - filled).clamp_min(0)
-        centre = torch.repeat_interleave(torch.arange(len(spare), device=spare.device), spare)
-        first = _first_atoms(graph)[graph.batch[centre]]
-        index = torch.stack([torch.cat([source, first]), torch.cat([target, centre])])
-        shift = torch.cat([graph.edge_shift, graph.edge_shift.new_zeros((len(centre), 3))])
-        far = distance.new_full((len(centre),), self.cutoff + 1.0)
+        center = torch.repeat_interleave(torch.arange(len(spare), device=spare.device), spare)
+        first = _first_atoms(graph)[graph.batch[center]]
+        index = torch.stack([torch.cat([source, first]), torch.cat([target, center])])
+        shift = torch.cat([graph.edge_shift, graph.edge_shift.new_zeros((len(center), 3))])
+        far = distance.new_full((len(center),), self.cutoff + 1.0)
         distance = torch.cat([distance, far])
         order = torch.argsort(index[1], stable=True)
         return graph.replace(

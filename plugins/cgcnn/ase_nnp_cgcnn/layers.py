@@ -31,10 +31,10 @@ class GatedEdges(nn.Linear):
     ) -> Tensor:
         """Return (E, 2 A) for atoms (N, A) and edges (E, F) from source to target."""
         # Atoms first, edges later: each atom is multiplied once and not once for each of its edges.
-        of_centre, of_neighbour, of_edge = self.weight.split(self.sizes, dim=1)
-        centre = torch.addmm(self.bias, atoms, of_centre.T)
-        neighbour = atoms @ of_neighbour.T
-        return torch.addmm(centre[target] + neighbour[source], edges, of_edge.T)
+        of_center, of_neighbor, of_edge = self.weight.split(self.sizes, dim=1)
+        center = torch.addmm(self.bias, atoms, of_center.T)
+        neighbor = atoms @ of_neighbor.T
+        return torch.addmm(center[target] + neighbor[source], edges, of_edge.T)
 
 
 def gated_sum(edges: Tensor, atoms: Tensor, target: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ def layer_norm(w, name, x):
     return (x - x.mean()) / np.sqrt(x.var() + 1e-5) * w[f"{name}.weight"] + w[f"{name}.bias"]
 
 
-def neighbours(atoms, i, cutoff, reach=3):
+def neighbors(atoms, i, cutoff, reach=3):
     """(distance, j) of all atoms around atom i through every image, nearest first."""
     images = range(-reach, reach + 1)
     shifts = [(a, b, c) for a in images for b in images for c in images]
@@ -53,11 +53,11 @@ def crystal_value(w, features, atoms, *, n_conv, n_h, radius, step=0.2, slots=12
     """Raw output of the 2018 model."""
     atoms = atoms.copy()
     atoms.pbc = True
-    centres = np.arange(0, radius + step, step)
+    centers = np.arange(0, radius + step, step)
     v = [linear(w, "embedding", features[z]) for z in atoms.numbers]
     lists = []
     for i in range(len(atoms)):
-        near = neighbours(atoms, i, radius)[:slots]
+        near = neighbors(atoms, i, radius)[:slots]
         lists.append(near + [(radius + 1.0, 0)] * (slots - len(near)))
     for k in range(n_conv):
         c = f"convs.{k}"
@@ -65,7 +65,7 @@ def crystal_value(w, features, atoms, *, n_conv, n_h, radius, step=0.2, slots=12
         for i, near in enumerate(lists):
             total = np.zeros_like(v[i])
             for d, j in near:
-                edge = np.exp(-(((d - centres) / step) ** 2))
+                edge = np.exp(-(((d - centers) / step) ** 2))
                 total = total + message(w, f"{c}.fc_full", f"{c}.bn1", v[i], v[j], edge)
             new.append(softplus(v[i] + batch_norm(w, f"{c}.bn2", total)))
         v = new
@@ -80,7 +80,7 @@ def slab_energy(w, features, atoms, *, layers, depth, cutoff, cap=50):
     offset = w["distance_expansion.offset"]
     width = offset[1] - offset[0]
     x = [linear(w, "embedding_fc", features[z]) for z in atoms.numbers]
-    lists = [neighbours(atoms, i, cutoff)[:cap] for i in range(len(atoms))]
+    lists = [neighbors(atoms, i, cutoff)[:cap] for i in range(len(atoms))]
     for k in range(layers):
         c = f"convs.{k}"
         new = []

@@ -55,7 +55,7 @@ def sparse():
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_stored_neighbours_give_the_published_predictions(shared, name, dtype):
+def test_stored_neighbors_give_the_published_predictions(shared, name, dtype):
     model, predictions = published(shared / "reference", name, dtype)
     key, tolerance = ("f32", 1e-5) if dtype == "float32" else ("prediction", 1e-9)
     for crystal, atoms, fields in crystals(shared / "reference"):
@@ -68,7 +68,7 @@ def test_stored_neighbours_give_the_published_predictions(shared, name, dtype):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_our_own_neighbours_give_the_published_predictions(shared, name, dtype):
+def test_our_own_neighbors_give_the_published_predictions(shared, name, dtype):
     model, predictions = published(shared / "reference", name, dtype)
     key, tolerance = ("f32", 1e-5) if dtype == "float32" else ("prediction", 1e-9)
     names, structures, _ = zip(*crystals(shared / "reference"), strict=True)
@@ -84,7 +84,7 @@ def test_our_own_neighbours_give_the_published_predictions(shared, name, dtype):
     assert checked
 
 
-def test_our_own_neighbours_are_the_stored_ones_where_nothing_ties(shared):
+def test_our_own_neighbors_are_the_stored_ones_where_nothing_ties(shared):
     model, _ = published(shared / "reference", "band-gap", "float64")
     checked = 0
     for _, atoms, fields in crystals(shared / "reference"):
@@ -241,7 +241,7 @@ def test_a_configuration_that_contradicts_itself_is_refused(key, value, says):
         build_model("cgcnn", {**SMALL, key: value}, device="cpu")
 
 
-def test_training_mode_normalises_over_the_batch_and_learns():
+def test_training_mode_normalizes_over_the_batch_and_learns():
     model = build_model("cgcnn", SMALL, seed=0, device="cpu").train()
     graph = model.make_graph([sparse(), bulk("NaCl", "rocksalt", a=5.6)])
     before = model.convs[0].bn1.running_mean.clone()

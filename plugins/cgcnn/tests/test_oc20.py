@@ -155,7 +155,7 @@ def test_network_is_the_one_of_the_paper_written_in_plain_loops(plain):
     assert np.abs(predict(model, [alone])[0]["forces"]).max() == 0
 
 
-def test_at_most_fifty_neighbours_are_the_nearest(plain):
+def test_at_most_fifty_neighbors_are_the_nearest(plain):
     model = plain.randomise(small(pbc=[True, True, True], cutoff=6.0))
     atoms = bulk("Cu", "fcc", a=3.6).repeat((2, 1, 1))
     atoms.positions += np.random.default_rng(0).normal(scale=0.1, size=(2, 3))

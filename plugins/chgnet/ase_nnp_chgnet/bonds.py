@@ -44,7 +44,7 @@ def pair_edges(graph: AtomGraph, cutoff: float) -> Bonds:
     StructureError
         An edge well inside the cutoff has no reverse.
     """
-    neighbour, centre = graph.edge_index
+    neighbor, center = graph.edge_index
     shift = graph.edge_shift.long()
     vectors = graph.edge_vectors()
 
@@ -52,8 +52,8 @@ def pair_edges(graph: AtomGraph, cutoff: float) -> Bonds:
         reach = int(shift.abs().max()) if len(shift) else 0
         width = 2 * reach + 1
         image = (shift[:, 0] * width + shift[:, 1]) * width + shift[:, 2]  # odd in the shift
-        along = (neighbour > centre) | ((neighbour == centre) & (image > 0))
-        low, high = torch.minimum(centre, neighbour), torch.maximum(centre, neighbour)
+        along = (neighbor > center) | ((neighbor == center) & (image > 0))
+        low, high = torch.minimum(center, neighbor), torch.maximum(center, neighbor)
         key = (low * graph.num_atoms + high) * (2 * width**3) + torch.where(along, image, -image)
         one, two = torch.nonzero(along)[:, 0], torch.nonzero(~along)[:, 0]
         one, two = one[torch.argsort(key[one])], two[torch.argsort(key[two])]
@@ -63,7 +63,7 @@ def pair_edges(graph: AtomGraph, cutoff: float) -> Bonds:
     if len(one) + len(two) == len(key):
         bond = torch.empty_like(key)
         bond[one] = bond[two] = torch.arange(len(one), device=key.device)
-        edges = torch.stack([centre, neighbour], dim=1)
+        edges = torch.stack([center, neighbor], dim=1)
         return Bonds(edges, shift, vectors, bond, one)
 
     keep = torch.cat([one, two]).sort().values
@@ -98,15 +98,15 @@ def find_angles(bonds: Bonds, lengths: Tensor, cutoff: float, num_atoms: int) ->
     """
     short = torch.nonzero(lengths[bonds.bond] < cutoff)[:, 0]
     short = short[torch.argsort(bonds.edges[short, 0], stable=True)]
-    centre = bonds.edges[short, 0]
-    count = torch.bincount(centre, minlength=num_atoms)
+    center = bonds.edges[short, 0]
+    count = torch.bincount(center, minlength=num_atoms)
     start = torch.cumsum(count, 0) - count
-    others = count[centre] - 1  # partners of each short edge
+    others = count[center] - 1  # partners of each short edge
     place = torch.arange(len(short), device=short.device)
     left = torch.repeat_interleave(place, others)
     rank = torch.arange(len(left), device=short.device) - (torch.cumsum(others, 0) - others)[left]
-    own = place - start[centre]
-    right = start[centre[left]] + rank + (rank >= own[left])  # steps over itself
+    own = place - start[center]
+    right = start[center[left]] + rank + (rank >= own[left])  # steps over itself
     left, right = short[left], short[right]
     table = torch.stack([bonds.edges[left, 0], bonds.bond[left], bonds.bond[right]], dim=1)
     return Angles(table, left, right)

@@ -165,7 +165,7 @@ def published_vectors(graph: AtomGraph, bonds: Bonds) -> Tensor:
     positions, which moves the atoms of a slab by 1e-6 Angstrom and forces by up to 1e-4
     eV/Angstrom. Structures without a full cell, which it does not take, are left as they are.
     """
-    centre, neighbour = bonds.edges.unbind(1)
+    center, neighbor = bonds.edges.unbind(1)
     image = bonds.image.float()
     full = torch.linalg.det(graph.cell) != 0
     eye = torch.eye(3, dtype=graph.cell.dtype, device=graph.cell.device)
@@ -178,10 +178,10 @@ def published_vectors(graph: AtomGraph, bonds: Bonds) -> Tensor:
     else:
         scaled = torch.einsum("nc,ncd->nd", graph.positions, inverse[graph.batch]).float()
         places = torch.einsum("nc,ncd->nd", scaled, cell[graph.batch].float())
-        offset = torch.einsum("ec,ecd->ed", image, cell[graph.batch[centre]].float())
+        offset = torch.einsum("ec,ecd->ed", image, cell[graph.batch[center]].float())
 
-    edge_vectors = (places[neighbour] + offset) - places[centre]
-    return torch.where(full[graph.batch[centre], None], edge_vectors, bonds.vectors.float())
+    edge_vectors = (places[neighbor] + offset) - places[center]
+    return torch.where(full[graph.batch[center], None], edge_vectors, bonds.vectors.float())
 
 
 def build_network(config: Mapping[str, Any]) -> nn.Module:

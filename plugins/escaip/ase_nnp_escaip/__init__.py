@@ -43,7 +43,7 @@ def _load(path: str | Path, **options: Any) -> Potential:
 
 FAMILY = ModelFamily(
     name="escaip",
-    summary="EScAIP: attention on neighbours, direct or gradient forces; made to be fast",
+    summary="EScAIP: attention on neighbors, direct or gradient forces; made to be fast",
     build=_build,
     load=_load,
     knows=_knows,
@@ -86,7 +86,7 @@ FAMILY = ModelFamily(
         "Direct forces depend on the axes: with random weights the difference between turned "
         "forces and forces of the turned structure is 0.5 to 2.7 of their size (six seeds). "
         "rotations=3 makes them exactly equivariant at no cost. Energies and gradient forces are "
-        "exact. The published graphs make jumps where a neighbour leaves; smooth_graph=True "
+        "exact. The published graphs make jumps where a neighbor leaves; smooth_graph=True "
         "(generation 3) has none. "
         "Bond orders are norms of sums that vanish at perfect lattice sites, where the energy has "
         "a kink: elastic constants of perfect crystals depend on the step. Direct forces do not "

@@ -26,7 +26,7 @@ from ase_nnp_escaip.layers import (
 from ase_nnp_escaip.slots import reduce_rows
 from ase_nnp_escaip.third import FeedForward
 
-__all__ = ["Exportable", "OutputBlock", "neighbour_mean"]
+__all__ = ["Exportable", "OutputBlock", "neighbor_mean"]
 
 
 class FirstEdgeAttributes(EdgeAttributes):
@@ -44,7 +44,7 @@ class NodeEdgeNorm(nn.Module):
         self.edge_norm = normalization(settings)
 
 
-def neighbour_mean(x: Tensor, at: Geometry) -> Tensor:
+def neighbor_mean(x: Tensor, at: Geometry) -> Tensor:
     """Mean of rows over each atom, (n, ...), with the published guard against no rows."""
     counts = at.slots.mask.sum(1, keepdim=True).to(x.dtype)
 
@@ -82,7 +82,7 @@ class FirstInputBlock(nn.Module):
         """Return nodes (N, H) and edges (R, H) of each block."""
         edges = self.input_layer(features)
         pairs = zip(edges, features.geometry, strict=True)
-        nodes = torch.cat([neighbour_mean(e, at) for e, at in pairs])
+        nodes = torch.cat([neighbor_mean(e, at) for e, at in pairs])
         return self.norm.node_norm(nodes), [self.norm.edge_norm(e) for e in edges]
 
 
@@ -142,13 +142,13 @@ class FirstAttention(FirstEdgeAttributes):
             out = attend(q, k, v, settings.atten_num_heads, at, extra, first=False)
 
             if only_nodes:  # the projection of a mean is the mean of the projections
-                mean = neighbour_mean(out, at)
-                share = neighbour_mean(torch.ones_like(out[:, :1]), at)
+                mean = neighbor_mean(out, at)
+                share = neighbor_mean(torch.ones_like(out[:, :1]), at)
                 mean = functional.linear(mean, packed.out_proj.weight)
                 of_nodes.append(mean + share * packed.out_proj.bias)
                 continue
             out = packed.out_proj(out)
-            of_nodes.append(neighbour_mean(out, at))
+            of_nodes.append(neighbor_mean(out, at))
             of_edges.append(out)
         return torch.cat(of_nodes), of_edges
 

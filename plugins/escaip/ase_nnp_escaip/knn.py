@@ -1,4 +1,4 @@
-"""The bi-directional nearest-neighbour graph of generation 3, from a radius graph in O(N).
+"""The bi-directional nearest-neighbor graph of generation 3, from a radius graph in O(N).
 
 An edge has a rank among the neighbors of its center and, seen from the other end, a rank among
 those of its neighbor. Both and the distance make its envelope; it stays where that is below 1. The
@@ -103,17 +103,17 @@ def _envelopes(graph: AtomGraph, settings: Settings) -> tuple[Tensor, Tensor, Te
 
 def _ranks(graph: AtomGraph, distance: Tensor, settings: Settings) -> tuple[Tensor, Tensor]:
     """Rank of each edge at its center (E,), and whether it has one; an atom itself counts too."""
-    centre, atoms = graph.edge_index[1], graph.num_atoms
+    center, atoms = graph.edge_index[1], graph.num_atoms
     device, fixed = distance.device, distance.detach()
 
     # Ranks go by rounded distances: equal neighbors of a crystal must not change places by
     # rounding.
     by_distance = torch.argsort(torch.round(fixed / TIE), stable=True)
-    order = by_distance[torch.argsort(centre[by_distance], stable=True)]
-    counts = torch.bincount(centre, minlength=atoms)
+    order = by_distance[torch.argsort(center[by_distance], stable=True)]
+    counts = torch.bincount(center, minlength=atoms)
     starts = torch.cumsum(counts, 0) - counts
-    place = torch.empty_like(centre)
-    place[order] = torch.arange(len(order), device=device) - starts[centre[order]] + 1
+    place = torch.empty_like(center)
+    place[order] = torch.arange(len(order), device=device) - starts[center[order]] + 1
     if not settings.knn_soft:
         return place.to(distance.dtype), place < settings.knn_k
     # Column 0 is the atom itself.
@@ -121,7 +121,7 @@ def _ranks(graph: AtomGraph, distance: Tensor, settings: Settings) -> tuple[Tens
     if settings.knn_use_low_mem:
         width = min(width, settings.knn_k + SPARE)
     ranked = place < width
-    row = centre[ranked] * width + place[ranked]
+    row = center[ranked] * width + place[ranked]
     table = distance.new_full((atoms * width,), FAR).index_copy(0, row, distance[ranked])
     table = table.view(atoms, width)
     table = torch.cat([torch.zeros_like(table[:, :1]), table[:, 1:]], dim=1)
@@ -134,7 +134,7 @@ def _ranks(graph: AtomGraph, distance: Tensor, settings: Settings) -> tuple[Tens
     soft = _half_sine(step) if settings.knn_use_low_mem else torch.sigmoid(step)
     soft_ranks = soft.sum(-1).reshape(-1)
     ranked = ranked & (place <= inside)
-    where = (centre * inside + place - 1).clamp(0, max(0, soft_ranks.numel() - 1))
+    where = (center * inside + place - 1).clamp(0, max(0, soft_ranks.numel() - 1))
     rank = soft_ranks[where] if soft_ranks.numel() else distance
     return rank, ranked
 
@@ -162,10 +162,10 @@ def reverse_edges(graph: AtomGraph) -> tuple[Tensor, Tensor]:
     return order[place], ordered[place] == there
 
 
-def _key(centre: Tensor, other: Tensor, shift: Tensor, bound: Tensor, atoms: int) -> Tensor:
+def _key(center: Tensor, other: Tensor, shift: Tensor, bound: Tensor, atoms: int) -> Tensor:
     width = 2 * bound + 1
     image = shift + bound
-    return (((centre * atoms + other) * width + image[:, 0]) * width + image[:, 1]) * width + image[
+    return (((center * atoms + other) * width + image[:, 0]) * width + image[:, 1]) * width + image[
         :, 2
     ]
 

@@ -170,20 +170,20 @@ class DistanceBasis(nn.Module):
 
     def __init__(self, settings: Settings, *, published: bool) -> None:
         super().__init__()
-        centres = np.linspace(0.0, settings.max_radius, settings.edge_distance_expansion_size)
+        centers = np.linspace(0.0, settings.max_radius, settings.edge_distance_expansion_size)
         if published:
-            single = centres.astype(np.float32)
+            single = centers.astype(np.float32)
             self.register_buffer("offset", torch.from_numpy(single))
             self.step = float(single[1] - single[0])
         else:
             self.offset = None
-            self.step = float(centres[1] - centres[0])
-        self.centres = Constants(torch.from_numpy(centres))
+            self.step = float(centers[1] - centers[0])
+        self.centers = Constants(torch.from_numpy(centers))
         self.function = settings.distance_function.replace("linears", "linear_s")
 
     def forward(self, distance: Tensor) -> Tensor:
         """Return (R, G) from distances (R,) in Angstrom."""
-        offset = self.centres.like(distance)[0] if self.offset is None else self.offset
+        offset = self.centers.like(distance)[0] if self.offset is None else self.offset
         x = distance[:, None] - offset
         if self.function == "gaussian":
             return torch.exp(x.square().mul_(-0.5 / (WIDTH * self.step) ** 2))

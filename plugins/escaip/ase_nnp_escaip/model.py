@@ -211,7 +211,7 @@ class EScAIP(Potential):
 
 
 class ThirdGeneration(EScAIP):
-    """Generation 3: soft nearest-neighbour graph, frequency attention, envelope."""
+    """Generation 3: soft nearest-neighbor graph, frequency attention, envelope."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__(config)

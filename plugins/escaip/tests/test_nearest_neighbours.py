@@ -1,4 +1,4 @@
-"""The bi-directional nearest-neighbour graph against its dense definition, written out plainly."""
+"""The bi-directional nearest-neighbor graph against its dense definition, written out plainly."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def random_atoms(seed: int, pbc: tuple[bool, bool, bool], count: int) -> Atoms:
         pytest.param({"knn_use_low_mem": False}, marks=pytest.mark.slow),
         {"knn_k": 5},
     ],
-    ids=["soft", "hard", "full sigmoid", "few neighbours"],
+    ids=["soft", "hard", "full sigmoid", "few neighbors"],
 )
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_leaving_out_a_given_edge_changes_the_result(make, crystal):
     assert abs(change.item()) > 1e-6
 
 
-def test_single_precision_picks_the_same_neighbours_of_a_perfect_crystal(make):
+def test_single_precision_picks_the_same_neighbors_of_a_perfect_crystal(make):
     model = make(knn_soft=False)
     atoms = bulk("Cu", cubic=True)
     double = ours(atoms, model)

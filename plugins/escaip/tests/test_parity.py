@@ -92,12 +92,12 @@ def stored_edges(case: Case, dtype: str, atoms: Atoms) -> tuple[np.ndarray, np.n
     env = out["env" + end]
     if "neighbor_list" + end not in out:
         end = ""
-    centre, slot = np.nonzero(np.isfinite(env))
-    other = out["neighbor_list" + end][centre, slot]
-    vector = out["displacement" + end][centre, slot].astype(float)
-    image = vector - atoms.positions[other] + atoms.positions[centre]
+    center, slot = np.nonzero(np.isfinite(env))
+    other = out["neighbor_list" + end][center, slot]
+    vector = out["displacement" + end][center, slot].astype(float)
+    image = vector - atoms.positions[other] + atoms.positions[center]
     shift = np.rint(np.linalg.solve(complete_cell(atoms.cell).T, image.T).T)
-    return np.stack([other, centre]), shift * atoms.pbc.any(), env[centre, slot]
+    return np.stack([other, center]), shift * atoms.pbc.any(), env[center, slot]
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
@@ -105,7 +105,7 @@ def stored_edges(case: Case, dtype: str, atoms: Atoms) -> tuple[np.ndarray, np.n
 @pytest.mark.parametrize("name", FIRST + THIRD)
 def test_our_own_graph_gives_the_stored_numbers(shared, name, structure, dtype):
     if (name, structure) in (TIES if dtype == "float64" else TIES_F32):
-        pytest.skip("neighbours at equal distance at the cut; the stored edges are tested instead")
+        pytest.skip("neighbors at equal distance at the cut; the stored edges are tested instead")
     case = Case(shared, name, structure)
     model = case.model(dtype)
     case.check(model(model.make_graph(case.atoms(dtype))), dtype)

@@ -187,7 +187,7 @@ def test_the_size_of_blocks_does_not_change_the_result(make, slab, crystal, opti
     torch.testing.assert_close(model(graph), whole, rtol=1e-10, atol=1e-12)
 
 
-def test_padding_is_no_wider_than_the_most_neighbours():
+def test_padding_is_no_wider_than_the_most_neighbors():
     receiver = torch.repeat_interleave(torch.arange(5), torch.tensor([1, 4, 2, 7, 1]))
     parts = blocks(receiver, receiver, 5, rows_per_block=7)
     assert [tuple(s.mask.shape) for s in parts] == [(3, 4), (1, 7), (1, 1)]
@@ -246,7 +246,7 @@ def test_mixed_periodicity_is_honoured_and_use_pbc_false_means_none(make, slab):
     assert energy_of(never, slab) == pytest.approx(energy_of(model, free), rel=1e-12)
 
 
-def test_a_smooth_graph_has_no_jump_where_a_neighbour_leaves(make):
+def test_a_smooth_graph_has_no_jump_where_a_neighbor_leaves(make):
     def jump(model):
         radius = model.settings.max_radius
         a, b = (energy_of(model, Atoms("CuO", [[0, 0, 0], [0, 0, radius - d]])) for d in (0.01, 0))

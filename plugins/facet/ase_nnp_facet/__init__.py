@@ -20,7 +20,7 @@ over the largest force, a small model trained briefly on acetylacetone: 110 Lebe
 Labels 0e, 1e, 2e in hidden_irreps, as published, mean SO(3): inversion changes the energy.
 reference=True keeps the published energy formula, in which the energy an atom depends on the size
 of the cell, the published envelope, and max_neighbors; without it the energy is a sum over atoms,
-the cutoff is smooth (three derivatives), every neighbour within it counts, and norm_eps is 3
+the cutoff is smooth (three derivatives), every neighbor within it counts, and norm_eps is 3
 instead of 1e-6, which would put a corner into the energy where an atom's site is symmetric."""
 
 BIBTEX = """@misc{facet,
@@ -43,7 +43,7 @@ METALS = Pretrained(
     size_mb=0.68,
     license="MIT",
     functional="PBE(+U), through SevenNet-0",
-    training_data="metals, alloys, slabs, adsorbates, molecules, labelled by SevenNet-0",
+    training_data="metals, alloys, slabs, adsorbates, molecules, labeled by SevenNet-0",
     elements=("H", "C", "N", "O", "Ni", "Cu", "Mo", "Rh", "Pd", "Ag", "Ir", "Pt", "Au"),
 )
 

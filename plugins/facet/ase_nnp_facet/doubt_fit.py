@@ -40,7 +40,7 @@ def fit(
     model
         The Facet model.
     train
-        Structures that the model was trained on, unlabelled or not.
+        Structures that the model was trained on, unlabeled or not.
     held, kinds, groups
         Labeled structures that trained nothing, the kind of each and the group of kinds it is in:
         every group counts alike, and every kind within it.

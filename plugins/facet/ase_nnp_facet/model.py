@@ -94,7 +94,7 @@ class Facet(Conservative):
         self.head_dropout = float(cfg["head"]["dropout"])
         self.energy_scale = EnergyScale(len(species), cfg["rescale"], self.reference)
         self.gamma = float(cfg["interaction"]["message"]["radial_power"])
-        self._set_neighbour_average(cfg)
+        self._set_neighbor_average(cfg)
         limit = cfg["max_neighbors"]
         self.max_neighbors = int(limit) if self.reference and limit else None
         self.prior = self._prior(**cfg["prior"])
@@ -117,7 +117,7 @@ class Facet(Conservative):
             )
         return prior.train()
 
-    def _set_neighbour_average(self, cfg: dict[str, Any]) -> None:
+    def _set_neighbor_average(self, cfg: dict[str, Any]) -> None:
         fixed = cfg["avg_num_neighbors"] or cfg["interaction"]["message"]["avg_num_neighbors"]
         table = cfg["avg_num_neighbors_table"]
         if fixed:
@@ -166,7 +166,7 @@ class Facet(Conservative):
             return self.energies(graph)
 
         geometry = self._geometry(graph)
-        basis = geometry.basis / self._neighbours() ** self.gamma
+        basis = geometry.basis / self._neighbors() ** self.gamma
         x = self.embedding[self.species_index[graph.atomic_numbers]]
         layers: Any = self.layers
         x = evaluate(layers, x, graph.edge_index, basis, geometry.harmonics)
@@ -231,7 +231,7 @@ class Facet(Conservative):
     ) -> tuple[Edges, Tensor | None]:
         """What the layers need of the edges, and the order of atoms they work in."""
         (source, target), (basis, harmonics) = graph.edge_index, geometry
-        norm, moments = self._neighbours() ** self.gamma, self._moments(graph)
+        norm, moments = self._neighbors() ** self.gamma, self._moments(graph)
         if not (again and self._written(graph)):
             tables = blocks(target, graph.num_atoms, basis.dtype) if moments else ()
             by_path = self.summation == "paths"
@@ -308,7 +308,7 @@ class Facet(Conservative):
             state[f"{name}.conv.radial.kernels.0"].copy_(matrix)
         return made.to(self.dtype).to(self.device)
 
-    def _neighbours(self) -> Tensor:
+    def _neighbors(self) -> Tensor:
         """Average number of neighbors within the present cutoff, interpolated; (1,)."""
         r, average = self.table_r, self.table_average
         at = torch.searchsorted(r, self.rmax.detach()).clamp(1, r.shape[0] - 1)

@@ -57,19 +57,19 @@ class Spline(nn.Module):
     function of the network is a piecewise cubic that is twice continuously differentiable.
     """
 
-    centres: Tensor
+    centers: Tensor
 
     def __init__(self, num_basis: int) -> None:
         super().__init__()
         if num_basis < 4:
             raise ConfigError(f"A cubic spline needs num_basis >= 4, not {num_basis}.")
-        centres = torch.arange(num_basis, dtype=torch.float64) - 1.0  # in intervals
-        self.register_buffer("centres", centres, persistent=False)
+        centers = torch.arange(num_basis, dtype=torch.float64) - 1.0  # in intervals
+        self.register_buffer("centers", centers, persistent=False)
         self.intervals = num_basis - 3
 
     def forward(self, d: Tensor, cutoff: Tensor) -> Tensor:
         """Return (E, K) for distances (E, 1)."""
-        x = (d * (self.intervals / cutoff) - self.centres).abs()
+        x = (d * (self.intervals / cutoff) - self.centers).abs()
         outer, inner = (2.0 - x).clamp_min(0.0), (1.0 - x).clamp_min(0.0)
         return outer**3 / 4.0 - inner**3  # 1.5 times the usual cardinal spline, 1 at its center
 

@@ -77,7 +77,7 @@ def test_single_precision_errs_no_more_than_the_published_code_does(case, name):
     assert abs(results["energy"].item() - energy) <= 1.5 * allowed
 
 
-def test_a_truncated_neighbour_list_is_found_again_from_the_atoms(case):
+def test_a_truncated_neighbor_list_is_found_again_from_the_atoms(case):
     data, atoms, _ = stored(case, "bulk_si8_knn13", torch.float64)
     model = model_of(case, "float64", max_neighbors=13)
     results = model(model.make_graph(atoms))

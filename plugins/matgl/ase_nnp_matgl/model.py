@@ -88,13 +88,13 @@ class MatglPotential(Conservative):
         vectors = vectors[order].to(self.dtype)
         edges = graph.edge_index[:, order].flip(0)  # and puts the center first
         positions = graph.positions.to(self.dtype)
-        centre, neighbour = edges
+        center, neighbor = edges
         g = SimpleNamespace(
             pos=positions,
             edge_index=edges,
             pbc_offset=graph.edge_shift[order].to(self.dtype),
             # So that position differences plus this are the edge vectors as they are.
-            pbc_offshift=vectors - (positions[neighbour] - positions[centre]),
+            pbc_offshift=vectors - (positions[neighbor] - positions[center]),
             bond_dist=vectors.norm(dim=1),
             node_type=self.place[graph.atomic_numbers],  # type: ignore[index]
             batch=graph.batch,

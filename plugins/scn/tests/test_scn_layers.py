@@ -182,12 +182,12 @@ def test_distance_functions_follow_their_formulas(kind):
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=60), st.integers(0, 1000))
-def test_ranks_sort_the_neighbours_of_each_centre(centres, seed):
-    target = torch.tensor(centres)
-    distance = torch.rand(len(centres), generator=torch.Generator().manual_seed(seed)).double()
+def test_ranks_sort_the_neighbors_of_each_center(centers, seed):
+    target = torch.tensor(centers)
+    distance = torch.rand(len(centers), generator=torch.Generator().manual_seed(seed)).double()
     rank = ranks(target, distance, 5)
-    for centre in range(5):
-        mine = (target == centre).nonzero()[:, 0]
+    for center in range(5):
+        mine = (target == center).nonzero()[:, 0]
         assert sorted(rank[mine].tolist()) == list(range(len(mine)))
         inner, outer = mine[rank[mine] < 12], mine[rank[mine] >= 12]
         if len(outer):

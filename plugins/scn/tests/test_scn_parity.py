@@ -96,7 +96,7 @@ def test_single_precision_agrees_with_the_stored_single_precision(stored, single
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)
-def test_own_neighbours_are_the_stored_ones_in_the_stored_order(stored, double, structure):
+def test_own_neighbors_are_the_stored_ones_in_the_stored_order(stored, double, structure):
     graph = double.make_graph(stored.atoms(structure))
     wanted = stored.graph(structure, double)
     about = stored.config["summary"][structure]
@@ -170,10 +170,10 @@ def test_features_and_messages_of_single_edges_agree(stored, single):
                 extra={"edge_random": graph.extra["edge_random"][one]},
             )
         )
-        centre = int(graph.edge_index[1, edge])
-        value = caught["sum"][centre].numpy()
+        center = int(graph.edge_index[1, edge])
+        value = caught["sum"][center].numpy()
         np.testing.assert_allclose(value, message[edge], atol=2e-5 * abs(message).max())
-        value = caught["edge"][centre, 0].numpy()
+        value = caught["edge"][center, 0].numpy()
         np.testing.assert_allclose(value, features[edge], atol=2e-5 * abs(features).max())
     for hook in hooks:
         hook.remove()

@@ -171,7 +171,7 @@ FAMILY = ModelFamily(
         "self_connection_type": "linear",
     },
     notes="Total energies on the scale of the training data (PBE without corrections). Networks "
-    "and weights are those of the sevenn package; neighbours, strain and gradients are ours. "
+    "and weights are those of the sevenn package; neighbors, strain and gradients are ours. "
     "energies are the network's shares of the atoms.",
 )
 

@@ -48,21 +48,21 @@ class ZBL(Conservative):
 
     def energies(self, graph: AtomGraph) -> dict[str, Tensor]:
         """Return ``energy`` (B,) and ``energies`` (N,), eV; a pair is shared by its atoms."""
-        centre, neighbor = graph.edge_index[1], graph.edge_index[0]
+        center, neighbor = graph.edge_index[1], graph.edge_index[0]
         z = graph.atomic_numbers
         r = graph.edge_vectors().norm(dim=1)
         # No buffer: one made in float32 would cost digits in float64.
         radii = torch.as_tensor(covalent_radii, dtype=r.dtype, device=r.device)
-        reach = radii[z[centre]] + radii[z[neighbor]]
+        reach = radii[z[center]] + radii[z[neighbor]]
 
         # Few edges are this short; exponentials of all of them would cost a base model time.
         near = (r < self.outer * reach).nonzero()[:, 0]
-        r, reach, centre, neighbor = r[near], reach[near], centre[near], neighbor[near]
+        r, reach, center, neighbor = r[near], reach[near], center[near], neighbor[near]
 
         # Each pair is counted from both ends.
-        pair = 0.5 * self.pair(z[centre], z[neighbor], r) * self.switch(r / reach)
+        pair = 0.5 * self.pair(z[center], z[neighbor], r) * self.switch(r / reach)
         shares = r.new_zeros(graph.num_atoms, dtype=torch.float64)
-        shares = shares.index_add(0, centre, pair.double())
+        shares = shares.index_add(0, center, pair.double())
         total = shares.new_zeros(graph.num_structures)
         return {"energy": total.index_add(0, graph.batch, shares), "energies": shares}
 
