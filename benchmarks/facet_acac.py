@@ -138,6 +138,8 @@ def main() -> None:
     state_file = args.out / "state.pt"
     if state_file.exists():
         state = torch.load(state_file, weights_only=True)
+        if state.get("before", 0.0) != before:
+            raise SystemExit(f"{state_file} belongs to a run with another --start.")
         model.load_state_dict(state["model"])
         averaged.load_state_dict(state["averaged"])
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
@@ -179,6 +181,7 @@ def main() -> None:
                 "optimizers": [o.state_dict() for o in optimizers],
                 "epoch": epoch + 1,
                 "step": step,
+                "before": before,
             }
             torch.save(state | {"used": spent}, args.out / "state.part")
             (args.out / "state.part").replace(state_file)
