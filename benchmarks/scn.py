@@ -205,6 +205,8 @@ def fresh_weights(config: str, path: Path) -> None:
 
 
 #: Columns of the table, s and MiB.
+HEAD = ["case", "here, s", "fairchem-core 1.10, s", "faster"]
+HEAD += ["here, MiB", "reference, MiB", "memory ratio"]
 KEYS = ["case", "ours_s", "reference_s", "faster", "ours_mib", "reference_mib", "memory_ratio"]
 
 
@@ -224,8 +226,7 @@ def cpu(args: argparse.Namespace) -> list[dict[str, Any]]:
             print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     machine = platform.processor() or platform.machine()
     print(f"\n{machine}, one thread, CPU time, median of {args.repeat}")
-    head = ["case", "here, s", "fairchem-core 1.10, s", "faster"]
-    print_table([*head, "here, MiB", "reference, MiB", "memory ratio"], KEYS, rows)
+    print_table(HEAD, KEYS, rows)
     return rows
 
 
@@ -353,7 +354,8 @@ def main() -> None:
     if args.record:
         name = "scn" if args.device == "cpu" else "scn_gpu"
         keys = KEYS if args.device == "cpu" else list(rows[0])
-        write_measurement(name, keys, [[row.get(key) for key in keys] for row in rows])
+        head = HEAD if args.device == "cpu" else keys
+        write_measurement(name, head, [[row.get(key) for key in keys] for row in rows])
 
 
 if __name__ == "__main__":
