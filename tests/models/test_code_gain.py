@@ -48,6 +48,16 @@ def test_never_and_always_are_numbers_too(model, edges, expected, monkeypatch):
     assert most_edges(lambda graph: graph.num_edges, model) == expected
 
 
+def test_the_model_is_timed_as_it_is_mostly_asked(model, monkeypatch):
+    asked = []
+    monkeypatch.setattr(model, "compute", lambda graph, outputs: asked.append(set(outputs)))
+    crossing_at(math.inf, monkeypatch)
+    most_edges(lambda graph: graph.num_edges, model)
+    assert "stress" in model.outputs
+    assert asked
+    assert all(outputs == set(model.outputs) - {"stress"} for outputs in asked)
+
+
 @pytest.mark.parametrize("found", [1200.0, math.inf])
 @pytest.mark.parametrize("before", [None, "{", "[]", '{"most_edges": "many"}'])
 def test_it_is_measured_once_and_again_where_the_file_is_damaged(tmp_path, before, found):
