@@ -26,6 +26,14 @@ EXPERIMENT = {
     "Ag": (124, 93, 46), "Ir": (580, 242, 256), "Pt": (347, 251, 77), "Au": (192, 163, 42),
     "Mo": (464, 158, 109),
 }  # fmt: skip
+#: What ends the name of a random start, in words.
+PLACED = {
+    "layer": "layers of adsorbates",
+    "covered": "adsorbates anywhere, in any direction",
+    "wrong-way": "adsorbates upside down or pressed in",
+    "adatom": "adatoms",
+    "missing": "surfaces with missing atoms",
+}
 
 
 def constants(report: dict[str, Any]) -> str:
@@ -88,6 +96,12 @@ def counts(paths: list[Path]) -> dict[str, int]:
     return found
 
 
+def holes(report: dict[str, Any]) -> str:
+    """How many starts of each kind ended in a hole, those with most first."""
+    kinds = sorted(report["placements"]["kinds"].items(), key=lambda kind: -kind[1]["holes"])
+    return ", ".join(f"{n['holes']} of {n['random']} {PLACED[kind]}" for kind, n in kinds)
+
+
 def main() -> None:
     """Fill the template."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -124,6 +138,7 @@ def main() -> None:
         imaginary=", ".join(report["phonons"]["imaginary_where_the_teacher_has_none"]) or "none",
         unseen=report["unseen_adsorbates"],
         places=report["placements"],
+        holes=holes(report),
         n_into=len(report["placements"]["into_the_metal"]),
         n_pull=len(report["cores"]["pull_at_0.5"]),
         n_fall=len(report["cores"]["fall_inwards_below_0.6"]),

@@ -9,8 +9,10 @@ above 5 eV/A, or its energy more than 1 eV above the model's.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -96,8 +98,10 @@ def main() -> None:
             if buried(end):
                 table["into_the_metal"].append(f"{symbol} on {metal}")
 
-    holes: list[dict[str, object]] = []
+    holes: list[dict[str, Any]] = []
+    starts: Counter[str] = Counter()
     for done, (name, start) in enumerate(random_starts(args.random), 1):
+        starts[kind_of(name)] += 1
         end = relax(start, calc)
         flags = [flagged(start, calc), flagged(end, calc)]
         worst, above = judged(end, judge)
@@ -107,10 +111,26 @@ def main() -> None:
 
         # A long hunt that is stopped leaves what it found.
         if done % 50 == 0 or done == args.random:
-            table |= {"random": done, "holes": len(holes)}
-            for place, when in enumerate(("start", "end")):
-                table[f"holes_flagged_at_{when}"] = sum(h["flagged"][place] for h in holes)
-            store(args, "placements", table | {"each_hole": holes})
+            store(args, "placements", table | summary(starts, holes))
+
+
+def kind_of(name: str) -> str:
+    """What was put on the surface: the last word of a start's name."""
+    return name.rsplit(":", 1)[-1]
+
+
+def summary(starts: Counter[str], holes: list[dict[str, Any]]) -> dict[str, Any]:
+    """Starts and holes in all and of each kind, and how many holes were flagged when."""
+    found = Counter(kind_of(hole["name"]) for hole in holes)
+    return {
+        "random": starts.total(),
+        "holes": len(holes),
+        "holes_flagged_at_start": sum(hole["flagged"][0] for hole in holes),
+        "holes_flagged_at_end": sum(hole["flagged"][1] for hole in holes),
+        "holes_flagged": sum(any(hole["flagged"]) for hole in holes),
+        "kinds": {kind: {"random": n, "holes": found[kind]} for kind, n in sorted(starts.items())},
+        "each_hole": holes,
+    }
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def short_range(report: dict[str, Any]) -> list[str]:
     return [
         f"{len(soft)} of {cores['pairs']}",
         f"{len(places['into_the_metal'])} of {places['over_an_atom']}",
-        f"**{places['holes']} of {places['random']}**",
+        f"**{places['holes']} of {places['random']}** ({places['holes_flagged']} flagged)",
     ]
 
 
