@@ -20,7 +20,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -30,6 +29,7 @@ import warnings
 from pathlib import Path
 
 from measurement import record_option, write_measurement
+from turns import peak_mib
 
 HERE = Path(__file__).resolve()
 RELAXING = ("shipped", "sevennet")  # they are trained, the others not
@@ -171,7 +171,7 @@ def worker(kind, case, slab):
         spent = time.process_time() - start
         if kind == "shipped" and not number:
             write(slab, path)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        peak = peak_mib()
         answer = {"ms": 1e3 * spent, "mb": peak, "parameters": parameters, "steps": len(path)}
         print("@" + json.dumps(answer), flush=True)
 
