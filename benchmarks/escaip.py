@@ -366,9 +366,17 @@ def record(rows: list[dict[str, Any]]) -> None:
     head = ["case", "atoms", "here, s", "reference, s", "faster", "here, MiB", "reference, MiB"]
     keys = ("case", "atoms", "ours_s", "reference_s", "faster", "ours_mib", "reference_mib")
     cells = [[row.get(key) for key in keys] for row in rows]
-    growth = [row for row in cells if row[0].startswith("growth")]
-    write_measurement("escaip", head, [row for row in cells if row not in growth])
-    write_measurement("escaip_growth", head[1:], [row[1:] for row in growth])
+    growth = [row[1:] for row in cells if row[0].startswith("growth")]
+    others = [[in_words(row[0]), *row[1:]] for row in cells if not row[0].startswith("growth")]
+    for name, columns, lines in (("escaip", head, others), ("escaip_growth", head[1:], growth)):
+        if lines:
+            write_measurement(name, columns, lines)
+
+
+def in_words(case: str) -> str:
+    """Return what the table calls a case: ``gradient, 2 slabs``."""
+    forces, count = case.split("-")
+    return f"{forces}, {count} slab{'s' * (count != '1')}"
 
 
 def main() -> None:

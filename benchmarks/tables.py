@@ -91,7 +91,6 @@ def origin(content: dict[str, Any]) -> str:
     """Say by which command, when and on what a table was measured."""
     words = [f"`{content['command']}`", content["date"], content["machine"]]
     words += [f"{name} {number}" for name, number in content["versions"].items()]
-    words += ["carried over from a typed table"] * content.get("carried_over", False)
     return ", ".join(word for word in words if word)
 
 

@@ -181,13 +181,35 @@ HEAD = ["case", "atoms", "parameters", "step here / peer (batch), ms", "faster",
 HEAD += ["loss, gradient of the first step", "MiB", "load"]
 
 
+#: What the table calls parts of the cases' names.
+WORDS = {
+    "scn": "SCN",
+    "escaip": "EScAIP",
+    "facet": "Facet beside MACE,",
+    "cgcnn_oc20": "CGCNN beside `CGConv`",
+    "published": "of published size",
+    "stored": "with stored edges",
+    "gradient": "with gradient forces",
+    "acac": "acetylacetone",
+    "metal": "CO on copper",
+}
+
+
+def in_words(case: str) -> str:
+    """Return what the table calls a case: ``SCN small, 8 structures``."""
+    parts = case.split("-")
+    count = next(part for part in parts if part.isdigit())
+    said = [WORDS.get(part, part) for part in parts if part != count]
+    return f"{' '.join(said)}, {count} structure{'s' * (count != '1')}"
+
+
 def table(rows: list[dict[str, Any]]) -> list[list[Any]]:
     """Return the cells of the table."""
     lines = []
     for r in rows:
         sides = [w for w in ("ours", "peer") if f"{w}_s" in r]
         cells = [
-            r["case"],
+            in_words(r["case"]),
             r["atoms"],
             " / ".join(f"{r[f'{w}_parameters']}" for w in sides),
             " / ".join(f"{1e3 * r[f'{w}_s']:.0f} ({1e3 * r[f'{w}_batch_s']:.0f})" for w in sides),
