@@ -16,8 +16,11 @@ from ase_nnp.registry.family import DatasetFormat
 
 __all__ = ["find_format", "open_dataset"]
 
-#: Endings that no dataset has: skipped in folders without a look.
-_NEVER = ("-lock", ".lock", ".md", ".log", ".npy", ".pkl", ".py", ".tmp", ".part")
+#: Endings of what belongs to a file that is being written.
+_UNFINISHED = ("-lock", ".lock", ".tmp", ".part")
+#: Endings that datasets rarely have: skipped in folders without a look, unless a format is named
+#: (CASTEP's dynamics are ``.md``, Gaussian's outputs ``.log``).
+_NEVER = (*_UNFINISHED, ".md", ".log", ".npy", ".pkl", ".py")
 _COMPRESSED = (".xz", ".gz", ".bz2")
 
 
@@ -130,7 +133,7 @@ def _files(
 
     if any(sign in str(path) for sign in "*?["):
         matches = sorted(_matches(path))
-        files = _of_format([file for file in matches if _may_be_data(file)], formats, format)
+        files = _of_format(matches, formats, format)
         if not files:
             raise DatasetError("no dataset matches this pattern", path=path)
         _refuse_mixture(path, files)
@@ -154,7 +157,7 @@ def _files_of_folder(
         return [(path, whole)]
 
     entries = sorted(path.iterdir())
-    files = _of_format([entry for entry in entries if _may_be_data(entry)], formats, format)
+    files = _of_format(entries, formats, format)
     if not files:
         listed = ", ".join(entry.name for entry in entries[:8]) or "nothing"
         if ".pkl" in listed:
@@ -186,13 +189,14 @@ def _of_format(
     files: list[Path], formats: Mapping[str, DatasetFormat], format: str | None
 ) -> list[tuple[Path, DatasetFormat]]:
     """Return those files that are of a known format, or of the one that was named."""
+    files = [file for file in files if _may_be_data(file, format)]
     kinds = [(file, _in_folder(file, formats, format)) for file in files]
     return [(file, kind) for file, kind in kinds if kind is not None]
 
 
-def _may_be_data(path: Path) -> bool:
+def _may_be_data(path: Path, format: str | None) -> bool:
     name = path.name.lower()
-    if name.startswith(".") or name.endswith(_NEVER):
+    if name.startswith(".") or name.endswith(_NEVER if format is None else _UNFINISHED):
         return False
     return path.is_file() or (path / "type.raw").is_file()
 

@@ -154,7 +154,7 @@ def _is_part(path: Path, options: dict[str, Any]) -> bool:
     """Whether a file of a folder would be taken as data, by content or by name."""
     from ase_nnp.datasets.opening import _formats, _may_be_data, find_format
 
-    if not _may_be_data(path):
+    if not _may_be_data(path, options.get("format")):
         return False
     kind = find_format(path, _formats())
     return kind is not None and options.get("format", kind.name) == kind.name

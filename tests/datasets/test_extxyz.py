@@ -245,3 +245,13 @@ def test_a_file_that_ends_in_the_middle(tmp_path):
         dataset[1]
     with pytest.warns(DatasetWarning, match="cut off"):
         assert len(open_dataset(path, strict=False)) == 1
+
+
+def test_a_column_of_words_in_any_script(tmp_path):
+    text = "2\nProperties=species:S:1:pos:R:3:site:S:1 energy=-1.0\nCu 0 0 0 α\nCu 0 0 2 Å\n"
+    path = tmp_path / "a.xyz"
+    path.write_text(text, encoding="utf-8")
+    assert open_dataset(path)[0].arrays["site"].tolist() == ["α", "Å"]
+    path.write_bytes(text.encode("utf-16-le").replace(b"\0", b""))
+    with pytest.raises(DatasetError, match="column site: 'utf-8' codec"):
+        open_dataset(path)[0]

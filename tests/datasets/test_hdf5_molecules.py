@@ -57,6 +57,20 @@ def test_ani_2x_names_each_frames_elements(tmp_path):
     assert dataset[0].get_potential_energy() == pytest.approx(WATER, abs=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("missing", "message"), [("species", "no atomic numbers"), ("coordinates", "no 'coordinates'")]
+)
+def test_a_damaged_group_of_ani_is_named_and_not_left_out(tmp_path, missing, message):
+    items = {"coordinates": COORDINATES, "species": [8, 1, 1], "energies": [-76.0, -76.1]}
+    groups = {f"s01/m{k}/{name}": value for k in range(3) for name, value in items.items()}
+    del groups[f"s01/m1/{missing}"]
+    dataset = open_dataset(h5(tmp_path / "a.h5", **groups))
+    assert len(dataset) == (6 if missing == "species" else 5)
+    assert dataset[-1].get_potential_energy() == pytest.approx(WATER - 0.1 * 27.211386, abs=1e-6)
+    with pytest.raises(DatasetError, match=f"s01/m1.*{message}"):
+        dataset[2]
+
+
 def test_forces_of_another_shape_are_refused_by_name(tmp_path):
     items = {"coordinates": COORDINATES, "species": [8, 1, 1], "forces": FORCES[:1]}
     path = h5(tmp_path / "a.h5", **{f"m/{name}": value for name, value in items.items()})

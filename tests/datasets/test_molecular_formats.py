@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import pickle
+import shutil
 import zipfile
 
 import numpy as np
@@ -137,6 +138,22 @@ def test_a_folder_of_deepmd_systems_is_one_dataset(tmp_path):
     assert formulas == ["OH2", "OH2", "OH2", "OH2", "H2", "O2H"]
     assert dataset.locate(4)[0].parent.name == "b"
     assert len(open_dataset(str(tmp_path / "data" / "*"))) == 6
+
+
+def test_no_deepmd_system_is_left_out_of_a_large_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr("ase_nnp.datasets.formats.deepmd._MANY", 2)
+    for name in "abcd":
+        deepmd(tmp_path / "data" / name)
+    assert len(open_dataset(tmp_path / "data")) == 12
+
+
+def test_a_deepmd_set_without_coordinates_is_no_set_to_be_left_out(tmp_path):
+    system = deepmd(tmp_path / "water")
+    shutil.copytree(system / "set.000", system / "set.001")
+    assert len(open_dataset(system)) == 6
+    (system / "set.001" / "coord.npy").unlink()
+    with pytest.raises(DatasetError, match=r"set.001: coord.npy has shape None"):
+        open_dataset(system)
 
 
 def test_a_deepmd_system_without_a_box_is_no_crystal(tmp_path):

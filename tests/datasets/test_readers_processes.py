@@ -213,6 +213,15 @@ def test_what_is_no_dataset_is_ignored_in_a_folder(folder, tmp_path):
     assert len(open_dataset(tmp_path)) == 10
 
 
+def test_endings_of_notes_are_taken_where_the_format_is_named(tmp_path, structures):
+    for name in ("a.log", "b.md", "c.xyz", "d.xyz.part", "e.xyz.lock"):
+        write_dataset(tmp_path / name, structures[:2], format="extxyz")
+    (tmp_path / "README.md").write_text("12 frames of copper\n\nfrom a friend\n")
+    assert len(open_dataset(tmp_path)) == 2
+    assert len(open_dataset(tmp_path, format="extxyz")) == 6
+    assert len(open_dataset(tmp_path / "*.log", format="extxyz")) == 2
+
+
 def test_errors_of_opening_say_what_is_there(tmp_path):
     (tmp_path / "notes.md").write_text("nothing here")
     other = tmp_path / "other"

@@ -7,7 +7,8 @@ have fewer atoms than columns: places of type -1 are left out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from ase_nnp.registry.family import DatasetFormat
 
 __all__ = ["FORMAT", "DeepmdShard", "open_deepmd"]
 
-_MANY = 10_000  # entries of a folder that are looked at
+_MANY = 10_000  # entries of a folder that are looked at to know its kind
 _FILES = ("coord", "box", "energy", "force", "virial", "real_atom_types")
 
 
@@ -144,21 +145,21 @@ def _types(system: Path, elements: Sequence[str] | None) -> tuple[Any, Any]:
 def sets(path: Path) -> list[Path]:
     """Return the sets of a system, or of the systems in a folder, in order of their names."""
     if (path / "type.raw").is_file():
-        folders = (entry for entry in path.glob("set.*") if (entry / "coord.npy").is_file())
-        return sorted(folders)
-    return [part for system in _systems(path) for part in sets(system)]
+        # One without coordinates is a damaged copy, and no set to be passed over.
+        return sorted(entry for entry in path.glob("set.*") if entry.is_dir())
+    return [part for system in _systems(sorted(path.iterdir())) for part in sets(system)]
 
 
-def _systems(path: Path) -> Iterator[Path]:
-    entries = sorted(path.iterdir())[:_MANY]
-    yield from (entry for entry in entries if (entry / "type.raw").is_file())
+def _systems(entries: Iterable[Path]) -> Iterator[Path]:
+    return (entry for entry in entries if (entry / "type.raw").is_file())
 
 
 def sniff(path: Path) -> bool:
     """Whether a folder is a system of DeePMD, or holds some."""
     try:
         return path.is_dir() and (
-            (path / "type.raw").is_file() or next(_systems(path), None) is not None
+            (path / "type.raw").is_file()
+            or next(_systems(islice(path.iterdir(), _MANY)), None) is not None
         )
     except OSError:
         return False

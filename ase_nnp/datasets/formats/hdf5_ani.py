@@ -119,7 +119,8 @@ class ANI1(Layout):
 
     def matches(self, root: h5py.File) -> bool:
         """Return whether a file's root group is of this layout."""
-        return next(self._leaves(root, limit=20), None) is not None
+        leaves = self._leaves(root, limit=20)
+        return any("species" in group and "coordinates" in group for group in leaves)
 
     def _leaves(
         self, group: h5py.Group, depth: int = 3, limit: int | None = None
@@ -127,7 +128,7 @@ class ANI1(Layout):
         for number, sub in enumerate(groups(group)):
             if number == limit:
                 return
-            if "species" in sub and "coordinates" in sub:
+            if "species" in sub or "coordinates" in sub:  # one alone is damaged, not no group
                 yield sub
             elif depth > 1:
                 yield from self._leaves(sub, depth - 1, limit)

@@ -202,7 +202,8 @@ def _column(kind: str, block: Array) -> Array:
             raise ValueError("words that are neither T nor F")
         return true
     if kind == "S":
-        return block.astype(str)
+        ascii = b"".join(block.flat).isascii()
+        return block.astype(str) if ascii else np.char.decode(block, "utf-8")
     raise ValueError(f"of kind {kind!r}, not R, I, L or S")
 
 
