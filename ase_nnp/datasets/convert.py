@@ -7,16 +7,25 @@ import os
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ase_nnp.datasets.sample import Sample, from_atoms
+from ase_nnp.datasets.sample import Sample
 from ase_nnp.datasets.writing.encode import to_json
 from ase_nnp.datasets.writing.identity import identity
 from ase_nnp.datasets.writing.record_writers import Sink, State, sink_class
-from ase_nnp.datasets.writing.write import CHUNK, about, check_target, encode_chunk
+from ase_nnp.datasets.writing.write import (
+    CHUNK,
+    about,
+    check_target,
+    encode_chunk,
+    kinds_of,
+    remove_shards,
+    said_by_all,
+    sample_to_write,
+)
 from ase_nnp.errors import DatasetError
 from ase_nnp.files.atomic import read_checked, take_lock, whole_file, write_checked
 
@@ -150,10 +159,8 @@ class _Work:
 
     def __post_init__(self) -> None:
         self.about = about(self.dataset)
-        if "energy_kind" not in self.about:
-            with suppress(DatasetError):
-                kind = self.dataset[0].info.get("energy_kind")
-                self.about |= {"energy_kind": kind} if isinstance(kind, str) else {}
+        if not hasattr(self.dataset, "energy_kind"):
+            self.about |= said_by_all(kinds_of(self.dataset))
 
 
 def _one_file(
@@ -221,17 +228,25 @@ def _shards(
 
     finished: list[dict[str, Any]] = known.get("shards", [])
     if not known:  # before the first shard: a kill in it must not leave a folder of nobody's
+        note.unlink(missing_ok=True)
+        remove_shards(folder, work.dataset)
         write_checked(note, to_json({"token": work.token, "shards": finished}))
 
     total = len(work.dataset)
     result = Conversion(folder, total, resumed_at=min(total, len(finished) * size))
     for number, first in enumerate(range(0, total, size)):
+        target = folder / f"data.{number:04d}{sink_type.suffixes[0]}"
         if number >= len(finished):
-            target = folder / f"data.{number:04d}{sink_type.suffixes[0]}"
             made = _one_file(work, sink_type, target, first, min(total, first + size))
             result.resumed_at = max(result.resumed_at, made.resumed_at)
             finished.append({"written": made.written, "skipped": made.skipped})
             write_checked(note, to_json({"token": work.token, "shards": finished}))
+        elif finished[number]["written"] and not target.exists():
+            raise DatasetError(
+                "a finished file of an interrupted conversion is gone; use resume=False "
+                "(--restart) to begin again",
+                path=target,
+            )
         result.written += finished[number]["written"]
         result.skipped += finished[number]["skipped"]
 
@@ -255,6 +270,8 @@ def _write_natoms(folder: Path, sink_type: type[Sink]) -> None:
 
 def _opened(src: Any, options: dict[str, Any]) -> Sequence[Atoms]:
     if not (isinstance(src, (str, os.PathLike)) or _is_paths(src)):
+        if hasattr(src, "get_positions"):
+            raise DatasetError("one structure alone is converted as [atoms]")
         return src  # type: ignore[no-any-return]
     from ase_nnp.datasets.opening import open_dataset
 
@@ -325,7 +342,8 @@ def _encode_span(
     arrays = getattr(dataset, "arrays", None)
     for index in range(first, last):
         try:
-            samples.append(from_atoms(dataset[index]) if arrays is None else arrays(index))
+            one = sample_to_write(dataset[index], index) if arrays is None else arrays(index)
+            samples.append(one)
         except DatasetError as error:
             if not skip_broken:
                 raise

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ase_nnp.datasets.labels import candidates, keys_lines
+from ase_nnp.datasets.own_labels import labeled_sample
 from ase_nnp.datasets.sample import Sample, from_atoms
 from ase_nnp.datasets.streaming_statistics import ElementFit, Histogram, Moments
 from ase_nnp.errors import DatasetError
@@ -189,7 +190,7 @@ def samples(
     arrays = getattr(dataset, "arrays", None)
     if arrays is None:
         for number, atoms in enumerate(dataset, start=1):
-            yield from_atoms(atoms)
+            yield labeled_sample(atoms)
             if progress is not None:
                 progress(number, len(dataset) if isinstance(dataset, Sequence) else number)
         return

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ase_nnp.datasets.sample import Sample, from_atoms, to_atoms
+from ase_nnp.datasets.own_labels import labeled_sample
+from ase_nnp.datasets.sample import Sample, to_atoms
 from ase_nnp.models.corrections import sum_of_terms
 from ase_nnp.models.potential import Potential
 from ase_nnp.models.predictor import Predictor
@@ -84,7 +85,7 @@ class CorrectedLabels(Sequence[Any]):
 
     def _stored(self, index: int) -> Sample:
         arrays = getattr(self.dataset, "arrays", None)
-        return from_atoms(self.dataset[index]) if arrays is None else arrays(index)
+        return labeled_sample(self.dataset[index]) if arrays is None else arrays(index)
 
     def arrays(self, index: int) -> Sample:
         """Return one structure as arrays, its labels without the term."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ase_nnp.datasets.shard import KINDS
 from ase_nnp.errors import ConfigError, DatasetError
 from ase_nnp.metrics import S2EFMetrics, is2re_metrics
 from ase_nnp.models.files import load_model, model_hash
@@ -107,7 +108,6 @@ def evaluate(
         if not Path(dataset).exists():
             raise DatasetError("there is no such file or folder", path=dataset)
         dataset = open_dataset(dataset)
-    kind = getattr(dataset, "energy_kind", None)
     frames = list(dataset)
     if not frames:
         raise DatasetError("there are no structures to evaluate on")
@@ -115,6 +115,15 @@ def evaluate(
         raise ConfigError("Name at least one model.")
 
     labels = _labels(frames)
+    # Each structure says what its energy is; one file may hold several kinds.
+    said = [frames[k].info.get("energy_kind") for k in labels.get("energy", ())]
+    kinds = {kind for kind in KINDS if kind in said}
+    if len(kinds) > 1:
+        raise ConfigError(
+            f"the labels are {' and '.join(sorted(kinds))} energies; make them of one kind "
+            "(`ase-nnp data convert --energy-kind`, with_energy)."
+        )
+    kind = next(iter(kinds), None)
     groups = _groups(frames, group)
     evaluation = Evaluation(name, len(frames), {k: len(v) for k, v in labels.items()}, [])
     for number, one in enumerate(models):
@@ -155,9 +164,10 @@ def _labels(frames: Sequence[Atoms]) -> dict[str, dict[int, Any]]:
 
             results["stress"] = voigt_6_to_full_3x3_stress(results["stress"])
 
-        # Named properties (a band gap) stand in info; results come last, because they are labels
-        # for certain.
+        # Named properties (a band gap) stand in info, where an energy is no label; results come
+        # last, because they are labels for certain.
         scalars = {n: v for n, v in atoms.info.items() if isinstance(v, (int, float, np.number))}
+        scalars.pop("energy", None)
         for name, value in {**scalars, **results}.items():
             if value is not None and np.all(np.isfinite(value)):
                 labels.setdefault(name, {})[k] = value

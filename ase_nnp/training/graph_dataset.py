@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ase_nnp.datasets.sample import Sample, from_atoms, to_atoms
+from ase_nnp.datasets.own_labels import labeled_sample
+from ase_nnp.datasets.sample import Sample, to_atoms
 from ase_nnp.errors import ConfigError, DatasetError
 from ase_nnp.models.graph import AtomGraph
 from ase_nnp.models.potential import Potential
@@ -25,6 +26,8 @@ __all__ = ["AtomGraphDataset", "GraphBatch", "collate"]
 
 Array = np.ndarray[Any, Any]
 LABELS = ("energy", "forces")
+#: Information under these names is no label: MPtrj's ``stress`` is in kB with VASP's sign.
+_PHYSICAL = ("energy", "forces", "stress")
 
 
 @dataclass(frozen=True)
@@ -86,8 +89,8 @@ class AtomGraphDataset(Dataset[GraphBatch]):
         Of positions, cells, forces and stress; default that of the model, else float32. Energies
         and scalars are float64: a total energy of thousands of eV has no meV in float32.
     labels
-        What goes into ``targets``: ``energy``, ``forces``, ``stress`` and scalars by their name in
-        ``atoms.info`` or in the results.
+        What goes into ``targets``: ``energy``, ``forces``, ``stress`` of the calculator, and other
+        scalars by their name in its results or in ``atoms.info``.
     stored_edges
         ``"auto"`` uses edges stored in the files if they follow the same rule, which is tested on
         a few structures; True uses them untested, False never.
@@ -118,6 +121,7 @@ class AtomGraphDataset(Dataset[GraphBatch]):
             raise ConfigError(f"stored_edges is {stored_edges!r}; it is True, False or 'auto'")
         self.dataset, self.labels = dataset, tuple(labels)
         self.graph_options: dict[str, Any] = {}
+        self._energy_kind: str | None = None
         if model is not None:
             # Asked for something else than its own rule, the model does not make the graphs.
             if cutoff is not None or max_neighbors is not None:
@@ -129,7 +133,8 @@ class AtomGraphDataset(Dataset[GraphBatch]):
             dtype = model.dtype if dtype is None else dtype
             self.graph_options = {"inputs": model.required_inputs, **model.graph_options}
             if "energy" in labels:
-                _check_energy_kind(dataset, model)
+                _check_energy_kind(getattr(dataset, "energy_kind", None), model.energy_kind)
+                self._energy_kind = model.energy_kind
 
         self.model = model if model is not None and own_rule else None
         self.cutoff, self.max_neighbors = cutoff, max_neighbors
@@ -158,7 +163,7 @@ class AtomGraphDataset(Dataset[GraphBatch]):
     def sample(self, index: int) -> Sample:
         """Return one structure as arrays."""
         arrays = getattr(self.dataset, "arrays", None)
-        return from_atoms(self.dataset[index]) if arrays is None else arrays(index)
+        return labeled_sample(self.dataset[index]) if arrays is None else arrays(index)
 
     def graph(self, sample: Sample) -> AtomGraph:
         """Return the graph of a sample under this dataset's rule."""
@@ -181,6 +186,9 @@ class AtomGraphDataset(Dataset[GraphBatch]):
         if kept is not None:
             return kept
         sample = self.sample(index)
+        # A file of extended XYZ may hold several kinds, and a list of structures says none.
+        if "energy" in sample:
+            _check_energy_kind(sample["info"].get("energy_kind"), self._energy_kind)
         graph = self.graph(sample)
         targets = {name: self._target(name, sample) for name in self.labels}
         batch = GraphBatch(graph, targets, torch.from_numpy(np.array([index])))
@@ -206,8 +214,8 @@ class AtomGraphDataset(Dataset[GraphBatch]):
         # Total energies of thousands of eV have no meV in float32.
         real = NUMPY_TYPES[self.dtype] if name in ("forces", "stress") else np.float64
         value = sample.get(name)
-        if value is None:
-            value = sample["info"].get(name, sample.get("results", {}).get(name))
+        if value is None and name not in _PHYSICAL:
+            value = sample.get("results", {}).get(name, sample["info"].get(name))
         if value is None:
             return torch.from_numpy(np.full(shape, math.nan, real))
         try:
@@ -260,10 +268,11 @@ def collate(items: Any) -> GraphBatch:
     return GraphBatch(graph, targets, torch.cat([item.index for item in items]))
 
 
-def _check_energy_kind(dataset: Any, model: Potential) -> None:
+def _check_energy_kind(ours: Any, theirs: str | None) -> None:
     kinds = ("total", "adsorption")
-    ours, theirs = getattr(dataset, "energy_kind", None), model.energy_kind
-    if ours == "mixed" or (ours in kinds and theirs in kinds and ours != theirs):
+    if theirs is not None and (
+        ours == "mixed" or (ours in kinds and theirs in kinds and ours != theirs)
+    ):
         raise DatasetError(
             f"the dataset holds {ours} energies and the model's are {theirs}; "
             f"use dataset.with_energy({theirs!r})"

@@ -117,7 +117,7 @@ def fit_normalization(
             if name in sample:
                 digest.update(np.ascontiguousarray(sample[name]).tobytes())
         for name in labels:
-            value = sample["info"].get(name, sample.get("results", {}).get(name))
+            value = sample.get("results", {}).get(name, sample["info"].get(name))
             labels[name] += value is not None
             if value is not None and len(labels) == 1:
                 scalar.add(float(value))

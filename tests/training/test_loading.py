@@ -254,6 +254,11 @@ def test_energies_of_another_kind_than_the_models_are_refused(path):
         AtomGraphDataset(open_dataset(path), model=Adsorption())
     AtomGraphDataset(open_dataset(path), model=Adsorption(), labels=("forces",))
 
+    # A list does not say what it holds; each of its structures does.
+    frames = AtomGraphDataset(list(open_dataset(path)), model=Adsorption())
+    with pytest.raises(DatasetError, match=r"holds total energies.*with_energy\('adsorption'\)"):
+        frames[1]
+
 
 @pytest.mark.parametrize(
     ("options", "message"),

@@ -100,7 +100,9 @@ def extxyz_frame(sample: Sample) -> bytes:
     for name in ("move_mask", "tags", "momenta", "masses", "initial_magmoms", "initial_charges"):
         if name in row:
             per_atom[name] = row.pop(name)
-    per_atom |= {name: row.pop(name) for name in _PER_ATOM if name in row}
+    # What is not one row an atom would be cut to fit; it goes with the other results.
+    fits = [name for name in _PER_ATOM if np.shape(row.get(name))[:1] == (natoms,)]
+    per_atom |= {name: row.pop(name) for name in fits}
     for name, value in data.pop(ARRAYS, {}).items():
         # ASE and MACE read the columns charge and magmom as results.
         odd = is_label_name(name) or name in ("charge", "magmom") or name.lower() in _STRUCTURE

@@ -54,10 +54,13 @@ def _write_config(group: Any, sample: Sample) -> None:
     group["config_type"] = str(data.get("config_type", "Default"))
     group.create_group("property_weights")
 
+    # Readers of the layout take these shapes only; any other stays in the JSON beside.
     properties = group.create_group("properties")
+    shapes = {"dipole": (3,), "charges": group["atomic_numbers"].shape}
     for name in _PROPERTIES:
-        if (value := row.pop(name, None)) is not None:
-            properties[name] = np.asarray(value, dtype=np.float64)
+        value = row.get(name)
+        if value is not None and np.shape(value) == shapes.get(name, np.shape(value)):
+            properties[name] = np.asarray(row.pop(name), dtype=np.float64)
     for key, name in _INFO.items():
         value = data.get(key)
         number = isinstance(value, (int, float, np.integer, np.floating))

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ase_nnp.datasets.sample import from_atoms
+from ase_nnp.datasets.own_labels import labeled_sample
 from ase_nnp.datasets.writing.encode import flat_record
 from ase_nnp.errors import DatasetError
 
@@ -66,7 +66,7 @@ def _content(dataset: Any, number: int) -> bytes:
     """Numbers, positions, cell, pbc, labels and information of a record; or why there are none."""
     arrays = getattr(dataset, "arrays", None)
     try:
-        sample = from_atoms(dataset[number]) if arrays is None else arrays(number)
+        sample = labeled_sample(dataset[number]) if arrays is None else arrays(number)
         return flat_record(sample)
     except DatasetError as error:
         return repr(error).encode()

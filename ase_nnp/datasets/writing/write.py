@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ase_nnp.datasets.sample import Sample, from_atoms
-from ase_nnp.datasets.writing.record_writers import Sink, sink_class
+from ase_nnp.datasets.own_labels import labeled_sample
+from ase_nnp.datasets.sample import Sample, check_sample
+from ase_nnp.datasets.writing.record_writers import SINKS, Sink, sink_class
 from ase_nnp.errors import DatasetError
 from ase_nnp.files.atomic import unfinished, whole_file
 
@@ -60,7 +64,8 @@ def write_dataset(
     ------
     DatasetError
         The format is unknown, the file exists, there is no structure, or something attached to one
-        cannot be stored.
+        cannot be stored or read back (an energy that is not finite, the results of another
+        structure).
     """
     target = Path(path)
     sink_type = _sink_or_plugin(target, format)
@@ -74,12 +79,10 @@ def write_dataset(
     written = 0
     try:
         for chunk in chunks(structures, chunk_size):
-            samples = [from_atoms(atoms) for atoms in chunk]
+            samples = [sample_to_write(atoms, written + k) for k, atoms in enumerate(chunk)]
             kinds |= {s["info"]["energy_kind"] for s in samples if "energy_kind" in s["info"]}
-            if "energy_kind" not in note and len(kinds) == 1:
-                note = {"energy_kind": str(*kinds)}
-            elif len(kinds) > 1:
-                note = {"energy_kind": "mixed"}
+            if "energy_kind" not in note or len(kinds) > 1:
+                note = said_by_all(kinds) or note
             payloads = encode_chunk(sink_type, samples, written)
             written += len(chunk)
             sink.append(payloads, {"done": written, "written": written, "about": note})
@@ -99,12 +102,36 @@ def about(structures: object) -> dict[str, str]:
     return {name: value for name, value in said.items() if isinstance(value, str)}
 
 
+def said_by_all(kinds: set[str]) -> dict[str, str]:
+    """Return the kind of energy of a whole whose structures are of these kinds."""
+    if not kinds:
+        return {}
+    return {"energy_kind": next(iter(kinds)) if len(kinds) == 1 else "mixed"}
+
+
+def kinds_of(structures: Sequence[Atoms]) -> set[str]:
+    """Return the kinds of energy that structures name, those apart that cannot be read."""
+    kinds = set()
+    for number in range(len(structures)):
+        with suppress(DatasetError):
+            kinds.add(getattr(structures[number], "info", {}).get("energy_kind"))
+    return {kind for kind in kinds if isinstance(kind, str)}
+
+
 def check_target(target: Path, overwrite: bool) -> None:
     """Refuse a file that exists and a folder that does not."""
     if target.exists() and not overwrite:
         raise DatasetError("exists already; give overwrite=True to replace it", path=target)
     if not target.parent.is_dir():
         raise DatasetError(f"folder {target.parent} does not exist", path=target)
+
+
+def sample_to_write(atoms: Atoms, number: int) -> Sample:
+    """Return a structure as it is stored; one that no reader would take is named by its number."""
+    try:
+        return check_sample(labeled_sample(atoms))
+    except DatasetError as error:
+        raise DatasetError(f"structure {number}: {error}") from None
 
 
 def encode_chunk(sink: type[Sink], chunk: list[Sample], first: int) -> list[bytes]:
@@ -118,6 +145,36 @@ def encode_chunk(sink: type[Sink], chunk: list[Sample], first: int) -> list[byte
             except DatasetError as error:
                 raise DatasetError(f"structure {first + offset}: {error}") from error
         raise
+
+
+_SHARD = re.compile(r"\.?data\.\d{4,}(\.[a-z0-9.]+?)(\.part(\.json)?)?")
+
+
+def remove_shards(folder: Path, source: object) -> None:
+    """Remove what an earlier conversion to a folder left there: shards, their parts and counts.
+
+    Fewer shards would otherwise stand beside the last ones of another dataset.
+
+    Raises
+    ------
+    DatasetError
+        The source is one of these files.
+    """
+    endings = {ending for sink in SINKS for ending in sink.suffixes}
+    found = [
+        path
+        for path in folder.iterdir()
+        if (match := _SHARD.fullmatch(path.name)) is not None and match[1] in endings
+    ]
+    read = {shard.path.resolve() for shard in getattr(source, "shards", ())}
+    if any(path.resolve() in read for path in found):
+        raise DatasetError("the source lies in this folder, whose files are replaced", path=folder)
+
+    for path in (*found, folder / "metadata.npz"):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _sink_or_plugin(target: Path, format: str | None) -> object:
