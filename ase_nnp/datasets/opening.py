@@ -42,7 +42,7 @@ def open_dataset(
     format
         Name of a format where the content does not tell (``ase-nnp doctor`` lists them), or the
         name of any format that ASE reads (``"vasp-xdatcar"``, ``"castep-md"``). In a folder only
-        files of that format are taken.
+        files of that format are taken, whatever their endings.
     keys
         Names of labels in these files, where they are unusual: ``{"energy": "dft_energy",
         "forces": "dft_forces"}``. They are looked up in ``info`` and in the arrays of the atoms;
@@ -126,13 +126,16 @@ def _files(
     path: Path, formats: Mapping[str, DatasetFormat], format: str | None
 ) -> list[tuple[Path, DatasetFormat]]:
     """Return the files of a dataset with their formats, sorted by name."""
+    # Records are read later, when the process may work in another folder.
+    if path.exists():
+        path = path.absolute()
     if path.is_dir():
         return _files_of_folder(path, formats, format)
     if path.exists():
         return [(path, _format_of_file(path, formats, format))]
 
     if any(sign in str(path) for sign in "*?["):
-        matches = sorted(_matches(path))
+        matches = sorted(match.absolute() for match in _matches(path))
         files = _of_format(matches, formats, format)
         if not files:
             raise DatasetError("no dataset matches this pattern", path=path)

@@ -9,9 +9,12 @@ import subprocess
 import sys
 import threading
 
+import ase.db
 import lmdb
 import numpy as np
 import pytest
+from ase.build import bulk
+from ase.calculators.singlepoint import SinglePointCalculator
 from dataset_workers import read_energy
 
 from ase_nnp.datasets import AtomsDataset, Shard, open_dataset, write_dataset
@@ -194,6 +197,25 @@ def test_file_folder_pattern_and_list_open_the_same(folder, structures):
         assert energies(open_dataset(path)) == energies(structures)
     assert len(open_dataset([files[2], files[0]])) == 9
     assert energies(open_dataset([files[2], files[0]])) == energies(structures[5:] + structures[:4])
+
+
+@pytest.mark.parametrize("name", ["a.extxyz", "a.extxyz.xz", "a.aselmdb", "a.h5", "a.db"])
+def test_a_file_stays_the_file_when_the_process_goes_elsewhere(tmp_path, monkeypatch, name):
+    opened = []
+    for number in (1, 2):
+        folder = tmp_path / f"run[{number}]"
+        folder.mkdir()
+        atoms = bulk("Cu")
+        atoms.calc = SinglePointCalculator(atoms, energy=-float(number))
+        if name == "a.db":
+            ase.db.connect(folder / name).write(atoms)
+        else:
+            write_dataset(folder / name, [atoms])
+        monkeypatch.chdir(folder)
+        opened += [open_dataset(name), open_dataset("a.*"), open_dataset(".")]
+    for dataset in opened:
+        dataset.close()
+    assert [d[0].get_potential_energy() for d in opened] == [-1, -1, -1, -2, -2, -2]
 
 
 def test_content_counts_and_not_the_name(folder, tmp_path, structures):

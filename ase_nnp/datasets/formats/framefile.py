@@ -251,4 +251,5 @@ class _Scan:
 
     def _not_a_number(self, text: bytes) -> None:
         number = len(self.offsets) - 1
-        self.problem = f"frame {number} begins with {text[:40]!r}, not with a number of atoms"
+        found = repr(text[:40]) if text else "an empty line"
+        self.problem = f"frame {number} begins with {found}, not with a number of atoms"
