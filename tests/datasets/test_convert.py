@@ -13,6 +13,7 @@ import time
 import lmdb
 import numpy as np
 import pytest
+from ase.calculators.singlepoint import SinglePointCalculator
 
 from ase_nnp.datasets import convert, open_dataset, write_dataset
 from ase_nnp.errors import DatasetError
@@ -43,9 +44,9 @@ def source(tmp_path_factory):
 def stream(few):
     for number in range(COUNT):
         atoms = few[number % 20].copy()
-        atoms.calc = few[number % 20].calc
         atoms.info["number"] = number
         atoms.positions[0, 0] = number * 1e-3
+        atoms.calc = SinglePointCalculator(atoms, **few[number % 20].calc.results)
         yield atoms
 
 

@@ -116,3 +116,37 @@ def test_an_lmdb_file_grows_as_it_must(tmp_path, slabs, ending, monkeypatch):
     back = open_dataset(tmp_path / f"a.{ending}")
     assert len(back) == 240
     assert_same_atoms(back[239], slabs[5])
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize(
+    "value",
+    ["\udce9", ["\udce9"], {"\udce9": 1}, np.ones(2, np.longdouble), np.array([b"\xff"]), b"a"],
+    ids=ascii,
+)
+def test_what_cannot_be_stored_is_named_in_every_format(tmp_path, ending, value):
+    atoms = Atoms("H")
+    atoms.info = {"good": 1, "bad": value}
+    with pytest.raises(DatasetError, match=r"structure 1: info\['bad'\]"):
+        write_dataset(tmp_path / f"out.{ending}", [Atoms("H"), atoms])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")
+def test_arrays_of_unusual_making_keep_shape_and_values(tmp_path, ending):
+    atoms = Atoms("H2", [[0, 0, 0], [0, 0, 1]])
+    atoms.info = {
+        "other bytes": np.arange(3, dtype=">f8"),
+        "matrix": np.asmatrix(np.eye(2)),
+        "turned": np.arange(6.0).reshape(2, 3).T,
+        "number": np.array(3.0),
+        "config_type": "a\0b",
+    }
+    atoms.set_array("swapped", np.arange(2, dtype=">i4"))
+    write_dataset(tmp_path / f"out.{ending}", [atoms])
+    back = open_dataset(tmp_path / f"out.{ending}")[0]
+    for name, value in atoms.info.items():
+        np.testing.assert_array_equal(back.info[name], value)
+        assert np.shape(back.info[name]) == np.shape(value)
+    assert back.arrays["swapped"].tolist() == [0, 1]

@@ -151,10 +151,15 @@ def add_row_fields(sample: Sample, row: dict[str, Any], arrays: dict[str, Any]) 
 def _plain(value: Any, where: str) -> Any:
     """Return ``value`` as what ASE's JSON reader turns back into it."""
     if isinstance(value, np.ndarray):
-        if value.dtype.kind not in "biufcUS":
+        # A matrix has no flat form, and JSON takes the processor's own order of bytes only.
+        value = np.asarray(value, value.dtype.newbyteorder("="))
+        if value.dtype.kind not in "biufcUS" or value.dtype.char in "gG":
             raise DatasetError(f"{where} is an array of {value.dtype}, which cannot be stored")
         if value.dtype.kind in "US":
-            return value.astype(str).tolist()
+            try:
+                return value.astype(str).tolist()
+            except UnicodeDecodeError as error:
+                raise DatasetError(f"{where} is an array of bytes and no text ({error})") from None
         if value.dtype.kind == "c":  # as ASE: real and imaginary parts in turns
             halves = np.ascontiguousarray(value.ravel(), np.complex128).view(np.float64)
             return {"__ndarray__": [list(value.shape), "complex128", halves]}
@@ -204,7 +209,10 @@ def to_json(value: Any) -> bytes:
     import orjson
 
     if _finite(value):
-        return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+        try:
+            return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+        except TypeError as error:  # half a character, as in names of files in another encoding
+            raise DatasetError(f"something cannot be stored ({error})") from None
     return json.dumps(value, default=lambda array: array.tolist()).encode()
 
 
@@ -215,6 +223,27 @@ def ase_row(sample: Sample) -> bytes:
     digest = hashlib.md5(body, usedforsecurity=False).hexdigest()
     tail = f',"unique_id":"{digest}","ctime":0.0,"mtime":0.0,"user":""}}'
     return zlib.compress(body[:-1] + tail.encode())
+
+
+def check_info(info: dict[Any, Any]) -> None:
+    """Refuse an entry that cannot be stored, by its name.
+
+    Raises
+    ------
+    DatasetError
+        For the first such entry.
+    """
+    for key, value in info.items():
+        where = f"info[{key!a}]"
+        plain = _plain([key, value], where)
+        try:
+            to_json(plain)
+        except DatasetError as error:
+            raise DatasetError(f"{where}: {error}") from None
+
+
+def _long(values: Any) -> bool:
+    return bool(values.dtype.char == "g")  # NumPy's long double, which no other reader has
 
 
 #: Parts of a sample that are dictionaries; their entries are named ``part.name``.
@@ -240,8 +269,8 @@ def flat_record(sample: Sample) -> bytes:
                 odd.append([key, entry])
                 continue
             full = name if key is None else f"{name}.{key}"
-            if isinstance(entry, np.ndarray) and entry.dtype.kind in "biuf":
-                arrays[full] = np.ascontiguousarray(entry)
+            if isinstance(entry, np.ndarray) and entry.dtype.kind in "biuf" and not _long(entry):
+                arrays[full] = np.asarray(entry, order="C")
             else:
                 rest[full] = _plain(entry, full)
     if odd:

@@ -101,7 +101,7 @@ def extxyz_frame(sample: Sample) -> bytes:
         if name in row:
             per_atom[name] = row.pop(name)
     # What is not one row an atom would be cut to fit; it goes with the other results.
-    fits = [name for name in _PER_ATOM if np.shape(row.get(name))[:1] == (natoms,)]
+    fits = [n for n in _PER_ATOM if n in row and np.shape(row[n])[:1] == (natoms,)]
     per_atom |= {name: row.pop(name) for name in fits}
     for name, value in data.pop(ARRAYS, {}).items():
         # ASE and MACE read the columns charge and magmom as results.

@@ -51,7 +51,8 @@ def _write_config(group: Any, sample: Sample) -> None:
     group["cell"] = row.pop("cell")
     group["pbc"] = row.pop("pbc")
     group["weight"] = 1.0
-    group["config_type"] = str(data.get("config_type", "Default"))
+    # Without the zeros that HDF5 ends a text at; as it was it stands in the JSON beside.
+    group["config_type"] = str(data.get("config_type", "Default")).replace("\0", "")
     group.create_group("property_weights")
 
     # Readers of the layout take these shapes only; any other stays in the JSON beside.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from ase_nnp.datasets.own_labels import labeled_sample
 from ase_nnp.datasets.sample import Sample, check_sample
+from ase_nnp.datasets.writing.encode import check_info
 from ase_nnp.datasets.writing.record_writers import SINKS, Sink, sink_class
 from ase_nnp.errors import DatasetError
 from ase_nnp.files.atomic import unfinished, whole_file
@@ -141,6 +142,7 @@ def encode_chunk(sink: type[Sink], chunk: list[Sample], first: int) -> list[byte
     except DatasetError:
         for offset, sample in enumerate(chunk):
             try:
+                check_info(sample["info"])
                 sink.encode([sample])
             except DatasetError as error:
                 raise DatasetError(f"structure {first + offset}: {error}") from error
