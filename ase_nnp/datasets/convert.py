@@ -22,7 +22,8 @@ from ase_nnp.datasets.writing.write import (
     check_target,
     encode_chunk,
     kinds_of,
-    remove_shards,
+    refuse_own_source,
+    remove_others,
     said_by_all,
     sample_to_write,
 )
@@ -228,18 +229,18 @@ def _shards(
 
     finished: list[dict[str, Any]] = known.get("shards", [])
     if not known:  # before the first shard: a kill in it must not leave a folder of nobody's
-        note.unlink(missing_ok=True)
-        remove_shards(folder, work.dataset)
+        refuse_own_source(folder, work.dataset)
         write_checked(note, to_json({"token": work.token, "shards": finished}))
 
     total = len(work.dataset)
     result = Conversion(folder, total, resumed_at=min(total, len(finished) * size))
+    made: set[Path] = set()
     for number, first in enumerate(range(0, total, size)):
         target = folder / f"data.{number:04d}{sink_type.suffixes[0]}"
         if number >= len(finished):
-            made = _one_file(work, sink_type, target, first, min(total, first + size))
-            result.resumed_at = max(result.resumed_at, made.resumed_at)
-            finished.append({"written": made.written, "skipped": made.skipped})
+            one = _one_file(work, sink_type, target, first, min(total, first + size))
+            result.resumed_at = max(result.resumed_at, one.resumed_at)
+            finished.append({"written": one.written, "skipped": one.skipped})
             write_checked(note, to_json({"token": work.token, "shards": finished}))
         elif finished[number]["written"] and not target.exists():
             raise DatasetError(
@@ -247,10 +248,13 @@ def _shards(
                 "(--restart) to begin again",
                 path=target,
             )
+        if finished[number]["written"]:
+            made.add(target)
         result.written += finished[number]["written"]
         result.skipped += finished[number]["skipped"]
 
     if result.written:
+        remove_others(folder, made)
         _write_natoms(folder, sink_type)
     note.unlink()
     return result

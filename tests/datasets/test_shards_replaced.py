@@ -43,6 +43,15 @@ def test_fewer_shards_leave_none_of_the_last_dataset(tmp_path, format):
     assert (folder / "README").read_text() == "mine"
 
 
+def test_a_conversion_that_fails_removes_no_other_file(tmp_path):
+    folder, few = tmp_path / "out", structures(9)
+    convert(few, folder, shard_size=2)
+    interrupted(few[:3], folder, 2, shard_size=2, chunk_size=1, overwrite=True)
+    assert (folder / "data.0004.aselmdb").exists()
+    assert convert(few[:3], folder, shard_size=2, chunk_size=1).written == 3
+    assert numbers(folder) == [0, 1, 2]
+
+
 def test_another_format_leaves_no_second_kind_of_file(tmp_path):
     folder = tmp_path / "out"
     convert(structures(5), folder, shard_size=2, format="hdf5")

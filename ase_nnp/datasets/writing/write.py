@@ -152,30 +152,29 @@ def encode_chunk(sink: type[Sink], chunk: list[Sample], first: int) -> list[byte
 _SHARD = re.compile(r"\.?data\.\d{4,}(\.[a-z0-9.]+?)(\.part(\.json)?)?")
 
 
-def remove_shards(folder: Path, source: object) -> None:
-    """Remove what an earlier conversion to a folder left there: shards, their parts and counts.
-
-    Fewer shards would otherwise stand beside the last ones of another dataset.
-
-    Raises
-    ------
-    DatasetError
-        The source is one of these files.
-    """
+def shards_in(folder: Path) -> list[Path]:
+    """Return what conversions to a folder left there: shards, and parts of them."""
     endings = {ending for sink in SINKS for ending in sink.suffixes}
-    found = [
-        path
-        for path in folder.iterdir()
-        if (match := _SHARD.fullmatch(path.name)) is not None and match[1] in endings
-    ]
+    matches = ((path, _SHARD.fullmatch(path.name)) for path in folder.iterdir())
+    return [path for path, match in matches if match is not None and match[1] in endings]
+
+
+def refuse_own_source(folder: Path, source: object) -> None:
+    """Refuse to read from the shards that are about to be replaced."""
     read = {shard.path.resolve() for shard in getattr(source, "shards", ())}
-    if any(path.resolve() in read for path in found):
+    if any(path.resolve() in read for path in shards_in(folder)):
         raise DatasetError("the source lies in this folder, whose files are replaced", path=folder)
 
-    for path in (*found, folder / "metadata.npz"):
+
+def remove_others(folder: Path, made: set[Path]) -> None:
+    """Remove shards of an earlier conversion beside those that were made, and its counts.
+
+    Fewer shards would otherwise stand beside the last ones of another dataset.
+    """
+    for path in (*shards_in(folder), folder / "metadata.npz"):
         if path.is_dir():
             shutil.rmtree(path)
-        else:
+        elif path not in made:
             path.unlink(missing_ok=True)
 
 
