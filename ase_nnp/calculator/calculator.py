@@ -16,6 +16,7 @@ from ase.calculators.calculator import (
     all_changes,
 )
 from ase.constraints import FixAtoms
+from ase.outputs import Properties
 from ase.stress import full_3x3_to_voigt_6_stress
 from numpy.typing import NDArray
 
@@ -220,6 +221,10 @@ class NNPCalculator(Calculator):  # type: ignore[misc]
                 f"new one: NNPCalculator({self.parameters.get('model', '')!r}, ...)."
             )
         return {}
+
+    def export_properties(self) -> Properties:
+        """Return the results that ASE has names for; it refuses others, as error bars are."""
+        return Properties(dict(self.results))
 
     def __repr__(self) -> str:
         known = self.parameters

@@ -344,6 +344,9 @@ def test_results_with_error_bars_make_a_single_point_calculator():
     for twin in (results.copy(), copy.deepcopy(results), pickle.loads(pickle.dumps(results))):
         assert set(twin) == set(results)
         assert twin["energy_std"] == results["energy_std"]
+    asked = atoms.get_properties(["energy", "stress"])
+    assert asked["energy"] == pytest.approx(results["energy"])
+    assert "energy_std" not in asked
     NEB.freeze_results_on_image(atoms, **results)
     assert atoms.get_potential_energy() == results["energy"]
 
