@@ -13,7 +13,7 @@ from ase_nnp.errors import AseNnpError, CheckpointError, UnknownModelError
 from ase_nnp.files.outline import checkpoint_words
 from ase_nnp.models.corrections import with_stored_corrections
 from ase_nnp.models.download import download_bar, fetch, is_remote
-from ase_nnp.models.potential import Potential
+from ase_nnp.models.potential import Potential, model_name
 from ase_nnp.models.tensors import read_sealed
 from ase_nnp.registry.config import resolve_config
 from ase_nnp.registry.family import ModelFamily, Pretrained
@@ -41,13 +41,6 @@ def label_model(
     # A family may fill in nested defaults itself; what it built from is what must be saved.
     model.config = dict(model.config) or dict(config)
     model.provenance = {**dict(model.provenance), **provenance}
-
-
-def model_name(model: Potential) -> str:
-    """Return the name of the pretrained weights, else of family, calculator or class."""
-    inner = model.unwrapped
-    said = model.provenance.get("pretrained") or inner.family or getattr(inner, "name", "")
-    return str(said or type(inner).__name__)
 
 
 def load_checkpoint(

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ase_nnp.errors import CheckpointError, ConfigError
-from ase_nnp.models.potential import Potential
+from ase_nnp.models.potential import Potential, model_name
 from ase_nnp.models.sums import Sum, sum_potentials
 from ase_nnp.registry.correction import Correction, parse_correction
 from ase_nnp.registry.installed import installed
@@ -104,13 +104,13 @@ def _check_fits(correction: Correction, text: str, model: Potential) -> None:
     twice = words & {word.lower() for word in correction.included_in}
     if twice:
         raise ConfigError(
-            f"'{model.family}' was trained on {said}, which holds the term already: '{text}' would "
-            "count it twice."
+            f"'{model_name(model)}' was trained on {said}, which holds the term already: '{text}' "
+            "would count it twice."
         )
 
     if model.energy_kind not in correction.energy_kinds:
         raise ConfigError(
-            f"'{model.family}' gives {model.energy_kind} energies, and '{text}' is a term of "
+            f"'{model_name(model)}' gives {model.energy_kind} energies, and '{text}' is a term of "
             f"{' or '.join(correction.energy_kinds)} energies. Add it to each structure of the "
             "difference instead: build_term of ase_nnp.models.corrections makes it a potential."
         )
@@ -119,7 +119,7 @@ def _check_fits(correction: Correction, text: str, model: Potential) -> None:
     # By words: "PBE" is a part of "RPBE" and another functional.
     if functional and said and functional.lower().replace("-", "") not in words:
         warnings.warn(
-            f"'{text}' has parameters for {functional}, and '{model.family}' was trained on "
+            f"'{text}' has parameters for {functional}, and '{model_name(model)}' was trained on "
             f"{said}.",
             stacklevel=4,
         )

@@ -20,7 +20,7 @@ from ase_nnp.models.structures import check_numbers
 if TYPE_CHECKING:
     from ase import Atoms
 
-__all__ = ["Potential"]
+__all__ = ["Potential", "model_name"]
 
 #: Properties with one row per atom; everything else has one row per structure.
 PER_ATOM = frozenset(
@@ -152,7 +152,7 @@ class Potential(nn.Module):
 
     def check_elements(self, structures: Sequence[Atoms]) -> None:
         """Refuse atoms of elements outside :attr:`elements`."""
-        name = f"'{self.family or type(self).__name__}'"
+        name = f"'{model_name(self)}'"
         for atoms in structures:
             check_numbers(atoms, self.elements, name)
 
@@ -330,3 +330,11 @@ class Potential(nn.Module):
             "corrections": list(self.corrections),
             "provenance": dict(self.provenance),
         }
+
+
+def model_name(model: Potential) -> str:
+    """Return the name of the pretrained weights, else of family, calculator or class."""
+    # Error bars and added terms have no name that a user has chosen: the model within has.
+    inner = model.unwrapped
+    said = model.provenance.get("pretrained") or inner.family or getattr(inner, "name", "")
+    return str(said or type(inner).__name__)

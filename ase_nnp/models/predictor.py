@@ -18,7 +18,7 @@ from ase_nnp.models.files import load_model
 from ase_nnp.models.graph import AtomGraph
 from ase_nnp.models.kept_edges import KeptList
 from ase_nnp.models.modes import progress_bar, usual_default_dtype
-from ase_nnp.models.potential import Potential
+from ase_nnp.models.potential import Potential, model_name
 from ase_nnp.models.result_rows import split_rows
 from ase_nnp.models.structures import as_atoms, name_of
 
@@ -110,7 +110,7 @@ class Predictor:
         strange = [p for p in wanted if p not in outputs]
         if strange:
             raise ConfigError(
-                f"'{self.model.family or type(self.model).__name__}' does not give "
+                f"'{model_name(self.model)}' does not give "
                 f"{', '.join(strange)}. It gives: {', '.join(outputs)}."
             )
         return tuple(wanted)

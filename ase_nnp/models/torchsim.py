@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ase_nnp.errors import ConfigError
 from ase_nnp.models.modes import usual_default_dtype
-from ase_nnp.models.potential import Potential
+from ase_nnp.models.potential import Potential, model_name
 
 __all__ = ["TorchSimModel", "as_model"]
 
@@ -52,7 +52,7 @@ class TorchSimModel(nn.Module):
         missing = [p for p in ("energy", "forces") if p not in potential.outputs]
         if missing:
             raise ConfigError(
-                f"'{potential.family or type(potential).__name__}' gives no {', '.join(missing)}; "
+                f"'{model_name(potential)}' gives no {', '.join(missing)}; "
                 "torch-sim needs energy and forces."
             )
         self.potential = potential.eval()

@@ -12,7 +12,7 @@ from ase.db import connect
 
 import ase_nnp
 from ase_nnp import NNPCalculator, load_model, predict
-from ase_nnp.errors import ConfigError, UnknownModelError
+from ase_nnp.errors import ConfigError, UnknownModelError, UnsupportedElementError
 from ase_nnp.models.checkpoints import model_name
 from ase_nnp.models.default import default_pretrained
 
@@ -111,6 +111,16 @@ def test_a_model_is_called_by_its_weights_its_family_or_its_calculator():
     assert model_name(load_model(device="cpu", uncertainty=False)) == offered.name
     assert model_name(ase_nnp.build_model("lj", device="cpu")) == "lj"
     assert model_name(ase_nnp.from_ase(EMT)) == "EMT"
+
+
+@pytest.mark.parametrize("options", [{}, {"uncertainty": False}, {"corrections": ["d3bj:pbe"]}])
+def test_errors_name_the_model_and_not_what_is_wrapped_around_it(options):
+    iron = bulk("Fe")
+    iron.calc = NNPCalculator(**options)
+    with pytest.raises(UnsupportedElementError, match="which 'facet-metals-2' was not made for"):
+        iron.get_potential_energy()
+    with pytest.raises(ConfigError, match="'facet-metals-2' does not give band_gap"):
+        predict(iron.calc, [iron], ("band_gap",))
 
 
 def test_a_saved_and_loaded_model_is_not_fresh_any_more(tmp_path):

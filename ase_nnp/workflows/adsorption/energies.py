@@ -18,7 +18,7 @@ import numpy as np
 
 from ase_nnp.errors import ConfigError, StructureError
 from ase_nnp.models.files import load_model
-from ase_nnp.models.potential import Potential
+from ase_nnp.models.potential import Potential, model_name
 from ase_nnp.models.predictor import predict
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ def _by_molecule(
 ) -> AdsorptionEnergy:
     if model.energy_kind == "adsorption":
         raise ConfigError(
-            f"'{model.family}' gives adsorption energies already, relative to "
+            f"'{model_name(model)}' gives adsorption energies already, relative to "
             f"{model.energy_reference or 'references of its own'}. Subtracting a slab and a "
             "molecule would mix two kinds of energies; name its reference scheme instead: "
             f"{', '.join(REFERENCES)}."
@@ -258,7 +258,7 @@ def _difference(
 def _check_total(model: Potential) -> None:
     if model.energy_kind != "total":
         raise ConfigError(
-            f"'{model.family or type(model).__name__}' gives energies of the kind "
+            f"'{model_name(model)}' gives energies of the kind "
             f"'{model.energy_kind}'; slab and molecules need total energies."
         )
 
@@ -270,7 +270,7 @@ def check_own_reference(model: Potential, scheme: str) -> None:
     molecules = {name for parts in elements.values() for name in parts}
     if scheme not in model.energy_reference.lower() and not molecules <= set(said):
         raise ConfigError(
-            f"'{model.family}' gives adsorption energies relative to "
+            f"'{model_name(model)}' gives adsorption energies relative to "
             f"{model.energy_reference or 'something that it does not name'}, which is not the "
             f"scheme '{scheme}'."
         )
@@ -290,7 +290,7 @@ def gas_molecule(name: str, model: Potential, relax: bool, fmax: float) -> Atoms
     outcome = relax_many(model, atoms, optimizer="BFGS", fmax=fmax, steps=200)[0]
     if not outcome.converged:
         raise StructureError(
-            f"Gas-phase {name} did not relax to {fmax} eV/Å with '{model.family}'"
+            f"Gas-phase {name} did not relax to {fmax} eV/Å with '{model_name(model)}'"
             f"{': ' + outcome.reason if outcome.reason else ''}. Does the model know molecules? "
             "relax_gas=False takes ASE's geometry."
         )

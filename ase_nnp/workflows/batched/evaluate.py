@@ -20,7 +20,7 @@ from ase_nnp.errors import ConfigError, PredictionError, StructureError
 from ase_nnp.models.batch_size import BatchSizeTuner
 from ase_nnp.models.kept_edges import check_closest
 from ase_nnp.models.modes import usual_default_dtype
-from ase_nnp.models.potential import Potential
+from ase_nnp.models.potential import Potential, model_name
 from ase_nnp.models.segments import Segments
 from ase_nnp.workflows.batched.micro_batch import MicroBatch
 from ase_nnp.workflows.batched.neighbor_lists import NeighborLists
@@ -112,9 +112,8 @@ class Evaluator:
         self.properties = ("energy", "forces", *properties)
         missing = [p for p in self.properties if p not in model.outputs]
         if missing:
-            name = model.family or type(model).__name__
             raise ConfigError(
-                f"'{name}' does not give {', '.join(missing)}. It gives: "
+                f"'{model_name(model)}' does not give {', '.join(missing)}. It gives: "
                 f"{', '.join(model.outputs)}."
             )
 
