@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from ase_nnp.datasets.catalog.describe import NONMETALS
 from ase_nnp.errors import StructureError
+from ase_nnp.workflows.surfaces import whole_molecule, whole_slab
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -139,8 +140,7 @@ def _molecule(given: str | Atoms) -> tuple[Atoms, str, float | None]:
     from ase.data import atomic_numbers
 
     if not isinstance(given, str):
-        molecule_given: Atoms = given.copy()
-        return molecule_given, given.get_chemical_formula(), None
+        return whole_molecule(given), given.get_chemical_formula(), None
     formula, density = SOLVENTS.get(given, (given, None))
     if formula in atomic_numbers:
         return Atoms(formula), given, density
@@ -161,7 +161,7 @@ def _prepared(slab: Atoms, adsorbate: str | Atoms | None) -> Atoms:
         raise StructureError("A slab needs two lattice vectors in its plane.")
     if np.abs(slab.cell[:2, 2]).max() > 1e-3:
         raise StructureError("The surface must lie in the xy plane, its normal along z.")
-    base: Atoms = slab.copy()
+    base = whole_slab(slab)
     base.info, base.calc = {}, None
     numbers, tags = base.numbers, base.get_tags()
     adsorbed = tags == 2

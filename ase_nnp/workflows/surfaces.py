@@ -1,4 +1,4 @@
-"""Vacuum in a cell, adsorbates on a slab, and the site where they sit, from distances alone."""
+"""Vacuum in a cell, slabs and molecules in one piece, adsorbates and their sites."""
 
 from __future__ import annotations
 
@@ -11,11 +11,23 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from ase import Atoms
 
-__all__ = ["AdsorptionSite", "adsorption_site", "clean_slab", "vacuum_gaps"]
+__all__ = [
+    "VACUUM",
+    "AdsorptionSite",
+    "adsorption_site",
+    "clean_slab",
+    "vacuum_gaps",
+    "whole_molecule",
+    "whole_slab",
+]
 
 #: Two atoms bond within this many times the sum of their covalent radii (Cordero et al. 2008,
 #: doi:10.1039/b801115j, as in ASE); metal-adsorbate bonds are up to a fifth longer than the sum.
 BOND = 1.25
+#: Angstrom of vacuum that make a slab of what is periodic in three directions.
+VACUUM = 5.0
+#: Share of a cell vector that atoms may lie outside the cell before they are moved back.
+RIM = 0.2
 #: Elements of molecules; all others are taken for those of a slab.
 MOLECULAR = frozenset({1, 6, 7, 8, 9, 16, 17, 35, 53})
 
@@ -57,15 +69,60 @@ def vacuum_gaps(atoms: Atoms) -> tuple[float, float, float]:
     return (float(gaps[0]), float(gaps[1]), float(gaps[2]))
 
 
+def whole_molecule(atoms: Atoms) -> Atoms:
+    """Return a copy whose atoms lie side by side, where the border of a cell cut them apart."""
+    from ase.geometry import get_distances
+    from scipy.sparse.csgraph import breadth_first_order, minimum_spanning_tree
+
+    whole: Atoms = atoms.copy()
+    if not atoms.pbc.any() or len(atoms) < 2:
+        return whole
+
+    # From neighbor to neighbor: a chain may be longer than half its box.
+    vectors, lengths = get_distances(atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+    order, before = breadth_first_order(minimum_spanning_tree(lengths), 0, directed=False)
+    for atom in order[1:]:
+        whole.positions[atom] = whole.positions[before[atom]] + vectors[before[atom], atom]
+    return whole
+
+
+def whole_slab(atoms: Atoms) -> Atoms:
+    """Return a copy of a slab in one piece, where the border of its cell cut it.
+
+    Atoms move by cell vectors: along the third until the widest gap lies above all of them, along
+    the first two into the cell. Where nothing is cut, nothing moves.
+    """
+    whole: Atoms = atoms.copy()
+    if atoms.cell.rank < 3 or not len(atoms):
+        return whole
+    fractions = atoms.cell.scaled_positions(atoms.positions)
+    outside = (fractions < -RIM) | (fractions >= 1 + RIM)
+    moves = np.where(outside & atoms.pbc, -np.floor(fractions), 0.0)
+
+    # A border in the vacuum cuts nothing, wherever a molecule above the slab may be.
+    height = fractions[:, 2]
+    thickness = 1.0 / np.linalg.norm(atoms.cell.reciprocal()[2])
+    moves[:, 2] = 0.0
+    if atoms.pbc[2] and (1.0 - np.ptp(height)) * thickness < VACUUM:
+        folded = np.sort(height % 1.0)
+        gaps = np.diff(np.append(folded, folded[0] + 1.0))
+        bottom = folded[(int(gaps.argmax()) + 1) % len(folded)]
+        cells = np.floor(height - bottom + 1e-9)
+        # Most atoms stay where they are.
+        moves[:, 2] = np.sort(cells)[len(cells) // 2] - cells
+    whole.positions += moves @ atoms.cell[:]
+    return whole
+
+
 def clean_slab(atoms: Atoms) -> tuple[Atoms, list[int]] | None:
     """Return the slab without its adsorbate and the adsorbate's indices.
 
     None unless this is plainly an adsorbate on a slab: periodic in two directions with vacuum or
     no period in the third, atoms of molecules above atoms of other elements.
     """
-    # Layers nearer than 5 Angstrom see their images: that is a crystal and no slab.
+    # Layers nearer than this see their images: that is a crystal and no slab.
     gap = vacuum_gaps(atoms)[2]
-    if atoms.cell.rank < 3 or not atoms.pbc[:2].all() or (atoms.pbc[2] and gap < 5.0):
+    if atoms.cell.rank < 3 or not atoms.pbc[:2].all() or (atoms.pbc[2] and gap < VACUUM):
         return None
     molecular = np.isin(atoms.numbers, list(MOLECULAR))
     tags = atoms.get_tags()
@@ -76,7 +133,7 @@ def clean_slab(atoms: Atoms) -> tuple[Atoms, list[int]] | None:
         return None
 
     # The surface looks into the vacuum; molecules inside a slab (an oxide's oxygen) are no guests.
-    height = atoms.positions @ _normal(atoms)
+    height = whole_slab(atoms).positions @ _normal(atoms)
     if height[molecular].min() < np.median(height[~molecular]):
         return None
     slab: Atoms = atoms[~molecular]
@@ -96,7 +153,7 @@ def adsorption_site(atoms: Atoms) -> AdsorptionSite | None:
     parts = clean_slab(atoms)
     if parts is None:
         return None
-    guests = parts[1]
+    guests, atoms = parts[1], whole_slab(atoms)
     hosts = np.setdiff1d(np.arange(len(atoms)), guests)
     _, lengths = get_distances(
         atoms.positions[guests], atoms.positions[hosts], cell=atoms.cell, pbc=atoms.pbc

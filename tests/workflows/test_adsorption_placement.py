@@ -166,6 +166,30 @@ def test_a_turned_slab_gets_its_adsorbate_above_its_own_surface():
     )
 
 
+def test_cells_of_either_hand_have_the_same_surface_and_the_same_fixed_atoms():
+    slab = fcc111("Pt", (2, 2, 4), vacuum=8.0)
+    plain = place(slab, "*CO", "ontop")[0]
+    swapped, below = slab.copy(), slab.copy()
+    swapped.set_cell(slab.cell[:][[1, 0, 2]])
+    below.set_cell(slab.cell[:] * [[1], [1], [-1]])
+    below.positions[:, 2] *= -1
+    for other in (swapped, below):
+        one = place(other, "*CO", "ontop")[0]
+        np.testing.assert_array_equal(one.get_tags(), plain.get_tags())
+        np.testing.assert_array_equal(one.constraints[0].index, plain.constraints[0].index)
+
+
+def test_a_molecule_that_its_box_cuts_is_placed_whole(slab):
+    boxed = molecule("CH3OH")
+    boxed.positions -= boxed.get_center_of_mass()
+    boxed.set_cell([10.0, 10.0, 10.0])
+    boxed.pbc = True
+    boxed.wrap()
+    one, other = adsorbate(boxed), adsorbate(molecule("CH3OH"))
+    assert one.binding == other.binding
+    np.testing.assert_allclose(one.atoms.positions, other.atoms.positions, atol=1e-9)
+
+
 @pytest.mark.parametrize(
     "arguments", [{"mode": "best"}, {"number": 0}, {"site": "5-fold"}, {"site": [1.0]}]
 )

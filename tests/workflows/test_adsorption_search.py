@@ -10,6 +10,7 @@ import torch
 from ase.build import add_adsorbate, fcc100, fcc111, molecule
 from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms
+from ase.geometry import permute_axes
 from ase.optimize import BFGS
 
 import ase_nnp
@@ -362,3 +363,10 @@ def test_a_slab_of_ase_without_vacuum_is_given_some():
     assert result.slab.cell.rank == 3
     assert result.slab.cell.lengths()[2] > 20
     assert result.slab.info["slab_id"] in result.system
+
+
+def test_a_slab_whose_vacuum_is_not_along_the_third_vector_is_taken_for_no_crystal(slab):
+    turned = permute_axes(slab, [2, 0, 1])
+    turned.pbc = True
+    with pytest.raises(StructureError, match="vacuum along cell vector 0"):
+        adsorb(turned, "O", from_ase(EMT))

@@ -81,6 +81,18 @@ def test_a_supercell_a_rotation_and_another_order_have_the_same_sites(face):
     assert kinds(shifted) == expected
 
 
+def test_where_the_border_of_the_cell_lies_changes_no_site():
+    slab = fcc111("Pt", (2, 2, 4), vacuum=8.0, periodic=True)
+    expected = kinds(slab)
+    cut = slab.copy()
+    cut.positions[:, 2] -= cut.positions[:, 2].min() + 3.0
+    cut.wrap()
+    assert kinds(cut) == expected
+    scattered = slab.copy()
+    scattered.positions[::2] += 3 * slab.cell[0] - slab.cell[1]
+    assert kinds(scattered) == expected
+
+
 def test_small_displacements_of_a_relaxed_slab_make_no_new_kinds():
     slab = fcc111("Pt", (3, 3, 4), vacuum=8.0)
     slab.rattle(0.005, seed=1)

@@ -15,7 +15,7 @@ import ase_nnp
 from ase_nnp.errors import ConfigError, StructureError
 from ase_nnp.uncertainty.differences import Observable, Source
 from ase_nnp.workflows.thermo import State, adsorbate, gas, gibbs, solid
-from ase_nnp.workflows.thermo.states import spin_of, symmetry_number
+from ase_nnp.workflows.thermo.states import SPINS, spin_of, symmetry_number
 
 #: Fundamental wave numbers (cm^-1), symmetry number, measured entropy (J/mol/K at 298.15 K, 1 bar),
 #: all of the NIST WebBook.
@@ -192,6 +192,43 @@ def test_symmetry_numbers_and_spins_of_known_molecules(name, symmetry, spin):
     pytest.importorskip("pymatgen")
     assert symmetry_number(molecule(name)) == symmetry
     assert spin_of(molecule(name)) == spin
+
+
+def test_every_listed_spin_is_found():
+    assert {name: spin_of(Atoms(name)) for name in SPINS} == SPINS
+    assert spin_of(molecule("NH")) == spin_of(molecule("SO")) == 1.0
+
+
+@pytest.mark.parametrize("name", ["H2O", "CO2"])
+def test_a_molecule_that_its_box_cuts_is_the_same_gas(name):
+    pytest.importorskip("pymatgen")
+    atoms = molecule(name)
+    atoms.set_cell([12.0, 12.5, 13.0])
+    atoms.pbc = True
+    atoms.center()
+    cut = atoms.copy()
+    cut.positions -= cut.get_center_of_mass()
+    cut.wrap()
+    model = ase_nnp.from_ase(EMT)
+    one, two = (gas(given, model) for given in (atoms, cut))
+    assert two.symmetry == one.symmetry == 2
+    np.testing.assert_allclose(two.modes, one.modes, atol=1e-4)
+    assert float(gibbs(two, 500.0)) == pytest.approx(float(gibbs(one, 500.0)), abs=1e-3)
+
+
+def test_an_adsorbate_across_the_border_of_the_cell_has_its_own_moments():
+    slab = fcc111("Cu", (2, 2, 2), vacuum=6.0)
+    slab.set_constraint(FixAtoms(range(len(slab))))
+    covered = slab.copy()
+    add_adsorbate(covered, Atoms("NO", [[0, 0, 0], [0.4, 0.3, 1.1]]), 1.8, "ontop")
+    cut = covered.copy()
+    cut.positions -= [*covered.positions[-1, :2] - 0.1, 0.0]
+    cut.wrap()
+    model = ase_nnp.from_ase(EMT)
+    one, two = (adsorbate(given, model, relax=False).atoms for given in (covered, cut))
+    np.testing.assert_allclose(
+        two.get_moments_of_inertia(), one.get_moments_of_inertia(), atol=1e-6
+    )
 
 
 def test_what_cannot_be_meant_is_refused():

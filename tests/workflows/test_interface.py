@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 from ase import Atoms
-from ase.build import add_adsorbate, fcc100, fcc111
+from ase.build import add_adsorbate, fcc100, fcc111, molecule
 from ase.calculators.calculator import Calculator
 from ase.constraints import FixAtoms
 from ase.data import covalent_radii
@@ -106,6 +106,24 @@ def test_an_adsorbate_of_the_slab_is_kept():
     filled = interface(slab, "water", thickness=6.0)
     assert filled[filled.get_tags() == 2].get_chemical_formula() == "O"
     assert (filled.get_tags()[:18] < 2).all()
+
+
+def test_where_borders_cut_slab_and_molecule_changes_nothing():
+    slab = fcc111("Cu", (3, 3, 3), vacuum=5.0, periodic=True)
+    cut = slab.copy()
+    cut.positions[:, 2] -= cut.positions[:, 2].min() + 1.0
+    cut.wrap()
+    water = molecule("H2O")
+    water.positions -= water.get_center_of_mass()
+    boxed = water.copy()
+    boxed.set_cell([9.0, 9.0, 9.0])
+    boxed.pbc = True
+    boxed.wrap()
+    one = interface(slab, water, density=0.997, thickness=6.0)
+    other = interface(cut, boxed, density=0.997, thickness=6.0)
+    np.testing.assert_array_equal(other.get_tags(), one.get_tags())
+    np.testing.assert_allclose(other.cell[2, 2], one.cell[2, 2])
+    assert smallest_margin(other) > -0.05
 
 
 def test_the_gradient_of_a_packing_is_that_of_its_overlap():

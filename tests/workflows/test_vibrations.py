@@ -121,6 +121,11 @@ def test_a_molecule_in_a_periodic_box_turns_freely():
     assert two.rigid_modes == 6
     np.testing.assert_allclose(one.get_internal_energies(), two.get_internal_energies(), rtol=1e-5)
 
+    boxed.positions -= boxed.get_center_of_mass()
+    boxed.wrap()  # the border of the box cuts the molecule
+    cut = vibrations(boxed, model)
+    np.testing.assert_allclose(one.get_internal_energies(), cut.get_internal_energies(), rtol=1e-5)
+
 
 def test_single_precision_models_are_evaluated_in_double(lj):
     cluster = Atoms("Ar3", positions=[[0, 0, 0], [1.1, 0, 0], [0, 1.1, 0.1]])

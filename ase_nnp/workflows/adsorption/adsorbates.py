@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from ase_nnp.errors import ConfigError, StructureError
 from ase_nnp.workflows.adsorption.adsorbate_table import ADSORBATES
 from ase_nnp.workflows.adsorption.binding import binding_atom
+from ase_nnp.workflows.surfaces import whole_molecule
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -102,7 +103,7 @@ def adsorbate(given: Any, binding: Sequence[int] | None = None) -> Adsorbate:
             f"An adsorbate is a name or an ase.Atoms, not {type(given).__name__} ({given!r:.60})."
         )
 
-    bare = Atoms(given.numbers, given.positions)
+    bare = Atoms(given.numbers, whole_molecule(given).positions)
     bound = _checked(bare, binding) if binding is not None else (binding_atom(bare),)
     return Adsorbate(name, oriented(bare, bound), bound)
 

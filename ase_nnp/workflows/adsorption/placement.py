@@ -18,6 +18,7 @@ from ase_nnp.workflows.adsorption.fingerprints import Array, Frame
 from ase_nnp.workflows.adsorption.layers import surface_atoms
 from ase_nnp.workflows.adsorption.slabs import prepared
 from ase_nnp.workflows.adsorption.surface_sites import Site, check_slab, sites
+from ase_nnp.workflows.surfaces import whole_slab
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -97,11 +98,10 @@ def place(
 
 
 def tagged_slab(slab: Atoms) -> Atoms:
-    """The slab with OC20's tags; ASE's builders count layers instead, 1 being the highest."""
-    tags = slab.get_tags()
+    """The slab in one piece with OC20's tags; ASE's builders count layers, 1 being the highest."""
+    slab, tags = whole_slab(slab), slab.get_tags()
     if (tags == 0).any() and (tags == 1).any() and tags.max() <= 2:
-        unchanged: Atoms = slab.copy()
-        return unchanged
+        return slab
     tagged = prepared(slab)
     if slab.constraints:
         tagged.set_constraint(slab.constraints)

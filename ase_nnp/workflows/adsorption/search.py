@@ -26,7 +26,7 @@ from ase_nnp.workflows.adsorption.result import AdsorptionResult
 from ase_nnp.workflows.adsorption.slabs import bulk_crystal, surface
 from ase_nnp.workflows.adsorption.stages import Candidate, Stages, merged
 from ase_nnp.workflows.batched.store import agree
-from ase_nnp.workflows.surfaces import vacuum_gaps
+from ase_nnp.workflows.surfaces import VACUUM, vacuum_gaps
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -38,8 +38,6 @@ __all__ = ["adsorb", "is_slab"]
 SAME_START = 0.05
 #: Steps of the adsorbate on the rigid slab, and of everything before twins are looked for.
 RIGID_STEPS, FIRST_STEPS = 60, 40
-#: Angstrom of vacuum that make a slab of what is periodic in three directions.
-VACUUM = 5.0
 #: Angstrom on either side of a slab that was built without any.
 ROOM = 10.0
 
@@ -209,6 +207,13 @@ def _slab(
         return slab
 
     crystal = bulk_crystal(given)
+    empty = [k for k in range(2) if vacuum_gaps(crystal)[k] > VACUUM]
+    if empty:
+        raise StructureError(
+            f"{crystal.get_chemical_formula()} has vacuum along cell vector {empty[0]}: neither a "
+            "crystal nor a slab, whose surface looks along the third vector (2, counted from 0). "
+            "ase.geometry.permute_axes(atoms, [...]) changes their order."
+        )
     if relax_bulk and "stress" in stages.potential.outputs:
         outcome = stages.relax("crystal", [crystal], cell=True, fmax=fmax / 2, steps=steps)[0]
         if not outcome.converged:

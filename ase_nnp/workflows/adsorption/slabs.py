@@ -17,6 +17,7 @@ import numpy as np
 
 from ase_nnp.errors import AseNnpError, ConfigError, StructureError
 from ase_nnp.files.identity import digest
+from ase_nnp.workflows.adsorption.fingerprints import Frame
 from ase_nnp.workflows.adsorption.layers import layer_heights, under_coordinated
 
 if TYPE_CHECKING:
@@ -177,18 +178,12 @@ def prepared(slab: Atoms) -> Atoms:
 
     tagged: Atoms = slab.copy()
     tagged.info.pop("adsorbate_info", None)  # ASE's own, which no file format holds
-    height = tagged.positions @ np.cross(tagged.cell[0], tagged.cell[1])
+    height = Frame(tagged).inside(tagged.positions)[:, 2]
     upper = height > (height.max() + height.min()) / 2
-    layers = layer_heights(tagged)
-    top = np.abs(tagged.positions @ _unit_normal(tagged) - layers[-1]) < 0.3
+    top = np.abs(height - layer_heights(tagged)[-1]) < 0.3
     tagged.set_tags((upper & (under_coordinated(tagged) > 0.0)) | top)
     tagged.set_constraint(FixAtoms(mask=tagged.get_tags() == 0))
     return tagged
-
-
-def _unit_normal(slab: Atoms) -> Any:
-    normal = np.cross(slab.cell[0], slab.cell[1])
-    return normal / np.linalg.norm(normal)
 
 
 def _check(layers: int | None, vacuum: float, width: float) -> None:

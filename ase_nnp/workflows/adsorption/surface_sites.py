@@ -18,6 +18,7 @@ from ase_nnp.errors import StructureError
 from ase_nnp.workflows.adsorption.fingerprints import Array, Frame, distances_to_slab
 from ase_nnp.workflows.adsorption.layers import is_second_layer_below, surface_atoms
 from ase_nnp.workflows.adsorption.triangles import polygons
+from ase_nnp.workflows.surfaces import whole_slab
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -104,6 +105,7 @@ def sites(slab: Atoms) -> list[Site]:
         No slab: not periodic in two directions, or no cell.
     """
     check_slab(slab)
+    slab = whole_slab(slab)
     every = list(every_site(slab))
     points = np.array([s.position for s in every]) + ABOVE * Frame(slab).normal
     fingerprints = distances_to_slab(points, slab)

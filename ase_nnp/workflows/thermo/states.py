@@ -13,6 +13,7 @@ from ase_nnp.errors import AseNnpError, ConfigError, StructureError
 from ase_nnp.models.files import load_model
 from ase_nnp.models.potential import Potential
 from ase_nnp.uncertainty.differences import Observable, as_observable, energies
+from ase_nnp.workflows.surfaces import clean_slab, whole_molecule
 from ase_nnp.workflows.vibrations import vibrations
 
 if TYPE_CHECKING:
@@ -21,9 +22,10 @@ if TYPE_CHECKING:
 __all__ = ["State", "adsorbate", "gas", "solid", "spin_of", "symmetry_number"]
 
 KINDS = ("gas", "adsorbate", "solid")
-#: Total spins of ground states that an even number of electrons does not tell.
-SPINS: Mapping[str, float] = {"O2": 1.0, "S2": 1.0, "SO": 1.0, "O": 1.0, "S": 1.0, "C": 1.0}
-SPINS = {**SPINS, "N": 1.5, "P": 1.5, "CH2": 1.0, "NH": 1.0}
+#: Total spins of ground states that an even number of electrons does not tell, by Hill's formula
+#: (SO and NH are OS and HN there).
+SPINS: Mapping[str, float] = {"O2": 1.0, "S2": 1.0, "OS": 1.0, "O": 1.0, "S": 1.0, "C": 1.0}
+SPINS = {**SPINS, "N": 1.5, "P": 1.5, "CH2": 1.0, "HN": 1.0}
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def gas(
     potential = load_model(model)
     settled = _relaxed(atoms, potential, fmax) if relax else atoms
     # A molecule in a box is the same gas: all its motion is of the molecule.
-    alone = settled.copy()
+    alone = whole_molecule(settled)
     alone.set_constraint()
     modes = _modes(alone, potential, None, "all")
     alone.pbc = False
@@ -159,8 +161,6 @@ def adsorbate(
     StructureError
         It does not relax.
     """
-    from ase_nnp.workflows.surfaces import clean_slab
-
     potential = load_model(model)
     if free is None:
         parts = clean_slab(atoms)
@@ -168,7 +168,7 @@ def adsorbate(
     settled = _relaxed(atoms, potential, fmax) if relax and not saddle else atoms
     modes = _modes(settled, potential, free, "auto")
 
-    moving = settled.copy() if free is None else settled[list(free)]
+    moving = whole_molecule(settled if free is None else settled[list(free)])
     moving.set_constraint()
     moving.pbc = False
     return State(
@@ -235,7 +235,7 @@ def symmetry_number(atoms: Atoms) -> int:
         raise AseNnpError(
             "Symmetry numbers need pymatgen (pip install ase_nnp[pymatgen]); or say symmetry=..."
         ) from error
-    molecule = Molecule(atoms.get_chemical_symbols(), atoms.positions)
+    molecule = Molecule(atoms.get_chemical_symbols(), whole_molecule(atoms).positions)
     return int(PointGroupAnalyzer(molecule, tolerance=0.1).get_rotational_symmetry_number())
 
 

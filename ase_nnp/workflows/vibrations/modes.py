@@ -12,7 +12,7 @@ from ase.vibrations.data import VibrationsData
 from numpy.typing import NDArray
 
 from ase_nnp.errors import ConfigError
-from ase_nnp.workflows.surfaces import vacuum_gaps
+from ase_nnp.workflows.surfaces import vacuum_gaps, whole_molecule
 from ase_nnp.workflows.vibrations.hessian import free_atoms, hessian
 from ase_nnp.workflows.vibrations.imaginary import ModeTreatment, treat_modes
 
@@ -153,7 +153,8 @@ def rigid_motions(atoms: Atoms, kind: str) -> NDArray[np.float64]:
     roots = np.sqrt(atoms.get_masses())[:, None]
     motions = [roots * axis for axis in np.eye(3)]
     if kind == "all":
-        arms = atoms.positions - atoms.get_center_of_mass()
+        whole = whole_molecule(atoms)
+        arms = whole.positions - whole.get_center_of_mass()
         motions += [roots * np.cross(axis, arms) for axis in np.eye(3)]
 
     _, sizes, rows = np.linalg.svd(np.reshape(motions, (len(motions), -1)), full_matrices=False)
