@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase import Atoms
-from ase.build import bulk, molecule
+from ase.build import add_adsorbate, bulk, fcc111, molecule
 from ase.calculators.calculator import Calculator
 from ase.calculators.emt import EMT
+from ase.constraints import FixAtoms
 from ase.mep import NEB
 from ase.optimize import BFGS, FIRE
 from path_worker import hop, run
@@ -23,6 +24,7 @@ from ase_nnp.uncertainty import DeepEnsemble
 from ase_nnp.workflows.paths import reaction_paths
 from ase_nnp.workflows.paths.band import Band
 from ase_nnp.workflows.paths.ends import match_atoms
+from ase_nnp.workflows.paths.outcome import what_no_saddle_means
 
 HELPERS = Path(__file__).parent.parent / "helpers"
 EMT_MODEL = ase_nnp.from_ase(EMT)
@@ -167,6 +169,33 @@ def test_a_band_that_fails_does_not_disturb_the_others():
     assert [r.status for r in results] == ["failed", "converged"]
     assert "different atoms" in results[0].reason
     assert results[0].as_dict()["converged"] is False
+
+
+def test_two_ends_in_one_minimum_are_no_path():
+    slab = fcc111("Cu", (1, 1, 2), vacuum=6.0)
+    slab.set_constraint(FixAtoms(range(len(slab))))
+    start, end = slab.copy(), slab.copy()
+    for atoms in (start, end):
+        add_adsorbate(atoms, "N", 1.2, "fcc")
+    end.positions[-1] += [0.2, 0.0, 0.0]
+    (path,) = reaction_paths([(start, end)], EMT_MODEL, images=1)
+    assert path.status == "failed"
+    assert "one minimum" in path.reason
+
+
+def test_a_path_that_lies_below_an_end_has_no_barrier_and_has_not_converged():
+    # One way down: from beside the minimum into it.
+    slab = fcc111("Cu", (1, 1, 2), vacuum=6.0)
+    slab.set_constraint(FixAtoms(range(len(slab))))
+    start, end = slab.copy(), slab.copy()
+    for atoms in (start, end):
+        add_adsorbate(atoms, "N", 1.0, "fcc")
+    start.positions[-1] += [0.5, 0.0, 0.2]
+    (path,) = reaction_paths([(start, end)], EMT_MODEL, images=3, relax_ends=False, climb=False)
+    assert (path.status, path.converged) == ("finished", False)
+    assert "below one of them" in path.reason
+    assert what_no_saddle_means([0.0, 0.4, 0.1], None) == ""
+    assert what_no_saddle_means([0.0, -0.5, -0.2, -0.6, -1.0], 2) != ""
 
 
 def test_atoms_that_changed_places_are_matched_and_it_is_said():

@@ -112,6 +112,18 @@ def test_modes_that_do_not_belong_together_are_refused():
         transition_rate(0.5, np.array([0.1, 0.1, 0.1]), np.array([0.1j, 0.1]))
     with pytest.raises(StructureError, match="saddle point has an imaginary"):
         transition_rate(0.5, np.array([0.1, 0.1]), np.array([0.1, 0.1]))
+    with pytest.raises(ConfigError, match="finite"):
+        transition_rate(0.5, np.array([0.1, 0.1]), np.array([0.1j, 0.1]), np.inf)
+
+
+def test_at_a_few_kelvin_a_rate_is_its_barrier_with_zero_point_energies():
+    # Zero-point energies of 0.3 and 0.05 eV: what is left of 0.5 eV is 0.25.
+    rate = transition_rate(0.5, np.array([0.5, 0.1]), np.array([0.05j, 0.1]), 2.0)
+    heat = kB * 2.0
+    wanted = np.log10(heat * _e / _hplanck) - 0.25 / (heat * np.log(10))
+    assert rate.log10.value == pytest.approx(wanted, rel=1e-9)
+    assert (rate.value, rate.prefactor) == (0.0, np.inf)
+    assert transition_rate(-1.0, np.array([0.1]), np.array([0.1j]), 10.0).value == np.inf
 
 
 def test_from_a_band_to_a_rate(path):

@@ -103,7 +103,8 @@ def neb(
     if result.unknown_images:
         listed = ", ".join(map(str, result.unknown_images))
         warn(f"images {listed} are outside of what the model knows, by its own flag", [])
-    leave([{"converged": result.converged}], "Give more --steps; the band so far is written.")
+    advice = result.reason or "Give more --steps; the band so far is written."
+    leave([{"converged": result.converged}], advice)
 
 
 def _run(

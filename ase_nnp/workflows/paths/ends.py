@@ -12,13 +12,15 @@ from ase_nnp.errors import StructureError
 if TYPE_CHECKING:
     from ase import Atoms
 
-__all__ = ["first_band", "match_atoms"]
+__all__ = ["SAME_MINIMUM", "first_band", "match_atoms"]
 
 #: The given order of atoms is kept unless another makes the squared path this many times shorter.
 CLEARLY_SHORTER = 2.0
 #: Where the best order leaves no atom that moves further (Angstrom), equal atoms are meant to
 #: change places: there would be no reaction otherwise.
 NO_REACTION = 0.5
+#: Ends are one minimum where no atom is so far (Angstrom) from its place in the other.
+SAME_MINIMUM = 0.1
 
 
 def match_atoms(start: Atoms, end: Atoms, reorder: bool = True) -> tuple[Atoms, list[int] | None]:

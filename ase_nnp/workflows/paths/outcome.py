@@ -15,7 +15,10 @@ from ase_nnp.uncertainty.differences import Observable, combine
 if TYPE_CHECKING:
     from ase import Atoms
 
-__all__ = ["ReactionPath", "path_lengths"]
+__all__ = ["ReactionPath", "path_lengths", "what_no_saddle_means"]
+
+#: eV that a saddle point may lie below an end, by rounding and what is left of the forces.
+BELOW = 1e-3
 
 
 @dataclass(frozen=True)
@@ -29,9 +32,10 @@ class ReactionPath:
     energies
         eV, as observables where the model has an uncertainty.
     status
-        ``"converged"``, ``"finished"`` (out of steps) or ``"failed"``.
+        ``"converged"``, ``"finished"`` (out of steps, or without a saddle point between the ends)
+        or ``"failed"``.
     reason
-        Why it failed.
+        Why it failed, or why what it came to is no barrier.
     steps, evaluations
         Of the band and its finish; evaluations of single images, without those of the ends.
     fmax
@@ -116,6 +120,27 @@ class ReactionPath:
             "energies": [e.value for e in self.energies],
             "distances": path_lengths(self.images).tolist(),
         }
+
+
+def what_no_saddle_means(energies: Sequence[float], top: int | None) -> str:
+    """Return what is wrong with a path whose saddle point lies below an end, or nothing.
+
+    Parameters
+    ----------
+    energies
+        eV, of all images.
+    top
+        The image at the saddle point; None for the highest between the ends.
+    """
+    saddle = max(energies[1:-1]) if top is None else energies[top]
+    below = max(energies[0], energies[-1]) - saddle
+    if below <= BELOW:
+        return ""
+    return (
+        f"The highest image between the ends is {below:.3f} eV below one of them, so that there is "
+        "no barrier to read off. Relax the ends, take more images, or divide the path at its "
+        "lowest image."
+    )
 
 
 def path_lengths(images: Sequence[Atoms]) -> NDArray[np.float64]:

@@ -53,7 +53,7 @@ class Rate:
     def interval(self, coverage: float = 0.9) -> tuple[float, float] | None:
         """Return the central interval of the rate, 1/s; None without an error bar."""
         ends = self.log10.interval(coverage)
-        return None if ends is None else (10 ** ends[0], 10 ** ends[1])
+        return None if ends is None else (_power_of_ten(ends[0]), _power_of_ten(ends[1]))
 
 
 def transition_rate(
@@ -90,8 +90,8 @@ def transition_rate(
     StructureError
         The saddle point has not one mode less than the minimum.
     """
-    if not temperature > 0:
-        raise ConfigError(f"temperature = {temperature}: positive, in K.")
+    if not 0 < temperature < math.inf:
+        raise ConfigError(f"temperature = {temperature}: positive and finite, in K.")
     bottom = treat_modes(initial_modes, policy, small=small)
     top = treat_modes(saddle_modes, policy, small=small, saddle=True)
     if len(top.energies) != len(bottom.energies) - 1:
@@ -103,15 +103,22 @@ def transition_rate(
     parts = math.fsum(_log_partition(top.energies / heat, quantum)) - math.fsum(
         _log_partition(bottom.energies / heat, quantum)
     )
-    prefactor = heat * _e / _hplanck * math.exp(parts)
+    # As logarithms: at a few K zero-point energies alone are beyond the largest float.
+    attempts = (math.log(heat * _e / _hplanck) + parts) / math.log(10)
 
     # The unit of wave numbers in eV, from ASE's conversion of mode energies.
     from ase.units import invcm
 
     factor = 1 + (top.reaction_coordinate * invcm / heat) ** 2 / 24 if tunneling else 1.0
     height = as_observable(barrier)
-    log10 = math.log10(prefactor * factor) - height / (heat * math.log(10))
-    return Rate(10**log10.value, log10, prefactor, height, temperature, factor)
+    log10 = attempts + math.log10(factor) - height / (heat * math.log(10))
+    value = _power_of_ten(log10.value)
+    return Rate(value, log10, _power_of_ten(attempts), height, temperature, factor)
+
+
+def _power_of_ten(exponent: float) -> float:
+    """Return 10^x, infinite where no float is as large."""
+    return float(10.0**exponent) if not exponent > 308 else math.inf
 
 
 def _log_partition(x: np.ndarray, quantum: bool) -> np.ndarray:

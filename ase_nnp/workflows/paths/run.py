@@ -22,8 +22,8 @@ from ase_nnp.uncertainty.differences import energies
 from ase_nnp.workflows.batched.interrupt import uninterrupted
 from ase_nnp.workflows.batched.store import FolderInUseError, agree
 from ase_nnp.workflows.paths.band import Band
-from ase_nnp.workflows.paths.ends import first_band, match_atoms
-from ase_nnp.workflows.paths.outcome import ReactionPath
+from ase_nnp.workflows.paths.ends import SAME_MINIMUM, first_band, match_atoms
+from ase_nnp.workflows.paths.outcome import ReactionPath, what_no_saddle_means
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -215,6 +215,13 @@ class _Run:
         ends = self._ends(matched)
         for k, pair in ends.items():
             settings = self.settings
+            apart = float(np.linalg.norm(pair[1].positions - pair[0].positions, axis=1).max())
+            if apart < SAME_MINIMUM:
+                self.failed[k] = (
+                    f"Both ends are one minimum: no atom is farther than {apart:.3f} Å from its "
+                    "place in the other."
+                )
+                continue
             images = first_band(*pair, settings.images, settings.interpolation)
             known = [(a.get_potential_energy(), a.get_forces(apply_constraint=False)) for a in pair]
             self.bands[k] = Band(
@@ -321,18 +328,21 @@ class _Run:
         images = []
         for image in band.images:
             still = image.copy()
-            known = {"energy": image.calc.energy, "forces": image.calc.forces}
-            still.calc = SinglePointCalculator(still, **known)
+            labels = {"energy": image.calc.energy, "forces": image.calc.forces}
+            still.calc = SinglePointCalculator(still, **labels)
             images.append(still)
+        top = None if band.follower is None else band.top
+        known = [image.calc.energy for image in band.images]
+        reason = what_no_saddle_means(known, top) if band.converged else ""
         return ReactionPath(
             images,
             energies(self.model, images),
-            "converged" if band.converged else "finished",
-            "",
+            "converged" if band.converged and not reason else "finished",
+            reason,
             band.steps,
             band.evaluations,
             band.force,
-            band.top if band.follower is not None else -1,
+            -1 if top is None else top,
             self.permutations.get(k),
             self._outside(images),
         )

@@ -133,10 +133,11 @@ def gibbs(
     StructureError
         Imaginary modes that the policy does not cover.
     """
-    if treatment not in TREATMENTS or not temperature > 0 or not pressure > 0:
+    sound = 0 < temperature < np.inf and 0 < pressure < np.inf
+    if treatment not in TREATMENTS or not sound:
         raise ConfigError(
             f"treatment = {treatment!r}, temperature = {temperature}, pressure = {pressure}: one "
-            f"of {', '.join(TREATMENTS)}, and positive numbers (K, Pa)."
+            f"of {', '.join(TREATMENTS)}, and positive, finite numbers (K, Pa)."
         )
     if (treatment == "hindered") != (hindered is not None):
         raise ConfigError("treatment='hindered' and hindered={...} belong together.")
