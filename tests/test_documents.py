@@ -14,6 +14,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "docs" / "site"))
 
 import cells  # noqa: E402
+import measured_figures  # noqa: E402
+import model_page  # noqa: E402
 import stage  # noqa: E402
 
 #: Run by default; the others take seconds to a minute.
@@ -70,7 +72,17 @@ def test_a_notebook_holds_the_cells_of_its_script(tmp_path):
 def anchors(path: Path) -> set[str]:
     """Anchors of the headings of a page, as forges and the site make them."""
     lines = re.findall(r"^#+ (.*)$", path.read_text(), flags=re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", line.lower()).replace(" ", "-") for line in lines}
+    return {stage.anchor_of(line) for line in lines}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_that_are_named_are_there(path):
+    named = re.findall(r"`((?:tests|benchmarks|data|tutorials)/[\w./-]+\.\w+)`", path.read_text())
+    # A plugin's README names its own tests, as it would in a repository of its own.
+    places = [ROOT, path.parent]
+    shown_as_examples = {"benchmarks/results/NAME.json"}
+    missing = {name for name in named if not any((place / name).exists() for place in places)}
+    assert missing <= shown_as_examples
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -100,6 +112,29 @@ def test_comments_and_marks_are_not_shown_but_code_that_quotes_them_is(tmp_path)
     stage.write(tmp_path / "page.md", f"{text}```sh\n# not run here: needs a GPU\nls\n```\n")
     shown = "A `<!-- value: x y --><!-- end -->` b c.\n```sh\nls\n```\n"
     assert (tmp_path / "page.md").read_text() == shown
+
+
+def test_a_line_that_begins_with_a_mark_keeps_its_words_and_what_follows(tmp_path):
+    text = "In all\n<!-- value: x y -->75<!-- end --> s.\n\n## One\n\n<!-- run by: z -->\nls\n"
+    stage.write(tmp_path / "page.md", text)
+    assert (tmp_path / "page.md").read_text() == "In all\n75 s.\n\n## One\n\nls\n"
+
+
+def test_a_picture_names_no_program_that_its_table_does_not_have(tmp_path):
+    rows = [["Facet, epochs", "CPU min", "E", "F", "E", "F"], ["10", "2", "17", "68", "40", "122"]]
+    measured_figures.accuracy(rows, tmp_path / "alone.svg")
+    assert "MACE" not in (tmp_path / "alone.svg").read_text()
+    rows.append(["MACE, 10", "2", "17", "68", "40", "122"])
+    measured_figures.accuracy(rows, tmp_path / "both.svg")
+    assert "MACE" in (tmp_path / "both.svg").read_text()
+
+
+def test_the_table_of_families_speaks_to_its_reader():
+    page = model_page.model_table({}, "families/table.md")
+    assert "| config |" not in page
+    rows = [line for line in page.splitlines() if "| none |" in line]
+    assert rows
+    assert all("| no forces |" in row for row in rows)
 
 
 def test_a_number_in_a_table_is_not_torn_apart(tmp_path):

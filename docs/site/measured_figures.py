@@ -59,12 +59,12 @@ def axes(path: Path, lines: dict[str, tuple[list[float], list[float]]], **settin
 
 
 def accuracy(rows: list[list[str]], path: Path) -> None:
-    """Force errors over the time of training, beside another program's."""
+    """Force errors over the time of training, beside another program's where it was run."""
     lines = {}
     for start, name in (("", "Facet"), ("MACE", "MACE")):
         own = [row for row in rows[1:] if row[0].startswith("MACE") == bool(start)]
         time = [number(row[1]) for row in own]
-        for column, where in ((3, "300 K"), (5, "600 K")):
+        for column, where in ((3, "300 K"), (5, "600 K")) if own else ():
             lines[f"{name}, {where}"] = (time, [number(row[column]) for row in own])
     axes(path, lines, xlabel="CPU min", ylabel="force error, RMSE (meV/Å)")
 

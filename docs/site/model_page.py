@@ -6,7 +6,7 @@ import os
 
 
 def model_table(places: dict[str, str], page: str) -> str:
-    """Return a page with a row for each installed family and correction."""
+    """Return a page with a row for each installed family."""
     import ase_nnp
     from ase_nnp.registry.installed import installed
 
@@ -19,6 +19,9 @@ def model_table(places: dict[str, str], page: str) -> str:
         readme = places.get(f"plugins/{owner}/README.md", "")
         link = f"[`{name}`]({os.path.relpath(readme, os.path.dirname(page))})" if readme else name
         weights = ", ".join(p.name for p in family.pretrained)
+        kind = {"config": "by weights"}.get(family.energy_kind, family.energy_kind)
         yes = {True: "yes", False: "no"}.get(family.conservative, "as built")
-        lines.append(f"| {link} | {family.summary} | {family.energy_kind} | {yes} | {weights} |")
+        if kind == "none":
+            yes = "no forces"
+        lines.append(f"| {link} | {family.summary} | {kind} | {yes} | {weights} |")
     return "\n".join(lines) + "\n"

@@ -24,7 +24,7 @@ LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^()\s]+)\)")
 #: Code in a sentence is left as it is; a comment takes its line with it where nothing else stands
 #: there; the mark of a block that the tests do not run is for them.
 COMMENT = re.compile(
-    r"(`[^`\n]+`)|^<!--.*?-->\n|<!--.*?-->|^# not run here: [^\n]*\n",
+    r"(`[^`\n]+`)|^<!--(?:(?!-->).)*-->\n|<!--.*?-->|^# not run here: [^\n]*\n",
     flags=re.DOTALL | re.MULTILINE,
 )
 #: Thousands of a number in a table, which must not be torn apart.
@@ -93,10 +93,11 @@ def tutorial(path: Path, target: Path) -> str:
 
 
 def counted() -> str:
-    """Return how many code blocks are run, and how many not, by reason."""
+    """Return how many code blocks are run, and by what, and how many not, by reason."""
     run, left = counts()
-    rows = [f"| run by the tests | {run} |"]
-    rows += [f"| not run: {reason} | {n} |" for reason, n in sorted(left.items())]
+    rows = [f"| run by `tests/test_guides.py` | {run} |"]
+    for reason, n in sorted(left.items()):
+        rows.append(f"| {reason if reason.startswith('run by') else f'not run: {reason}'} | {n} |")
     return "\n".join(["| blocks of README and guides | |", "| --- | --- |", *rows])
 
 
@@ -139,6 +140,11 @@ def with_links(text: str, source: str, page: str, places: dict[str, str]) -> str
     return "".join(p if p.startswith("```") else LINK.sub(link, p) for p in parts)
 
 
+def anchor_of(title: str) -> str:
+    """Return the anchor of a heading as forges make it, by which other pages link to it."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+
+
 def measurements(target: Path, places: dict[str, str]) -> None:
     """One page for each section of the measurements."""
     source = "benchmarks/RESULTS.md"
@@ -146,7 +152,7 @@ def measurements(target: Path, places: dict[str, str]) -> None:
     names = []
     for section in sections:
         title = section.partition("\n")[0]
-        name = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+        name = anchor_of(title)
         names.append(name)
         text = re.sub(r"^### ", "## ", f"# {section}", flags=re.MULTILINE)
         page = f"measurements/{name}.md"

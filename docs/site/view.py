@@ -1,9 +1,9 @@
 """Look at the built site in a headless browser: ``python docs/site/view.py SITE [PICTURES]``.
 
 Every page is laid out at 1280 and at 390 pixels; a page that is wider than the window, a picture
-that is not there, a page without a title or words, a heading that skips a level and a link that
-leads nowhere are printed, and the exit code is 1. With PICTURES,
-a screenshot of the named pages (or a dozen) is put there. Needs Chromium.
+that is not there, a page without a title or words, a heading that skips a level, an option torn at
+its hyphens and a link that leads nowhere are printed, and the exit code is 1. With PICTURES, a
+screenshot of the named pages (or a dozen) is put there. Needs Chromium.
 """
 
 from __future__ import annotations
@@ -36,9 +36,11 @@ async function look(page, width) {
   const levels = [...inner.querySelectorAll("article :is(h1, h2, h3, h4)")].map(h => +h.tagName[1]);
   const skipped = levels.filter((level, k) => level > (k ? levels[k - 1] : 0) + 1).length;
   const titles = levels.filter(level => level === 1).length;
+  const torn = [...inner.querySelectorAll("article code .pre")].filter(
+    s => s.textContent.startsWith("--") && s.getClientRects().length > 1).map(s => s.textContent);
   const words = (inner.querySelector("article")?.textContent ?? "").split(/\s+/).length;
-  if (wide > width || broken.length || skipped || titles !== 1 || words < 15)
-    report.push({page, width, wide, broken, skipped, titles, words});
+  if (wide > width || broken.length || skipped || torn.length || titles !== 1 || words < 15)
+    report.push({page, width, wide, broken, skipped, torn, titles, words});
   frame.remove();
 }
 (async () => {
