@@ -93,6 +93,17 @@ def test_every_code_block_runs(path, tmp_path, monkeypatch):
         gc.collect()
 
 
+@pytest.mark.parametrize(
+    "path",
+    [*GUIDES, *sorted((ROOT / "plugins").glob("*/README.md"))],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_no_line_of_code_is_wider_than_the_page_of_the_site(path):
+    for block in blocks(path):
+        wide = [line for line in block.code.splitlines() if len(line) > 100]
+        assert not block.counts or wide == [], f"{path.name}:{block.line}"
+
+
 @pytest.mark.parametrize("path", GUIDES, ids=lambda path: path.stem)
 def test_every_block_has_a_language_and_a_known_reason(path):
     known = {"python", "sh", "yaml", "text", "setup", "cpp", "cmake"}

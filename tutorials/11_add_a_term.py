@@ -3,8 +3,8 @@
 #
 # Two things that a short-range network cannot know. A pair of ions beyond its cutoff: a network
 # that learns charges goes on where the other one ends. And a molecule that is held by dispersion,
-# which PBE labels lack: D3 is added to the model that ships. Everything runs offline in a minute or
-# two; D3 needs the extra `d3`, and that part is left out without it.
+# which PBE labels lack: D3 is added to the model that ships. Everything runs offline; D3 needs the
+# extra `d3`, and that part is left out without it.
 
 # %%
 import warnings
