@@ -15,6 +15,20 @@ from ase_nnp.cli.commands.output import plain, print_table
 from ase_nnp.cli.commands.tables import render
 
 
+def test_help_wraps_by_the_width_of_the_terminal_alone():
+    """A line break inside a paragraph of a docstring, the first apart, would be printed."""
+    import typer
+
+    from ase_nnp.cli import _register, app
+
+    _register()
+    commands = [typer.main.get_command(app)]
+    for command in commands:
+        commands += getattr(command, "commands", {}).values()
+        for paragraph in (command.help or "").split("\n\n")[1:]:
+            assert "\n" not in paragraph.strip(), command.name
+
+
 @pytest.mark.parametrize("width", [20, 40, 60, 80, 200])
 def test_no_number_of_a_table_is_cut_and_no_line_is_too_long(width):
     rows = [["CCu16O", "yes", "48", "-77.115979", "-123456.297012", "0.0499"]] * 2

@@ -84,6 +84,13 @@ def test_members_give_their_bars(run):
     assert report["gibbs_std"] > 0
 
 
+def test_gibbs_which_draws_nothing_offers_no_picture(run):
+    for command, draws in (("vibrations", True), ("gibbs", False)):
+        code, out, _ = run(command, "--help")
+        assert code == 0
+        assert ("--plot" in out) is draws
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -92,7 +99,7 @@ def test_members_give_their_bars(run):
         (("vibrations", MODEL, "water.xyz", "--rigid", "half"), "translations"),
         (("gibbs", MODEL, "water.xyz", "--kind", "liquid"), "adsorbate"),
         (("gibbs", MODEL, "water.xyz", "-T", "0"), "positive"),
-        (("gibbs", MODEL, "water.xyz", "--plot", "g.png"), "draws nothing"),
+        (("gibbs", MODEL, "water.xyz", "--plot", "g.png"), "--plot"),
     ],
 )
 def test_wrong_input_ends_in_one_line(run, words, said):

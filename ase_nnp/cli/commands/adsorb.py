@@ -88,8 +88,7 @@ def adsorb(
 ) -> None:
     """Find the most stable sites of an adsorbate; reject what is not to be trusted.
 
-    Printed are the distinct minima with 90 % intervals, the reaction that the energies are of, and
-    what was rejected and why.
+    Prints distinct minima with 90 % intervals, the reaction, and what was rejected and why.
     """
     if len(inputs) not in (2, 3):
         raise ConfigError(f"adsorb takes [MODEL] SURFACE ADSORBATE; found: {' '.join(inputs)}.")

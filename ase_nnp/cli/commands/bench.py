@@ -55,8 +55,7 @@ def bench(
 ) -> None:
     """Measure speed against size and batch, neighbor list, copies and memory.
 
-    A family's name means its first pretrained model, as everywhere; --random-weights measures a
-    family that ships none, at the size of its defaults.
+    A family that ships no weights is measured with --random-weights, at the size of its defaults.
     """
     from rich.console import Console
     from rich.text import Text

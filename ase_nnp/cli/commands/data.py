@@ -218,8 +218,7 @@ def verify(
 ) -> None:
     """Read every record; list all broken ones. Exit code 1 if there are any.
 
-    With a model, or a page, labels that contradict each other, forces that do not sum to zero and
-    labels far outside the model's interval are ranked too; they do not change the exit code.
+    With --model or --page, suspicious labels are ranked too; they do not change the exit code.
     """
     from ase_nnp.datasets.verify import verify_dataset
 

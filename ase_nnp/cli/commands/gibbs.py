@@ -9,7 +9,7 @@ import typer
 from ase_nnp.cli.commands.crystal import IndexOption, number_with_bar, one_structure, title_of
 from ase_nnp.cli.commands.exit_codes import EPILOG
 from ase_nnp.cli.commands.output import print_json, print_table, say, warn
-from ase_nnp.cli.commands.shared_options import PropertyOptions, takes
+from ase_nnp.cli.commands.shared_options import EnsembleOptions, takes
 from ase_nnp.cli.commands.vibrations import RelaxedStructure, free_of
 from ase_nnp.errors import ConfigError
 
@@ -21,10 +21,10 @@ def add_to(app: typer.Typer) -> None:
     app.command("gibbs", epilog=EPILOG)(gibbs)
 
 
-@takes(PropertyOptions, dtype="float64")
+@takes(EnsembleOptions, dtype="float64")
 def gibbs(
     inputs: RelaxedStructure,
-    options: PropertyOptions,
+    options: EnsembleOptions,
     kind: Annotated[
         str, typer.Option(help="gas, adsorbate, or auto: a gas where nothing is periodic.")
     ] = "auto",
@@ -50,8 +50,6 @@ def gibbs(
     index: IndexOption = -1,
 ) -> None:
     """Compute the Gibbs free energy with its parts and error bar."""
-    if options.plot is not None:
-        raise ConfigError("gibbs draws nothing; leave --plot out.")
     if kind not in ("auto", "gas", "adsorbate"):
         raise ConfigError(f"--kind {kind}: auto, gas or adsorbate.")
     model, atoms = one_structure(inputs, "gibbs", index)

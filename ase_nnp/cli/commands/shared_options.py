@@ -23,7 +23,7 @@ from ase_nnp.cli.commands.output import JsonOption
 if TYPE_CHECKING:
     from ase_nnp.models.potential import Potential
 
-__all__ = ["ModelOptions", "PropertyOptions", "takes", "with_uncertainty"]
+__all__ = ["EnsembleOptions", "ModelOptions", "PropertyOptions", "takes", "with_uncertainty"]
 
 
 def with_uncertainty(potential: Potential, path: Path | None) -> Potential:
@@ -51,20 +51,26 @@ class ModelOptions:
 
 
 @dataclass(frozen=True)
-class PropertyOptions(ModelOptions):
-    """Also a fitted ensemble, whose members give each number a ±, and a picture."""
+class EnsembleOptions(ModelOptions):
+    """Also a fitted ensemble, whose members give each number a ±."""
 
     uncertainty: Annotated[
         Path | None,
         typer.Option(help="A fitted ensemble of this model: each number gets a ±."),
     ] = None
-    plot: Annotated[
-        Path | None, typer.Option(help="Draw to this .png, .pdf, .svg or .jpg (redrawn).")
-    ] = None
 
     def load(self, model: str | Path | None) -> Potential:
         """Load the model with its fitted ensemble."""
         return with_uncertainty(super().load(model), self.uncertainty)
+
+
+@dataclass(frozen=True)
+class PropertyOptions(EnsembleOptions):
+    """Also a picture."""
+
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw to this .png, .pdf, .svg or .jpg (redrawn).")
+    ] = None
 
     def check_plot(self) -> None:
         """Refuse, before anything runs, a picture that could not be drawn."""
