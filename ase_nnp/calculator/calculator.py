@@ -81,7 +81,8 @@ class NNPCalculator(Calculator):  # type: ignore[misc]
 
     Notes
     -----
-    Energy and forces come from one model call; so does the stress once it has been asked for.
+    Results are in eV, eV/Angstrom and eV/Angstrom^3, with ASE's signs and order. Energy and
+    forces come from one model call; so does the stress once it has been asked for.
     Atoms are recalculated when positions, numbers, cell or pbc change, or what else the model
     reads: charge and spin in ``atoms.info``, tags, fixed atoms, initial charges. Nothing is ever
     written to the atoms.

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ase_nnp.models.conservative import Conservative
 from ase_nnp.models.modes import evaluating, usual_default_dtype
-from ase_nnp.models.potential import Potential
+from ase_nnp.models.potential import Potential, model_name
 from ase_nnp.models.sums import SumPotential
 from ase_nnp.uncertainty.methods.descriptors import atom_features
 from ase_nnp.uncertainty.methods.latent import FeatureReader
@@ -64,10 +64,9 @@ def hessian(
 
     members = list(getattr(model, "potentials", ()))
     if not members:
-        name = model.family or type(model).__name__
         raise PropertyNotImplementedError(
-            f"'{name}' has no Hessian: its forces are not the gradient of an energy that can be "
-            "differentiated. ase.vibrations takes finite differences of its forces."
+            f"'{model_name(model)}' has no Hessian: its forces are not the gradient of an energy "
+            "that can be differentiated. ase.vibrations takes finite differences of its forces."
         )
     return np.mean([hessian(one, atoms, rows) for one in members], axis=0)  # type: ignore[no-any-return]
 

@@ -22,7 +22,7 @@ __all__ = ["InferenceCheckpoint", "Task", "TrainerCheckpoint", "read_fairchem"]
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 Scale = dict[str, float]
-#: Names of what is learnt in the older files, by the later ones.
+#: Names of what is learned in the older files, by the later ones.
 LATER = {"target": "energy", "grad_target": "forces"}
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from ase_nnp.errors import ConfigError, PredictionError
 from ase_nnp.models.graph import AtomGraph
 from ase_nnp.models.modes import compiled, evaluating, lowered
-from ase_nnp.models.potential import Potential
+from ase_nnp.models.potential import Potential, model_name
 
 __all__ = ["Evaluator"]
 
@@ -75,6 +75,6 @@ class Evaluator:
         missing = [p for p in properties if p not in output]
         if missing:
             raise PredictionError(
-                f"{type(self.model).__name__} declares {', '.join(missing)} and did not return it."
+                f"'{model_name(self.model)}' declares {', '.join(missing)} and did not return it."
             )
         return {k: v for k, v in output.items() if not k.startswith("stress") or k in properties}

@@ -86,17 +86,17 @@ class AtomGraph:
 
     @property
     def num_structures(self) -> int:
-        """B."""
+        """B, the structures of the batch."""
         return self.cell.shape[0]
 
     @property
     def num_atoms(self) -> int:
-        """N."""
+        """N, the atoms of all structures."""
         return self.positions.shape[0]
 
     @property
     def num_edges(self) -> int:
-        """E."""
+        """E, the directed edges of all structures."""
         return self.edge_index.shape[1]
 
     def edge_vectors(self) -> Tensor:

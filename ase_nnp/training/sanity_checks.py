@@ -114,7 +114,7 @@ def check_start_kept(untouched: Mapping[str, float], trained: Mapping[str, float
     if trained["valid_loss"] > untouched["valid_loss"] and after > 2 * before:
         raise TrainingError(
             "The first epoch made the model much worse than it was untouched: mean absolute error "
-            f"of {judge[6:-4]} {before:.4g} -> {after:.4g} (eV, Å). What it had learnt is "
+            f"of {judge[6:-4]} {before:.4g} -> {after:.4g} (eV, Å). What it had learned is "
             "being lost: lower optimizer.lr, replay old data (finetune.replay) or keep the weights "
             "close (finetune.ewc). Set keep_learnt to false to train on all the same."
         )

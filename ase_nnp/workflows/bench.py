@@ -52,7 +52,7 @@ class Point:
 
     @property
     def structures_per_second(self) -> float:
-        """By ``ms``."""
+        """Structures a second, from ``ms``."""
         return 1e3 * self.structures / self.ms
 
 

@@ -235,6 +235,13 @@ def test_numbers_that_name_no_element_are_refused_by_their_number(lj, number, kn
         assert "Og," not in str(error.value)
 
 
+def test_a_refusal_names_the_weights_and_not_what_is_around_them():
+    atoms = Atoms("Og", cell=[8, 8, 8])
+    atoms.calc = NNPCalculator()
+    with pytest.raises(UnsupportedElementError, match="'facet-metals-2' was not made for"):
+        atoms.get_potential_energy()
+
+
 def test_a_slab_has_a_stress(lj):
     atoms = fcc111("Cu", (1, 1, 3), vacuum=5.0)
     atoms.calc = NNPCalculator(lj)

@@ -33,6 +33,14 @@ def test_models_lists_families_and_their_state(run):
     assert listed["broken"] == {}
 
 
+def test_an_energy_that_the_weights_decide_is_said_in_words(run):
+    for words in (("models",), ("models", "show", "scn")):
+        code, out, _ = run(*words)
+        assert code == 0
+        assert "by weights" in out
+        assert not [line for line in out.splitlines() if line.split()[-1:] == ["config"]]
+
+
 def test_one_model_is_shown_in_full(run):
     code, out, _ = run("models", "scn", "--json")
     assert code == 0

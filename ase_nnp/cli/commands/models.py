@@ -89,9 +89,7 @@ def show_all(as_json: bool, with_traceback: bool) -> None:
             }
         )
         return
-    lines = [
-        (r["name"], line(r), ", ".join(r["outputs"]), r["energy_kind"], r["summary"]) for r in rows
-    ]
+    lines = [(r["name"], line(r), ", ".join(r["outputs"]), kind_of(r), r["summary"]) for r in rows]
     lines += [
         (name, state.kind, "", "", state.reason + (f" ({state.fix})" if state.fix else ""))
         for name, state in broken.items()
@@ -132,6 +130,11 @@ def line(row: dict[str, Any]) -> str:
     )
 
 
+def kind_of(row: dict[str, Any]) -> str:
+    """Kind of a family's energies, in words."""
+    return "by weights" if row["energy_kind"] == "config" else str(row["energy_kind"])
+
+
 @models.command("show")
 def show(
     context: typer.Context,
@@ -156,7 +159,9 @@ def show(
         return
     hidden = ("name", "pretrained", "defaults", "bibtex")
     facts = [
-        (k, text_of(v)) for k, v in row.items() if k not in hidden and v not in ("", (), [], {})
+        (k, text_of(v))
+        for k, v in (row | {"energy_kind": kind_of(row)}).items()
+        if k not in hidden and v not in ("", (), [], {})
     ]
     facts.append(("defaults", ", ".join(f"{k}={v!r}" for k, v in row["defaults"].items())))
     print_table(f"{family.name}: {family.summary}", ("", ""), facts)

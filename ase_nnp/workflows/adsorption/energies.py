@@ -80,7 +80,7 @@ def adsorption_energy(
     relax_gas: bool = True,
     fmax: float = 0.01,
 ) -> AdsorptionEnergy:
-    """Return the energy of ``slab + adsorbate -> adslab`` with the reaction that was used.
+    """Return the energy (eV) of ``slab + adsorbate -> adslab`` with the reaction that was used.
 
     Parameters
     ----------

@@ -277,7 +277,7 @@ class Evaluator:
         missing = [p for p in self.properties if p not in output]
         if missing:
             raise PredictionError(
-                f"{type(model).__name__} declares {', '.join(missing)} and did not return it."
+                f"'{model_name(model)}' declares {', '.join(missing)} and did not return it."
             )
 
         for name in self.properties:
