@@ -67,7 +67,15 @@ def block_math(self: Any, node: Any) -> None:
     raise nodes.SkipNode
 
 
+def mark_short_words(app: Any, page: str, template: str, context: Any, doctree: Any) -> None:
+    """Mark words of code of up to 24 letters, which the style keeps in one line."""
+    if "body" in context:
+        short = r'<span class="pre">([^<]{1,24})</span>'
+        context["body"] = re.sub(short, r'<span class="pre whole">\1</span>', context["body"])
+
+
 def setup(app: Any) -> None:
     """Called by Sphinx."""
+    app.connect("html-page-context", mark_short_words)
     app.connect("autodoc-process-docstring", escape_bars)
     app.add_html_math_renderer("mathml", (inline_math, None), (block_math, None))
