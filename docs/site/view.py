@@ -36,7 +36,8 @@ async function look(page, width) {
   const levels = [...inner.querySelectorAll("article :is(h1, h2, h3, h4)")].map(h => +h.tagName[1]);
   const skipped = levels.filter((level, k) => level > (k ? levels[k - 1] : 0) + 1).length;
   const titles = levels.filter(level => level === 1).length;
-  const torn = [...inner.querySelectorAll("article code .pre")].filter(
+  const words_of_code = width < 640 ? "article :is(p, li) > code .pre" : "article code .pre";
+  const torn = [...inner.querySelectorAll(words_of_code)].filter(
     s => s.textContent.startsWith("--") && s.getClientRects().length > 1).map(s => s.textContent);
   const words = (inner.querySelector("article")?.textContent ?? "").split(/\s+/).length;
   if (wide > width || broken.length || skipped || torn.length || titles !== 1 || words < 15)
