@@ -114,6 +114,9 @@ def test_modes_that_do_not_belong_together_are_refused():
         transition_rate(0.5, np.array([0.1, 0.1]), np.array([0.1, 0.1]))
     with pytest.raises(ConfigError, match="finite"):
         transition_rate(0.5, np.array([0.1, 0.1]), np.array([0.1j, 0.1]), np.inf)
+    for barrier in (-0.1, np.nan, np.inf):
+        with pytest.raises(ConfigError, match="barrier"):
+            transition_rate(barrier, np.array([0.1, 0.1]), np.array([0.1j, 0.1]))
 
 
 def test_at_a_few_kelvin_a_rate_is_its_barrier_with_zero_point_energies():
@@ -123,7 +126,7 @@ def test_at_a_few_kelvin_a_rate_is_its_barrier_with_zero_point_energies():
     wanted = np.log10(heat * _e / _hplanck) - 0.25 / (heat * np.log(10))
     assert rate.log10.value == pytest.approx(wanted, rel=1e-9)
     assert (rate.value, rate.prefactor) == (0.0, np.inf)
-    assert transition_rate(-1.0, np.array([0.1]), np.array([0.1j]), 10.0).value == np.inf
+    assert transition_rate(0.0, np.array([0.5, 0.1]), np.array([0.05j, 0.1]), 2.0).value == np.inf
 
 
 def test_from_a_band_to_a_rate(path):

@@ -87,11 +87,19 @@ def transition_rate(
 
     Raises
     ------
+    ConfigError
+        The temperature is not positive, or the barrier below zero; either is not finite.
     StructureError
         The saddle point has not one mode less than the minimum.
     """
     if not 0 < temperature < math.inf:
         raise ConfigError(f"temperature = {temperature}: positive and finite, in K.")
+    height = as_observable(barrier)
+    if not 0 <= height.value < math.inf:
+        raise ConfigError(
+            f"barrier = {height.value} eV: not below zero, since a saddle point lies above the "
+            "minimum."
+        )
     bottom = treat_modes(initial_modes, policy, small=small)
     top = treat_modes(saddle_modes, policy, small=small, saddle=True)
     if len(top.energies) != len(bottom.energies) - 1:
@@ -110,7 +118,6 @@ def transition_rate(
     from ase.units import invcm
 
     factor = 1 + (top.reaction_coordinate * invcm / heat) ** 2 / 24 if tunneling else 1.0
-    height = as_observable(barrier)
     log10 = attempts + math.log10(factor) - height / (heat * math.log(10))
     value = _power_of_ten(log10.value)
     return Rate(value, log10, _power_of_ten(attempts), height, temperature, factor)
