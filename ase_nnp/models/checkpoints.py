@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ase_nnp.files.outline import checkpoint_words
 from ase_nnp.models.corrections import with_stored_corrections
 from ase_nnp.models.download import download_bar, fetch, is_remote
 from ase_nnp.models.potential import Potential, model_name
+from ase_nnp.models.size_limit import no_larger_than
 from ase_nnp.models.tensors import read_sealed
 from ase_nnp.registry.config import resolve_config
 from ase_nnp.registry.family import ModelFamily, Pretrained
@@ -76,7 +78,8 @@ def load_checkpoint(
         return model
     if family.load is None:
         raise CheckpointError(f"'{family.name}' cannot read foreign checkpoints such as {path}.")
-    model = family.load(path, **options)
+    with no_larger_than(path):
+        model = family.load(path, **options)
     label_model(model, family, model.config, {"source": path.name, **known})
     return model
 
@@ -159,7 +162,8 @@ def _load_own(
     # The header names a family and no module: what runs is what the user has installed.
     family = installed().family(name)
     try:
-        return _built(family, path, header, tensors, options)
+        with no_larger_than(path):
+            return _built(family, path, header, tensors, options)
     except (AseNnpError, ImportError):
         raise
     except Exception as error:  # a family is a plugin, and a header may be made by anybody
@@ -174,7 +178,7 @@ def _built(
     options: dict[str, Any],
 ) -> Potential:
     full = resolve_config(family, header["config"], **options)
-    model = family.build(full)
+    model = family.build(deepcopy(full))
     # What a file holds is not fresh any more, whatever its maker once began with.
     label_model(model, family, full, {**header.get("provenance", {}), "source": path.name})
 

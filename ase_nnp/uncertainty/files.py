@@ -13,6 +13,7 @@ from ase_nnp.errors import AseNnpError, CheckpointError, ConfigError
 from ase_nnp.models.files import hashed_config, model_hash
 from ase_nnp.models.modes import usual_default_dtype
 from ase_nnp.models.potential import Potential
+from ase_nnp.models.size_limit import no_larger_than
 from ase_nnp.models.tensors import read_sealed, tensor_hash, write_sealed
 from ase_nnp.uncertainty.methods.base import NOT_COVERED, UncertainPotential
 from ase_nnp.uncertainty.methods.bonding import KnownBonding
@@ -163,7 +164,8 @@ def load_uncertainty(path: str | Path, model: Potential, **options: Any) -> Unce
                 f"{', '.join(outer['values'])}."
             )
         outer["values"].update(options)
-        return _on_model(model, header, tensors, path)
+        with no_larger_than(Path(path)):
+            return _on_model(model, header, tensors, path)
     except AseNnpError:
         raise
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:

@@ -155,7 +155,8 @@ def _rebuild(
         if spec["family"] == base.family and dict(spec["config"]) == dict(base.config):
             member = copy.deepcopy(base)
         else:
-            member = build_model(spec["family"], spec["config"], device=base.device)
+            # A configuration given as text would be the path of a file: a header names no path.
+            member = build_model(spec["family"], dict(spec["config"]), device=base.device)
         prefix = f"members.{i}."
         own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 

@@ -67,7 +67,7 @@ class SCN(Potential):
         self.energy_kind = str(config["energy_kind"])
         self.energy_reference = OC20_REFERENCE if self.energy_kind == "adsorption" else ""
         self.graph_options = {"wrap": True} | ({} if config["use_pbc"] else {"pbc": (False,) * 3})
-        self.elements = frozenset(range(1, int(config["max_num_elements"])))
+        self.elements = frozenset(range(1, min(int(config["max_num_elements"]), 119)))
         self.outputs = self._outputs()
 
         self.scale = read_normalizers(config["normalizer"] or {})

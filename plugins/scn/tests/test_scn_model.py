@@ -347,3 +347,7 @@ def test_a_draw_belongs_to_its_edge_in_a_batch():
         alone = torch.cat([model(g)["energy"] for g in graphs])
         together = model(AtomGraph.collate(graphs))["energy"]
     torch.testing.assert_close(together, alone, rtol=1e-11, atol=0)
+
+
+def test_rows_beyond_the_last_element_are_no_elements():
+    assert max(build_model("scn", TINY | {"max_num_elements": 300}, device="cpu").elements) == 118
