@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -73,7 +74,7 @@ def build_term(text: str, options: Mapping[str, Any] | None = None) -> Potential
     name, functional = parse_correction(text)
     correction = installed().correction(name)
     config = correction.resolve(functional, options or {})
-    term = correction.build(config)
+    term = correction.build(deepcopy(config))
     term.family, term.config = name, config
     return term.eval()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from copy import deepcopy
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,8 @@ def build_model(
     with torch.random.fork_rng(devices=[]):
         if seed is not None:
             torch.manual_seed(seed)
-        model = made_by.build(full)
+        # A copy: a family that takes keys out of its configuration would change what is saved.
+        model = made_by.build(deepcopy(full))
 
     # The hash tells later whether anybody has trained these weights.
     drawn = {"source": "fresh weights", "seed": seed, "drawn": _weights_hash(model)}
@@ -226,7 +228,7 @@ def _load_of_family(
         return load_checkpoint(family, checkpoint, options), (offered[0] if offered else None)
 
     full = resolve_config(family, config, **options)
-    loaded = family.build(full)
+    loaded = family.build(deepcopy(full))
     if weights is None:
         # A formula such as Lennard-Jones has no weights to load; anything else must not pose as
         # trained.

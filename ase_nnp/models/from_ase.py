@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
@@ -116,6 +117,7 @@ class CalculatorPotential(Potential):
         super().__init__()
         self._dtype = torch.float64
         self._made: Any = None
+        self._config: Mapping[str, Any] = {}
         self._factory: Callable[[], Any] | None = None
 
         if isinstance(calculator, type) or not hasattr(calculator, "get_property"):
@@ -155,18 +157,25 @@ class CalculatorPotential(Potential):
 
     @property
     def config(self) -> Mapping[str, Any]:  # type: ignore[override]
-        """There is none: what made the calculator is unknown.
+        """What a family made the calculator from.
 
         Raises
         ------
         CheckpointError
-            Always.
+            No family made it, and what did is unknown.
         """
+        if self.family:
+            return self._config
         # Raised on access, so that whoever tries to save the model learns why it cannot be.
         raise CheckpointError(
             f"{self.name} is a calculator of ASE, which cannot be saved. Keep the lines that make "
             "it, and pass it to ase_nnp.from_ase again."
         )
+
+    @config.setter
+    def config(self, config: Mapping[str, Any]) -> None:
+        self._config = config
+        self._hash = f"ase calculator {self.family} {json.dumps(config, sort_keys=True)}"
 
     def train(self, mode: bool = True) -> Self:
         """Refuse training; evaluation mode is what it is always in."""

@@ -168,3 +168,26 @@ def test_a_float32_graph_is_answered_in_double_precision():
     model = from_ase(EMT).to(torch.float32)
     graph = model.make_graph(bulk("Cu"))
     assert model(graph)["energy"].dtype == torch.float64
+
+
+def test_a_family_may_be_a_calculator(tmp_path, monkeypatch):
+    from ase_nnp.models.files import model_hash
+    from ase_nnp.registry.installed import installed
+
+    family = ase_nnp.ModelFamily(
+        name="pairs",
+        summary="",
+        build=lambda config: from_ase(lambda: LennardJones(**config, rc=6.0, smooth=True)),
+        defaults={"epsilon": 0.4, "sigma": 2.3},
+        trainable=False,
+    )
+    monkeypatch.setitem(installed().families, "pairs", family)
+    model, other = (ase_nnp.build_model("pairs", {"epsilon": e}) for e in (0.5, 0.6))
+    assert model_hash(model) != model_hash(other)
+    ase_nnp.save_model(model, tmp_path / "m.nnp")
+    again = ase_nnp.load_model(tmp_path / "m.nnp")
+    energies = [
+        [row["energy"] for row in ase_nnp.predict(m, structures())] for m in (model, again, other)
+    ]
+    assert energies[0] == energies[1]
+    assert energies[0] != energies[2]
