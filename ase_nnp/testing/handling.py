@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import pickle
@@ -9,9 +10,10 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from ase_nnp.errors import StructureError, UnsupportedElementError
+from ase_nnp.errors import ConfigError, StructureError, UnsupportedElementError
 from ase_nnp.models.conservative import Conservative
 from ase_nnp.models.graph import AtomGraph
 from ase_nnp.models.potential import Potential
@@ -27,24 +29,36 @@ def check_save_and_load(subject: Subject) -> float:
     """A saved model comes back with the same answers."""
     from ase_nnp.models.files import load_model, save_model
 
-    before = subject.predict(subject.crystal())[0]
-
     # A correction is saved in the header of the model that it is added to, never alone.
     if isinstance(subject.family, Correction):
+        before = subject.predict(subject.crystal())[0]
         stored = Subject(subject.family, _stored(subject)).predict(subject.crystal())[0]
         # What a term gives beside the energy is not the model's.
         return compare(stored, {name: before[name] for name in stored})
+    subject.value(subject.crystal())
+    trained = Subject(subject.family, _as_after_training(subject))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.nnp"
-        save_model(subject.model, path)
-        again = load_model(path, device="cpu", dtype="float64")
-    return compare(Subject(subject.family, again).predict(subject.crystal())[0], before)
+        save_model(trained.model, path)
+        again = Subject(subject.family, load_model(path, device="cpu", dtype="float64"))
+
+    # Another structure first: what a model keeps of the first that it meets is in no file.
+    structures = (subject.finite(), subject.crystal())
+    return max(compare(again.predict(a)[0], trained.predict(a)[0]) for a in structures)
+
+
+def _as_after_training(subject: Subject) -> Potential:
+    """Return a copy with units that no fresh model has, where the family has such units."""
+    model = copy.deepcopy(subject.model)
+    references = {z: 1.5 + 0.25 * k for k, z in enumerate(sorted(set(subject.numbers)))}
+    # Families without references or scales say so by refusing.
+    with contextlib.suppress(ConfigError):
+        model.set_scales(references, energy=1.75, forces=1.25)
+    return model
 
 
 def _stored(subject: Subject) -> Potential:
     """Return a correction as it comes out of the header of the model that it was saved with."""
-    import torch
-
     from ase_nnp.models.corrections import with_stored_corrections
 
     term = subject.model
@@ -71,23 +85,27 @@ class _Nothing(Conservative):
 
 @check(1e-12)
 def check_pickling_and_copying(subject: Subject) -> float:
-    """Pickled and deep-copied models, also used ones, give the same answers."""
+    """Pickled and deep-copied models, also used ones, give the same answers on their own."""
     before = subject.predict(subject.crystal())[0]
     twins = (pickle.loads(pickle.dumps(subject.model)), copy.deepcopy(subject.model))
-    return max(
+    figures: list[float] = [
         compare(Subject(subject.family, twin).predict(subject.crystal())[0], before)
         for twin in twins
-    )
+    ]
+
+    # A copy that is trained further must leave the original as it was.
+    with torch.no_grad():
+        for tensor in (t for twin in twins for t in twin.parameters()):
+            tensor.add_(0.125)
+    return max(*figures, compare(subject.predict(subject.crystal())[0], before))
 
 
 @check(2e-3)
 def check_dtype_and_device_moves(subject: Subject) -> float:
     """Single precision agrees with double; so does the GPU where there is one."""
-    import torch
-
     before = subject.predict(subject.crystal())[0]
     twin = Subject(subject.family, copy.deepcopy(subject.model).to(torch.float32))
-    figures = [compare(twin.predict(subject.crystal())[0], before)]
+    figures: list[float] = [compare(twin.predict(subject.crystal())[0], before)]
     if torch.cuda.is_available():
         moved = Subject(subject.family, copy.deepcopy(subject.model).to("cuda"))
 

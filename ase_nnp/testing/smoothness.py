@@ -14,7 +14,7 @@ from ase_nnp.testing.curvature import (
     unrepelled,
 )
 from ase_nnp.testing.outcomes import NotApplicable
-from ase_nnp.testing.subject import Subject, check
+from ase_nnp.testing.subject import Subject, check, relative
 
 __all__: list[str] = []
 
@@ -40,6 +40,27 @@ def check_curvature_at_symmetric_sites(subject: Subject) -> float:
     """Second derivatives of perfect crystals agree for steps of 0.001 and 0.02."""
     jumps = curvature_jumps(_structures(subject), lambda s: _evaluate(subject, s))
     return max(jumps.values())
+
+
+@check(0.02)
+def check_forces_end_at_the_cutoff(subject: Subject) -> float:
+    """No force jumps when an atom leaves the cutoff."""
+    if not subject.has_forces or subject.periodic_only():
+        raise NotApplicable("no forces, or crystals only")
+    if not subject.model.cutoff:
+        raise NotApplicable("the model finds its own neighbors")
+    if "cutoff_is_smooth" in subject.family.violations:
+        raise NotApplicable("the family declares that its energy jumps there")
+
+    # A smooth force changes by some millionths over this step. A jump shows beside the forces of
+    # the molecule, or of a single bond beside 1 meV/Angstrom.
+    a, b, _ = subject.numbers
+    pairs = []
+    for step in (-1e-5, 1e-5):
+        away = Atoms([b], positions=[[-subject.model.cutoff - step, 0, 0]])
+        pairs.append((subject.molecule() + away, Atoms([a], positions=[[0, 0, 0]]) + away))
+    inside, outside = ([subject.predict(s)[0]["forces"] for s in pair] for pair in pairs)
+    return max(relative(one, two) for one, two in zip(inside, outside, strict=True))
 
 
 @check(1e-6)

@@ -137,8 +137,18 @@ def relative(a: Any, b: Any) -> float:
     return float(np.abs(a - b).max(initial=0.0) / max(np.abs(b).max(initial=0.0), 1e-3))
 
 
-def compare(one: dict[str, Any], two: dict[str, Any]) -> float:
+class Figure(float):
+    """A figure that remembers which result it is ``of``."""
+
+    of: str = ""
+
+
+def compare(one: dict[str, Any], two: dict[str, Any]) -> Figure:
     """Largest relative difference over all results."""
     if one.keys() != two.keys():
         raise AssertionError(f"results differ: {sorted(one)} and {sorted(two)}")
-    return max(relative(one[k], two[k]) for k in one)
+    figures = []
+    for name in one:
+        figures.append(Figure(relative(one[name], two[name])))
+        figures[-1].of = name
+    return max(figures)

@@ -31,6 +31,7 @@ from ase_nnp.registry.correction import Correction
 from ase_nnp.registry.family import ModelFamily
 from ase_nnp.testing.checks import CHECKS, Check, Subject
 from ase_nnp.testing.outcomes import NotApplicable, Outcome
+from ase_nnp.testing.subject import Figure
 
 __all__ = ["CHECKS", "Outcome", "conformance", "make_subject", "run_check", "run_checks"]
 
@@ -87,7 +88,9 @@ def run_check(check: Check, subject: Subject) -> Outcome:
         return Outcome(check.name, "declared", figure, declared)
 
     limit = check.tolerance if declared is None else declared
-    text = f"{check.doc} Measured {figure:.3g}, allowed {limit:.3g}."
+    # A model may be wrong in one of its results only.
+    of = f" of '{figure.of}'" if isinstance(figure, Figure) else ""
+    text = f"{check.doc} Measured {figure:.3g}{of}, allowed {limit:.3g}."
     return Outcome(check.name, "violated", figure, limit, text)
 
 

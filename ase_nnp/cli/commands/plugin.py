@@ -123,6 +123,8 @@ def _check_name(name: str) -> None:
 def _row(outcome: Outcome) -> tuple[str, ...]:
     figure = "" if outcome.figure is None else f"{outcome.figure:.1e}"
     short = outcome.status == "violated" and outcome.figure is not None
+    if short and (of := getattr(outcome.figure, "of", "")):
+        figure += f" {of}"  # which of the results, where the check looks at all
     return (
         outcome.check,
         outcome.status,

@@ -116,14 +116,15 @@ FAMILY = ModelFamily(
     conservative=None,
     violations={
         "energy_is_invariant_under_rotation": 5e-5,
+        "energy_is_that_of_the_mirror_image": 5e-6,
         "forces_rotate_with_the_atoms": 0.8,
         "supercell_equals_primitive": 0.1,
         "cutoff_is_smooth": 1e-3,
         "curvature_at_symmetric_sites": 1.5,
         "acoustic_modes_vanish": 2.0,
     },
-    notes="Nonlinear layers act on values at points of a sphere and a grid, so rotations hold only "
-    "approximately; there is no envelope at the cutoff. Edge "
+    notes="Nonlinear layers act on values at points of a sphere and a grid, so rotations and "
+    "mirror images hold only approximately; there is no envelope at the cutoff. Edge "
     "frames are fixed to the cell, so other lattice vectors of the same crystal give another "
     "energy within the noise of the frames. At perfect lattice sites energies and forces jump: "
     "equal distances decide which neighbors the cap keeps (fcc, bcc) and how edges are framed "
