@@ -11,6 +11,8 @@ from torch import Tensor
 
 from ase_nnp.errors import ConfigError
 
+from .settings import MAX_DEGREE
+
 __all__ = ["Blocks", "Irreps", "Path", "paths"]
 
 #: Features by degree, (N, 2 l + 1, channels): a linear map of the channels is one matrix product.
@@ -96,6 +98,8 @@ class Irreps:
                 )
             mults[int(match[2])] = int(match[1] or 1)
             labels[int(match[2])] = match[3]
+        if max(mults) > MAX_DEGREE:
+            raise ConfigError(f"hidden_irreps entry {text!r}: no degree may pass {MAX_DEGREE}.")
         if not mults.get(0):
             raise ConfigError(f"hidden_irreps entry {text!r} has no scalars (0e).")
 

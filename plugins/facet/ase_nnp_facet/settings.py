@@ -9,7 +9,10 @@ from typing import Any
 
 from ase_nnp.errors import ConfigError
 
-__all__ = ["CONFIG_EXTRAS", "DEFAULTS", "MPTRJ_ELEMENTS", "PUBLISHED", "resolve"]
+__all__ = ["CONFIG_EXTRAS", "DEFAULTS", "MAX_DEGREE", "MPTRJ_ELEMENTS", "PUBLISHED", "resolve"]
+
+#: Published networks end at degree 3; a file must not ask for tables without end.
+MAX_DEGREE = 32
 
 #: The 89 elements of the MPtrj data set.
 MPTRJ_ELEMENTS = tuple(z for z in range(1, 95) if not 84 <= z <= 88)
@@ -124,6 +127,9 @@ def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
             value = value[key]
         if str(value).lower() not in allowed:
             raise ConfigError(f"{place} must be one of {', '.join(allowed)}, not {value!r}.")
+    degree = full["interaction"]["message"]["max_ell"]
+    if not 0 <= int(degree) <= MAX_DEGREE:
+        raise ConfigError(f"max_ell must lie between 0 and {MAX_DEGREE}, not {degree!r}.")
     full["norm_eps"] = _norm_eps(full)
     return full
 

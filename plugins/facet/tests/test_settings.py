@@ -73,3 +73,17 @@ def test_a_misspelt_key_inside_a_section_is_named():
 def test_what_cannot_be_built_is_refused(config):
     with pytest.raises(ase_nnp.ConfigError):
         ase_nnp.build_model("facet", config, device="cpu")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"hidden_irreps": ["8x0e + 1x33o"]},
+        {"interaction": {"message": {"max_ell": 10**9}}},
+        {"interaction": {"message": {"max_ell": -1}}},
+    ],
+    ids=str,
+)
+def test_degrees_without_end_are_refused(config):
+    with pytest.raises(ase_nnp.ConfigError, match=r"degree|max_ell"):
+        ase_nnp.build_model("facet", config, device="cpu")

@@ -332,8 +332,8 @@ def check(config: Mapping[str, Any]) -> None:
         wrong = f"num_resolutions must be 1 or 2, not {config['num_resolutions']}"
     elif config["num_resolutions"] == 2 and config["lmax"] < 4:
         wrong = f"two resolutions need lmax of at least 4, not {config['lmax']}"
-    elif not 0 <= config["mmax"] <= config["lmax"]:
-        wrong = f"lmax must be at least mmax, not {config['lmax']}"
+    elif not 0 <= config["mmax"] <= config["lmax"] <= 32:
+        wrong = f"lmax must lie between mmax and 32, not {config['lmax']}"
     elif not 1 <= config["num_bands"] <= config["lmax"] + 1:
         wrong = f"num_bands must lie between 1 and lmax + 1, not {config['num_bands']}"
     elif int(config["num_interactions"]) < 1:

@@ -351,3 +351,8 @@ def test_a_draw_belongs_to_its_edge_in_a_batch():
 
 def test_rows_beyond_the_last_element_are_no_elements():
     assert max(build_model("scn", TINY | {"max_num_elements": 300}, device="cpu").elements) == 118
+
+
+def test_degrees_without_end_are_refused():
+    with pytest.raises(ConfigError, match="lmax"):
+        build_model("scn", TINY | {"lmax": 10**9}, device="cpu")
