@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ase_nnp.models.conservative import Conservative
 from ase_nnp.models.graph import AtomGraph
 from ase_nnp.models.potential import Potential
 from ase_nnp.models.predictor import Predictor
@@ -76,9 +76,8 @@ def check_requests_agree(subject: Subject) -> float:
     alone = {p: predictor([subject.crystal()], [p])[0][p] for p in model.outputs}
     figures: list[float] = [compare(alone, together)]
 
-    if isinstance(model, Conservative):
-        twin = copy.deepcopy(model).eval()
-        twin.differentiable = True  # as in training, without its random numbers
+    if hasattr(model, "differentiable"):
+        twin = _as_in_training(copy.deepcopy(model))
         trained = _arrays(twin.compute(twin.make_graph([subject.crystal()]), model.outputs))
         rows = {k: v if k in model.per_atom else v[0] for k, v in trained.items()}
         figures.append(compare({k: rows[k] for k in together}, together))
@@ -124,11 +123,19 @@ def check_gradients_reach_the_weights(subject: Subject) -> float:
 
 def _squares(model: Potential, subject: Subject) -> dict[str, Tensor]:
     """Mean square of every float output of one call, as training would differentiate it."""
-    model.eval()
-    if isinstance(model, Conservative):
-        model.differentiable = True
+    model = _as_in_training(model)
     output = model.compute(model.make_graph([subject.crystal()]), model.outputs)
     return {k: v.square().mean() for k, v in output.items() if v.is_floating_point()}
+
+
+def _as_in_training(model: Potential) -> Any:
+    """Make the model keep the graph of its results as in training, without random numbers."""
+    made: Any = model.eval()
+    if hasattr(made, "differentiable"):
+        made.differentiable = True
+    else:
+        made.training = True  # the model alone: what drops values at random is a part of it
+    return made
 
 
 def _size(parameter: Tensor) -> float:

@@ -95,6 +95,17 @@ def faster_and_different(self, graph):
     return {k: 1.001 * v for k, v in self.energies(graph).items()}
 
 
+def ten_electronvolts_lower(self, graph):
+    return Pairs.atom_energies(self, graph) - 10.0
+
+
+def pushed_throughout(self, graph):
+    push = torch.zeros_like(graph.positions)
+    push = push.index_add(0, graph.edge_index[1], 0.1 * graph.edge_vectors())
+    results = Direct.forward(self, graph)
+    return {**results, "forces": results["forces"] + push}
+
+
 def signed_volume(self, graph, properties):
     results = dict(Pairs.compute(self, graph, properties))
     if "stress" in results:
@@ -179,10 +190,10 @@ FAULTS = {
     "elements without a row": (Pairs, {"elements": property(
         lambda self: frozenset(range(1, 110)), lambda self, value: None)},
                                "declared_elements_are_answered"),
-    "force jumps at the cutoff": (Pairs, {"envelope": lambda self, r: 1 - r / self.cutoff},
+    "force jumps at the cutoff": (Pairs, {"envelope": lambda self, r: 1 - r / self.cutoff,
+                                          "atom_energies": ten_electronvolts_lower},
                                   "forces_end_at_the_cutoff"),
-    "direct force jumps": (Direct, {"push": lambda self, r: (1 - r / self.cutoff) + 0.1},
-                           "forces_end_at_the_cutoff"),
+    "direct force jumps": (Direct, {"forward": pushed_throughout}, "forces_end_at_the_cutoff"),
     "stress that does not turn": (Direct, {"turn": lambda self, s: s.roll((1, 1), (1, 2))},
                                   "stress_rotates_with_the_crystal"),
 }  # fmt: skip

@@ -84,7 +84,10 @@ FAMILY = ModelFamily(
         "element_types": ["H", "C", "O", "Cu"],
         "hyperparameters": {"units": 8, "nblocks": 1, "num_rbf": 8},
     },
-    notes="Networks are those of the matgl package; graph, strain and gradients are ours. CHGNet "
+    # CHGNet's: 5.5 meV/Angstrom with random weights, in units of 1 meV/Angstrom.
+    violations={"forces_end_at_the_cutoff": 10.0},
+    notes="Networks are those of the matgl package; graph, strain and gradients are ours. CHGNet's "
+    "forces jump at the cutoff by some meV/Angstrom (forces_end_at_the_cutoff); it "
     "also gives magmoms, QET charges (and reads the total charge). M3GNet without use_smooth=True "
     "has an energy that jumps at the cutoff. Models of a property (is_intensive=True) and models "
     "that want state features are refused.",
