@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
+from ase.data import atomic_numbers
 from torch import Tensor
 
 from ase_nnp.errors import AseNnpError, CheckpointError, ConfigError, PredictionError
@@ -33,7 +34,7 @@ def from_ase(
     conservative: bool = True,
     energy_kind: str = "total",
     energy_reference: str = "",
-    elements: Collection[int] | None = None,
+    elements: Collection[int | str] | None = None,
     outputs: Sequence[str] | None = None,
     required_inputs: Sequence[str] = (),
     name: str = "",
@@ -51,7 +52,8 @@ def from_ase(
         on first use, once in each process, so that a potential of a function can be pickled
         whatever the calculator itself can.
     conservative, energy_kind, energy_reference, elements
-        What the calculator cannot say of itself; see :class:`~ase_nnp.Potential`.
+        What the calculator cannot say of itself; see :class:`~ase_nnp.Potential`. Elements are
+        atomic numbers or symbols.
     outputs
         Of energy, forces, stress, energies, magmoms and charges; by default those of the first
         three that the calculator declares, and of ASE's own calculators the atomic energies too.
@@ -94,9 +96,16 @@ def from_ase(
 
     model.conservative = conservative and "forces" in model.outputs
     model.energy_kind, model.energy_reference = energy_kind, energy_reference
-    model.elements = None if elements is None else frozenset(int(z) for z in elements)
+    model.elements = None if elements is None else _numbers(elements)
     model.required_inputs = tuple(required_inputs)
     return model
+
+
+def _numbers(elements: Collection[int | str]) -> frozenset[int]:
+    numbers = [atomic_numbers.get(z, 0) if isinstance(z, str) else z for z in elements]
+    if 0 in numbers:
+        raise ConfigError(f"elements are atomic numbers or chemical symbols, not {list(elements)}.")
+    return frozenset(int(z) for z in numbers)
 
 
 def _usual(calculator: Any) -> tuple[str, ...]:

@@ -150,11 +150,16 @@ def test_positions_that_are_no_numbers_never_reach_it():
         (dict, {}, "no ASE calculator"),
         (EMT, {"outputs": ["energy", "dipole"]}, "dipole was wanted"),
         (EMT, {"required_inputs": ["color"]}, "color"),
+        (EMT, {"elements": ["Cu", "Qq"]}, "chemical symbols"),
     ],
 )
 def test_what_is_no_calculator_is_refused(given, options, message):
     with pytest.raises(ase_nnp.ConfigError, match=message):
         from_ase(given, **options)
+
+
+def test_elements_are_numbers_or_symbols():
+    assert from_ase(EMT, elements=["Cu", 78]).elements == {29, 78}
 
 
 def test_stress_without_a_cell_is_refused():

@@ -101,6 +101,8 @@ PUBLISHED: dict[int, dict[str, Any]] = {
         "energy_reduce": "sum",
     },
 }
+#: Published are 120 to 600.
+MOST_DISTANCES = 100_000
 CHOICES: dict[str, tuple[str, ...]] = {
     "activation": ("gelu", "squared_relu", "star_relu", "smelu", "leaky_relu", "relu"),
     "normalization": ("rmsnorm", "layernorm", "skip"),
@@ -204,6 +206,10 @@ def settings_from(config: Mapping[str, Any]) -> Settings:
     heads, hidden = int(values["atten_num_heads"]), int(values["hidden_size"])
     if heads < 1 or hidden % heads:
         raise ConfigError(f"hidden_size {hidden} does not divide into {heads} attention heads.")
+    # The centers of the distances are made by numpy, whose memory nothing else limits.
+    distances = int(values["edge_distance_expansion_size"])
+    if not 1 <= distances <= MOST_DISTANCES:
+        raise ConfigError(f"edge_distance_expansion_size is {distances}: 1 to {MOST_DISTANCES}.")
     if int(values["rotations"]) < 1:
         raise ConfigError(f"rotations must be at least 1, not {values['rotations']!r}.")
 

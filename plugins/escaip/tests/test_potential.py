@@ -306,6 +306,7 @@ def test_bfloat16_runs_and_stays_near(make, slab):
     [
         ({"atten_num_heads": 3}, "divide"),
         ({"freequency_list": [1, 2]}, "sums to 3"),
+        ({"edge_distance_expansion_size": 2_000_000_000}, "expansion_size is 2000000000"),
         ({"activation": "swish"}, "gelu"),
         ({"distance_function": "silu"}, "gaussian"),
         ({"use_angle_embedding": "bias", "angle_expansion_size": 3}, "equal"),

@@ -14,6 +14,9 @@ from ase_nnp.models.graph import AtomGraph
 
 __all__ = ["GatedUnit", "MPNN", "smooth_step_down"]
 
+#: The paper has 3 to 8.
+MOST_STEPS = 100
+
 
 class MPNN(AtomicEnergies):
     r"""States of atoms that are changed by messages from their neighbors, ``steps`` times.
@@ -54,6 +57,9 @@ class MPNN(AtomicEnergies):
         super().__init__(element_numbers(elements))
         if min(hidden, steps, num_basis - 1, edge_hidden) < 1 or not cutoff > 0:
             raise ConfigError("hidden, steps, edge_hidden and cutoff must be positive, num_basis 2")
+        # No more weights, but each takes time: a file must not make a model that never answers.
+        if steps > MOST_STEPS:
+            raise ConfigError(f"steps is {steps}; at most {MOST_STEPS}.")
         self.cutoff, self.steps = float(cutoff), int(steps)
         self.first = nn.Embedding(len(self.numbers), hidden)
         # Constants are float64, so that the model in float64 is truly double.

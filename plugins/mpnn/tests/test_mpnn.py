@@ -76,7 +76,10 @@ def test_angles_alone_are_not_seen_in_one_round():
     assert torch.allclose(one, two, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("config", [{"hidden": 0}, {"steps": 0}, {"num_basis": 1}, {"cutoff": 0}])
+@pytest.mark.parametrize(
+    "config",
+    [{"hidden": 0}, {"steps": 0}, {"num_basis": 1}, {"cutoff": 0}, {"steps": 2_000_000_000}],
+)
 def test_what_is_no_network_is_refused(config):
     with pytest.raises(ConfigError):
         small(**config)
