@@ -29,6 +29,13 @@ def test_help_wraps_by_the_width_of_the_terminal_alone():
             assert "\n" not in paragraph.strip(), command.name
 
 
+def test_long_names_break_at_their_underscores():
+    row = ["forces_are_the_gradient_of_energies", "violated", "8.0e-07", "of 1e-8, " * 8]
+    lines = render(("check", "result", "figure", ""), [row], 80).splitlines()
+    first = [line[: line.find("  ")] for line in lines[2:4]]
+    assert first == ["forces_are_the_gradient_of_", "energies"]
+
+
 @pytest.mark.parametrize("width", [20, 40, 60, 80, 200])
 def test_no_number_of_a_table_is_cut_and_no_line_is_too_long(width):
     rows = [["CCu16O", "yes", "48", "-77.115979", "-123456.297012", "0.0499"]] * 2

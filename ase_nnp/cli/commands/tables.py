@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from rich.cells import cell_len
@@ -40,10 +41,24 @@ def render(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) ->
             Text(head), width=size, overflow="fold", justify="right" if numeric else "left"
         )
     for row in rows:
-        table.add_row(*map(Text, row))  # Text is taken as it is: "[/b]" in a name is no markup
+        # Text is taken as it is: "[/b]" in a name is no markup.
+        table.add_row(*(Text(_broken(cell, k)) for cell, k in zip(row, widths, strict=True)))
     page = StringIO()
     Console(file=page, width=max(width, 1), color_system=None).print(table)
     return "\n".join(line.rstrip() for line in page.getvalue().rstrip("\n").split("\n"))
+
+
+def _broken(cell: str, width: int) -> str:
+    """Return the cell with line breaks in words that are too long for it, after an underscore."""
+    words = []
+    for word in cell.split(" "):
+        lines = [""]
+        for part in re.findall(r"[^_/]*[_/]+|[^_/]+", word) if cell_len(word) > width else [word]:
+            if lines[-1] and cell_len(lines[-1] + part) > width:
+                lines.append("")
+            lines[-1] += part
+        words.append("\n".join(lines))
+    return " ".join(words)
 
 
 def column_widths(
