@@ -50,6 +50,7 @@ def images(calculator) -> list[Atoms]:
     return path
 
 
+@pytest.mark.slow
 def test_a_neb_with_threads_is_evaluated_in_batches_and_is_the_same(model):
     plain = images(lambda: ase_nnp.NNPCalculator(model))
     band = NEB(plain, method="improvedtangent")
@@ -74,6 +75,7 @@ def relaxed(atoms: Atoms, optimizer=BFGS) -> np.ndarray:
     return atoms.positions.copy()
 
 
+@pytest.mark.slow
 def test_many_optimizers_in_threads_share_batches_and_end_where_they_should(model):
     calculator = ase_nnp.BatchingCalculator(model, wait=0.5)
     structures = [crystal(seed) * (1 + seed % 2, 1, 1) for seed in range(6)]
@@ -91,6 +93,7 @@ def test_many_optimizers_in_threads_share_batches_and_end_where_they_should(mode
     assert len(calculator.batches) < sum(calculator.batches)
 
 
+@pytest.mark.slow
 def test_one_thread_with_many_clones_waits_once_at_most(model, monkeypatch):
     late_rounds, lead = [], _Exchange._lead
 

@@ -27,6 +27,7 @@ def here(tmp_path, monkeypatch):
     return slab
 
 
+@pytest.mark.slow
 def test_the_command_prints_and_writes_what_the_function_gives(run, here):
     words = ("adsorb", MODEL, "slab.traj", "H", *QUICK)
     code, out, err = run(*words, "--json", "-o", "minima.db", "--judge", MODEL)

@@ -30,6 +30,7 @@ def clusters(tmp_path):
     return tmp_path / "in.xyz"
 
 
+@pytest.mark.slow
 def test_many_structures_relax_and_the_same_command_goes_on(run, clusters, tmp_path):
     call = (
         "relax", DATA / "toy.nnp", clusters, "-o", tmp_path / "out.extxyz", "--dtype", "float64",
@@ -84,6 +85,7 @@ def bars(tmp_path):
     return tmp_path / "toy.uq"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["relax", "md"])
 def test_a_structure_that_the_flag_marks_stops_and_the_others_go_on(run, bars, tmp_path, command):
     known, strange = bulk("Cu", cubic=True), bulk("Cu", cubic=True)

@@ -59,6 +59,7 @@ def test_an_unknown_correction_is_one_clear_line(close, capsys):
     assert "Did you mean 'zbl'" in out.err
 
 
+@pytest.mark.slow
 def test_plugin_check_takes_the_name_of_a_correction(capsys):
     code, out = call("plugin", "check", "zbl", "--json", capsys=capsys)
     assert code == 0

@@ -149,6 +149,7 @@ for limit, target in zip((0, 6000), targets, strict=True):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["aselmdb", "extxyz", "h5"])
 def test_a_full_disk_is_our_error_and_the_next_call_goes_on(tmp_path, ending):
     frames = labeled(40)

@@ -78,6 +78,7 @@ OTHERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_a_list_continues_with_itself_and_with_no_other(tmp_path, ending):
     target = tmp_path / f"out.{ending}"

@@ -179,6 +179,7 @@ def test_a_file_that_does_not_open_does_not_hide_the_others(tmp_path, slabs):
     assert report.structures == 12
 
 
+@pytest.mark.slow
 def test_a_picture_is_drawn_without_a_display(tmp_path, slabs):
     stats = plot_dataset(slabs, tmp_path / "a.png", title="six slabs")
     assert stats.count == 6

@@ -58,6 +58,7 @@ def test_adsorbml_known_answers(shared):
             assert ours[key] == pytest.approx(answers[key], rel=1e-10), (model, key)
 
 
+@pytest.mark.slow
 def test_anomaly_known_answers(shared):
     from ase.io import read
 

@@ -67,6 +67,7 @@ def structures(draw) -> Atoms:
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(structures(), st.floats(0.8, 5.0))
 @pytest.mark.parametrize("backend", EVERY)

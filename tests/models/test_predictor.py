@@ -175,6 +175,7 @@ def mixed(count):
     return structures
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("silent", [False, True])
 def test_batches_grow_to_what_a_device_holds_and_results_stay_right(lj, silent):
     structures = mixed(120)

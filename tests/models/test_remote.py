@@ -168,6 +168,7 @@ def test_one_process_has_one_worker_for_one_job(emt):
     assert worker_for(emt.job) is emt.worker
 
 
+@pytest.mark.slow
 def test_the_worker_ends_with_the_program_that_started_it_and_the_next_clears_up():
     code = (
         "import os, sys, ase_nnp\n"

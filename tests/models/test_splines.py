@@ -87,6 +87,7 @@ def test_splines_of_a_cubic_are_the_cubic_with_two_derivatives():
     assert torch.allclose(curvature, 1 - 1.5 * d, atol=1e-11)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("kind", RADIAL)
 def test_forces_stay_within_the_tolerance(kind, dtype):

@@ -8,19 +8,26 @@ from ase_nnp.registry.installed import installed, missing_packages
 from ase_nnp.testing import CHECKS, make_subject, run_check, run_checks
 
 SUBJECTS = {}
-#: The device check runs every model on a stand-in, operation by operation.
-PARAMETERS = [
-    pytest.param(check, marks=pytest.mark.slow) if check.name == "runs_on_a_device" else check
-    for check in CHECKS
-]
+#: What the fast tests look at: the default model's family, a formula, its repulsion, and the quick
+#: ones; all others take seconds each.
+FAST = {"cgcnn", "crystalformer", "descriptor_mlp", "facet", "lj", "mpnn", "zbl"}
 
 
-def names():
-    return [*sorted(installed().families), *(["lj"] if "lj" not in installed().families else [])]
+def cases(names):
+    """Every check of every name; the device check runs a model operation by operation."""
+    return [
+        pytest.param(
+            name,
+            check,
+            id=f"{name}-{check.name}",
+            marks=pytest.mark.slow if name not in FAST or check.name == "runs_on_a_device" else (),
+        )
+        for name in sorted(names)
+        for check in CHECKS
+    ]
 
 
-@pytest.mark.parametrize("check", PARAMETERS, ids=lambda check: check.name)
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize(("name", "check"), cases({*installed().families, "lj"}))
 def test_every_family_keeps_what_it_promises(name, check):
     missing = missing_packages(installed().families[name])
     if missing:
@@ -33,27 +40,7 @@ def test_every_family_keeps_what_it_promises(name, check):
         assert SUBJECTS[name].family.notes, f"{name} declares a violation and does not say why"
 
 
-#: Second derivatives of sums over hundreds of neighbors; Becke and Johnson's damping stays fast.
-LONG = {
-    ("d3bj", "acoustic_modes_vanish"),
-    ("d3zero", "acoustic_modes_vanish"),
-    ("d3zero", "curvature_at_symmetric_sites"),
-}
-CORRECTIONS = [
-    pytest.param(
-        name,
-        check,
-        id=f"{name}-{check.name}",
-        marks=pytest.mark.slow
-        if (name, check.name) in LONG or check.name == "runs_on_a_device"
-        else (),
-    )
-    for name in sorted(installed().corrections)
-    for check in CHECKS
-]
-
-
-@pytest.mark.parametrize(("name", "check"), CORRECTIONS)
+@pytest.mark.parametrize(("name", "check"), cases(installed().corrections))
 def test_every_correction_keeps_what_it_promises(name, check):
     correction = installed().corrections[name]
     if missing := missing_packages(correction):

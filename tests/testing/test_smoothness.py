@@ -128,6 +128,7 @@ def outcome_of(factory, name):
     return {o.check: o for o in check_calculator(factory)}[name]
 
 
+@pytest.mark.slow
 def test_the_contract_holds_a_calculator_to_the_core_that_it_declares():
     outcome = outcome_of(Attraction, "repulsive_core")
     assert outcome.status == "violated"

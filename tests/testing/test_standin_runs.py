@@ -47,6 +47,7 @@ def test_error_bars_are_the_same_on_a_device(subject):
             np.testing.assert_allclose(two[key], one[key], rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_batched_relaxation_on_a_device_takes_the_same_steps_and_waits_seldom(subject):
     options = {"fmax": 1e-9, "batch": 10**6}
     here = relax_many(subject.model, structures(subject), steps=12, **options)
@@ -90,6 +91,7 @@ ASKED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ASKED)
 def test_batched_runs_on_a_device_take_the_same_steps_and_keep_their_state_there(subject, method):
     moving_cell = method in ("BFGS", "npt")

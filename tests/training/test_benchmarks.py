@@ -319,6 +319,7 @@ def test_placements_are_ranked_as_adsorbml_ranks_them(tmp_path):
     assert report.metrics["success_at_2"] == 1
 
 
+@pytest.mark.slow
 def test_elastic_moduli_and_heat_capacities_of_a_table_are_compared(tmp_path):
     pytest.importorskip("pymatgen")
     from pymatgen.io.ase import AseAtomsAdaptor

@@ -23,6 +23,7 @@ def trained(frames, tmp_path_factory):
     return fit(model, frames(24), frames(8, seed=1), settings, folder=folder)
 
 
+@pytest.mark.slow
 def test_the_model_is_the_one_that_is_trained_without_a_committee(trained, frames, tmp_path):
     model = ase_nnp.build_model("pairs", seed=0, device="cpu")
     settings = Settings(**QUICK, epochs=16)

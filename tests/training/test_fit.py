@@ -35,6 +35,7 @@ def without_time(rows):
     return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
 
 
+@pytest.mark.slow
 def test_training_learns_total_energies_and_forces_of_unseen_structures(frames, pairs, tmp_path):
     # 5 eV an atom more than EMT gives: references take it up, the network need not.
     train, held = frames(24, shift=-5.0), frames(8, seed=1, shift=-5.0)
@@ -64,6 +65,7 @@ def test_training_learns_total_energies_and_forces_of_unseen_structures(frames, 
     assert record["versions"]["torch"] == torch.__version__
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", ["between epochs", "within an epoch"])
 @pytest.mark.parametrize("kind", ["plateau", "cosine"])
 def test_an_interrupted_run_goes_on_bit_for_bit(frames, pairs, tmp_path, stop, kind):

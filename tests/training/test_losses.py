@@ -150,6 +150,7 @@ def test_the_average_is_the_weighted_mean_of_the_past(pairs):
     torch.testing.assert_close(average.model.first.bias.detach(), mean)
 
 
+@pytest.mark.slow
 def test_the_average_of_a_large_weight_follows_small_changes(pairs):
     model = pairs().float()
     with torch.no_grad():

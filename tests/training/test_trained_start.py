@@ -63,6 +63,7 @@ def test_a_model_of_somebodys_own_loop_keeps_its_references(frames, pairs, tmp_p
     assert result.model.scale == 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shift", [-5.0, 3.0], ids=["same functional", "another functional"])
 def test_references_are_kept_or_shifted_by_what_the_labels_say(trained, frames, shift, tmp_path):
     model = ase_nnp.load_model(trained, device="cpu")

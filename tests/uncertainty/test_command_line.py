@@ -44,6 +44,7 @@ def fit(capsys, folder, method, *more):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_fit_evaluate_report(capsys, folder):
     code, out, err = fit(capsys, folder, "ensemble", "--json", "--coverage", "0.8")
     assert code == 0, err
@@ -75,6 +76,7 @@ def test_fit_evaluate_report(capsys, folder):
     assert "not covered" in text
 
 
+@pytest.mark.slow
 def test_coverage_is_shown_by_kind_and_of_a_shifted_set_with_labels(capsys, folder):
     code, out, err = fit(capsys, folder, "auto", "--json")
     assert code == 0, err

@@ -47,6 +47,7 @@ def test_energy_bars_grow_with_the_way_on_which_force_errors_act():
     assert covered == pytest.approx(0.9, abs=0.03)
 
 
+@pytest.mark.slow
 def test_energies_that_are_off_by_anything_overrule_the_law_where_distances_vary():
     wide = {"work": False, "spread": 2.0}
     rounds = [

@@ -76,6 +76,7 @@ def test_the_posterior_is_that_of_all_weights_with_the_others_held():
     assert np.ptp(np.subtract(got, wanted)) < 1e-5 * np.ptp(wanted)
 
 
+@pytest.mark.slow
 def test_chains_that_start_apart_agree_on_predictions():
     model, frames = trained()
     samples = run_last_layer_chains(model, frames, NOISE, steps=900, burn_in=300, samples=50)
@@ -89,6 +90,7 @@ def test_chains_that_start_apart_agree_on_predictions():
     assert diagnose(values)["mixed"]
 
 
+@pytest.mark.slow
 def test_moments_are_those_of_the_closed_form():
     model, frames = trained()
     noise = {"energy": 0.05}
@@ -114,6 +116,7 @@ def test_moments_are_those_of_the_closed_form():
     np.testing.assert_allclose(drawn.std(0), spread, rtol=0.08)
 
 
+@pytest.mark.slow
 def test_the_noise_is_found_where_it_is_sampled():
     frames = label(molecules(60, seed=1), Pair(hidden=6, seed=3).double(), noise=0.1)
     model = Pair(hidden=6, seed=3).double()

@@ -186,6 +186,7 @@ def data():
     return label(molecules(30), Pair(seed=3).double(), noise=0.05, seed=1)
 
 
+@pytest.mark.slow
 def test_a_chain_on_a_linear_potential_has_the_exact_posterior(data):
     model, data = Pair(width=2, seed=3).double(), data[:8]
     rows, targets = linear_rows(model, data, SETTINGS.noise)

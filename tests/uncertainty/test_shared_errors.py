@@ -130,6 +130,7 @@ def with_errors(model, structures, shared, seed):
     return structures
 
 
+@pytest.mark.slow
 def test_a_model_learns_its_shared_part_and_its_file_keeps_it(linear, tmp_path):
     held = with_errors(linear, molecules(400, seed=4), 0.7, seed=5)
     before = energies(linear, held[:2])

@@ -69,6 +69,7 @@ def verdicts(rows, bars):
     ]
 
 
+@pytest.mark.slow
 def test_planted_holes_are_rejected_and_true_minima_are_kept(systems):
     said = [pair for rows in systems.values() for pair in verdicts(rows, bars=True)]
     holes = [reason for truth, reason in said if truth == "hole"]

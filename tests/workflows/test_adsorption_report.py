@@ -31,6 +31,7 @@ def page(result, tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_the_page_holds_every_minimum_every_reason_and_the_reaction(page, result):
     text = page.read_text()
     assert "* + H2O(g) - H2(g) -&gt; O*" in text

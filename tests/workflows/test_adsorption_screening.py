@@ -62,6 +62,7 @@ def test_every_surface_meets_every_adsorbate_and_crystals_every_plane():
     ]
 
 
+@pytest.mark.slow
 def test_a_screened_energy_is_that_of_the_search_alone(run):
     table = adsorption_table(results(run))
     assert table.adsorbates == ("O", "H")

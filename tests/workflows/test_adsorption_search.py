@@ -41,6 +41,7 @@ def emt(atoms):
     return twin
 
 
+@pytest.mark.slow
 def test_the_best_minimum_is_that_of_a_relaxation_from_every_site(oxygen, slab):
     # By hand, with ASE alone: an oxygen on each of ASE's sites, relaxed.
     ends = []
@@ -89,6 +90,7 @@ def test_every_placement_is_accounted_for(oxygen):
     assert len(set(accepted)) == len(accepted)
 
 
+@pytest.mark.slow
 def test_the_same_call_gives_the_same_ranking(slab):
     one, again = (adsorb(slab, "O", from_ase(EMT), placements=2, steps=20) for _ in range(2))
     assert again.as_dict() == one.as_dict()
@@ -234,6 +236,7 @@ def test_leaving_and_breaking_are_rejected():
     assert left_the_question(start, broken, clean) == "dissociated"
 
 
+@pytest.mark.slow
 def test_a_folder_continues_the_same_search_and_refuses_another(slab, tmp_path):
     few = {"placements": 2, "steps": 20}
     alone = adsorb(slab, "O", from_ase(EMT), **few)

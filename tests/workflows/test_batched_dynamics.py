@@ -152,6 +152,7 @@ def test_npt_is_the_isotropic_mtk_of_ase(model, tmp_path):
         assert abs(ours[-1].get_volume() / ours[0].get_volume() - 1) > 1e-4
 
 
+@pytest.mark.slow
 def test_the_energy_drifts_as_with_velocity_verlet_to_rounding(model, tmp_path):
     structures = crystals()
     paths = path_of_batch(

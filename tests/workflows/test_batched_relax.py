@@ -44,6 +44,7 @@ def paths_of_batch(structures, model, tmp_path, **options):
     return outcomes, paths
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["FIRE", "BFGS", "LBFGS"])
 def test_every_step_is_that_of_ase(model, optimizer, tmp_path):
     structures = mixed()
@@ -59,6 +60,7 @@ def test_every_step_is_that_of_ase(model, optimizer, tmp_path):
             np.testing.assert_allclose(ours.positions, positions, rtol=0, atol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["FIRE", "BFGS", "LBFGS"])
 def test_every_step_with_the_cell_is_that_of_ase(model, optimizer, tmp_path):
     sheared = bulk("Cu", a=2.95, cubic=True)
@@ -123,6 +125,7 @@ def test_a_cap_on_neighbors_and_folded_positions_are_as_in_the_calculator():
     np.testing.assert_allclose(outcome.atoms.positions, path[-1][0], rtol=0, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_company_and_waiting_in_line_change_nothing(model):
     structures = [*mixed(), *mixed()]
     alone = [relax_many(model, [atoms], steps=80, optimizer="LBFGS")[0] for atoms in structures]

@@ -69,6 +69,7 @@ def raise_interrupt():
     raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="sends SIGINT to itself")
 @pytest.mark.parametrize("how", ["raised", "signal", "signal in another thread's time"])
 def test_an_interrupt_loses_no_step(tmp_path, how, interruptible):

@@ -59,6 +59,7 @@ CRYSTALS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CRYSTALS)
 def test_the_tensor_is_the_curvature_of_the_energy(name):
     atoms, calculator = CRYSTALS[name]()

@@ -39,6 +39,7 @@ def model(stiffness, shift=0.0):
     return ase_nnp.from_ase(Well(stiffness, shift))
 
 
+@pytest.mark.slow
 def test_two_harmonic_wells_differ_by_half_kt_ln_of_their_stiffness_a_mode():
     result = integrate(
         crystal(), model(1.0), model(5.0, 0.3), 4,

@@ -31,6 +31,7 @@ def hop():
     return minimum_energy_path(*ends(), EMT(), images=3, fmax=0.03)
 
 
+@pytest.mark.slow
 def test_the_barrier_is_that_of_ases_own_band(hop):
     band = [ends()[0], *(ends()[0] for _ in range(3)), ends()[1]]
     for image in band:

@@ -44,6 +44,7 @@ def as_ase_does(pair, images, method, climb, steps, make=EMT):
     return np.array(frames)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "climb"),
     [
@@ -97,6 +98,7 @@ def test_bands_together_are_bands_alone():
             np.testing.assert_allclose(a.positions, b.positions, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_gold_hops_over_the_barrier_of_ases_own_climbing_band():
     initial, final = hop("Al", "Au")
     for end in (initial, final):
@@ -117,6 +119,7 @@ def test_gold_hops_over_the_barrier_of_ases_own_climbing_band():
         assert float(path.reaction_energy) == pytest.approx(0, abs=1e-4)  # by symmetry
 
 
+@pytest.mark.slow
 def test_the_top_alone_reaches_the_saddle_with_fewer_evaluations():
     pairs = [hop("Al", "Au"), hop("Cu", "Au")]
     plain = reaction_paths(pairs, EMT_MODEL, images=5, climb_at=np.inf, finish_at=0)
@@ -257,6 +260,7 @@ LATER = (0, 4, 8, 12, 20, 24, 28, 32, 36)
 KILLS = [16, *(pytest.param(n, marks=pytest.mark.slow) for n in LATER)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", KILLS)
 def test_a_killed_run_goes_on_to_the_same_paths(after, tmp_path, uninterrupted):
     worker = subprocess.Popen(
@@ -274,6 +278,7 @@ def test_a_killed_run_goes_on_to_the_same_paths(after, tmp_path, uninterrupted):
             np.testing.assert_allclose(a.positions, b.positions, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_folder_goes_on_with_its_own_run_only(tmp_path):
     run(tmp_path)
     with pytest.raises(ConfigError, match="images"):

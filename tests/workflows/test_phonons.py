@@ -75,6 +75,7 @@ def test_ases_own_phonons_are_the_same(tmp_path):
     np.testing.assert_allclose(result.bands[fits], np.sort(expected, axis=1)[fits], atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("atoms", [bulk("Al"), bulk("CuAu", "zincblende", a=5.5)], ids=str)
 def test_phonopy_and_ase_agree(atoms):
     pytest.importorskip("phonopy")

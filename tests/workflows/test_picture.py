@@ -35,6 +35,7 @@ def figures(monkeypatch):
     return drawn
 
 
+@pytest.mark.slow
 def test_start_end_course_and_error_bar_are_drawn(figures, tmp_path):
     start, end = slab_with_oxygen(height=1.6), slab_with_oxygen()
     energies = [-1.0, -1.5, -1.6]
@@ -82,6 +83,7 @@ def test_what_cannot_be_drawn_is_refused(name, tmp_path):
 EMT = "ase:ase.calculators.emt:EMT"
 
 
+@pytest.mark.slow
 def test_the_command_draws_with_the_site_and_the_energy_of_adsorption(
     tmp_path, monkeypatch, capsys
 ):

@@ -32,6 +32,7 @@ def test_two_processes_use_one_weights_file(tmp_path):
     assert np.isfinite(energies[0])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_workers_read_the_same_lmdb(method):

@@ -23,6 +23,7 @@ def path():
     return reaction_paths([hop("Al", "Au")], EMT_MODEL, images=3, fmax=0.02)[0]
 
 
+@pytest.mark.slow
 def test_a_saddle_has_one_imaginary_mode_and_leads_down_to_both_minima(path):
     check = check_saddle(path.saddle, EMT_MODEL, (path.images[0], path.images[-1]))
     assert check.passed, check.problems
@@ -30,6 +31,7 @@ def test_a_saddle_has_one_imaginary_mode_and_leads_down_to_both_minima(path):
     assert min(check.distances[0]) < 0.1
 
 
+@pytest.mark.slow
 def test_a_soft_saddle_whose_force_is_not_quite_zero_still_leads_down_to_both_minima():
     # What force is left here pulls back over the top after a push of 0.1 Angstrom.
     (path,) = reaction_paths([hop("Ag", "Cu")], EMT_MODEL, images=3)
@@ -38,6 +40,7 @@ def test_a_soft_saddle_whose_force_is_not_quite_zero_still_leads_down_to_both_mi
     assert check.imaginary[0] < 50
 
 
+@pytest.mark.slow
 def test_a_minimum_and_a_wrong_pair_of_ends_do_not_pass(path):
     at_rest = check_saddle(path.images[0], EMT_MODEL, (path.images[0], path.images[-1]))
     assert "0 imaginary modes" in at_rest.problems[0]

@@ -36,6 +36,7 @@ def same(merged, outcomes):
         assert atoms.info["number"] == outcome.atoms.info["number"]
 
 
+@pytest.mark.slow
 def test_a_screening_is_the_batched_relaxation_in_the_order_of_the_input(tmp_path, pool):
     given = slabs(6)
     counts = screen(slow_model(), given, tmp_path / "run", executor=pool, **SETTINGS)
@@ -57,6 +58,7 @@ def test_finished_work_is_never_done_again(tmp_path, pool):
     assert not log.exists()
 
 
+@pytest.mark.slow
 def test_shards_together_are_the_whole(tmp_path, pool):
     given = slabs(9)
     for part in (2, 0):
@@ -85,6 +87,7 @@ class Torn(list):
         return super().__getitem__(index)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["relax", "predict"])
 def test_one_bad_structure_is_one_failed_record(tmp_path, pool, task):
     given = Torn(slabs(7))
@@ -101,6 +104,7 @@ def test_one_bad_structure_is_one_failed_record(tmp_path, pool, task):
     assert status(tmp_path / "run")["failed"] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -160,6 +164,7 @@ class Breaking(Executor):
         pass
 
 
+@pytest.mark.slow
 def test_the_structure_that_kills_its_process_is_found_and_no_other_is_blamed(tmp_path):
     def executor():
         return Breaking(0, deadly=(5,))

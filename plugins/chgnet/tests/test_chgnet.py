@@ -103,6 +103,7 @@ def own_results(name: str, structures, double: bool = False):
         return per_structure
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [pytest.param("float64", marks=pytest.mark.slow), "float32"])
 def test_the_numbers_are_those_of_the_package_itself(dtype):
     model = ase_nnp.load_model("chgnet", checkpoint="0.3.0", device="cpu", dtype=dtype)

@@ -79,6 +79,7 @@ def test_a_molecule_has_no_density():
     assert found["log density"] == found["packing fraction"] == 0
 
 
+@pytest.mark.slow
 def test_selection_names_what_the_labels_are_made_of():
     model = prepared(crystals(120), {"volume": "A^3", "mass": "amu"}, count=4)
     first, second = model.config["selected"][:2]

@@ -77,6 +77,7 @@ def test_the_second_derivative_of_gradient_forces_is_right(make, crystal, option
         assert float(p.grad[place]) == pytest.approx(slope, rel=1e-5, abs=1e-6), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

@@ -169,6 +169,7 @@ def test_values_made_again_in_the_backward_pass_are_the_same(tiny, structures, m
         torch.testing.assert_close(again[key], kept[key], rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("summation", "kind"), [("moments", "s2-polynomial"), ("messages", "s2-mlp-mixer")]
 )

@@ -26,6 +26,7 @@ BLOCKS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", BLOCKS)
 def test_a_block_keeps_the_gradient_and_the_batch(kind):
     subject = make_subject("facet", long_range=BLOCKS[kind])

@@ -40,6 +40,7 @@ def test_the_sum_is_the_sum_over_edges(case):
     torch.testing.assert_close(total(x, g, w), wanted.permute(1, 2, 0))
 
 
+@pytest.mark.slow
 def test_first_second_and_third_derivatives_are_right(case):
     _, _, total, (x, g, w) = case
     assert torch.autograd.gradcheck(total, (x, g, w))

@@ -14,6 +14,7 @@ import ase_nnp
 SHORT, LONG = (25, 0.3), (150, 0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("basis", "length"),
     [

@@ -89,6 +89,7 @@ def own_calculator(model, **options):
         return PESCalculator(own_potential(model, **options), stress_unit="eV/A3", use_voigt=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_the_numbers_are_those_of_the_package_itself(name):
     """Where its own graph is right: three periodic directions, or none."""

@@ -202,6 +202,7 @@ def test_stored_configurations_have_the_same_weights(stored, double):
     assert shapes == stored.config["state_dict_shapes"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["published_scn_t1_b1", "published_scn_all_md"])
 def test_published_configurations_have_the_same_weights(shared, name):
     published = json.loads((shared / "reference" / "scn" / name / "published.json").read_text())

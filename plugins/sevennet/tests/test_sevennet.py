@@ -64,6 +64,7 @@ def theirs():
     return own_calculator()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STRUCTURES)
 def test_the_numbers_are_those_of_the_package_itself(name, model, theirs):
     ours, own = STRUCTURES[name](), STRUCTURES[name]()
@@ -142,6 +143,7 @@ def test_another_file_is_refused(tmp_path):
         ase_nnp.load_model("sevennet", checkpoint=path, device="cpu")
 
 
+@pytest.mark.slow
 def test_weight_networks_become_splines_with_the_same_forces(tmp_path):
     small = {"channel": 4, "num_convolution_layer": 2, "weight_nn_hidden_neurons": [8]}
     fresh = ase_nnp.build_model("sevennet", small, seed=0, device="cpu", dtype="float64").freeze()

@@ -31,6 +31,7 @@ def view(tmp_path):
     return open_dataset(tmp_path / "d.aselmdb").where("Cu")
 
 
+@pytest.mark.slow
 def test_a_view_is_predicted_evaluated_and_screened(view, tmp_path):
     model = from_ase(EMT())
     labels = [atoms.get_potential_energy() for atoms in view]
