@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = {
     "errors": "every error that is raised on purpose",
-    "files": "files: read without trust, written whole, locked, hashed",
+    "files": "bytes on disk, read without trust, written whole, locked",
     "registry": "what plugins hand over, and which are installed",
     "datasets": "files to sequences of Atoms",
     "metrics": "published scores",
