@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from ase.geometry import find_mic
 
 from ase_nnp.datasets.sample import Sample, from_atoms
 from ase_nnp.errors import DatasetError
@@ -14,14 +15,15 @@ if TYPE_CHECKING:
 
 __all__ = ["labeled_sample"]
 
-_PLACES = ("numbers", "positions", "cell", "pbc")
+#: Angstrom by which rounding may move atoms that were wrapped.
+ROUNDING = 1e-6
 
 
 def labeled_sample(atoms: Atoms) -> Sample:
     """Return the sample of a caller's own ``Atoms``, whose labels must be those of this structure.
 
     Structures that share a calculator all show the results of the last one, and atoms that were
-    moved those of the place where they were.
+    moved against each other those of the places where they were.
 
     Raises
     ------
@@ -35,8 +37,8 @@ def labeled_sample(atoms: Atoms) -> Sample:
     if known is None or not getattr(atoms.calc, "results", None):
         return from_atoms(atoms)
 
-    changed = next((name for name in _PLACES if not _same(known, atoms, name)), None)
-    if changed is not None:
+    changed = _changed(known, atoms)
+    if changed:
         raise DatasetError(
             f"its calculator holds results of a structure with other {changed}; give it results of "
             "its own (SinglePointCalculator(atoms, energy=...)), or none (atoms.calc = None)"
@@ -44,5 +46,24 @@ def labeled_sample(atoms: Atoms) -> Sample:
     return from_atoms(atoms)
 
 
-def _same(one: Atoms, other: Atoms, name: str) -> bool:
-    return np.array_equal(np.asarray(getattr(one, name)), np.asarray(getattr(other, name)))
+def _changed(known: Atoms, atoms: Atoms) -> str:
+    """Return what makes it another structure than the known one, or nothing.
+
+    Moved as a whole, or atoms by cell vectors (``wrap``, ``center``), it is the same one, and so is
+    a molecule in another box.
+    """
+    for name in ("numbers", "pbc"):
+        if not np.array_equal(getattr(known, name), getattr(atoms, name)):
+            return name
+    periodic = bool(atoms.pbc.any())
+    if periodic and not np.array_equal(known.cell[:], atoms.cell[:]):
+        return "cell"
+
+    shift = atoms.positions - known.positions
+    if not shift.any():
+        return ""
+    shift = shift - shift[0]
+    if periodic:
+        shift, _ = find_mic(shift, atoms.cell, atoms.pbc)
+    # Not by what is larger: positions that are no numbers are other ones too.
+    return "" if (np.abs(shift) < ROUNDING).all() else "positions"

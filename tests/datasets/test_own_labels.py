@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from ase import Atoms
-from ase.build import bulk
+from ase.build import bulk, fcc111, molecule
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 
@@ -33,9 +33,58 @@ def sharing_a_calculator():
 
 
 def moved():
-    atoms = labeled()
+    atoms = bulk("Cu", cubic=True)
+    atoms.calc = SinglePointCalculator(atoms, energy=-1.0)
     atoms.rattle(0.1)
     return [labeled(), atoms]
+
+
+def wrapped():
+    atoms = bulk("Cu", cubic=True)
+    atoms.positions -= (0.3, 7.0, 0.2)
+    atoms.calc = SinglePointCalculator(atoms, energy=-2.0)
+    atoms.wrap()
+    return atoms
+
+
+def shifted():
+    atoms = fcc111("Cu", (1, 1, 3), vacuum=4)
+    atoms.calc = SinglePointCalculator(atoms, energy=-2.0)
+    atoms.positions[:, 2] += 1.5
+    return atoms
+
+
+def in_another_box():
+    atoms = molecule("H2O")
+    atoms.calc = SinglePointCalculator(atoms, energy=-2.0)
+    atoms.center(vacuum=5)
+    return atoms
+
+
+def in_another_crystal():
+    atoms = bulk("Cu", cubic=True)
+    atoms.calc = SinglePointCalculator(atoms, energy=-2.0)
+    atoms.set_cell(atoms.cell * 1.01)
+    return atoms
+
+
+def turned():
+    atoms = molecule("H2O")
+    atoms.calc = SinglePointCalculator(atoms, energy=-2.0)
+    atoms.rotate(30, "x")
+    return atoms
+
+
+@pytest.mark.parametrize("make", [wrapped, shifted, in_another_box])
+def test_a_structure_that_was_wrapped_or_moved_as_a_whole_keeps_its_labels(tmp_path, make):
+    write_dataset(tmp_path / "a.aselmdb", [make()])
+    assert open_dataset(tmp_path / "a.aselmdb")[0].get_potential_energy() == -2.0
+
+
+@pytest.mark.parametrize(("make", "what"), [(in_another_crystal, "cell"), (turned, "positions")])
+def test_a_strained_or_turned_structure_does_not(tmp_path, make, what):
+    with pytest.raises(DatasetError, match=f"other {what}"):
+        write_dataset(tmp_path / "a.aselmdb", [make()])
 
 
 @pytest.mark.parametrize(
