@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from ase.geometry import find_mic
 
 from ase_nnp.datasets.sample import Sample, from_atoms
 from ase_nnp.errors import DatasetError
@@ -64,6 +63,8 @@ def _changed(known: Atoms, atoms: Atoms) -> str:
         return ""
     shift = shift - shift[0]
     if periodic:
+        from ase.geometry import find_mic
+
         shift, _ = find_mic(shift, atoms.cell, atoms.pbc)
     # Not by what is larger: positions that are no numbers are other ones too.
     return "" if (np.abs(shift) < ROUNDING).all() else "positions"
