@@ -168,7 +168,8 @@ def _check_labels(report: TrainingReport, model: Potential, settings: Settings) 
             where = " in atoms.calc" if name in ("energy", "forces", "stress") else ""
             raise DatasetError(
                 f"the loss has a term for {name}, but none of the {report.structures} structures "
-                f"has such a label{where}; set losses.{name} to null, or look with `ase-nnp data stats`"
+                f"has such a label{where}; set losses.{name} to null, or look with "
+                "`ase-nnp data stats`"
             )
         if have < report.structures:
             report.notes.append(f"{report.structures - have} structures have no {name}")
