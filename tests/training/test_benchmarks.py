@@ -362,10 +362,11 @@ def test_a_name_that_is_no_benchmark_and_one_that_is_not_there_are_refused(tmp_p
 
 
 @pytest.mark.slow
-def test_sites_of_the_coverage_set_are_ranked_as_measured(shared, tmp_path):
+def test_sites_of_the_coverage_set_are_ranked_as_measured(shared, tmp_path, monkeypatch):
     pytest.importorskip("chgnet")
     from ase_nnp import load_model
 
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     script = runpy.run_path(str(ROOT / "benchmarks" / "sites_catbench.py"))
     table = shared / "data_real" / "coverage_adsorption" / "adsorption.json.xz"
     rows = json.loads(lzma.decompress(table.read_bytes()))
