@@ -88,6 +88,7 @@ REFERENCE_ONLY = {
     "max_atoms": 10000,
     "knn_pad_size": 45,
 }
+HEAD = ["case", "atoms", "here, s", "reference, s", "faster", "here, MiB", "reference, MiB"]
 REFERENCE = "fairchem-core==2.24.0"
 REFERENCE_STEPS = ("torch==2.13.0", REFERENCE)
 
@@ -101,13 +102,11 @@ def structures(kind: str, count: int, seed: int, given: str) -> list[Any]:
     rng = np.random.default_rng(seed)
     slabs = []
     for _ in range(count):
-        repeats = {64: (4, 2, 2), 128: (4, 4, 2)}
         n = int(kind.split("-")[1])
-        shape, size = [4, 4, 4], 256
-        while size < n:
+        shape = [1, 1, 1]
+        while 4 * np.prod(shape) < n:
             shape[int(np.argmin(shape))] *= 2
-            size *= 2
-        atoms = bulk("Cu", cubic=True).repeat(repeats.get(n, tuple(shape)))
+        atoms = bulk("Cu", cubic=True).repeat(tuple(shape))
         assert len(atoms) == n
         atoms.positions += rng.normal(scale=0.01, size=atoms.positions.shape)
         slabs.append(atoms)
@@ -283,16 +282,9 @@ def cpu(args: argparse.Namespace) -> list[dict[str, Any]]:
             rows.append(compare(case, both, args.repeat, folder, slab))
             print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     print(f"\n{platform.machine()}, one thread, CPU time, median of {args.repeat}, {REFERENCE}")
-    print("| case | atoms | here, s | reference, s | faster | here, MiB | reference, MiB |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
-    for r in rows:
-        theirs = ["", "", ""]
-        if "faster" in r:
-            theirs = [f"{r['reference_s']:.3f}", f"{r['faster']:.2f}x", f"{r['reference_mib']:.0f}"]
-        print(
-            f"| {r['case']} | {r['atoms']} | {r['ours_s']:.3f} | {theirs[0]} | {theirs[1]} | "
-            f"{r['ours_mib']:.0f} | {theirs[2]} |"
-        )
+    for line in (HEAD, *cells(rows)):
+        shown = (f"{v:.4g}" if isinstance(v, float) else str(v or "") for v in line)
+        print(f"| {' | '.join(shown)} |")
     for which in ("ours", "reference"):
         slope = exponent(rows, which)
         if slope is not None:
@@ -363,14 +355,18 @@ def record(rows: list[dict[str, Any]]) -> None:
         head = ["model", "batch", "structures/s", "peak, GiB"]
         write_measurement("escaip_gpu", head, [[*row.values()] for row in rows])
         return
-    head = ["case", "atoms", "here, s", "reference, s", "faster", "here, MiB", "reference, MiB"]
-    keys = ("case", "atoms", "ours_s", "reference_s", "faster", "ours_mib", "reference_mib")
-    cells = [[row.get(key) for key in keys] for row in rows]
-    growth = [row[1:] for row in cells if row[0].startswith("growth")]
-    others = [[in_words(row[0]), *row[1:]] for row in cells if not row[0].startswith("growth")]
-    for name, columns, lines in (("escaip", head, others), ("escaip_growth", head[1:], growth)):
+    table = cells(rows)
+    growth = [row[1:] for row in table if row[0].startswith("growth")]
+    others = [[in_words(row[0]), *row[1:]] for row in table if not row[0].startswith("growth")]
+    for name, columns, lines in (("escaip", HEAD, others), ("escaip_growth", HEAD[1:], growth)):
         if lines:
             write_measurement(name, columns, lines)
+
+
+def cells(rows: list[dict[str, Any]]) -> list[list[Any]]:
+    """Return the lines of the table."""
+    keys = ("case", "atoms", "ours_s", "reference_s", "faster", "ours_mib", "reference_mib")
+    return [[row.get(key) for key in keys] for row in rows]
 
 
 def in_words(case: str) -> str:
