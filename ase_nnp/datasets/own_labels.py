@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,37 +12,65 @@ from ase_nnp.errors import DatasetError
 if TYPE_CHECKING:
     from ase import Atoms
 
-__all__ = ["labeled_sample"]
+__all__ = ["labeled_sample", "own_results"]
 
 #: Angstrom by which rounding may move atoms that were wrapped.
 ROUNDING = 1e-6
 
 
-def labeled_sample(atoms: Atoms) -> Sample:
+def labeled_sample(atoms: Atoms, number: int | None = None) -> Sample:
     """Return the sample of a caller's own ``Atoms``, whose labels must be those of this structure.
 
     Structures that share a calculator all show the results of the last one, and atoms that were
-    moved against each other those of the places where they were.
+    moved against each other those of the places where they were. An error names the ``number`` of
+    the structure in its list, if there is one.
 
     Raises
     ------
     DatasetError
-        The calculator holds results of other positions, elements or another cell; or this is no
-        ``Atoms``.
+        The calculator holds results of other positions, elements or another cell; a label is no
+        finite number; or this is no ``Atoms``.
+    """
+    own_results(atoms, number)
+    return from_atoms(atoms)
+
+
+def own_results(atoms: Atoms, number: int | None = None) -> dict[str, Any]:
+    """Return the results of a structure's calculator, which must be those of this structure.
+
+    Raises
+    ------
+    DatasetError
+        As :func:`labeled_sample`.
     """
     if not hasattr(atoms, "calc"):
         raise DatasetError(f"{type(atoms).__name__} is no Atoms; one structure alone is [atoms]")
+    where = "" if number is None else f"structure {number}: "
+    results = dict(getattr(atoms.calc, "results", None) or {})
     known = getattr(atoms.calc, "atoms", None)
-    if known is None or not getattr(atoms.calc, "results", None):
-        return from_atoms(atoms)
 
-    changed = _changed(known, atoms)
+    changed = _changed(known, atoms) if results and known is not None else ""
     if changed:
         raise DatasetError(
-            f"its calculator holds results of a structure with other {changed}; give it results of "
-            "its own (SinglePointCalculator(atoms, energy=...)), or none (atoms.calc = None)"
+            f"{where}its calculator holds results of a structure with other {changed}; give it "
+            "results of its own (SinglePointCalculator(atoms, energy=...)), or none "
+            "(atoms.calc = None)"
         )
-    return from_atoms(atoms)
+    # Readers of files refuse the same: one NaN among the energies would be a NaN in every mean.
+    for name in ("energy", "forces", "stress"):
+        value = results.get(name)
+        if value is not None and not np.isfinite(value).all():
+            raise DatasetError(
+                f"{where}the label {name} holds {_first_bad(value)}; leave it out where it is "
+                "unknown"
+            )
+    return results
+
+
+def _first_bad(value: Any) -> str:
+    flat = np.ravel(np.asarray(value, dtype=np.float64))
+    at = int(np.flatnonzero(~np.isfinite(flat))[0])
+    return str(flat[at])
 
 
 def _changed(known: Atoms, atoms: Atoms) -> str:

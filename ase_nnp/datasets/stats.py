@@ -189,10 +189,10 @@ def samples(
     """Yield samples of a dataset or of plain Atoms, reporting progress."""
     arrays = getattr(dataset, "arrays", None)
     if arrays is None:
-        for number, atoms in enumerate(dataset, start=1):
-            yield labeled_sample(atoms)
+        for number, atoms in enumerate(dataset):
+            yield labeled_sample(atoms, number)
             if progress is not None:
-                progress(number, len(dataset) if isinstance(dataset, Sequence) else number)
+                progress(number + 1, len(dataset) if isinstance(dataset, Sequence) else number + 1)
         return
     total = len(dataset)  # type: ignore[arg-type]
     for number in range(total):

@@ -14,7 +14,7 @@ _WHERE = {
     "FitResult": "fitting",
     "GraphLoader": "graph_loader",
     "Settings": "settings",
-    "TrainingReport": "normalization",
+    "TrainingReport": "report",
     "fit": "fitting",
     "fit_normalization": "normalization",
     "read_run_file": "runfile",
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from ase_nnp.training.fitting import fit as fit
     from ase_nnp.training.graph_loader import AtomGraphDataset as AtomGraphDataset
     from ase_nnp.training.graph_loader import GraphLoader as GraphLoader
-    from ase_nnp.training.normalization import TrainingReport as TrainingReport
     from ase_nnp.training.normalization import fit_normalization as fit_normalization
+    from ase_nnp.training.report import TrainingReport as TrainingReport
     from ase_nnp.training.runfile import read_run_file as read_run_file
     from ase_nnp.training.settings import Settings as Settings
 

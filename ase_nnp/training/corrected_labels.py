@@ -85,7 +85,7 @@ class CorrectedLabels(Sequence[Any]):
 
     def _stored(self, index: int) -> Sample:
         arrays = getattr(self.dataset, "arrays", None)
-        return labeled_sample(self.dataset[index]) if arrays is None else arrays(index)
+        return labeled_sample(self.dataset[index], index) if arrays is None else arrays(index)
 
     def arrays(self, index: int) -> Sample:
         """Return one structure as arrays, its labels without the term."""

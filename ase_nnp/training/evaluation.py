@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ase_nnp.datasets.own_labels import own_results
 from ase_nnp.datasets.shard import KINDS
 from ase_nnp.errors import ConfigError, DatasetError
 from ase_nnp.metrics import S2EFMetrics, is2re_metrics
@@ -158,7 +159,7 @@ def _labels(frames: Sequence[Atoms]) -> dict[str, dict[int, Any]]:
     """Labels by property and structure, raw: constraints do not touch forces."""
     labels: dict[str, dict[int, Any]] = {}
     for k, atoms in enumerate(frames):
-        results = dict(atoms.calc.results) if atoms.calc is not None else {}
+        results = own_results(atoms, k)
         if "stress" in results and np.shape(results["stress"]) == (6,):
             from ase.stress import voigt_6_to_full_3x3_stress
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import sys
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,16 +11,25 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ase_nnp.errors import CheckpointError, ConfigError, DatasetError
+from ase_nnp.errors import CheckpointError, ConfigError, UnsupportedElementError
 from ase_nnp.models.corrections import stored_corrections
 from ase_nnp.models.files import is_fresh, load_model
 from ase_nnp.models.potential import Potential
 from ase_nnp.models.tensors import tensor_hash
 from ase_nnp.training.corrected_labels import without_corrections
-from ase_nnp.training.normalization import TrainingReport, apply_normalization, fit_normalization
+from ase_nnp.training.data_identity import HeldBack, check_sequence, look_at
+from ase_nnp.training.normalization import apply_normalization, fit_normalization
 from ase_nnp.training.references import adapt_references
-from ase_nnp.training.run_record import check_same_run, run_identity, write_record
+from ase_nnp.training.report import TrainingReport
+from ase_nnp.training.run_record import (
+    check_model_file,
+    check_same_run,
+    run_hash,
+    run_identity,
+    write_record,
+)
 from ase_nnp.training.settings import Batch, Settings
+from ase_nnp.training.surroundings import alone_in, quiet, reading, start_processes
 from ase_nnp.uncertainty.methods.base import UncertainPotential
 
 if TYPE_CHECKING:
@@ -66,6 +72,7 @@ def fit(
     resume: bool = True,
     penalty: Callable[[Potential], torch.Tensor] | None = None,
     notes: dict[str, Any] | None = None,
+    on_start: Callable[[], None] | None = None,
 ) -> FitResult:
     """Train a potential.
 
@@ -89,6 +96,8 @@ def fit(
         ``penalty(model)``, added to the loss at every step.
     notes
         Plain values saved in ``run.json`` and with the model: data, license.
+    on_start
+        Called before the first step, when it is sure that the folder holds no other run.
 
     Returns
     -------
@@ -116,6 +125,9 @@ def fit(
     except ImportError as error:
         raise ConfigError("Training needs Lightning: pip install ase_nnp[train]") from error
     settings = Settings() if settings is None else settings
+    check_sequence(train, "train")
+    if valid is not None:
+        check_sequence(valid, "valid")
     # Error bars belong to weights that are about to change.
     if isinstance(model, UncertainPotential) and len(model.members) > 1:
         raise ConfigError(
@@ -134,13 +146,13 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
 
     # The seed of the run must not change what the caller draws afterwards.
-    with torch.random.fork_rng(), _quiet():
+    with torch.random.fork_rng(), quiet(), alone_in(folder):
         noted = dict(notes or {}) | ({"corrections": stored} if stored else {})
-        with _reading(settings, "taking off corrections") as progress:
+        with reading(settings, "taking off corrections") as progress:
             train = without_corrections(train, stored, settings.wanted(), progress)
         if valid is not None:
             valid = without_corrections(valid, stored, settings.wanted())
-        return _fit(model, train, valid, settings, folder, penalty, noted)
+        return _fit(model, train, valid, settings, folder, penalty, noted, on_start)
 
 
 def _corrections_of(model: Potential) -> list[dict[str, Any]]:
@@ -158,6 +170,7 @@ def _fit(
     folder: Path,
     penalty: Any,
     notes: dict[str, Any],
+    on_start: Callable[[], None] | None,
 ) -> FitResult:
     from ase_nnp.training import sanity_checks
     from ase_nnp.training.loop import TrainingLoop
@@ -168,20 +181,29 @@ def _fit(
 
     # Before normalization touches it: a second call must see the same start.
     weights = tensor_hash(model.state_dict())
-    with _reading(settings) as progress:
-        report = prepare(model, train, settings, progress)
-    identity = run_identity(settings, weights, report, notes)
+    held_back = None
+    if valid is not None:
+        with reading(settings, "reading the validation set") as progress:
+            held_back = look_at(valid, settings.wanted(), settings.losses.scalars, progress)
+    with reading(settings) as progress:
+        report = prepare(model, train, settings, progress, held_back)
+
+    data = {
+        "data": report.sha256,
+        "validation": None if held_back is None else held_back.sha256,
+        "penalty": None if penalty is None else "given",
+    }
+    identity = run_identity(settings, weights, model, data, notes)
     checkpoint = folder / "last.ckpt"
     state = read_checkpoint(checkpoint) if checkpoint.exists() else None
     if state is not None:
         check_same_run(state["identity"], identity, folder)
+        check_model_file(folder, state["rows"], run_hash(identity))
+    if on_start is not None:
+        on_start()
 
-    fabric = _fabric(settings)
-    if fresh and model.elements is not None:
-        from ase.data import atomic_numbers
-
-        # What was never trained must not answer: the family may have rows for all elements.
-        model.elements = model.elements & {atomic_numbers[s] for s in report.elements}
+    fabric = start_processes(settings)
+    _keep_elements(model, report, held_back, fresh)
     loader, held, comparison = _loaders(model, train, valid, settings)
     compare_on = comparison if settings.keep_learnt and not fresh else None
     model.train()
@@ -202,7 +224,12 @@ def _fit(
             for name in without:
                 model.get_parameter(name).requires_grad_(False)
     started_from = {"provenance": was, "sha256": weights}
-    provenance = {"source": "trained", "data_sha256": report.sha256, **notes}
+    provenance = {
+        "source": "trained",
+        "data_sha256": report.sha256,
+        "run": run_hash(identity),
+        **notes,
+    }
     if not fresh:
         provenance["started_from"] = started_from
 
@@ -214,7 +241,7 @@ def _fit(
     if fabric.is_global_zero:
         write_record(folder, settings, model, report, started_from, notes)
         if settings.progress:
-            print("\n".join(report.lines()), file=sys.stderr)
+            print("\n".join(report.lines() + callbacks.resumed(loop)), file=sys.stderr)
     try:
         loop.run(callbacks)
     finally:
@@ -246,11 +273,35 @@ def _fit(
     )
 
 
+def _keep_elements(
+    model: Potential, report: TrainingReport, held: HeldBack | None, fresh: bool
+) -> None:
+    """Let a model of fresh weights answer for what it is trained on alone."""
+    from ase import Atoms
+    from ase.data import atomic_numbers, chemical_symbols
+
+    if fresh and model.elements is not None:
+        # What was never trained must not answer: the family may have rows for all elements.
+        model.elements = model.elements & {atomic_numbers[s] for s in report.elements}
+    if held is None:
+        return
+    known = model.elements
+    if fresh and known is not None and held.elements - known:
+        names = ", ".join(chemical_symbols[z] for z in sorted(held.elements - known))
+        raise UnsupportedElementError(
+            f"The validation set has {names}, which no structure of the training set has: a model "
+            "that begins from nothing answers for what it was trained on. Put some into the "
+            "training set, or take them out of the validation set."
+        )
+    model.check_elements([Atoms(sorted(held.elements))])
+
+
 def prepare(
     model: Potential,
     train: Sequence[Atoms],
     settings: Settings,
     progress: Callable[[int, int], None] | None = None,
+    held: HeldBack | None = None,
 ) -> TrainingReport:
     """Stream the labels once and set references and units; a trained model keeps its own.
 
@@ -261,7 +312,7 @@ def prepare(
     trained = settings.references == "auto" and not is_fresh(model)
     if trained:
         settings = settings.model_copy(update={"references": "keep"})
-    report = fit_normalization(train, model, settings, progress)
+    report = fit_normalization(train, model, settings, progress, held)
     apply_normalization(model, report)
     if trained and "energy" in settings.wanted() and report.energy_kind == "total":
         shifted = adapt_references(model, train)
@@ -290,8 +341,6 @@ def _loaders(
     loader = GraphLoader(data, seed=settings.seed, workers=settings.workers, **options)
     if valid is None:
         return loader, None, unshuffled(train[:200])
-    if not len(valid):
-        raise DatasetError("the validation set is empty; say None for none")
     held = unshuffled(valid)
     return loader, held, held
 
@@ -304,50 +353,3 @@ def _batch_options(batch: Batch) -> dict[str, Any]:
     if given in ([], ["structures"]):
         return {"max_structures": batch.structures or 5}
     return {"budget": getattr(batch, given[0]), "unit": given[0]}
-
-
-def _fabric(settings: Settings) -> Any:
-    """Start the processes of the run; Lightning knows how, on one machine and under Slurm."""
-    from lightning.fabric import Fabric
-
-    accelerator = settings.accelerator
-    if accelerator == "auto":  # Lightning would take others that have no float64
-        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
-    fabric = Fabric(
-        accelerator=accelerator,
-        devices=settings.devices,
-        num_nodes=settings.nodes,
-        precision="bf16-mixed" if settings.precision == "bf16" else None,
-    )
-    fabric.launch()
-    return fabric
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Leave out Lightning's notes on devices and processes."""
-    log = logging.getLogger("lightning.fabric")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"lightning\..*")
-            yield
-    finally:
-        log.setLevel(level)
-
-
-@contextmanager
-def _reading(
-    settings: Settings, what: str = "reading the training set"
-) -> Iterator[Callable[[int, int], None] | None]:
-    """A progress bar over the pass through the training set, on a terminal."""
-    if not settings.progress or not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -17,6 +17,7 @@ from ase_nnp.datasets.sample import Sample, to_atoms
 from ase_nnp.errors import ConfigError, DatasetError
 from ase_nnp.models.graph import AtomGraph
 from ase_nnp.models.potential import Potential
+from ase_nnp.training.data_identity import scalar_label
 from ase_nnp.training.stored_edges import NUMPY_TYPES, bare_graph, stored_edges_follow
 
 if TYPE_CHECKING:
@@ -163,7 +164,7 @@ class AtomGraphDataset(Dataset[GraphBatch]):
     def sample(self, index: int) -> Sample:
         """Return one structure as arrays."""
         arrays = getattr(self.dataset, "arrays", None)
-        return labeled_sample(self.dataset[index]) if arrays is None else arrays(index)
+        return labeled_sample(self.dataset[index], index) if arrays is None else arrays(index)
 
     def graph(self, sample: Sample) -> AtomGraph:
         """Return the graph of a sample under this dataset's rule."""
@@ -213,15 +214,10 @@ class AtomGraphDataset(Dataset[GraphBatch]):
 
         # Total energies of thousands of eV have no meV in float32.
         real = NUMPY_TYPES[self.dtype] if name in ("forces", "stress") else np.float64
-        value = sample.get(name)
-        if value is None and name not in _PHYSICAL:
-            value = sample.get("results", {}).get(name, sample["info"].get(name))
+        value = sample.get(name) if name in _PHYSICAL else scalar_label(sample, name)
         if value is None:
             return torch.from_numpy(np.full(shape, math.nan, real))
-        try:
-            return torch.from_numpy(np.array(value, real).reshape(shape))
-        except (TypeError, ValueError):
-            raise ConfigError(f"the label {name!r} is {value!r}; a number was expected") from None
+        return torch.from_numpy(np.array(value, real).reshape(shape))
 
     def sizes(self, unit: str = "atoms") -> Array:
         """Return (n,) what each structure takes of a budget.

@@ -9,79 +9,34 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from ase_nnp.datasets.stats import DatasetStats, samples
 from ase_nnp.datasets.streaming_statistics import Moments
 from ase_nnp.errors import ConfigError, DatasetError, UnsupportedElementError
 from ase_nnp.models.potential import Potential
+from ase_nnp.training.data_identity import (
+    HeldBack,
+    geometry_digest,
+    learned_digest,
+    scalar_label,
+)
+from ase_nnp.training.report import TrainingReport
 from ase_nnp.training.settings import Settings
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-__all__ = ["TrainingReport", "apply_normalization", "fit_normalization"]
+__all__ = ["apply_normalization", "fit_normalization"]
 
-
-@dataclass
-class TrainingReport:
-    """What the labels are and what was done about it; ``lines()`` for people.
-
-    ``references`` are eV by symbol; ``residual`` holds mean, standard deviation and range of the
-    energy an atom (eV) that is left for the network; ``energy_scale`` (eV) and ``forces_scale``
-    (eV/Angstrom) are what an output of 1 will be worth.
-    """
-
-    structures: int = 0
-    atoms: int = 0
-    labels: dict[str, int] = field(default_factory=dict)
-    elements: dict[str, int] = field(default_factory=dict)
-    energy_kind: str = "total"
-    source: str = "none"
-    references: dict[str, float] = field(default_factory=dict)
-    rank: int | None = None
-    mean: float = 0.0
-    residual: dict[str, Any] = field(default_factory=dict)
-    forces_rms: float | None = None
-    energy_scale: float = 1.0
-    forces_scale: float = 1.0
-    set_in_model: bool = False
-    sha256: str = ""
-    notes: list[str] = field(default_factory=list)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values."""
-        return asdict(self)
-
-    def lines(self) -> list[str]:
-        """Return the report as text."""
-        text = [f"{self.structures} structures, {self.atoms} atoms; labels: " + _counts(self)]
-        if self.references:
-            table = ", ".join(f"{k} {v:.4f}" for k, v in self.references.items())
-            text.append(f"reference energies ({self.source}, eV): {table}")
-        if self.residual.get("count"):
-            text.append(
-                "left for the network: {mean:.4f} ± {std:.4f} eV an atom "
-                "(from {min:.4f} to {max:.4f})".format(**self.residual)
-            )
-
-        if self.mean:
-            text.append(f"mean energy of a structure: {self.mean:.4f} eV")
-        if self.forces_rms is not None:
-            text.append(f"root mean square of force components: {self.forces_rms:.4f} eV/Å")
-        if self.set_in_model:
-            text.append(
-                f"an output of 1 is {self.energy_scale:.4f} eV, {self.forces_scale:.4f} eV/Å"
-            )
-        return text + self.notes
-
-
-def _counts(report: TrainingReport) -> str:
-    parts = [f"{name} {count}" for name, count in report.labels.items() if count]
-    return ", ".join(parts) or "none"
+#: eV/Angstrom, and eV an atom: labels beyond are other units or slips, not physics.
+STRONG, FAR = 1000.0, 50.0
+LOOK = "look at its labels (`ase-nnp data verify --model`)"
+#: eV: what rounding of reference energies to single precision may cost an atom.
+ROUNDED = 5e-4
 
 
 def fit_normalization(
@@ -89,8 +44,11 @@ def fit_normalization(
     model: Potential,
     settings: Settings,
     progress: Callable[[int, int], None] | None = None,
+    held: HeldBack | None = None,
 ) -> TrainingReport:
     """Read the training set once and fit references and units; nothing is set yet.
+
+    Structures that the validation set ``held`` has too are counted.
 
     Raises
     ------
@@ -108,22 +66,23 @@ def fit_normalization(
     labels = {name: 0 for name in settings.losses.scalars}
     scalar = Moments()
     compositions: list[tuple[Any, Any, float]] = []
-    digest = hashlib.sha256()
+    digest, shared, strongest = hashlib.sha256(), 0, (0.0, 0)
     for sample in samples(dataset, progress):
         stats.add(sample)
 
-        # The digest of what is learned from, in the pass that is made anyway.
-        for name in ("atomic_numbers", "positions", "cell", "pbc", "energy", "forces", "stress"):
-            if name in sample:
-                digest.update(np.ascontiguousarray(sample[name]).tobytes())
+        # Digests in the pass that is made anyway.
+        digest.update(learned_digest(sample, labels))
+        shared += held is not None and geometry_digest(sample) in held.geometries
         for name in labels:
-            value = sample.get("results", {}).get(name, sample["info"].get(name))
+            value = scalar_label(sample, name)
             labels[name] += value is not None
             if value is not None and len(labels) == 1:
-                scalar.add(float(value))
+                scalar.add(value)
         if "energy" in sample:
             numbers, counts = np.unique(sample["atomic_numbers"], return_counts=True)
             compositions.append((numbers, counts, float(sample["energy"])))
+        if "forces" in sample:
+            strongest = max(strongest, (float(np.abs(sample["forces"]).max()), stats.count - 1))
     stats.flush()
 
     report = TrainingReport(stats.count, stats.atoms, {**stats.labels, **labels})
@@ -137,6 +96,11 @@ def fit_normalization(
             + ", ".join(f"{n} {kind}" for kind, n in stats.energy_kinds.items())
         )
 
+    if strongest[0] > STRONG:
+        report.notes.append(
+            f"structure {strongest[1]} has a force of {strongest[0]:.3g} eV/Å along an axis, which "
+            f"no structure has that was meant; {LOOK}"
+        )
     if stats.forces.count:
         report.forces_rms = stats.free_forces.rms if stats.free_forces.count else stats.forces.rms
     adsorption = "adsorption" in (*stats.energy_kinds, model.energy_kind)
@@ -147,6 +111,8 @@ def fit_normalization(
         report.mean, report.energy_scale = scalar.mean, scalar.std or 1.0
         report.source = "mean"
     _units(report, model, settings)
+    if held is not None:
+        report.notes += held.notes(settings.wanted(), shared)
     return report
 
 
@@ -227,13 +193,19 @@ def _references(
                 f"compositions tell only {fit['rank']} of {fit['elements']} elements apart: the "
                 "references have the least norm and mean nothing for other compositions"
             )
+        elif fit["count"] < 2 * fit["rank"]:
+            report.notes.append(
+                f"references of {fit['rank']} elements from {fit['count']} energies follow their "
+                "noise: give more structures, or energies of free atoms (data.isolated_atoms)"
+            )
 
-    rest, whole = Moments(), Moments()
-    for numbers, counts, energy in compositions:
+    rest, whole, farthest = Moments(), Moments(), (0.0, 0)
+    for number, (numbers, counts, energy) in enumerate(compositions):
         pairs = zip(numbers, counts, strict=True)
         residual = energy - sum(table.get(int(z), 0.0) * int(c) for z, c in pairs)
         rest.add(residual / int(counts.sum()))
         whole.add(residual)
+        farthest = max(farthest, (abs(residual) / int(counts.sum()), number))
 
     if isinstance(asked, dict) and settings.shift and not adsorption:
         # Energies of isolated atoms leave the cohesive energy, several eV an atom, in the network's
@@ -247,6 +219,11 @@ def _references(
     else:
         # Deviations of atoms that do not depend on each other add up with the root of their number.
         report.energy_scale = rest.std * math.sqrt(max(1.0, stats.atoms / max(1, stats.count)))
+    if asked == "fit" and farthest[0] > FAR:
+        report.notes.append(
+            f"energy {farthest[1]} of the training set is {farthest[0]:.3g} eV an atom from the "
+            f"references, more than any bonds are worth; {LOOK}"
+        )
     from ase.data import chemical_symbols
 
     report.references = {chemical_symbols[z]: float(e) for z, e in sorted(table.items())}
@@ -281,6 +258,12 @@ def apply_normalization(model: Potential, report: TrainingReport) -> None:
         )
         return
     references = {atomic_numbers[s]: e for s, e in report.references.items()}
+    lost = max((abs(float(np.float32(e)) - e) for e in references.values()), default=0.0)
+    if model.dtype == torch.float32 and lost > ROUNDED:
+        report.notes.append(
+            f"single precision rounds a reference energy by {1e3 * lost:.2g} meV an atom; subtract "
+            "energies of free atoms from the labels, or train with model.dtype float64"
+        )
     model.set_scales(
         references,
         mean=report.mean,

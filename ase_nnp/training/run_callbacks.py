@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["RunCallbacks", "read_checkpoint"]
 
+#: Of checkpoints; a number for each layout.
+FORMAT = 2
 #: What is worth showing, in thousandths, with its unit.
 UNITS = {"energy": "meV/atom", "forces": "meV/Å", "stress": "meV/Å³"}
 
@@ -48,6 +50,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     if not isinstance(state, dict) or "position" not in state:
         raise CheckpointError(f"{path} is no checkpoint of a training")
+    if state.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path} was written by another version of ase_nnp (format {state.get('format')}, not "
+            f"{FORMAT}) and cannot go on here. model.nnp beside it can be read: name it as "
+            "model.start of a new run."
+        )
     return state
 
 
@@ -97,6 +105,8 @@ class RunCallbacks:
 
     def on_start(self, loop: TrainingLoop) -> None:
         """Measure a trained start, the best model so far; open the progress bar."""
+        if loop.step:
+            self._stop_early(loop)  # or a run that patience ended would do an epoch more each call
         if self.compare_on is not None and loop.step == 0:
             self.untouched = self._validate(loop, self.compare_on)
             if self.valid is not None:
@@ -104,8 +114,10 @@ class RunCallbacks:
             if loop.fabric.is_global_zero:
                 self._save_model(loop, {"epoch": 0, **self.untouched})
                 if loop.settings.progress:
-                    words = self.validation_words(self.untouched)
-                    print(f"untouched model:{words}", file=sys.stderr)
+                    # Without a validation set on structures that it is about to learn.
+                    where = "train" if self.valid is None else "valid"
+                    words = self._words(_errors(self.untouched, "valid_"))
+                    print(f"untouched model: MAE {where}: {words}", file=sys.stderr)
         if not loop.fabric.is_global_zero:
             return
         if loop.settings.progress and sys.stderr.isatty():
@@ -122,7 +134,7 @@ class RunCallbacks:
         """Show errors; in the middle of long epochs save and look at the clock."""
         if self._progress is not None and loop.step % 10 == 0:
             bar, task = self._progress
-            errors = self._words(loop.recent_errors(), "")
+            errors = self._words(loop.recent_errors())
             text = f"epoch {loop.epoch + 1}  {errors}"
             bar.update(task, completed=loop.step, description=text)
         every = loop.settings.checkpoint_every
@@ -203,6 +215,7 @@ class RunCallbacks:
         if not loop.fabric.is_global_zero:
             return
         state = {
+            "format": FORMAT,
             "position": loop.position(),
             "identity": self.identity,
             "rows": self.rows,
@@ -219,6 +232,17 @@ class RunCallbacks:
         self.rows = list(state["rows"])
         self.best, self.best_epoch = state["best"], state["best_epoch"]
         self.untouched = state["untouched"]
+
+    def resumed(self, loop: TrainingLoop) -> list[str]:
+        """Return what there is to say of a run that goes on; nothing for one that begins."""
+        if not loop.step:
+            return []
+        if loop.epoch >= loop.settings.epochs:
+            return [
+                f"the run in {self.folder} is over: {loop.epoch} epochs are done and "
+                f"{loop.settings.epochs} were asked for; more epochs go on from there"
+            ]
+        return [f"goes on in {self.folder} after step {loop.step} of {loop.steps}"]
 
     # -- logs -------------------------------------------------------------------------------
 
@@ -241,25 +265,26 @@ class RunCallbacks:
     def _tell(self, loop: TrainingLoop, row: dict[str, Any]) -> None:
         if not loop.settings.progress:
             return
-        train = {k[6:-4]: v for k, v in row.items() if k.startswith("train_")}
-        line = f"epoch {row['epoch']}: loss {row['loss']:.4g}  {self._words(train, 'train ')}"
-        line += self.validation_words(row)
+        line = f"epoch {row['epoch']}: loss {row['loss']:.4g}"
+        line += f"; MAE train: {self._words(_errors(row, 'train_'))}"
+        if valid := _errors(row, "valid_"):
+            line += f"; valid: {self._words(valid)}"
         if self._progress is not None:
             self._progress[0].console.print(line, highlight=False)
         else:
             print(line, file=sys.stderr)
 
-    @classmethod
-    def validation_words(cls, row: dict[str, Any]) -> str:
-        """Return the validation errors of a row as text."""
-        valid = {k[6:-4]: v for k, v in row.items() if k.startswith("valid_") and k != "valid_loss"}
-        return f"  {cls._words(valid, 'valid ')}" if valid else ""
-
     @staticmethod
-    def _words(errors: dict[str, float], prefix: str) -> str:
+    def _words(errors: dict[str, float]) -> str:
         parts = []
         for name, value in errors.items():
             unit = UNITS.get(name)
             shown = f"{1e3 * value:.1f} {unit}" if unit else f"{value:.4g}"
             parts.append(f"{name} {shown}")
-        return prefix + ", ".join(parts)
+        return ", ".join(parts)
+
+
+def _errors(row: Mapping[str, Any], prefix: str) -> dict[str, float]:
+    """Return mean absolute errors of a row by label."""
+    named = {k: v for k, v in row.items() if k.startswith(prefix) and k.endswith("_mae")}
+    return {k.removeprefix(prefix).removesuffix("_mae"): v for k, v in named.items()}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ase_nnp.datasets.own_labels import own_results
 from ase_nnp.errors import ConfigError, DatasetError
 from ase_nnp.models.corrections import (
     add_corrections,
@@ -65,9 +66,21 @@ def run(config: RunFile) -> FitResult:
         if config.finetune.replay is not None:
             old = _open(config.finetune.replay)
             train = tuning.mix(list(train), old, config.finetune.replay_fraction, config.seed)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_run_file(config, folder / "run.yaml")
-        return fit(whole, train, valid, settings, folder=folder, penalty=penalty, notes=notes)
+
+        def accepted() -> None:
+            # Not before: a run that is refused must leave the file of the one that is there.
+            write_run_file(config, folder / "run.yaml")
+
+        return fit(
+            whole,
+            train,
+            valid,
+            settings,
+            folder=folder,
+            penalty=penalty,
+            notes=notes,
+            on_start=accepted,
+        )
 
 
 def _open(path: str) -> Sequence[Atoms]:
@@ -94,9 +107,15 @@ def _data(config: RunFile) -> tuple[Sequence[Atoms], Sequence[Atoms] | None]:
 def _free_atoms(path: str) -> dict[str, float]:
     energies: dict[str, float] = {}
     for atoms in _open(path):
-        if len(atoms) != 1 or atoms.calc is None:
+        energy = own_results(atoms).get("energy")
+        if len(atoms) != 1 or energy is None:
             raise DatasetError("isolated_atoms must hold single atoms with energies", path=path)
-        energies[atoms.get_chemical_symbols()[0]] = float(atoms.get_potential_energy())
+
+        # The last of several would win without a word: spin states, or another program.
+        symbol = atoms.get_chemical_symbols()[0]
+        if symbol in energies:
+            raise DatasetError(f"isolated_atoms holds {symbol} more than once", path=path)
+        energies[symbol] = float(energy)
     return energies
 
 

@@ -162,7 +162,7 @@ class Settings(_Part):
     heads: PositiveInt = 1
     ema: float = Field(default=0.99, ge=0.0, lt=1.0)
     precision: Literal["bf16"] | None = None
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     workers: int = Field(default=0, ge=0)
     cache_mb: float = Field(default=2000.0, ge=0.0)
     validate_every: PositiveInt = 1

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ase_nnp.datasets.own_labels import own_results
 from ase_nnp.errors import CheckpointError, ConfigError, UncertaintyError
 from ase_nnp.models.modes import usual_default_dtype
 from ase_nnp.models.potential import Potential
@@ -67,11 +68,11 @@ def labels_of(structures: Sequence[Atoms]) -> list[dict[str, Any]]:
     """Energies and forces that structures carry, as far as they all have them."""
     rows: list[dict[str, Any]] = []
     for number, atoms in enumerate(structures):
-        if atoms.calc is None:
+        results = own_results(atoms, number)
+        if not results:
             raise UncertaintyError(
                 f"Structure {number} has no labels (no calculator with results)."
             )
-        results = atoms.calc.results
         rows.append({k: results[k] for k in ("energy", "forces") if k in results})
     # A label that some structures lack would calibrate on a part of them without a word.
     shared = set.intersection(*(set(row) for row in rows)) if rows else set()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ase_nnp.datasets.own_labels import own_results
 from ase_nnp.errors import AseNnpError, DatasetError
 from ase_nnp.models.potential import Potential
 from ase_nnp.models.predictor import Predictor
@@ -105,6 +106,7 @@ def suspicious_labels(
     frames: dict[int, Atoms] = {}
     for k in range(len(dataset)):
         try:
+            own_results(dataset[k], k)
             frames[k] = dataset[k]
         except DatasetError as error:
             result.unread.append((k, str(error)))

@@ -94,7 +94,7 @@ def test_a_folder_with_another_run_is_refused(frames, pairs, tmp_path):
     train = frames(6)
     fit(pairs(), train, None, Settings(**QUICK, epochs=1), folder=tmp_path)
     changed = Settings(**{**QUICK, "optimizer": {"lr": 1e-3}}, epochs=1)
-    with pytest.raises(ConfigError, match=r"settings\.optimizer"):
+    with pytest.raises(ConfigError, match=r"optimizer\.lr \(0\.01 there, 0\.001 now\)"):
         fit(pairs(), train, None, changed, folder=tmp_path)
     with pytest.raises(ConfigError, match="data"):
         fit(pairs(), train[:4], None, Settings(**QUICK, epochs=1), folder=tmp_path)

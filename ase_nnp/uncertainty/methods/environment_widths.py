@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import norm
 
+from ase_nnp.datasets.own_labels import own_results
 from ase_nnp.errors import UncertaintyError
 from ase_nnp.uncertainty.methods.environment import EnvironmentBars
 from ase_nnp.uncertainty.methods.environment_signs import atom_signs, structure_signs
@@ -86,7 +87,7 @@ def gather(bars: EnvironmentBars, structures: Sequence[Atoms]) -> Evidence:
     wanted = {"energy", "forces", "energy_std", "forces_std"} & own
 
     for number, atoms in enumerate(structures):
-        labels = {} if atoms.calc is None else atoms.calc.results
+        labels = own_results(atoms, number)
         if not {"energy", "forces"} & set(labels):
             raise UncertaintyError(f"Calibration structure {number} has no energy and no forces.")
         tensor = labels.get("stress") is not None and "stress" in own and atoms.cell.rank == 3
