@@ -232,7 +232,14 @@ def evaluate(
         Show a bar on stderr.
     """
     from ase_nnp.models.predictor import Predictor
+    from ase_nnp.uncertainty.fitting import data_hash
 
+    if not len(structures):
+        raise UncertaintyError("There are no structures to measure error bars on.")
+    facts = dict(getattr(model, "uq", None) or {})
+    notes = [NOT_COVERED]
+    if facts.get("calibration_hash") == data_hash(structures):
+        notes.append("These structures calibrated the error bars: look at others for coverage.")
     predictor = Predictor(model)
     rows = predictor(structures, progress=progress)
     tables = tables_of(structures, rows, kinds_by(structures, kinds))
@@ -257,8 +264,9 @@ def evaluate(
         tables,
         scores,
         other,
-        dict(getattr(model, "uq", None) or {}),
+        facts,
         len(structures),
         name,
         auroc,
+        tuple(notes),
     )

@@ -101,7 +101,7 @@ def save_uncertainty(model: UncertainPotential, path: str | Path, **notes: Any) 
             "provenance": model.provenance,
         },
         "units": UNITS,
-        "data_hash": model.calibration.data_hash,
+        "data_hash": model.uq["calibration_hash"],
         "not_covered": NOT_COVERED,
         "notes": notes,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -171,6 +172,10 @@ def fit(
     options
         Of the method.
     """
+    if train is not None:
+        for name, labeled in (("calibration", calibration), ("held_back", held_back)):
+            if labeled is not None and not isinstance(labeled, str):
+                _warn_of_shared(train, labeled, name)
     if method == "auto" or isinstance(calibration, str) or calibrator == "leave-kind-out":
         return _leave_kind_out(
             method, potentials, train, calibration, held_back, coverage=coverage, **options
@@ -186,6 +191,24 @@ def fit(
     if calibration is not None:
         calibrate(model, calibration, calibrator=calibrator, coverage=coverage, unit=unit)
     return model
+
+
+def _warn_of_shared(train: Sequence[Atoms], labeled: Sequence[Atoms], name: str) -> None:
+    """Warn of structures, whatever their labels, that trained the model and are to judge it."""
+    known = {_geometry(atoms) for atoms in train}
+    shared = sum(_geometry(atoms) in known for atoms in labeled)
+    if shared:
+        warnings.warn(
+            f"{shared} of {len(labeled)} structures of {name} are training structures: errors of "
+            "what was learned are too small, and so will the error bars be. Hold structures back.",
+            UserWarning,
+            stacklevel=4,
+        )
+
+
+def _geometry(atoms: Atoms) -> bytes:
+    parts = (atoms.numbers, atoms.positions, atoms.cell[:], atoms.pbc)
+    return hashlib.sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in parts)).digest()
 
 
 def _leave_kind_out(

@@ -38,14 +38,14 @@ FITS = {
 
 
 @pytest.mark.parametrize("name", FITS)
-def test_a_fitted_uncertainty_is_one_file(name, members, train, tmp_path):
+def test_a_fitted_uncertainty_is_one_file(name, members, train, held_back, tmp_path):
     method = "latent" if name == "knn" else name
     several = method in ("ensemble", "pool")
     model = members if several else members[0]
     if method == "rotation":  # equivariant, so no spread to calibrate
         fitted = fit(method, model, **FITS[name])
     else:
-        fitted = fit(method, model, train=train, calibration=train[:15], **FITS[name])
+        fitted = fit(method, model, train=train, calibration=held_back[:15], **FITS[name])
     path = tmp_path / "my.uq"
     save_uncertainty(fitted, path, project="test")
     header = uncertainty_info(path)
@@ -63,8 +63,8 @@ def test_a_fitted_uncertainty_is_one_file(name, members, train, tmp_path):
         NNPCalculator(members[1], uncertainty=str(path))
 
 
-def test_nested_methods_are_one_file_too(members, train, tmp_path):
-    inner = fit("last_layer", members[0], train=train, calibration=train)
+def test_nested_methods_are_one_file_too(members, train, held_back, tmp_path):
+    inner = fit("last_layer", members[0], train=train, calibration=held_back)
     both = fit("latent", inner, train=train)
     save_uncertainty(both, tmp_path / "my.uq")
     back = load_uncertainty(tmp_path / "my.uq", members[0])

@@ -43,6 +43,10 @@ DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 DtypeOption = Annotated[str, typer.Option(help="float32 or float64.")]
 
 
+#: Of errors, widths and sharpness; shares, ranks and squares of z have none.
+UNITS = {"energy": "eV", "forces": "eV/Å"}
+
+
 def add_to(main: typer.Typer) -> None:
     """Add the group of commands."""
     main.add_typer(app, name="uncertainty")
@@ -161,7 +165,19 @@ def _tell(fitted: Any, output: Path, as_json: bool) -> None:
     if as_json:
         print_json({**fitted.uq, "file": str(output), "calibration": fitted.calibration.to_json()})
         return
-    print_table("Fitted uncertainty", ("", ""), facts.items())
+    kinds = facts.pop("left_out", None)
+    rows = [(name, _words(value)) for name, value in facts.items() if value not in (None, "", [])]
+    print_table("Fitted uncertainty", ("", ""), rows)
+    if kinds:
+        heads = list(next(iter(kinds.values())))
+        cells = [[kind, *(_cell(row.get(h, "")) for h in heads)] for kind, row in kinds.items()]
+        print_table("Each kind, left out", ("kind", *heads), cells)
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {_cell(v)}" for k, v in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list) else _cell(value)
 
 
 def _evaluate(
@@ -206,15 +222,16 @@ def evaluate(
 
     names = sorted({k for m in evaluation.measures.values() for k in m} - {"by_kind"})
     rows = [[n, *(_cell(m.get(n, "")) for m in evaluation.measures.values())] for n in names]
+    heads = [f"{name}, {UNITS[name]}" for name in evaluation.measures]
     if evaluation.ood_auroc is not None:
         rows.append([f"OOD AUROC ({evaluation.score_name})", f"{evaluation.ood_auroc:.4f}"])
 
-    print_table(f"{evaluation.structures} structures", ("", *evaluation.measures), rows)
+    print_table(f"{evaluation.structures} structures", ("", *heads), rows)
     for name, measures in evaluation.measures.items():
         table = measures["by_kind"]
-        heads = list(next(iter(table.values())))
-        cells = [[kind, *(_cell(row[h]) for h in heads)] for kind, row in table.items()]
-        print_table(f"{name} by kind", ("kind", *heads), cells)
+        columns = list(next(iter(table.values())))
+        cells = [[kind, *(_cell(row[h]) for h in columns)] for kind, row in table.items()]
+        print_table(f"{name} by kind, {UNITS[name]}", ("kind", *columns), cells)
     say("\n".join(evaluation.notes))
 
 

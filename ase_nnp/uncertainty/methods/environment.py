@@ -122,8 +122,13 @@ class EnvironmentBars(UncertainPotential):
     @property
     def uq(self) -> dict[str, Any]:
         """What the error bars rest on, and the score of structures."""
-        table = {**super().uq, **self.facts}
+        own = super().uq
+        table = {**own, **self.facts}
         table["calibrated"] = bool(self.widths)
+        if self.calibration.properties:
+            # Calibrated anew on other structures, which then say how large the bars are.
+            table |= {k: own[k] for k in ("calibrator", "coverage", "n_cal", "calibration_hash")}
+            table["level"] = "structures of a later calibration"
         inner = getattr(self.base, "method", "")
         return table | ({"around": inner} if inner else {})
 
