@@ -13,20 +13,26 @@ are exact; :func:`combine` evaluates any other function.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import uuid4
 from weakref import WeakKeyDictionary
 
 import numpy as np
 from ase import Atoms
 
 from ase_nnp.errors import UncertaintyError
+from ase_nnp.models.files import model_hash
 from ase_nnp.models.modes import evaluating
 from ase_nnp.models.potential import Potential
 from ase_nnp.models.predictor import Predictor
 from ase_nnp.models.sums import Sum
+from ase_nnp.models.tensors import tensor_hash
+from ase_nnp.uncertainty.methods.base import UncertainPotential
 from ase_nnp.uncertainty.methods.ensemble import DeepEnsemble, Pool
 from ase_nnp.uncertainty.methods.jacobian import plain_features
 from ase_nnp.uncertainty.methods.last_layer import LastLayerLaplace
@@ -37,7 +43,7 @@ from ase_nnp.uncertainty.statistics.moments import NOT_COVERED
 __all__ = ["Observable", "Source", "as_observable", "combine", "covariance", "energies"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Source:
     """One model's doubt: observables with the same source are wrong together.
 
@@ -48,10 +54,13 @@ class Source:
         (a model without uncertainty).
     name
         For messages.
+    key
+        Tells sources apart, also those that came from another process; its own by default.
     """
 
     kind: str
     name: str = ""
+    key: str = field(default_factory=lambda: uuid4().hex, repr=False)
 
 
 @dataclass(frozen=True)
@@ -229,7 +238,26 @@ _SOURCES: WeakKeyDictionary[Any, Source] = WeakKeyDictionary()
 
 
 def _source(model: Potential, kind: str) -> Source:
-    return _SOURCES.setdefault(model, Source(kind, model.unwrapped.family or type(model).__name__))
+    if model not in _SOURCES:
+        name = model.unwrapped.family or type(model).__name__
+        _SOURCES[model] = Source(kind, name, _content(model) or uuid4().hex)
+    return _SOURCES[model]
+
+
+def _content(model: Potential) -> str:
+    """Return a hash of a model with the uncertainties around it; nothing if content is not all.
+
+    What two processes compute with one model is wrong together, though each has loaded its own.
+    """
+    parts, plain = [], [model]
+    while isinstance(model, UncertainPotential):
+        tensors, values = model.state()
+        parts += [model.method, tensor_hash(tensors), json.dumps(values, default=str)]
+        plain, model = list(model.potentials), model.base
+    if not all(member.family for member in plain):
+        return ""  # no family made it: weights and configuration may not be all that it is
+    parts += [model_hash(member) for member in plain]
+    return hashlib.sha256("|".join(parts).encode()).hexdigest()
 
 
 def energies(model: Potential, structures: Sequence[Atoms]) -> list[Observable]:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ase_nnp.errors import ConfigError, StructureError
+from ase_nnp.workflows.doubts import flagged
 from ase_nnp.workflows.eos import relax_atoms, require_crystal
 
 if TYPE_CHECKING:
@@ -49,6 +50,9 @@ class ElasticConstants:
         (6,) GPa, of the cell without strain. Constants are defined at zero stress.
     strain
         That was used.
+    unknown_cells
+        How many of the strained cells, the one at rest among them, the model's own flag calls
+        outside of what it knows.
     """
 
     tensor: NDArray[np.float64]
@@ -56,6 +60,7 @@ class ElasticConstants:
     nonlinearity: float
     stress: NDArray[np.float64]
     strain: float
+    unknown_cells: int = 0
 
     @property
     def stable(self) -> bool:
@@ -122,6 +127,7 @@ class ElasticConstants:
             "smooth": self.smooth,
             "stress": self.stress.tolist(),
             "strain": self.strain,
+            "unknown_cells": self.unknown_cells,
         }
 
 
@@ -161,12 +167,16 @@ def elastic_constants(
     require_crystal(atoms, "An elastic tensor")
     from ase.units import GPa
 
+    unknown = []
+
     def stress_at(component: int, amount: float) -> NDArray[np.float64]:
         cell = strained(atoms, component, amount)
         cell.calc = calculator
         if relax and len(cell) > 1:
             relax_atoms(cell, fmax)
-        return np.asarray(cell.get_stress() / GPa)
+        stress = np.asarray(cell.get_stress() / GPa)
+        unknown.append(flagged(calculator))
+        return stress
 
     rest = stress_at(0, 0.0)
 
@@ -179,7 +189,8 @@ def elastic_constants(
         raise StructureError("A stress of a strained cell is not finite.")
     asymmetry = float(np.abs(raw - raw.T).max())
     nonlinearity = float(np.abs(doubled - raw).max())
-    return ElasticConstants((raw + raw.T) / 2, asymmetry, nonlinearity, rest, strain)
+    symmetric = (raw + raw.T) / 2
+    return ElasticConstants(symmetric, asymmetry, nonlinearity, rest, strain, sum(unknown))
 
 
 def strained(atoms: Atoms, component: int, amount: float) -> Atoms:
@@ -225,6 +236,7 @@ def draw_elastic(result: ElasticConstants, path: str | os.PathLike[str]) -> None
     axes.set_xticks(range(6), names)
     axes.set_yticks(range(6), names)
     moduli = result.moduli
-    axes.set_title(f"bulk {moduli['bulk']:.1f} GPa, shear {moduli['shear']:.1f} GPa", fontsize=10)
+    title = f"bulk {moduli['bulk']:.1f} GPa, shear {moduli['shear']:.1f} GPa"
+    axes.set_title(title + ", unknown to the model" * bool(result.unknown_cells), fontsize=10)
     figure.colorbar(image, label="C (GPa)")
     save_figure(figure, path)

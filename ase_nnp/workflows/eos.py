@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ase_nnp.errors import ConfigError, StructureError
+from ase_nnp.workflows.doubts import flagged
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -46,6 +47,8 @@ class EquationOfState:
         Pressure derivative of the bulk modulus.
     residual
         Root mean square of the fit, eV.
+    unknown_volumes
+        Places in ``volumes`` where the model's own flag says that it does not know the crystal.
     """
 
     form: str
@@ -56,6 +59,7 @@ class EquationOfState:
     bulk_modulus: float
     derivative: float
     residual: float
+    unknown_volumes: tuple[int, ...] = ()
 
     @property
     def numbers(self) -> NDArray[np.float64]:
@@ -109,7 +113,7 @@ def equation_of_state(
         raise ConfigError(f"points = {points}, span = {span}: five or more, between 0 and 0.5.")
     require_crystal(atoms, "An equation of state")
 
-    volumes, energies = [], []
+    volumes, energies, unknown = [], [], []
     for scale in np.linspace(1 - span, 1 + span, points) ** (1 / 3):
         strained = atoms.copy()
         strained.set_constraint(atoms.constraints if relax else None)
@@ -119,7 +123,10 @@ def equation_of_state(
             relax_atoms(strained, fmax)
         volumes.append(strained.get_volume())
         energies.append(strained.get_potential_energy())
-    return fit_energies(np.array(volumes), np.array(energies), form)
+        if flagged(calculator):
+            unknown.append(len(volumes) - 1)
+    fitted = fit_energies(np.array(volumes), np.array(energies), form)
+    return replace(fitted, unknown_volumes=tuple(unknown))
 
 
 def require_crystal(atoms: Atoms, what: str) -> None:
@@ -225,6 +232,10 @@ def draw_eos(result: EquationOfState, path: str | os.PathLike[str], energy_std: 
     axes = figure.add_subplot()
     axes.plot(smooth, form(smooth, *parameters), label=result.form)
     axes.errorbar(result.volumes, result.energies, yerr=energy_std, fmt="o", capsize=3)
+    unknown = list(result.unknown_volumes)
+    if unknown:
+        places = result.volumes[unknown], result.energies[unknown]
+        axes.plot(*places, "x", color="tab:red", zorder=3, label="unknown to the model")
     axes.axvline(result.volume, color="0.6", linewidth=1)
     axes.set(
         xlabel="volume (Å³)",

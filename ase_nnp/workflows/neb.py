@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ase_nnp.errors import ConfigError, StructureError
 from ase_nnp.models.structures import with_labels
+from ase_nnp.workflows.doubts import flagged
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -42,6 +43,8 @@ class MinimumEnergyPath:
         Steps that the band took.
     fmax
         Largest force of the band at the end, eV/Angstrom.
+    unknown_images
+        Images that the model's own flag calls outside of what it knows.
     """
 
     images: list[Atoms]
@@ -50,6 +53,7 @@ class MinimumEnergyPath:
     converged: bool
     steps: int
     fmax: float
+    unknown_images: tuple[int, ...] = ()
 
     @property
     def barrier(self) -> float:
@@ -75,6 +79,7 @@ class MinimumEnergyPath:
             "converged": self.converged,
             "steps": self.steps,
             "fmax": self.fmax,
+            "unknown_images": list(self.unknown_images),
             "energies": self.energies.tolist(),
             "distances": self.distances.tolist(),
         }
@@ -191,7 +196,11 @@ def _end(
 def _frozen(atoms: Atoms) -> Atoms:
     """Attach what the calculator says now, so that others may use it."""
     energy, forces = atoms.get_potential_energy(), atoms.get_forces(apply_constraint=False)
-    return with_labels(atoms, {"energy": energy, "forces": forces})
+    unknown = flagged(atoms.calc)
+    labeled = with_labels(atoms, {"energy": energy, "forces": forces})
+    if unknown:
+        labeled.calc.results["ood_flag"] = True
+    return labeled
 
 
 def _force(chain: Any) -> float:
@@ -209,9 +218,9 @@ def _result(
         for a, b in pairwise(images)
     ]
     energies = np.array([image.get_potential_energy() for image in images])
-    return MinimumEnergyPath(
-        images, energies, np.concatenate([[0.0], np.cumsum(moves)]), converged, steps, fmax
-    )
+    unknown = tuple(k for k, image in enumerate(images) if flagged(image.calc))
+    lengths = np.concatenate([[0.0], np.cumsum(moves)])
+    return MinimumEnergyPath(images, energies, lengths, converged, steps, fmax, unknown)
 
 
 def energies_of_members(
@@ -260,6 +269,11 @@ def draw_neb(
     axes = figure.add_subplot()
     axes.plot(fit.fit_path, fit.fit_energies, color="tab:blue")
     axes.errorbar(fit.path, fit.energies, yerr=energy_std, fmt="o", color="tab:blue", capsize=3)
+    for k in result.unknown_images:
+        axes.plot(fit.path[k], fit.energies[k], "x", color="tab:red", markersize=10, zorder=3)
+    if result.unknown_images:
+        axes.plot([], [], "x", color="tab:red", label="unknown to the model")
+        axes.legend()
     axes.set(
         xlabel="path (Å)",
         ylabel="energy (eV)",

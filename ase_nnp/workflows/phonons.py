@@ -12,6 +12,7 @@ from ase.units import _e, _hplanck, kB
 from numpy.typing import NDArray
 
 from ase_nnp.errors import ConfigError, StructureError
+from ase_nnp.workflows.doubts import Watched
 from ase_nnp.workflows.phonon_engines import frequencies_by_ase, frequencies_by_phonopy
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ class Phonons:
         Largest change of a band's frequency when the displacement is doubled, THz. That of a
         smooth energy hardly changes; where a model normalizes what vanishes at symmetric sites,
         it does.
+    unknown_cells
+        How many of the displaced supercells the model's own flag calls outside of what it knows.
     """
 
     engine: str
@@ -52,6 +55,7 @@ class Phonons:
     bands: NDArray[np.float64]
     mesh: NDArray[np.float64]
     nonlinearity: float = 0.0
+    unknown_cells: int = 0
 
     @property
     def lowest(self) -> float:
@@ -77,11 +81,18 @@ class Phonons:
         """Return harmonic free energy (eV), entropy and heat capacity (eV/K) of a cell.
 
         Imaginary frequencies and those below 0.01 THz are left out.
+
+        Raises
+        ------
+        ConfigError
+            A temperature below zero, or none.
         """
+        if not 0 <= kelvin < np.inf:
+            raise ConfigError(f"temperature = {kelvin} K: zero or more.")
         omega = self.mesh[self.mesh > 0.01] * 1e12 * _hplanck / _e  # eV
         points = len(self.mesh)
         zero_point = omega.sum() / 2 / points
-        if kelvin <= 0:
+        if kelvin == 0:
             return {"free_energy": float(zero_point), "entropy": 0.0, "heat_capacity": 0.0}
 
         x = omega / (kB * kelvin)
@@ -105,6 +116,7 @@ class Phonons:
             "stable": self.stable,
             "nonlinearity": self.nonlinearity,
             "smooth": self.smooth,
+            "unknown_cells": self.unknown_cells,
             "thermal_300K": self.thermal(300.0),
             "path": self.path.tolist(),
             "distances": self.distances.tolist(),
@@ -168,8 +180,9 @@ def phonons(
     still.set_constraint()
     chosen = engine if engine != "auto" else "phonopy" if there else "ase"
     compute = frequencies_by_phonopy if chosen == "phonopy" else frequencies_by_ase
-    frequencies = compute(still, calculator, supercell, displacement)
-    doubled = compute(still, calculator, supercell, 2 * displacement)
+    watched = Watched(calculator)
+    frequencies = compute(still, watched, supercell, displacement)
+    doubled = compute(still, watched, supercell, 2 * displacement)
 
     path = atoms.cell.bandpath(npoints=points, pbc=atoms.pbc)
     distances, ticks, labels = path.get_linear_kpoint_axis()
@@ -186,6 +199,7 @@ def phonons(
         bands,
         np.sort(frequencies(grid.reshape(-1, 3)), axis=1),
         float(np.abs(np.sort(doubled(path.kpts), axis=1) - bands).max()),
+        watched.unknown,
     )
 
 
@@ -217,6 +231,8 @@ def draw_phonons(
         bands.axvline(tick, color="0.8", linewidth=0.8)
     bands.axhline(0, color="0.5", linewidth=0.8)
     bands.set_xticks(result.ticks, [label.replace("G", "Γ") for label in result.labels])
+    if result.unknown_cells:
+        bands.set_title("unknown to the model", fontsize=10)
     bands.set(ylabel="frequency (THz)", xlim=(result.distances[0], result.distances[-1]))
     density.hist(result.mesh.ravel(), bins=80, orientation="horizontal", density=True)
     density.set_xlabel("density of states")

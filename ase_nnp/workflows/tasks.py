@@ -195,6 +195,7 @@ class ModelTask:
                 converged=outcome.converged,
                 steps=outcome.steps,
                 energy_before=outcome.energy_before,
+                **outcome.doubts,
             )
             answers.append(outcome.atoms)
         return answers
@@ -252,7 +253,7 @@ def labeled(atoms: Atoms, results: Mapping[str, Any]) -> Atoms:
     from ase_nnp.models.structures import with_labels
 
     twin: Atoms = atoms.copy()
-    twin.info.update({k: v for k, v in results.items() if isinstance(v, float)})
+    twin.info.update({k: v for k, v in results.items() if isinstance(v, (bool, float))})
 
     # ASE writes info beside the results, and readers would meet two energies.
     twin.info.pop("energy", None)

@@ -204,3 +204,19 @@ def test_an_interruption_keeps_what_is_done(run, monkeypatch):
     assert "1 of 2 structures are done" in err
     assert len(json.loads(out)["structures"]) == 1
     assert len(read("q.traj", ":")) == 1
+
+
+def test_a_run_in_a_folder_replaces_no_output_of_another(run):
+    Path("relaxed.extxyz").write_text("mine")
+    words = ("relax", "lj", "cu.xyz", "--steps", 1)
+    for _ in range(2):
+        _, out, _ = run(*words, "--folder", "run", "--json")
+        assert json.loads(out)["output"] == str(Path("run/relaxed.extxyz"))
+    assert Path("relaxed.extxyz").read_text() == "mine"
+    # A name that is given is taken already when the run begins; when it goes on, it is its own.
+    code, _, err = run(*words, "--folder", "other", "-o", "relaxed.extxyz")
+    assert (code, "--overwrite" in err) == (2, True)
+    run(*words, "--folder", "third", "-o", "third.extxyz")
+    assert run(*words, "--folder", "third", "-o", "third.extxyz")[0] == 3
+    code, _, err = run(*words, "--folder", "cu.xyz")
+    assert (code, "--folder cu.xyz" in err) == (2, True)

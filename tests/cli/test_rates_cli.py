@@ -106,3 +106,17 @@ def test_wrong_input_ends_in_one_line(run, words, said):
     code, _, err = run(*words)
     assert code == 2
     assert said in err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--saddle",), "--saddle: not of a gas"),
+        (("--treatment", "quasi-rrho"), "--treatment: not of a gas"),
+        (("--kind", "adsorbate", "--symmetry", "2", "--spin", "1"), "--symmetry, --spin"),
+    ],
+)
+def test_gibbs_refuses_options_that_would_count_for_nothing(run, words, said):
+    code, out, err = run("gibbs", MODEL, "water.xyz", *words)
+    assert (code, out) == (2, "")
+    assert said in err

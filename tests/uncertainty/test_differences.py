@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -46,6 +48,26 @@ def test_two_calls_of_one_model_know_of_each_other(members):
     table = brute_force(members, [a, b])
     assert (first - second).std == pytest.approx((table[:, 0] - table[:, 1]).std(ddof=1), abs=1e-10)
     assert (first - energies(ensemble, [a])[0]).std == pytest.approx(0, abs=1e-12)
+
+
+def test_what_comes_back_from_another_process_is_still_wrong_together():
+    members = [Pair(hidden=4, seed=seed).double() for seed in range(5)]
+    for member in members:
+        member.family = "pair"  # what a family makes is known by configuration and weights
+    linear = LastLayerLaplace(members[:1], train=label(molecules(12), members[0], noise=0.05))
+    first, second = molecules(2, seed=9)
+    # A process of its own has a model of its own, equal by content.
+    for model in (DeepEnsemble(members), linear):
+        here, twin = energies(model, [first]), pickle.loads(pickle.dumps(model))
+        there = pickle.loads(pickle.dumps(energies(twin, [second])))
+        together = energies(model, [first, second])
+        assert (here[0] - there[0]).std == pytest.approx((together[0] - together[1]).std)
+    # Another uncertainty of the same model is another source.
+    other = DeepEnsemble(members[:3])
+    with_it, without = energies(DeepEnsemble(members), [first])[0], energies(other, [first])[0]
+    assert not set(with_it.parts) & set(without.parts)
+    single = Observable(1.0, {Source("independent"): np.array([0.1])})
+    assert (pickle.loads(pickle.dumps(single)) - single).std == 0.0
 
 
 def test_other_functions_are_evaluated_for_every_member(members):

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from ase import Atoms
 from ase.build import add_adsorbate, fcc100, fcc111, molecule
 from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms
@@ -18,8 +19,9 @@ from ase_nnp import from_ase
 from ase_nnp.errors import ConfigError, StructureError
 from ase_nnp.metrics.adsorbml import adsorbml_metrics
 from ase_nnp.models.potential import Potential
-from ase_nnp.workflows.adsorption import adsorb, rejudge, surface, write_dft_inputs
+from ase_nnp.workflows.adsorption import adsorb, adsorbate, rejudge, surface, write_dft_inputs
 from ase_nnp.workflows.adsorption.gate import hole, left_the_question, strange, too_low
+from ase_nnp.workflows.adsorption.references import References
 from ase_nnp.workflows.adsorption.slabs import prepared
 
 
@@ -155,6 +157,10 @@ def test_what_the_model_flags_is_rejected_as_unknown(slab):
     trusted = adsorb(slab, water, Doubtful(False), placements=2, reference=water, push=0)
     flagged = adsorb(slab, water, Doubtful(True), placements=2, reference=water, push=0)
     assert not flagged.minima
+    # The molecule is flagged too, and so is all that is counted from it.
+    assert flagged.unknown == ("H2O(g)",)
+    assert flagged.as_dict()["unknown"] == ["H2O(g)"]
+    assert trusted.unknown == ()
     reasons = {one.reason for one in flagged.rejected}
     assert "unknown to the model" in reasons
     assert "unknown to the model" not in {one.reason for one in trusted.rejected}
@@ -290,6 +296,22 @@ def test_inputs_of_density_functional_codes_hold_structures_and_fixed_atoms(oxyg
     if code == "vasp":
         assert (tmp_path / "slab" / "KPOINTS").read_text().split()[3:5] == ["8", "8"]
         assert (tmp_path / "gas-H2" / "KPOINTS").read_text().split()[3:6] == ["1", "1", "1"]
+
+
+def test_a_molecule_that_is_given_is_relaxed_like_those_of_a_scheme():
+    stretched = Atoms("O2", [(0, 0, 0), (0, 0, 1.3)])
+    references = References.of([adsorbate("O")], ase_nnp.from_ase(EMT), stretched)
+    (settled,) = references.gas.values()
+    settled.calc = EMT()
+    assert np.abs(settled.get_forces()).max() < 0.01
+    assert stretched.get_distance(0, 1) == 1.3
+
+
+def test_inputs_are_not_mixed_with_those_of_another_search(oxygen, tmp_path):
+    write_dft_inputs(oxygen, tmp_path / "dft", best=1)
+    (tmp_path / "dft" / "minimum-2").mkdir()  # of an earlier search that had more minima
+    with pytest.raises(ConfigError, match="holds gas-H2, gas-H2O, minimum-1, ... already"):
+        write_dft_inputs(oxygen, tmp_path / "dft", best=1)
 
 
 @pytest.mark.parametrize(

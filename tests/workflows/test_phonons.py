@@ -150,3 +150,11 @@ def test_the_picture_is_drawn(tmp_path):
     result = phonons(chain(), Chain(), supercell=(3, 1, 1), engine="ase", points=5, mesh=(3, 1, 1))
     draw_phonons(result, tmp_path / "bands.png", std=0.1 * np.abs(result.bands))
     assert (tmp_path / "bands.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize("kelvin", [-3.0, np.nan, np.inf])
+def test_a_temperature_that_is_none_is_refused(kelvin):
+    result = Phonons("ase", *(np.zeros((1, 3)),) * 3, [], *(np.ones((1, 3)),) * 2)
+    with pytest.raises(ConfigError, match="zero or more"):
+        result.thermal(kelvin)
+    assert result.thermal(0.0)["entropy"] == 0

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ase_nnp.cli.commands.cautions import warn_of_unknown
 from ase_nnp.cli.commands.exit_codes import EPILOG, FAILED
 from ase_nnp.cli.commands.output import note, print_json, print_table, say
 from ase_nnp.cli.commands.shared_options import ModelOptions, takes, with_uncertainty
-from ase_nnp.cli.commands.targets import OverwriteOption
+from ase_nnp.cli.commands.targets import OverwriteOption, free_name
 from ase_nnp.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -83,7 +84,8 @@ def adsorb(
         int, typer.Option(help="Relax with the judge, at most so many steps; 0: single points.")
     ] = 0,
     dft: Annotated[
-        str | None, typer.Option(help="Write inputs of vasp, espresso or gpaw for the best.")
+        str | None,
+        typer.Option(help="Write inputs of vasp, espresso or gpaw for the best, to a new folder."),
     ] = None,
 ) -> None:
     """Find the most stable sites of an adsorbate; reject what is not to be trusted.
@@ -126,11 +128,13 @@ def adsorb(
     if dft is not None:
         from ase_nnp.workflows.adsorption.dft_inputs import write_dft_inputs
 
-        report["dft"] = [
-            str(path) for path in write_dft_inputs(result, f"{result.system}-{dft}", dft)
-        ]
+        place = free_name(Path(f"{result.system}-{dft}"))
+        report["dft"] = [str(path) for path in write_dft_inputs(result, place, dft)]
 
-    report |= {"output": output, "html": html}
+    cautions: list[str] = []
+    if result.unknown:
+        warn_of_unknown(True, f"what all is counted from ({', '.join(result.unknown)})", cautions)
+    report |= {"output": output, "html": html, "warnings": cautions}
     if options.as_json:
         print_json(report)
     else:
@@ -163,7 +167,9 @@ def _check_targets(
 ) -> None:
     """Refuse, before anything runs, what could not be written."""
     if output is not None and output.exists() and not overwrite:
-        raise ConfigError(f"{output} exists; overwrite=True replaces it.")
+        raise ConfigError(
+            f"{output} exists already. Name another --output, or say --overwrite to replace it."
+        )
     for path in (output, html):
         if path is not None and not path.absolute().parent.is_dir():
             raise ConfigError(f"There is no folder {path.parent} for {path.name}.")
@@ -258,9 +264,10 @@ def _show(result: AdsorptionResult, report: dict[str, Any]) -> None:
         f"minima, {counts['rejected']} placements rejected; {counts['steps']} steps."
     )
     say(result.error_bar)
-    for name in ("output", "html"):
-        if report.get(name) is not None:
-            say(f"Written: {report[name]}")
+    folders = {str(Path(path).parent) for path in report.get("dft", ())}
+    for path in (report["output"], report["html"], *folders):
+        if path is not None:
+            say(f"Written: {path}")
 
 
 def _rejected(rejected: Sequence[Any]) -> list[list[str]]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from ase_nnp.models.potential import Potential
 
-__all__ = ["BatchedOptions", "number", "run_batched"]
+__all__ = ["BatchedOptions", "doubt_columns", "number", "run_batched"]
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,16 @@ class BatchedOptions(ModelOptions):
 
     def target(self, output: Path | None, data: Sequence[Atoms], default: str) -> Target:
         """Return where the last structures go."""
-        # A run in a folder goes on after a kill, and then writes the same file again.
-        path = Path(default) if output is None and self.folder is not None else output
-        overwrite = self.overwrite or self.folder is not None
-        return open_target(path, data, default=default, overwrite=overwrite)
+        # A run in a folder goes on after a kill, and then writes the same file again. Without a
+        # name that file lies in the folder: in another place it could be someone else's.
+        goes_on = self.folder is not None and self.folder.is_dir()
+        if output is None and self.folder is not None:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ConfigError(f"--folder {self.folder}: {error.strerror}.") from error
+            output, goes_on = self.folder / default, True
+        return open_target(output, data, default=default, overwrite=self.overwrite or goes_on)
 
 
 def run_batched(
@@ -138,10 +144,31 @@ def run_batched(
             "energy": o.energy,
             "fmax": o.fmax,
             "reason": o.reason,
+            **_doubts(o.doubts),
         }
         for o in outcomes
     ]
     return rows, [o.atoms for o in alive]
+
+
+def _doubts(given: dict[str, Any]) -> dict[str, Any]:
+    """Return error bar and score as numbers, and whether the flag is raised."""
+    row: dict[str, Any] = {k: float(v) for k, v in given.items() if k != "ood_flag"}
+    if "ood_flag" in given:
+        row["out_of_domain"] = bool(given["ood_flag"])
+    return row
+
+
+def doubt_columns(rows: Sequence[dict[str, Any]]) -> tuple[tuple[str, ...], list[list[str]]]:
+    """Return headings and cells of what a model doubts; none where it has no uncertainty."""
+    names = [n for n in ("energy_std", "out_of_domain") if any(n in r for r in rows)]
+    headings = {"energy_std": "± (eV)", "out_of_domain": "in domain"}
+    cells = [[_doubt(r.get(n)) for n in names] for r in rows]
+    return tuple(headings[n] for n in names), cells
+
+
+def _doubt(value: float | bool | None) -> str:
+    return ("NO" if value else "yes") if isinstance(value, bool) else number(value)
 
 
 def number(value: float | None) -> str:

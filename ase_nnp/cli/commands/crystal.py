@@ -1,8 +1,7 @@
-"""What ``eos``, ``elastic`` and ``phonons`` share: one structure, a property, its error bar."""
+"""What ``eos``, ``elastic`` and ``phonons`` share: one structure, numbers with bars, titles."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,7 +20,6 @@ __all__ = [
     "IndexOption",
     "number_with_bar",
     "one_structure",
-    "property_and_bar",
     "title_of",
 ]
 
@@ -41,27 +39,6 @@ def one_structure(words: list[str], command: str, index: int) -> tuple[str | Non
     if not files:
         raise ConfigError(f"Which structure? {command} [MODEL] STRUCTURE.")
     return model, select(read_structures(files[0]), index, files[0])[0]
-
-
-def property_and_bar(
-    compute: Callable[..., Any], atoms: Atoms, potential: Potential, **settings: Any
-) -> tuple[Any, Any, str]:
-    """Compute a property with the model, and once more with each member of an ensemble.
-
-    Returns
-    -------
-    result, std, covers
-        What ``compute(atoms, calculator, **settings)`` returns, the standard deviation of its
-        ``numbers`` over the members (None without them), and a sentence on what that covers.
-    """
-    from ase_nnp.calculator.calculator import NNPCalculator
-    from ase_nnp.workflows.error_bars import spread_over_members, what_a_bar_covers
-
-    result = compute(atoms, NNPCalculator(potential), **settings)
-    spread = spread_over_members(
-        lambda calculator: compute(atoms, calculator, **settings).numbers, potential
-    )
-    return result, None if spread is None else spread.std, what_a_bar_covers(potential, spread)
 
 
 def number_with_bar(value: float, std: Any, digits: int = 2) -> str:

@@ -7,12 +7,12 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from ase_nnp.cli.commands.cautions import warn_of_unknown
 from ase_nnp.cli.commands.crystal import (
     CrystalArguments,
     IndexOption,
     number_with_bar,
     one_structure,
-    property_and_bar,
     title_of,
 )
 from ase_nnp.cli.commands.exit_codes import EPILOG
@@ -47,12 +47,15 @@ def elastic(
     """
     options.check_plot()
     model, atoms = one_structure(inputs, "elastic", index)
-    from ase_nnp.workflows.elastic import draw_elastic, elastic_constants
+    from ase_nnp.workflows.crystals import elastic as compute
+    from ase_nnp.workflows.elastic import draw_elastic
 
     settings: dict[str, Any] = {"strain": strain, "relax": not clamped, "fmax": fmax}
     potential = options.load(model)
-    result, std, covers = property_and_bar(elastic_constants, atoms, potential, **settings)
+    found = compute(atoms, potential, **settings)
+    result, std, covers = found.result, found.std, found.covers
     cautions: list[str] = []
+    warn_of_unknown(result.unknown_cells, "strained cells", cautions)
     if np.abs(result.stress).max() > STRESSED:
         worst = float(np.abs(result.stress).max())
         warn(

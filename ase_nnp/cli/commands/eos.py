@@ -6,12 +6,12 @@ from typing import Annotated, Any
 
 import typer
 
+from ase_nnp.cli.commands.cautions import warn_of_unknown
 from ase_nnp.cli.commands.crystal import (
     CrystalArguments,
     IndexOption,
     number_with_bar,
     one_structure,
-    property_and_bar,
     title_of,
 )
 from ase_nnp.cli.commands.exit_codes import EPILOG
@@ -45,18 +45,23 @@ def eos(
     """
     options.check_plot()
     model, atoms = one_structure(inputs, "eos", index)
-    from ase_nnp.workflows.eos import draw_eos, equation_of_state
+    from ase_nnp.workflows.crystals import eos as compute
+    from ase_nnp.workflows.eos import draw_eos
 
     settings: dict[str, Any] = {"span": span, "points": points, "form": form, "relax": relax}
     potential = options.load(model)
-    result, std, covers = property_and_bar(equation_of_state, atoms, potential, **settings)
+    found = compute(atoms, potential, **settings)
+    result, std, covers = found.result, found.std, found.covers
+    cautions: list[str] = []
+    warn_of_unknown(result.unknown_volumes, "volumes number", cautions)
     if options.plot is not None:
         draw_eos(result, options.plot)
 
     names = ("volume", "energy", "bulk_modulus", "derivative")
     bars = None if std is None else dict(zip(names, std.tolist(), strict=True))
     if options.as_json:
-        print_json({**result.as_dict(), "std": bars, "error_bar": covers, "plot": options.plot})
+        others = {"warnings": cautions, "plot": options.plot}
+        print_json({**result.as_dict(), "std": bars, "error_bar": covers, **others})
         return
     units = {"volume": "Å³", "energy": "eV", "bulk_modulus": "GPa", "derivative": ""}
     rows = [

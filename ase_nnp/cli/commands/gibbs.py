@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ase_nnp.cli.commands.cautions import warn_of_unknown
 from ase_nnp.cli.commands.crystal import IndexOption, number_with_bar, one_structure, title_of
 from ase_nnp.cli.commands.exit_codes import EPILOG
 from ase_nnp.cli.commands.output import print_json, print_table, say, warn
@@ -55,8 +56,13 @@ def gibbs(
     model, atoms = one_structure(inputs, "gibbs", index)
     from ase_nnp.workflows import thermo
 
-    potential = options.load(model)
     as_gas = kind == "gas" or (kind == "auto" and not atoms.pbc.any() and not atoms.constraints)
+    others = {"--symmetry": symmetry is not None, "--spin": spin is not None}
+    if as_gas:
+        others = {"--saddle": saddle, "--free": free != "auto"}
+        others["--treatment"] = treatment != "harmonic"
+    _refuse([name for name, given in others.items() if given], as_gas)
+    potential = options.load(model)
     if as_gas:
         state = thermo.gas(atoms, potential, relax=relax, symmetry=symmetry, spin=spin)
     else:
@@ -66,6 +72,7 @@ def gibbs(
     result = thermo.gibbs(state, temperature, pressure, treatment=treatment, **settings)
 
     cautions: list[str] = []
+    warn_of_unknown(result.unknown, "this structure", cautions)
     if result.modes.changes:
         warn(f"modes were changed: {result.modes}", cautions)
     if options.as_json:
@@ -88,3 +95,13 @@ def gibbs(
     if as_gas:
         say(f"{pressure:g} Pa, symmetry number {state.symmetry}, spin {state.spin:g}")
     say(result.value.covers)
+
+
+def _refuse(names: list[str], as_gas: bool) -> None:
+    """Refuse options that would count for nothing."""
+    if names:
+        here, there = ("a gas", "adsorbate") if as_gas else ("an adsorbate", "gas")
+        raise ConfigError(
+            f"{', '.join(names)}: not of {here}, which this structure is taken for; leave it out, "
+            f"or say --kind {there}."
+        )

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ase_nnp.cli.commands.batched import BatchedOptions, number, run_batched
+from ase_nnp.cli.commands.batched import BatchedOptions, doubt_columns, number, run_batched
 from ase_nnp.cli.commands.cautions import warn_of_vacuum
 from ase_nnp.cli.commands.exit_codes import EPILOG, INTERRUPTED, leave
 from ase_nnp.cli.commands.model_argument import InputsArgument, model_and_structures, model_name
@@ -101,17 +101,17 @@ def _check(ensemble: str, settings: dict[str, Any], steps: int, interval: int) -
 
 
 def _show(rows: list[dict[str, Any]], title: str) -> None:
-    print_table(
-        title,
-        ("formula", "status", "steps", "energy before (eV)", "energy (eV)"),
-        [
-            (
-                r["formula"],
-                f"{r['status']}: {r['reason']}" if r["reason"] else r["status"],
-                r["steps"],
-                number(r["energy_before"]),
-                number(r["energy"]),
-            )
-            for r in rows
-        ],
-    )
+    columns = ("formula", "status", "steps", "energy before (eV)", "energy (eV)")
+    headings, doubts = doubt_columns(rows)
+    table = [
+        (
+            r["formula"],
+            f"{r['status']}: {r['reason']}" if r["reason"] else r["status"],
+            r["steps"],
+            number(r["energy_before"]),
+            number(r["energy"]),
+            *said,
+        )
+        for r, said in zip(rows, doubts, strict=True)
+    ]
+    print_table(title, columns + headings, table)

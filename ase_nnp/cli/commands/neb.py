@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ase_nnp.cli.commands.cautions import warn_of_unknown
 from ase_nnp.cli.commands.crystal import number_with_bar
 from ase_nnp.cli.commands.exit_codes import EPILOG, leave
 from ase_nnp.cli.commands.model_argument import model_and_structures, model_name
-from ase_nnp.cli.commands.output import print_json, print_table, read_structures, say, warn
+from ase_nnp.cli.commands.output import print_json, print_table, read_structures, say
 from ase_nnp.cli.commands.shared_options import PropertyOptions, takes
 from ase_nnp.cli.commands.targets import OverwriteOption, open_target
 from ase_nnp.errors import ConfigError, StructureError
@@ -83,11 +84,13 @@ def neb(
     names = ("barrier", "reverse_barrier", "reaction_energy")
     values: dict[str, Observable] = {name: getattr(result, name) for name in names}
     covers = _covers(result)
+    cautions: list[str] = []
+    warn_of_unknown(result.unknown_images, "images", cautions)
     if options.as_json:
         bars = {name: value.std for name, value in values.items()}
         std = None if bars["barrier"] is None else bars
-        files_written = {"output": str(written), "plot": options.plot}
-        print_json({**result.as_dict(), "std": std, "error_bar": covers, **files_written})
+        others = {"warnings": cautions, "output": str(written), "plot": options.plot}
+        print_json({**result.as_dict(), "std": std, "error_bar": covers, **others})
     else:
         rows = [
             (name.replace("_", " "), number_with_bar(value.value, value.std, 4), "eV")
@@ -100,9 +103,6 @@ def neb(
         title = f"Path of {initial.get_chemical_formula()} with {model_name(potential)}"
         print_table(f"{title}, written to {written}", ("", "", ""), rows)
         say(covers)
-    if result.unknown_images:
-        listed = ", ".join(map(str, result.unknown_images))
-        warn(f"images {listed} are outside of what the model knows, by its own flag", [])
     advice = result.reason or "Give more --steps; the band so far is written."
     leave([{"converged": result.converged}], advice)
 
@@ -145,7 +145,8 @@ def _draw(result: ReactionPath, plot: Path) -> None:
     std = None if None in bars else np.array(bars, dtype=float)
     values = np.array([energy.value for energy in result.energies])
     lengths = path_lengths(result.images)
+    done = (result.converged, result.steps, result.fmax)
     band = MinimumEnergyPath(
-        result.images, values, lengths, result.converged, result.steps, result.fmax
+        result.images, values, lengths, *done, unknown_images=tuple(result.unknown_images)
     )
     draw_neb(band, plot, std)

@@ -6,11 +6,11 @@ from typing import Annotated, Any
 
 import typer
 
+from ase_nnp.cli.commands.cautions import warn_of_unknown
 from ase_nnp.cli.commands.crystal import (
     CrystalArguments,
     IndexOption,
     one_structure,
-    property_and_bar,
     title_of,
 )
 from ase_nnp.cli.commands.exit_codes import EPILOG
@@ -46,9 +46,11 @@ def phonons(
     Takes the primitive cell, relaxed (ase-nnp relax --cell --fmax 0.001).
     """
     options.check_plot()
+    if not 0 <= temperature < float("inf"):
+        raise ConfigError(f"--temperature {temperature}: zero or more, in Kelvin.")
     model, atoms = one_structure(inputs, "phonons", index)
+    from ase_nnp.workflows.crystals import phonons as compute
     from ase_nnp.workflows.phonons import draw_phonons
-    from ase_nnp.workflows.phonons import phonons as compute
 
     settings: dict[str, Any] = {
         "supercell": _three(supercell),
@@ -57,12 +59,14 @@ def phonons(
         "points": points,
     }
     potential = options.load(model)
-    result, std, covers = property_and_bar(compute, atoms, potential, **settings)
+    found = compute(atoms, potential, **settings)
+    result, std, covers = found.result, found.std, found.covers
     if options.plot is not None:
         draw_phonons(result, options.plot, std)
 
     thermal = result.thermal(temperature)
     cautions: list[str] = []
+    warn_of_unknown(result.unknown_cells, "displaced supercells", cautions)
     if not result.smooth:
         warn(
             f"frequencies change by {result.nonlinearity:.2f} THz when the displacement is "

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = ["add_to"]
 
+#: Columns that are made of what is no number by itself.
+SHOWN = ("forces", "stress", "ood_flag")
+
 
 def add_to(app: typer.Typer) -> None:
     """Add the command."""
@@ -104,17 +107,20 @@ def _show(
     scalars = sorted({k for r in results for k, v in r.items() if isinstance(v, float)})
     forces = any("forces" in r for r in results)
     stress = any("stress" in r for r in results)
+    flag = any("ood_flag" in r for r in results)
     rows = []
     for number, (atoms, values) in enumerate(zip(data, results, strict=True)):
         row: list[Any] = [number, atoms.get_chemical_formula()]
         row += [f"{values[k]:.6f}" if k in values else "" for k in scalars]
+        if flag:
+            row.append("NO" if values.get("ood_flag") else "yes")
         if forces:
             row.append(f"{(values['forces'] ** 2).sum(axis=1).max() ** 0.5:.4f}")
         row += _voigt_gpa(values.get("stress")) if stress else []
         rows.append(row)
 
     kind = potential.energy_kind
-    names = [_with_unit(potential, k) for k in scalars]
+    names = [_with_unit(potential, k) for k in scalars] + ["in domain"] * flag
     names += ["largest force (eV/Å)"] * forces
     names += [f"{k} (GPa)" for k in ("xx", "yy", "zz", "yz", "xz", "xy")] * stress
     name = model_name(potential)
@@ -123,7 +129,7 @@ def _show(
         title += f", {potential.energy_reference}"
     print_table(title, ("", "formula", *names), rows)
 
-    hidden = [name for name in wanted if name not in (*scalars, "forces", "stress")]
+    hidden = [name for name in wanted if name not in (*scalars, *SHOWN)]
     if hidden and only_here:
         say(f"{', '.join(hidden)}: more than a table holds; --output FILE or --json has them.")
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ase_nnp.cli.commands.batched import BatchedOptions, number, run_batched
+from ase_nnp.cli.commands.batched import BatchedOptions, doubt_columns, number, run_batched
 from ase_nnp.cli.commands.cautions import warn_of_vacuum
 from ase_nnp.cli.commands.example import example
 from ase_nnp.cli.commands.exit_codes import EPILOG, INTERRUPTED, leave
@@ -22,8 +22,6 @@ from ase_nnp.errors import ConfigError
 
 if TYPE_CHECKING:
     from ase import Atoms
-
-    from ase_nnp.models.potential import Potential
 
 __all__ = ["add_to"]
 
@@ -97,8 +95,6 @@ def relax(
         )
         written = target.write(relaxed)
         alive = [row for row in rows if row.get("status") != "failed"]
-        for row, said in zip(alive, _error_bars(potential, relaxed), strict=True):
-            row.update(said)
         if plot is not None:
             start = data[alive[0].get("index", 0)]
             draw_first(plot, potential, start, relaxed[0], alive[0], place, cautions)
@@ -118,42 +114,20 @@ def relax(
     leave(rows, "Give more --steps, or a larger --fmax; what was reached is written.")
 
 
-def _error_bars(potential: Potential, structures: Sequence[Atoms]) -> list[dict[str, Any]]:
-    """Return what the model's uncertainty, if it has one, says of each structure."""
-    wanted = [p for p in ("energy_std", "ood_score", "ood_flag") if p in potential.outputs]
-    if not wanted or not structures:
-        return [{} for _ in structures]
-    from ase_nnp.models.predictor import Predictor
-
-    said = []
-    for values in Predictor(potential)(structures, wanted, progress=False):
-        row: dict[str, Any] = {k: float(values[k]) for k in wanted if k != "ood_flag"}
-        if "ood_flag" in wanted:
-            row["out_of_domain"] = bool(values["ood_flag"])
-        said.append(row)
-    return said
-
-
 def _show(rows: Sequence[dict[str, Any]], title: str) -> None:
-    std = any("energy_std" in r for r in rows)
-    flag = any("out_of_domain" in r for r in rows)
     columns = ("formula", "converged", "steps", "start (eV)", "end (eV)", "fmax (eV/Å)")
+    headings, doubts = doubt_columns(rows)
 
-    table = []
-    for r in rows:
-        row = [
+    table = [
+        [
             r["formula"],
             "yes" if r["converged"] else r.get("reason") or "NO",
             r["steps"],
             number(r["energy_before"]),
             number(r["energy"]),
             number(r["fmax"]),
+            *said,
         ]
-        row += [number(r.get("energy_std"))] * std
-        row += [_domain(r)] * flag
-        table.append(row)
-    print_table(title, columns + ("± (eV)",) * std + ("in domain",) * flag, table)
-
-
-def _domain(row: dict[str, Any]) -> str:
-    return "" if "out_of_domain" not in row else "NO" if row["out_of_domain"] else "yes"
+        for r, said in zip(rows, doubts, strict=True)
+    ]
+    print_table(title, columns + headings, table)

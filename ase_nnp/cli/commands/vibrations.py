@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ase_nnp.cli.commands.cautions import warn_of_unknown
 from ase_nnp.cli.commands.crystal import IndexOption, one_structure, title_of
 from ase_nnp.cli.commands.exit_codes import EPILOG
 from ase_nnp.cli.commands.output import print_json, print_table, say, warn
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 __all__ = ["RelaxedStructure", "add_to", "free_of"]
+
+#: eV/Angstrom; more than a usual relaxation leaves.
+AT_REST = 0.06
 
 RelaxedStructure = Annotated[
     list[str],
@@ -69,6 +73,13 @@ def vibrations(
     waves = ((energies.real - abs(energies.imag)) / invcm).tolist()
     cautions: list[str] = []
     imaginary = [wave for wave in waves if wave < 0]
+    warn_of_unknown(result.unknown, "this structure", cautions)
+    if result.fmax > AT_REST:
+        warn(
+            f"forces of up to {result.fmax:.2f} eV/Å are left: modes are of a structure at rest; "
+            "relax it first with ase-nnp relax --fmax 0.005",
+            cautions,
+        )
     if imaginary:
         warn(f"{len(imaginary)} imaginary modes (negative below): this is no minimum", cautions)
     if animate is not None:
@@ -85,6 +96,8 @@ def vibrations(
                 "free_atoms": result.get_indices().tolist(),
                 "rigid_modes": result.rigid_modes,
                 "imaginary": len(imaginary),
+                "fmax": result.fmax,
+                "unknown": result.unknown,
                 "warnings": cautions,
                 "plot": options.plot,
                 "animation": animate,

@@ -75,7 +75,8 @@ def write_dft_inputs(
     result
         Of :func:`~ase_nnp.workflows.adsorption.adsorb`.
     folder
-        Made if missing; ``minimum-1``, ..., ``slab`` and ``gas-CO``, ... lie in it.
+        Made if missing, empty otherwise; ``minimum-1``, ..., ``slab`` and ``gas-CO``, ... lie in
+        it.
     code
         ``"vasp"`` (POSCAR, INCAR, KPOINTS; POTCAR is yours), ``"espresso"`` (``espresso.pwi``;
         pseudopotentials are expected as ``ELEMENT.UPF``) or ``"gpaw"`` (a script).
@@ -93,10 +94,17 @@ def write_dft_inputs(
     Raises
     ------
     ConfigError
-        An unknown code.
+        An unknown code, or a folder that holds something: minima of an earlier search, or what a
+        code has written there, would be taken for those of this one.
     """
     if code not in CODES:
         raise ConfigError(f"No inputs for '{code}'. There are: {', '.join(CODES)}.")
+    there = sorted(one.name for one in Path(folder).iterdir()) if Path(folder).is_dir() else []
+    if there:
+        raise ConfigError(
+            f"{folder} holds {', '.join(there[:3])}{', ...' if len(there) > 3 else ''} already; "
+            "name another folder for these inputs, or remove it."
+        )
     structures = {f"minimum-{k + 1}": one.atoms for k, one in enumerate(result.minima[:best])}
     structures["slab"] = result.slab
     structures |= {f"gas-{name}": atoms for name, atoms in result.gas.items()}

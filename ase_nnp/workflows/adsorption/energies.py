@@ -7,7 +7,6 @@ for its own references. The two are never mixed.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -19,7 +18,8 @@ import numpy as np
 from ase_nnp.errors import ConfigError, StructureError
 from ase_nnp.models.files import load_model
 from ase_nnp.models.potential import Potential, model_name
-from ase_nnp.models.predictor import predict
+from ase_nnp.uncertainty.differences import energies
+from ase_nnp.workflows.doubts import unknown_places
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -56,6 +56,11 @@ class AdsorptionEnergy:
         The energies that were combined, eV.
     gas
         The gas-phase structures as they were used.
+    std
+        Standard deviation, eV, of which what the parts have in common has cancelled as far as the
+        model says; None where it has no uncertainty.
+    unknown
+        The parts that the model's own flag calls outside of what it knows.
     """
 
     energy: float
@@ -63,12 +68,16 @@ class AdsorptionEnergy:
     reference: str
     parts: Mapping[str, float] = field(default_factory=dict)
     gas: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    std: float | None = None
+    unknown: tuple[str, ...] = ()
 
     def __float__(self) -> float:
         return self.energy
 
     def __str__(self) -> str:
-        return f"{self.reaction}: {self.energy:.4f} eV ({self.reference})"
+        bar = "" if self.std is None else f" ± {self.std:.4f}"
+        doubt = f"; unknown to the model: {', '.join(self.unknown)}" if self.unknown else ""
+        return f"{self.reaction}: {self.energy:.4f}{bar} eV ({self.reference}){doubt}"
 
 
 def adsorption_energy(
@@ -156,8 +165,11 @@ def _by_scheme(
     # A model of adsorption energies has subtracted slab and gas already.
     if model.energy_kind == "adsorption":
         check_own_reference(model, scheme)
-        energy = float(predict(model, [adslab], ("energy",))[0]["energy"])
-        return AdsorptionEnergy(energy, reaction, model.energy_reference, {"adslab": energy})
+        (value,) = energies(model, [adslab])
+        unknown = ("adslab",) if unknown_places(model, [adslab]) else ()
+        parts = {"adslab": float(value)}
+        own = model.energy_reference
+        return AdsorptionEnergy(float(value), reaction, own, parts, {}, value.std, unknown)
 
     _check_total(model)
     gas = {name: gas_molecule(name, model, relax_gas, fmax) for name in amounts}
@@ -247,12 +259,17 @@ def _difference(
     reaction: str,
     reference: str,
 ) -> AdsorptionEnergy:
-    results = predict(model, [adslab, slab, *gas.values()], ("energy",))
-    values = [float(row["energy"]) for row in results]
-    parts = dict(zip(["adslab", "slab", *(f"{n}(g)" for n in gas)], values, strict=True))
-    energy = values[0] - values[1]
-    energy -= math.fsum(amounts[n] * parts[f"{n}(g)"] for n in gas)
-    return AdsorptionEnergy(energy, reaction, reference, parts, gas)
+    structures = [adslab, slab, *gas.values()]
+    names = ["adslab", "slab", *(f"{n}(g)" for n in gas)]
+    values = energies(model, structures)
+    difference = values[0] - values[1]
+    for value, amount in zip(values[2:], (amounts[n] for n in gas), strict=True):
+        difference = difference - amount * value
+    parts = {name: float(value) for name, value in zip(names, values, strict=True)}
+    unknown = tuple(names[k] for k in unknown_places(model, structures))
+    return AdsorptionEnergy(
+        float(difference), reaction, reference, parts, gas, difference.std, unknown
+    )
 
 
 def _check_total(model: Potential) -> None:
@@ -282,20 +299,23 @@ def gas_molecule(name: str, model: Potential, relax: bool, fmax: float) -> Atoms
 
     atoms: Atoms = molecule(name)
     atoms.center(vacuum=8.0)  # and not periodic: a box only for models that want a cell
-    if not relax:
-        return atoms
+    return settled_gas(atoms, model, fmax) if relax else atoms
 
+
+def settled_gas(atoms: Atoms, model: Potential, fmax: float) -> Atoms:
+    """Return a copy of a molecule, relaxed with the model; StructureError if it fails."""
     from ase_nnp.workflows.batched import relax_many
 
     outcome = relax_many(model, atoms, optimizer="BFGS", fmax=fmax, steps=200)[0]
     if not outcome.converged:
         raise StructureError(
-            f"Gas-phase {name} did not relax to {fmax} eV/Å with '{model_name(model)}'"
-            f"{': ' + outcome.reason if outcome.reason else ''}. Does the model know molecules? "
-            "relax_gas=False takes ASE's geometry."
+            f"Gas-phase {atoms.get_chemical_formula()} did not relax to {fmax} eV/Å with "
+            f"'{model_name(model)}'{': ' + outcome.reason if outcome.reason else ''}. Does the "
+            "model know molecules? relax_gas=False takes ASE's geometry."
         )
-    atoms.positions = outcome.atoms.positions
-    return atoms
+    settled: Atoms = atoms.copy()
+    settled.positions = outcome.atoms.positions
+    return settled
 
 
 def _reaction(amounts: Mapping[str, float], added: Mapping[str, int]) -> str:

@@ -112,7 +112,9 @@ def doubtful(row: Mapping[str, Any]) -> str:
     if not bool(row.get("ood_flag", False)):
         return ""
     score = row.get("ood_score")
-    return "" if score is None else f"score {float(score):.2f} above the model's threshold"
+    if score is None:
+        return "the model's own flag"
+    return f"score {float(score):.2f} above the model's threshold"
 
 
 def bond_to_slab(atoms: Atoms, guests: NDArray[np.int64]) -> float:

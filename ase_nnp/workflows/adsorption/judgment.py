@@ -13,9 +13,12 @@ from ase_nnp.workflows.adsorption.result import AdsorptionResult, Minimum, Rejec
 from ase_nnp.workflows.adsorption.stages import Candidate, Stages, alike, merged
 from ase_nnp.workflows.adsorption.surface_sites import every_site
 from ase_nnp.workflows.adsorption.verdicts import Verdicts, doubts_of
+from ase_nnp.workflows.doubts import unknown_places
 
 if TYPE_CHECKING:
     from ase import Atoms
+
+    from ase_nnp.models.potential import Potential
 
 __all__ = ["judged"]
 
@@ -106,7 +109,17 @@ def judged(
             "relaxations": stages.relaxations,
             "steps": stages.steps,
         },
+        unknown=_unknown(stages.potential, slab, references),
     )
+
+
+def _unknown(potential: Potential, slab: Atoms, references: References) -> tuple[str, ...]:
+    """Names of what the energies are counted from, where the model's own flag is raised."""
+    # A model of adsorption energies is never asked about a slab alone.
+    named = {} if references.own else {"slab": slab}
+    named |= {f"{name}(g)": atoms for name, atoms in references.gas.items()}
+    names = list(named)
+    return tuple(names[k] for k in unknown_places(potential, list(named.values())))
 
 
 def _push(verdicts: Verdicts, stages: Stages, settings: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ from ase_nnp.workflows.adsorption.energies import (
     gas_amounts,
     gas_molecule,
     molecule_amounts,
+    settled_gas,
 )
 
 if TYPE_CHECKING:
@@ -80,7 +81,8 @@ class References:
         if isinstance(reference, str):
             gas = {name: gas_molecule(name, potential, True, 0.01) for name in amounts}
             return cls(reference, reaction, amounts, gas)
-        return cls("molecule", reaction, amounts, dict.fromkeys(amounts, reference))
+        settled = settled_gas(reference, potential, 0.01)
+        return cls("molecule", reaction, amounts, dict.fromkeys(amounts, settled))
 
     def energies(
         self, potential: Potential, adslabs: Sequence[Atoms], slab: Atoms

@@ -121,6 +121,9 @@ class AdsorptionResult:
         adsorption energies.
     settings
         What the search was asked for, and the model.
+    unknown
+        Of the clean slab (``"slab"``) and the molecules (``"CO(g)"``) those that the model's own
+        flag calls outside of what it knows: no energy here is to be trusted then.
     counts
         ``placements``, ``distinct`` ones, ``minima`` that passed the gate, ``rejected``
         placements, ``relaxations`` and their ``steps``.
@@ -137,6 +140,7 @@ class AdsorptionResult:
     amounts: Mapping[str, float] = field(repr=False)
     settings: Mapping[str, Any] = field(repr=False)
     counts: Mapping[str, int] = field(repr=False)
+    unknown: tuple[str, ...] = ()
 
     @property
     def surface(self) -> str:
@@ -156,6 +160,7 @@ class AdsorptionResult:
             "reaction": self.reaction,
             "reference": self.reference,
             "error_bar": self.error_bar,
+            "unknown": list(self.unknown),
             "minima": [one.as_dict() for one in self.minima],
             "rejected": [one.as_dict() for one in self.rejected],
             "reasons": dict(sorted(reasons.items())),

@@ -83,7 +83,8 @@ def adsorb(
     fmax, steps
         Where relaxations end, eV/Angstrom, and after how many steps at most.
     reference
-        A scheme of :data:`~ase_nnp.workflows.adsorption.REFERENCES`, or the gas-phase molecule.
+        A scheme of :data:`~ase_nnp.workflows.adsorption.REFERENCES`, or the gas-phase molecule,
+        which is relaxed with the model as those of a scheme are.
     relax_bulk
         Relax a crystal's cell with the model first, so that the slab is not under strain.
     push

@@ -28,6 +28,7 @@ from ase_nnp.workflows.batched.readings import HostCopy, Readings
 from ase_nnp.workflows.batched.settings import Progress, RunSettings
 from ase_nnp.workflows.batched.state import Array, Batch
 from ase_nnp.workflows.batched.store import Store
+from ase_nnp.workflows.doubts import doubts
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -172,10 +173,11 @@ class Loop:
             stopped = self.monitors.look(reached.batch, reached.results, going)
 
         fmax = self.method.fmax(seen.watched)
-        for k in np.flatnonzero(done | stopped).tolist():
+        leaving = np.flatnonzero(done | stopped).tolist()
+        last = self._with_doubts([labeled(reached.batch, reached.results, k) for k in leaving])
+        for k, atoms in zip(leaving, last, strict=True):
             going[k] = False
             status = "converged" if converged[k] else "stopped" if stopped[k] else "finished"
-            atoms = labeled(reached.batch, reached.results, k)
             outcome = self._outcome(reached.batch, k, atoms, status)
             outcome.energy = float(seen.energy[k])
             outcome.fmax = None if fmax is None else float(fmax[k])
@@ -186,6 +188,13 @@ class Loop:
         # The others must not pay for the neighbor list of what has flown apart.
         flown = {k: reason for k, reason in seen.explosions().items() if going[k]}
         return going & self._fail(batch, flown)
+
+    def _with_doubts(self, last: list[Atoms]) -> list[Atoms]:
+        """Attach what the model doubts of last states: asked once, and not at every step."""
+        with suppress(Exception):  # of a model, which is a plugin: the run itself went well
+            for atoms, row in zip(last, doubts(self.evaluator.model, last), strict=True):
+                atoms.calc.results |= row
+        return last
 
     def _fail(self, batch: Batch, reasons: dict[int, str]) -> Array:
         """Retire who has failed, as they are in ``batch``; returns who has not, (B,) bool."""

@@ -10,6 +10,7 @@ import numpy as np
 from ase_nnp.models.structures import with_labels
 from ase_nnp.workflows.batched.evaluate import BatchResults
 from ase_nnp.workflows.batched.state import Batch
+from ase_nnp.workflows.doubts import WANTED
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -26,7 +27,9 @@ class Outcome:
     index
         Its place in the input.
     atoms
-        Its last sound state, with energy and forces where there are any.
+        Its last sound state, with energy and forces where there are any, and, unless it failed,
+        the ``energy_std``, ``ood_score`` and ``ood_flag`` of a model that gives them
+        (``outcome.atoms.calc.results``).
     status
         ``"converged"``, ``"finished"`` (all steps taken), ``"stopped"`` by the monitor, or
         ``"failed"``; ``reason`` says why.
@@ -49,6 +52,12 @@ class Outcome:
     fmax: float | None = None
     reason: str = ""
     events: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def doubts(self) -> dict[str, Any]:
+        """What the model doubts of :attr:`atoms`; empty where it has no uncertainty."""
+        results = {} if self.atoms.calc is None else self.atoms.calc.results
+        return {name: results[name] for name in WANTED if name in results}
 
     @property
     def converged(self) -> bool:

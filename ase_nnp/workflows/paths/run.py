@@ -21,6 +21,7 @@ from ase_nnp.models.predictor import Predictor
 from ase_nnp.uncertainty.differences import energies
 from ase_nnp.workflows.batched.interrupt import uninterrupted
 from ase_nnp.workflows.batched.store import FolderInUseError, agree
+from ase_nnp.workflows.doubts import unknown_places
 from ase_nnp.workflows.paths.band import Band
 from ase_nnp.workflows.paths.ends import SAME_MINIMUM, first_band, match_atoms
 from ase_nnp.workflows.paths.outcome import ReactionPath, what_no_saddle_means
@@ -344,12 +345,5 @@ class _Run:
             band.force,
             -1 if top is None else top,
             self.permutations.get(k),
-            self._outside(images),
+            unknown_places(self.model, images),
         )
-
-    def _outside(self, images: Sequence[Atoms]) -> list[int]:
-        """Return the images that the model's own flag is raised for."""
-        if "ood_flag" not in self.model.outputs:
-            return []
-        rows = self.predictor(list(images), ("energy", "ood_flag"), progress=False)
-        return [k for k, row in enumerate(rows) if bool(row["ood_flag"])]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ase_nnp.errors import ConfigError, StructureError
 from ase_nnp.models.files import load_model
 from ase_nnp.models.predictor import Predictor
+from ase_nnp.workflows.doubts import unknown_places
 from ase_nnp.workflows.paths.ends import match_atoms
 from ase_nnp.workflows.paths.follow import ModeFollower
 from ase_nnp.workflows.vibrations import Vibrations, vibrations
@@ -41,6 +42,8 @@ class SaddlePoint:
         Largest force, eV/Angstrom.
     mode
         (n, 3) of the free atoms: the direction that was followed, normalized.
+    unknown
+        Whether the model's own flag calls it outside of what the model knows.
     """
 
     atoms: Atoms
@@ -49,6 +52,7 @@ class SaddlePoint:
     evaluations: int
     fmax: float
     mode: NDArray[np.float64]
+    unknown: bool = False
 
 
 def saddle(
@@ -102,7 +106,8 @@ def saddle(
     moving.calc = SinglePointCalculator(moving, energy=row["energy"], forces=row["forces"])
     spent += taken + 1
     direction = follower.mode.reshape(-1, 3)
-    return SaddlePoint(moving, force < fmax, taken, spent, force, direction)
+    unknown = bool(unknown_places(potential, [moving]))
+    return SaddlePoint(moving, force < fmax, taken, spent, force, direction, unknown)
 
 
 def _follower(

@@ -41,8 +41,8 @@ class FreeEnergy:
         ``"ideal gas"``, one of :data:`TREATMENTS`, or ``"rigid"``.
     modes
         The vibrational energies as they were used and what was changed to get them.
-    name
-        Of the state.
+    name, unknown
+        Of the state; ``unknown``: the model's own flag is raised for it.
     """
 
     value: Observable
@@ -55,6 +55,7 @@ class FreeEnergy:
     treatment: str
     modes: ModeTreatment
     name: str = ""
+    unknown: bool = False
 
     def __float__(self) -> float:
         return float(self.value)
@@ -81,6 +82,7 @@ class FreeEnergy:
             "treatment": self.treatment,
             "modes": self.modes.energies.tolist(),
             "mode_changes": list(self.modes.changes),
+            "unknown": self.unknown,
         }
 
 
@@ -166,6 +168,7 @@ def gibbs(
         said,
         modes,
         state.name,
+        state.unknown,
     )
 
 

@@ -13,6 +13,7 @@ from ase_nnp.errors import AseNnpError, ConfigError, StructureError
 from ase_nnp.models.files import load_model
 from ase_nnp.models.potential import Potential
 from ase_nnp.uncertainty.differences import Observable, as_observable, energies
+from ase_nnp.workflows.doubts import unknown_places
 from ase_nnp.workflows.surfaces import clean_slab, whole_molecule
 from ase_nnp.workflows.vibrations import vibrations
 
@@ -50,6 +51,8 @@ class State:
         The modes of each member of an ensemble, where the energy is one of its observables.
     name
         For tables.
+    unknown
+        Whether the model's own flag calls the structure outside of what the model knows.
     """
 
     energy: Observable | float
@@ -61,6 +64,7 @@ class State:
     saddle: bool = False
     member_modes: tuple[NDArray[Any], ...] = ()
     name: str = ""
+    unknown: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -125,6 +129,7 @@ def gas(
         spin_of(alone) if spin is None else spin,
         member_modes=modes[1:],
         name=name or f"{alone.get_chemical_formula('hill')}(g)",
+        unknown=bool(unknown_places(potential, [settled])),
     )
 
 
@@ -179,6 +184,7 @@ def adsorbate(
         saddle=saddle,
         member_modes=modes[1:],
         name=name or f"*{moving.get_chemical_formula('hill')}",
+        unknown=bool(unknown_places(potential, [settled])),
     )
 
 
@@ -189,7 +195,8 @@ def solid(atoms: Atoms, model: Any = None, *, relax: bool = True, fmax: float = 
     """
     potential = load_model(model)
     settled = _relaxed(atoms, potential, fmax) if relax else atoms
-    return State(energies(potential, [settled])[0], "solid", name="*")
+    unknown = bool(unknown_places(potential, [settled]))
+    return State(energies(potential, [settled])[0], "solid", name="*", unknown=unknown)
 
 
 def _relaxed(atoms: Atoms, model: Potential, fmax: float) -> Atoms:

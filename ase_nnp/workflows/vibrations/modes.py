@@ -12,6 +12,9 @@ from ase.vibrations.data import VibrationsData
 from numpy.typing import NDArray
 
 from ase_nnp.errors import ConfigError
+from ase_nnp.models.files import load_model
+from ase_nnp.models.predictor import Predictor
+from ase_nnp.workflows.doubts import unknown_places
 from ase_nnp.workflows.surfaces import vacuum_gaps, whole_molecule
 from ase_nnp.workflows.vibrations.hessian import free_atoms, hessian
 from ase_nnp.workflows.vibrations.imaginary import ModeTreatment, treat_modes
@@ -40,6 +43,10 @@ class Vibrations(VibrationsData):  # type: ignore[misc]
     residual
         Largest |force constant| that the projection removed, eV/Angstrom^2: what the model's rigid
         motions cost, and how far the structure is from rest.
+    fmax
+        Largest force on an atom that moves, eV/Angstrom: modes are of a structure at rest.
+    unknown
+        Whether the model's own flag calls the structure outside of what the model knows.
     """
 
     def __init__(
@@ -50,11 +57,14 @@ class Vibrations(VibrationsData):  # type: ignore[misc]
         *,
         rigid: NDArray[np.float64] | None = None,
         residual: float = 0.0,
+        fmax: float = 0.0,
+        unknown: bool = False,
     ) -> None:
         super().__init__(atoms, hessian, indices=indices)
         count = len(self.get_indices())
         self.rigid = np.zeros((0, count, 3)) if rigid is None else rigid
         self.residual = residual
+        self.fmax, self.unknown = fmax, unknown
 
     @property
     def rigid_modes(self) -> int:
@@ -117,8 +127,8 @@ def vibrations(
     """
     if rigid not in RIGID:
         raise ConfigError(f"rigid = {rigid!r}: one of {', '.join(RIGID)}.")
-    moving = free_atoms(atoms, free)
-    square = hessian(atoms, model, free=moving, method=method, displacement=displacement)
+    potential, moving = load_model(model), free_atoms(atoms, free)
+    square = hessian(atoms, potential, free=moving, method=method, displacement=displacement)
     motions = rigid_motions(atoms[moving], _kind(atoms, moving) if rigid == "auto" else rigid)
 
     count = 3 * len(moving)
@@ -126,6 +136,7 @@ def vibrations(
     weights = np.repeat(np.sqrt(atoms.get_masses()[moving]), 3)
     across = motions.reshape(-1, count)
     keep = np.eye(count) - across.T @ across
+    forces = Predictor(potential)([atoms], ("forces",), progress=False)[0]["forces"]
     projected = keep @ (flat / np.outer(weights, weights)) @ keep * np.outer(weights, weights)
     return Vibrations(
         atoms,
@@ -133,6 +144,8 @@ def vibrations(
         moving,
         rigid=motions,
         residual=float(np.abs(projected - flat).max()),
+        fmax=float(np.linalg.norm(forces[moving], axis=1).max()),
+        unknown=bool(unknown_places(potential, [atoms])),
     )
 
 
