@@ -310,7 +310,7 @@ def test_a_molecule_that_is_given_is_relaxed_like_those_of_a_scheme():
 def test_inputs_are_not_mixed_with_those_of_another_search(oxygen, tmp_path):
     write_dft_inputs(oxygen, tmp_path / "dft", best=1)
     (tmp_path / "dft" / "minimum-2").mkdir()  # of an earlier search that had more minima
-    with pytest.raises(ConfigError, match="gas-H2, gas-H2O, minimum-1, [.]{3} already"):
+    with pytest.raises(ConfigError, match=r"gas-H2, gas-H2O, minimum-1, [.]{3} already"):
         write_dft_inputs(oxygen, tmp_path / "dft", best=1)
 
 
