@@ -57,6 +57,11 @@ def test_text_of_others_is_no_markup(result, tmp_path):
     assert "<i>" not in text
 
 
+def test_the_page_says_what_the_model_does_not_know(result, tmp_path):
+    write_report(replace(result, unknown=("slab",)), tmp_path / "page.html")
+    assert "by its own flag: slab" in (tmp_path / "page.html").read_text()
+
+
 def browser():
     for name in ("chromium", "chromium-browser", "google-chrome"):
         if shutil.which(name):

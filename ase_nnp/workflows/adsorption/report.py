@@ -72,6 +72,8 @@ def _body(result: AdsorptionResult) -> str:
     if best is not None:
         bar = "" if best.std is None else f" ± {best.std:.2f}"
         answer = f"{best.geometry.site}: {best.energy:.2f}{bar} eV"
+    if result.unknown:
+        answer += f". Unknown to the model, by its own flag: {', '.join(result.unknown)}"
 
     counts = result.counts
     said = (
