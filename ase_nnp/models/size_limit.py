@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 from torch.nn.modules import module
+from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ase_nnp.errors import CheckpointError
@@ -29,12 +31,25 @@ class _Foresight(TorchDispatchMode):  # type: ignore[misc]
         super().__init__()
         self.refuse = refuse
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # or torch imports its compiler when the first tensor is made
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if "device" in kwargs and not any(isinstance(a, torch.Tensor) for a in args):
+        made = "device" in kwargs and not any(isinstance(a, torch.Tensor) for a in args)
+        if made and _may_be_large(args):
             nothing = func(*args, **{**kwargs, "device": "meta", "pin_memory": False})
             self.refuse(nothing.shape, nothing.numel())
         return func(*args, **kwargs)
+
+
+def _may_be_large(args: Any) -> bool:
+    """Whether the square of all numbers in the arguments, as of eye(n), is more than any file's."""
+    numbers = [abs(n) for n in pytree.tree_leaves(args) if isinstance(n, (int, float))]
+    # The sizes of small ones are not asked for: for some functions (eye, arange) torch knows them
+    # in Python only, and imports its compiler for it. That takes seconds, for every file.
+    return bool(math.prod(max(n, 1 / n) if n else 1 for n in numbers) > SPARE**0.5)
 
 
 @contextmanager

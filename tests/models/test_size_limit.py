@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -49,6 +52,36 @@ def test_a_small_file_makes_no_large_model(file, config):
         ase_nnp.load_model(file(**config), device="cpu")
     # The limit is of the loading alone: whoever writes a configuration means it.
     torch.nn.Embedding(2 * SPARE, 1, device="meta")
+
+
+@pytest.mark.slow
+def test_a_file_is_loaded_without_the_compiler(tmp_path):
+    model = ase_nnp.build_model("mpnn", seed=0, device="cpu")
+    ase_nnp.save_model(model, tmp_path / "m.nnp")
+    # Tables of a few numbers, made as facet's and others' are.
+    code = (
+        "import sys, torch, ase_nnp\n"
+        "from ase_nnp.models.size_limit import no_larger_than\n"
+        "ase_nnp.load_model(sys.argv[1], device='cpu')\n"
+        "with no_larger_than(__import__('pathlib').Path(sys.argv[1])):\n"
+        "    torch.eye(3), torch.arange(1.0, 9.0), torch.linspace(0, 1, 8)\n"
+        "assert 'torch._dynamo' not in sys.modules\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "m.nnp")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: torch.eye(2**14), lambda: torch.arange(0, 1, 1e-9), lambda: torch.ones(2**25)]
+)
+def test_one_tensor_is_refused_before_it_is_made(make, tmp_path):
+    (tmp_path / "m.nnp").write_bytes(b"")
+    with (
+        no_larger_than(tmp_path / "m.nnp"),
+        pytest.raises(CheckpointError, match="a tensor of shape"),
+    ):
+        make()
 
 
 def test_tables_that_a_family_computes_are_no_weights(file):
