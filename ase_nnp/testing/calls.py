@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ase_nnp.errors import StructureError
 from ase_nnp.models.graph import AtomGraph
 from ase_nnp.models.potential import Potential
 from ase_nnp.models.predictor import Predictor
 from ase_nnp.testing.outcomes import NotApplicable
-from ase_nnp.testing.subject import Subject, check, compare
+from ase_nnp.testing.subject import Figure, Subject, check, compare
 
 __all__: list[str] = []
 
@@ -39,7 +40,7 @@ def check_calls_leave_no_trace(subject: Subject) -> float:
     # Dynamics and training draw from the same generator.
     if drawn:
         raise AssertionError("torch's global random numbers were drawn or seeded")
-    return compare(_arrays(second), _arrays(first))
+    return compare(arrays(second), arrays(first))
 
 
 def _tensors(graph: AtomGraph) -> dict[str, Tensor]:
@@ -47,7 +48,7 @@ def _tensors(graph: AtomGraph) -> dict[str, Tensor]:
     return {k: v for k, v in fields.items() if isinstance(v, Tensor)}
 
 
-def _arrays(output: dict[str, Tensor]) -> dict[str, np.ndarray]:
+def arrays(output: dict[str, Tensor]) -> dict[str, np.ndarray]:
     return {k: v.detach().double().numpy() for k, v in output.items()}
 
 
@@ -78,7 +79,7 @@ def check_requests_agree(subject: Subject) -> float:
 
     if hasattr(model, "differentiable"):
         twin = _as_in_training(copy.deepcopy(model))
-        trained = _arrays(twin.compute(twin.make_graph([subject.crystal()]), model.outputs))
+        trained = arrays(twin.compute(twin.make_graph([subject.crystal()]), model.outputs))
         rows = {k: v if k in model.per_atom else v[0] for k, v in trained.items()}
         figures.append(compare({k: rows[k] for k in together}, together))
     return max(figures)
@@ -144,17 +145,46 @@ def _size(parameter: Tensor) -> float:
 
 @check(0.0)
 def check_declared_elements_are_answered(subject: Subject) -> float:
-    """Every element that the model declares has an energy."""
+    """Every element that the model declares, or any if it declares none, has an energy."""
     from ase.build import bulk
 
-    known = subject.model.elements
-    if known is None:
-        raise NotApplicable("the model declares no elements")
+    known = sorted(subject.model.elements or range(1, 119))
     crystals = [bulk("Cu", "fcc", a=5.0) for _ in known]
-    for atoms, z in zip(crystals, sorted(known), strict=True):
+    for atoms, z in zip(crystals, known, strict=True):
         atoms.numbers[:] = z
-    try:
-        Predictor(subject.model)(crystals, [subject.scalar])
-    except Exception as error:
-        raise AssertionError(f"of {len(known)} declared elements one fails: {error!r}") from error
+    # One batch; one by one where elements are not declared and refused for what they lack.
+    batches = [crystals] if subject.model.elements else [[atoms] for atoms in crystals]
+    for batch in batches:
+        try:
+            Predictor(subject.model)(batch, [subject.scalar])
+        except StructureError as error:
+            if subject.model.elements:
+                raise AssertionError(f"of {len(known)} elements one fails: {error!r}") from error
+        except Exception as error:
+            raise AssertionError(f"of {len(known)} elements one fails: {error!r}") from error
     return 0.0
+
+
+@check(0.0)
+def check_results_depend_on_the_atoms(subject: Subject) -> float:
+    """No result is the same whatever the atoms are."""
+    model = copy.deepcopy(subject.model)
+    generator = torch.Generator().manual_seed(0)
+    # Fresh weights may be zero, and then so is what they give.
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(torch.randn(p.shape, generator=generator, dtype=p.dtype), alpha=0.1 * _size(p))
+
+    # Bonds as short as in a molecule: a term may end where atoms begin to touch.
+    dense = subject.molecule()
+    dense.set_cell([3.6, 3.8, 4.0])
+    dense.pbc = True
+    other = dense[[1, 0, 4, 2, 3]]
+    other.rattle(0.1, seed=1)
+    one, two = (
+        arrays(model.compute(model.make_graph([atoms]), model.outputs)) for atoms in (dense, other)
+    )
+    same = [name for name in one if np.array_equal(one[name], two[name])]
+    figure = Figure(len(same))
+    figure.of = ", ".join(same)
+    return figure

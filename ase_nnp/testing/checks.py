@@ -5,7 +5,8 @@ from __future__ import annotations
 # Imported for what they register, in the order in which the checks run.
 from ase_nnp.testing import physics  # noqa: F401
 
-from ase_nnp.testing import orientation, calls, devices, handling, smoothness  # noqa: F401  # isort: skip
+from ase_nnp.testing import orientation, calls, modes, precision  # noqa: F401  # isort: skip
+from ase_nnp.testing import devices, handling, smoothness  # noqa: F401  # isort: skip
 from ase_nnp.testing.outcomes import NotApplicable
 from ase_nnp.testing.subject import CHECKS, Check, Subject
 

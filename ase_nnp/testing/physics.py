@@ -161,11 +161,9 @@ def check_forces_are_minus_the_gradient(subject: Subject) -> float:
 
 @check(1e-6)
 def check_stress_is_the_strain_derivative(subject: Subject) -> float:
-    """Stress is (1/V) dE/d(strain), symmetric, by central differences."""
+    """Stress, a direct one too, is (1/V) dE/d(strain) by central differences, and symmetric."""
     if "stress" not in subject.model.outputs:
         raise NotApplicable("no stress")
-    if not subject.model.conservative:
-        raise NotApplicable("the model declares direct forces")
     atoms = subject.crystal()
     stress = subject.predict(atoms, stress=True)[0]["stress"]
     figures = [relative(stress, stress.T)]
@@ -181,7 +179,9 @@ def check_stress_is_the_strain_derivative(subject: Subject) -> float:
             moved.set_cell(atoms.cell @ (np.eye(3) + strain), scale_atoms=True)
             energies.append(subject.value(moved))
         numeric = (energies[0] - energies[1]) / (2e-4 * atoms.get_volume())
-        figures.append(abs(stress[i, j] - numeric) / max(np.abs(stress).max(), 1e-5))
+        # At most 2, for a stress that has nothing to do with the energy.
+        scale = max(np.abs(stress).max(), abs(numeric), 1e-5)
+        figures.append(abs(stress[i, j] - numeric) / scale)
     return float(max(figures))
 
 
@@ -191,7 +191,8 @@ def check_batching_changes_nothing(subject: Subject) -> float:
     structures = [subject.crystal(), single(subject), subject.slab()]
     if not subject.periodic_only():
         structures.insert(1, subject.molecule())
-    together = subject.predict(*structures)
+    # Some models take another way for a large batch.
+    together = subject.predict(*structures, *[single(subject)] * 96)[: len(structures)]
     alone = [subject.predict(one)[0] for one in structures]
     return max(compare(a, b) for a, b in zip(together, alone, strict=True))
 
@@ -208,14 +209,17 @@ def check_supercell_equals_primitive(subject: Subject) -> float:
     """A crystal by other cells has the same energy per atom, forces and stress."""
     atoms = subject.crystal()
 
-    # Skewed as well as repeated: a wrong convention of rows and columns shows only there.
-    large = make_supercell(atoms, [[1, 1, 0], [0, 2, 0], [0, 0, 1]])
-    one, two = subject.predict(atoms)[0], subject.predict(large)[0]
-    factor = len(large) / len(atoms) if subject.scalar == "energy" else 1.0
-    figures = [relative(two[subject.scalar], factor * one[subject.scalar])]
-    if subject.has_forces:
-        home = [matching_atom(p, atoms) for p in large.positions]
-        figures.append(relative(two["forces"], one["forces"][home]))
+    # Skewed as well as repeated: a wrong convention of rows and columns shows only there. Large,
+    # because some models take another way for many atoms.
+    figures, one = [], subject.predict(atoms)[0]
+    for matrix in ([[1, 1, 0], [0, 2, 0], [0, 0, 1]], 3 * np.eye(3)):
+        large = make_supercell(atoms, matrix)
+        two = subject.predict(large)[0]
+        factor = len(large) / len(atoms) if subject.scalar == "energy" else 1.0
+        figures.append(relative(two[subject.scalar], factor * one[subject.scalar]))
+        if subject.has_forces:
+            home = [matching_atom(p, atoms) for p in large.positions]
+            figures.append(relative(two["forces"], one["forces"][home]))
 
     # The same crystal by vectors in another order, which is left-handed: volumes have no sign.
     left = atoms.copy()

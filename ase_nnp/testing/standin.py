@@ -32,7 +32,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ase_nnp.errors import ConfigError
 
-__all__ = ["DeviceTensor", "HostTensorError", "Standin", "is_available"]
+__all__ = ["DeviceTensor", "HostTensorError", "Standin", "caller", "is_available"]
 
 NAME = "standin"
 
@@ -86,7 +86,7 @@ class DeviceTensor(torch.Tensor):
         """Refuse, as any device does."""
         if force:
             return self.detach().cpu().numpy()
-        raise HostTensorError(f"numpy() of a tensor on the device, at {_caller()}: use cpu() first")
+        raise HostTensorError(f"numpy() of a tensor on the device, at {caller()}: use cpu() first")
 
     # With these two, Module.to exchanges whole parameters: assigning to `data` would leave `inner`
     # behind.
@@ -213,7 +213,7 @@ def _judge(func: Any, name: str, args: Sequence[Any], leaves: Sequence[Any]) -> 
     """Raise where a device would."""
     host = [x for x in leaves if _is_host(x)]
     if any(isinstance(x, torch.Generator) and x.device.type != NAME for x in leaves):
-        raise HostTensorError(f"{name} on the device with a generator of the host at {_caller()}")
+        raise HostTensorError(f"{name} on the device with a generator of the host at {caller()}")
 
     # CUDA takes numbers of the host anywhere and copies index tensors itself.
     if name in COPYING or not any(isinstance(x, DeviceTensor) for x in leaves):
@@ -222,7 +222,7 @@ def _judge(func: Any, name: str, args: Sequence[Any], leaves: Sequence[Any]) -> 
     strange = [x for x in host if not any(x is y for y in allowed)]
     if strange:
         shapes = ", ".join(str(tuple(x.shape)) for x in strange)
-        raise HostTensorError(f"{name}: host tensors {shapes} meet device tensors at {_caller()}")
+        raise HostTensorError(f"{name}: host tensors {shapes} meet device tensors at {caller()}")
 
 
 def _count(
@@ -239,9 +239,9 @@ def _count(
     if name == "copy_":
         downwards = not isinstance(args[0], DeviceTensor)
     if downwards or name in WAITING or _has_unknown_size(func, name, args, leaves):
-        counts.waits[f"{name} {_caller()}"] += 1
+        counts.waits[f"{name} {caller()}"] += 1
     elif any(_is_host(x) for x in leaves):
-        counts.uploads[f"{name} {_caller()}"] += 1
+        counts.uploads[f"{name} {caller()}"] += 1
 
 
 def _has_unknown_size(func: Any, name: str, args: Sequence[Any], leaves: Sequence[Any]) -> bool:
@@ -265,9 +265,9 @@ def _is_ours(x: Any) -> bool:
     return isinstance(x, torch.device) and x.type == NAME
 
 
-def _caller() -> str:
-    """Return file and line of the innermost code that belongs neither to torch nor to this."""
-    own = (str(Path(torch.__file__).parent), __file__)
+def caller() -> str:
+    """Return file and line of the innermost code that is neither torch's nor of this suite."""
+    own = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(own):
         frame = frame.f_back
@@ -367,5 +367,5 @@ def _copy_from(
     inner = [x.inner if isinstance(x, DeviceTensor) else x for x in (source, target)]
     inner[1].copy_(inner[0])
     if _running and isinstance(target, DeviceTensor) and not isinstance(source, DeviceTensor):
-        _running[-1].uploads[f"_copy_from {_caller()}"] += 1
+        _running[-1].uploads[f"_copy_from {caller()}"] += 1
     return target

@@ -37,7 +37,7 @@ class Pairs(AtomicEnergies):
 
 
 class Direct(Potential):
-    """Direct forces and stress along the bonds."""
+    """Forces and stress along the bonds, written by hand and those of the energy."""
 
     outputs = ("energy", "forces", "stress")
 
@@ -46,21 +46,19 @@ class Direct(Potential):
         self.cutoff = cutoff
         self.strength = torch.nn.Parameter(torch.ones(()))
 
-    def push(self, r):
-        return (1 - (r / self.cutoff) ** 2) ** 3
-
     def turn(self, stress):
         return stress
 
     def forward(self, graph):
         vectors, target = graph.edge_vectors(), graph.edge_index[1]
-        r = vectors.norm(dim=1, keepdim=True)
-        pull = self.strength * self.push(r) * vectors
+        x = 1 - vectors.square().sum(1, keepdim=True) / self.cutoff**2
+        pull = -6 / self.cutoff**2 * self.strength * x**2 * vectors  # of 1/2 x^3 for each edge
         center = graph.batch[target]
-        energy = r.new_zeros(graph.num_structures).index_add(0, center, self.push(r)[:, 0] ** 2)
+        energy = x.new_zeros(graph.num_structures)
+        energy = energy.index_add(0, center, 0.5 * self.strength * x[:, 0] ** 3)
         volume = torch.linalg.det(graph.cell).abs()[:, None, None]
         virial = torch.zeros_like(graph.cell)
-        virial = virial.index_add(0, center, pull[:, :, None] * vectors[:, None])
+        virial = virial.index_add(0, center, 0.5 * pull[:, :, None] * vectors[:, None])
         forces = torch.zeros_like(graph.positions).index_add(0, target, pull)
         return {"energy": energy, "forces": forces, "stress": self.turn(virial / volume)}
 
@@ -144,6 +142,39 @@ def dipole_along_x(self, graph):
     return {**AtomicEnergies.energies(self, graph), "dipole": dipole}
 
 
+def with_charges_of_zero(self, graph):
+    charges = torch.zeros_like(graph.positions[:, 0])
+    return {**AtomicEnergies.energies(self, graph), "charges": charges}
+
+
+def another_way_for_many_atoms(self, graph):
+    scale = 1 + 1e-6 * (graph.atoms_per_structure().max() > 64)
+    return scale * Pairs.atom_energies(self, graph)
+
+
+def another_way_for_many_structures(self, graph):
+    return (1 + 1e-6 * (graph.num_structures > 64)) * Pairs.atom_energies(self, graph)
+
+
+def decay(self, r):
+    return torch.exp(-r * torch.tensor(0.7)) * Pairs.envelope(self, r)
+
+
+def with_a_rate(self, cutoff=4.0):
+    Pairs.__init__(self, cutoff)
+    self.register_buffer("rate", torch.tensor(0.7))
+
+
+def in_training(self, r):
+    return (1 + 1e-6 * self.training) * Pairs.envelope(self, r)
+
+
+def of_84_elements(self, cutoff=4.0):
+    Pairs.__init__(self, cutoff)
+    self.elements = None
+    self.weights = torch.nn.Embedding(84, 4)
+
+
 def itself(self, memo):
     return self
 
@@ -194,6 +225,29 @@ FAULTS = {
                                           "atom_energies": ten_electronvolts_lower},
                                   "forces_end_at_the_cutoff"),
     "direct force jumps": (Direct, {"forward": pushed_throughout}, "forces_end_at_the_cutoff"),
+    "charges that are always zero": (Pairs, {"outputs": (*Pairs.outputs, "charges"),
+                                             "energies": with_charges_of_zero},
+                                     "results_depend_on_the_atoms"),
+    "no energy": (Pairs, {"envelope": lambda self, r: 0 * r}, "results_depend_on_the_atoms"),
+    "another way for many atoms": (Pairs, {"atom_energies": another_way_for_many_atoms},
+                                   "supercell_equals_primitive"),
+    "another way for many structures": (Pairs, {"atom_energies": another_way_for_many_structures},
+                                        "batching_changes_nothing"),
+    "stress of the wrong sign": (Direct, {"turn": lambda self, s: -s},
+                                 "stress_is_the_strain_derivative"),
+    "stress twice as large": (Direct, {"turn": lambda self, s: 2 * s},
+                              "stress_is_the_strain_derivative"),
+    "a constant in single precision": (Pairs, {"envelope": decay}, "double_precision_is_double"),
+    "a buffer in single precision": (Pairs, {"__init__": with_a_rate},
+                                     "double_precision_is_double"),
+    "no training mode": (Pairs, {"train": lambda self, mode=True: self},
+                         "training_mode_comes_and_goes"),
+    "no evaluation mode": (Pairs, {"eval": lambda self: self}, "training_mode_comes_and_goes"),
+    "frozen for good": (Pairs, {"train": torch.nn.Module.train}, "training_mode_comes_and_goes"),
+    "another answer in training": (Pairs, {"envelope": in_training},
+                                   "training_mode_comes_and_goes"),
+    "no declared elements, 83 rows": (Pairs, {"__init__": of_84_elements},
+                                      "declared_elements_are_answered"),
     "stress that does not turn": (Direct, {"turn": lambda self, s: s.roll((1, 1), (1, 2))},
                                   "stress_rotates_with_the_crystal"),
 }  # fmt: skip

@@ -154,9 +154,11 @@ FAMILY = ModelFamily(
         "num_angular": 5,
         "n_conv": 3,
     },
+    violations={"double_precision_is_double": 6e-8},
     notes="Total energies: the network's share of each atom plus the composition model. Layers "
     "and weights are those of the chgnet package; graph, strain and gradients are ours. magmoms "
-    "are absolute values in Bohr magnetons.",
+    "are absolute values in Bohr magnetons. One constant of the package's angular "
+    "basis, 1 / sqrt(2), is single precision.",
 )
 
 

@@ -58,9 +58,9 @@ class Descriptors(nn.Module):
         self.cutoff = cutoff
 
         # Saved, because tables change between releases of pymatgen and a model must not with them.
-        self.register_buffer("table", torch.from_numpy(element_table()).float())
-        self.register_buffer("radii", torch.from_numpy(covalent_radii()).float())
-        self.register_buffer("masses", torch.from_numpy(masses()).float())
+        self.register_buffer("table", torch.from_numpy(element_table()))
+        self.register_buffer("radii", torch.from_numpy(covalent_radii()))
+        self.register_buffer("masses", torch.from_numpy(masses()))
 
     def forward(self, graph: AtomGraph) -> Tensor:
         """Return the descriptors (B, F)."""

@@ -57,7 +57,7 @@ class SymmetryFunctionNetwork(AtomicEnergies):
         self.register_buffer("mean", torch.zeros(self.functions.count))
         # Until data scale them, functions are about 1 in a dense crystal: unscaled ones of many
         # neighbors would drive the hidden layers to their ends.
-        self.register_buffer("spread", self.functions.typical().clamp(min=1e-3).float())
+        self.register_buffer("spread", self.functions.typical().clamp(min=1e-3))
         self.register_buffer("scaled", torch.zeros(()))
 
         widths = [self.functions.count + own.shape[1], *hidden, 1]

@@ -85,12 +85,12 @@ FAMILY = ModelFamily(
         "hyperparameters": {"units": 8, "nblocks": 1, "num_rbf": 8},
     },
     # CHGNet's: 5.5 meV/Angstrom with random weights, in units of 1 meV/Angstrom.
-    violations={"forces_end_at_the_cutoff": 10.0},
+    violations={"forces_end_at_the_cutoff": 10.0, "double_precision_is_double": 6e-8},
     notes="Networks are those of the matgl package; graph, strain and gradients are ours. CHGNet's "
-    "forces jump at the cutoff by some meV/Angstrom (forces_end_at_the_cutoff); it "
-    "also gives magmoms, QET charges (and reads the total charge). M3GNet without use_smooth=True "
-    "has an energy that jumps at the cutoff. Models of a property (is_intensive=True) and models "
-    "that want state features are refused.",
+    "forces jump at the cutoff by some meV/Angstrom (forces_end_at_the_cutoff); it also gives "
+    "magmoms. SO3Net's coupling coefficients are single precision. QET gives charges and reads the "
+    "total charge. M3GNet without use_smooth=True has an energy that jumps at the cutoff. Models "
+    "of a property (is_intensive=True) and models that want state features are refused.",
 )
 
 

@@ -122,6 +122,7 @@ FAMILY = ModelFamily(
         "cutoff_is_smooth": 1e-3,
         "curvature_at_symmetric_sites": 1.5,
         "acoustic_modes_vanish": 2.0,
+        "double_precision_is_double": 6e-8,
     },
     notes="Nonlinear layers act on values at points of a sphere and a grid, so rotations and "
     "mirror images hold only approximately; there is no envelope at the cutoff. Edge "
@@ -130,7 +131,8 @@ FAMILY = ModelFamily(
     "equal distances decide which neighbors the cap keeps (fcc, bcc) and how edges are framed "
     "(diamond, rocksalt); take elastic constants and phonons from another model. Direct forces "
     "are not the gradient of the energy "
-    "(forces='gradient' gives that).",
+    "(forces='gradient' gives that). Offsets of the distance functions are single precision, as in "
+    "the published weights.",
     test_config={
         "num_interactions": 2,
         "lmax": 4,

@@ -22,7 +22,7 @@ class _Radial(nn.Module):
     def _keep(self, trainable: bool, **values: Tensor) -> None:
         for name, value in values.items():
             if trainable:
-                self.register_parameter(name, nn.Parameter(value))
+                self.register_parameter(name, nn.Parameter(value.float()))
             else:
                 self.register_buffer(name, value)
 
@@ -37,8 +37,9 @@ class ExpNormal(_Radial):
         super().__init__()
         self.lower, self.upper = lower, upper
         start = math.exp(lower - upper)
-        width = torch.full((count,), (2 / count * (1 - start)) ** -2)
-        self._keep(trainable, means=torch.linspace(start, 1, count), betas=width)
+        double = torch.float64
+        width = torch.full((count,), (2 / count * (1 - start)) ** -2, dtype=double)
+        self._keep(trainable, means=torch.linspace(start, 1, count, dtype=double), betas=width)
 
     def forward(self, r: Tensor) -> Tensor:
         """Return the functions (E, count) of distances (E,)."""
@@ -55,7 +56,7 @@ class Gaussian(_Radial):
 
     def __init__(self, lower: float, upper: float, count: int, trainable: bool) -> None:
         super().__init__()
-        offset = torch.linspace(lower, upper, count)
+        offset = torch.linspace(lower, upper, count, dtype=torch.float64)
         self._keep(trainable, offset=offset, coeff=-0.5 / (offset[1] - offset[0]).square())
 
     def forward(self, r: Tensor) -> Tensor:

@@ -23,8 +23,8 @@ def basis() -> Tensor:
         a, b = (k + 1) % 3, (k + 2) % 3
         matrices[1 + k, b, a], matrices[1 + k, a, b] = 1.0, -1.0
         matrices[4 + k, a, b] = matrices[4 + k, b, a] = 1.0
-    matrices[7] = torch.diag(torch.tensor([1.0, -1.0, 0.0]))
-    matrices[8] = torch.diag(torch.tensor([-1.0, -1.0, 2.0])) / 3**0.5
+    matrices[7].diagonal()[:] = matrices.new_tensor([1.0, -1.0, 0.0])
+    matrices[8].diagonal()[:] = matrices.new_tensor([-1.0, -1.0, 2.0]) / 3**0.5
     return matrices
 
 
