@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from ase_nnp.models.download import download_bar, fetch, is_remote
 from ase_nnp.models.potential import Potential, model_name
 from ase_nnp.models.size_limit import no_larger_than
 from ase_nnp.models.tensors import read_sealed
-from ase_nnp.registry.config import resolve_config
+from ase_nnp.registry.config import build_from, resolve_config
 from ase_nnp.registry.family import ModelFamily, Pretrained
 from ase_nnp.registry.installed import first_line, installed
 
@@ -178,7 +177,7 @@ def _built(
     options: dict[str, Any],
 ) -> Potential:
     full = resolve_config(family, header["config"], **options)
-    model = family.build(deepcopy(full))
+    model = build_from(family, full)
     # What a file holds is not fresh any more, whatever its maker once began with.
     label_model(model, family, full, {**header.get("provenance", {}), "source": path.name})
 

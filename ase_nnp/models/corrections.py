@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ import torch
 from ase_nnp.errors import CheckpointError, ConfigError
 from ase_nnp.models.potential import Potential, model_name
 from ase_nnp.models.sums import Sum, sum_potentials
+from ase_nnp.registry.config import build_from
 from ase_nnp.registry.correction import Correction, parse_correction
 from ase_nnp.registry.installed import installed
 
@@ -74,7 +74,7 @@ def build_term(text: str, options: Mapping[str, Any] | None = None) -> Potential
     name, functional = parse_correction(text)
     correction = installed().correction(name)
     config = correction.resolve(functional, options or {})
-    term = correction.build(deepcopy(config))
+    term = build_from(correction, config)
     term.family, term.config = name, config
     return term.eval()
 

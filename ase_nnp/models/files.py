@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from copy import deepcopy
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from ase_nnp.models.devices import pick_device, pick_dtype
 from ase_nnp.models.modes import usual_default_dtype
 from ase_nnp.models.potential import Potential
 from ase_nnp.models.tensors import read_tensors, tensor_hash, write_sealed
-from ase_nnp.registry.config import resolve_config
+from ase_nnp.registry.config import build_from, resolve_config
 from ase_nnp.registry.family import ModelFamily, Pretrained
 from ase_nnp.registry.installed import installed
 
@@ -73,8 +72,7 @@ def build_model(
     with torch.random.fork_rng(devices=[]):
         if seed is not None:
             torch.manual_seed(seed)
-        # A copy: a family that takes keys out of its configuration would change what is saved.
-        model = made_by.build(deepcopy(full))
+        model = build_from(made_by, full)
 
     # The hash tells later whether anybody has trained these weights.
     drawn = {"source": "fresh weights", "seed": seed, "drawn": _weights_hash(model)}
@@ -228,7 +226,7 @@ def _load_of_family(
         return load_checkpoint(family, checkpoint, options), (offered[0] if offered else None)
 
     full = resolve_config(family, config, **options)
-    loaded = family.build(deepcopy(full))
+    loaded = build_from(family, full)
     if weights is None:
         # A formula such as Lennard-Jones has no weights to load; anything else must not pose as
         # trained.

@@ -206,6 +206,7 @@ def tensor_hash(tensors: Mapping[str, Tensor]) -> str:
         value = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name}|{tuple(value.shape)}|{value.dtype}|".encode())
 
-        # As bytes: numpy has no bfloat16.
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+        # As bytes: numpy has no bfloat16. An empty tensor has none, and no form as bytes.
+        if value.numel():
+            digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ase_nnp.errors import ConfigError
+from ase_nnp.errors import AseNnpError, ConfigError
 from ase_nnp.files.regular import read_regular
+from ase_nnp.registry.correction import Correction
 from ase_nnp.registry.family import ModelFamily
 
-__all__ = ["resolve_config"]
+if TYPE_CHECKING:
+    from ase_nnp.models.potential import Potential
+
+__all__ = ["build_from", "resolve_config"]
 
 
 def resolve_config(
@@ -27,7 +32,7 @@ def resolve_config(
     Raises
     ------
     ConfigError
-        For a key that the family does not have, with the nearest name.
+        For a key that the family does not have, with the nearest name, or a value that is NaN.
     """
     given = _read(config)
     if isinstance(given.get("model"), Mapping):
@@ -44,7 +49,61 @@ def resolve_config(
             f"'{family.name}' has no hyper-parameter {', '.join(map(repr, unknown))}.{meant} "
             f"It takes: {', '.join(sorted(family.defaults))}."
         )
+    # No hyper-parameter is NaN, and comparisons do not find it: it would be in every result.
+    if hollow := [place for place, value in _values(given) if value != value]:
+        raise ConfigError(f"'{family.name}': {', '.join(hollow)} is NaN; a number was wanted.")
     return {**family.defaults, **given}
+
+
+def build_from(family: ModelFamily | Correction, config: Mapping[str, Any]) -> Potential:
+    """Return what the family builds from a full configuration; the configuration stays as it is.
+
+    Raises
+    ------
+    ConfigError
+        Also in place of whatever a family, or the package behind it, raises for a wrong value.
+    """
+    try:
+        return family.build(deepcopy(dict(config)))
+    except (AseNnpError, ImportError):
+        raise
+    except Exception as error:
+        usual = family.defaults
+        changed = [k for k in config if k not in usual or repr(config[k]) != repr(usual[k])]
+        if not changed:
+            raise  # a fault of the family, and of nobody's configuration
+        # Those of another kind than the default, where there are any.
+        odd = [k for k in changed if not _same_kind(config[k], usual.get(k))]
+        said = [
+            f"{k}={_short(repr(config[k]))} (default {_short(repr(usual.get(k)))})"
+            for k in odd or changed
+        ]
+        raise ConfigError(
+            f"'{family.name}' cannot be built with {', '.join(said)}: "
+            f"{type(error).__name__}: {_short(str(error))}"
+        ) from error
+
+
+def _values(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """Every number in a configuration, and where it stands."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _values(inner, f"{place}.{key}" if place else str(key))
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _values(inner, place)
+    elif isinstance(value, float):
+        yield place, value
+
+
+def _same_kind(value: Any, usual: Any) -> bool:
+    whole = isinstance(usual, float) and type(value) is int
+    return usual is None or whole or isinstance(value, type(usual))
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _read(config: Mapping[str, Any] | str | Path | None) -> dict[str, Any]:

@@ -16,7 +16,13 @@ import torch
 
 import ase_nnp
 from ase_nnp.errors import AseNnpError, CheckpointError
-from ase_nnp.models.tensors import read_header, read_sealed, read_tensors, write_sealed
+from ase_nnp.models.tensors import (
+    read_header,
+    read_sealed,
+    read_tensors,
+    tensor_hash,
+    write_sealed,
+)
 from ase_nnp.uncertainty import load_uncertainty, save_uncertainty, wrap
 
 HEADER = {"format": 1, "cutoff": 5.25, "words": ["a", "b"], "nested": {"epsilon": 0.125}}
@@ -179,3 +185,8 @@ def test_a_header_nested_without_end_is_our_error(tmp_path):
         read_tensors(tmp_path / "deep")
     with pytest.raises(AseNnpError):
         ase_nnp.load_model(tmp_path / "deep")
+
+
+def test_tensors_without_numbers_have_a_hash():
+    empty = [tensor_hash({"w": torch.zeros(shape)}) for shape in ((8, 0), (0,), (0, 8))]
+    assert len(set(empty)) == 3
