@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ase_nnp.errors import StructureError
+from ase_nnp.errors import ConfigError, StructureError
 from ase_nnp.models.lattice import search_lattice
 from ase_nnp.models.neighbors import searcher, sort_and_cap_edges
 from ase_nnp.models.neighbors_torch import occurrences
@@ -209,8 +210,11 @@ class AtomGraph:
             No atoms, positions that are not finite, an input that is not a number, or a cell that
             cannot be meant: flat, or with so many images that no model could answer.
         ConfigError
-            No backend has that name, or its package is not installed.
+            No backend has that name, or its package is not installed; the cutoff is negative or not
+            finite.
         """
+        if not 0 <= float(cutoff) < math.inf:
+            raise ConfigError(f"The cutoff is {cutoff}; a number of Angstrom was wanted.")
         device = torch.device(device)
         base, cell, made_of = _collect(atoms, inputs, pbc, float(cutoff))
         if wrap:

@@ -29,6 +29,8 @@ TIE = 1e-6
 #: Boxes of one cutoff that vesin 0.6 cuts a structure into; with more it makes them wider by a
 #: whole number of boxes on every axis, and divides by zero where an axis has fewer.
 VESIN_BOXES = 50_000
+#: Angstrom beyond which vesin takes long: its time grows with the cube of cutoff over extent.
+VESIN_REACH = 100.0
 
 
 def vesin_edges(
@@ -58,7 +60,7 @@ def vesin_edges(
     index, shift, length = [], [], []
     for b, (first, last) in enumerate(itertools.pairwise(starts.tolist())):
         part = xyz[first:last], cells[b], periodic[b]
-        if _boxes(*part, cutoff) > VESIN_BOXES:
+        if cutoff > VESIN_REACH or _boxes(*part, cutoff) > VESIN_BOXES:
             i, j, s, d = _by_torch(*part, cutoff)
         else:
             i, j, s, d = search.compute(*part, quantities="ijSd", copy=False)

@@ -353,3 +353,17 @@ def test_a_search_that_is_not_there_is_refused_with_what_to_do(monkeypatch):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ConfigError, match=r"pip install ase_nnp\[cuda\]"):
         AtomGraph.from_atoms(bulk("Cu"), 3.0, backend="nvalchemi")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("cutoff", [1e3, 1e6, 1e12])
+def test_a_cutoff_far_beyond_a_molecule_takes_no_longer(backend, cutoff):
+    atoms = molecule("CH3CH2OH")
+    graph = AtomGraph.from_atoms(atoms, cutoff, backend=backend)
+    assert graph.edge_index.shape[1] == len(atoms) * (len(atoms) - 1)
+
+
+@pytest.mark.parametrize("cutoff", [-1.0, float("inf"), float("nan")])
+def test_a_cutoff_that_is_no_distance_is_refused(cutoff):
+    with pytest.raises(ConfigError, match="cutoff"):
+        AtomGraph.from_atoms(molecule("CO"), cutoff)

@@ -22,6 +22,11 @@ __all__ = ["CHGNet"]
 #: The 89 elements of MPtrj: up to plutonium without polonium, astatine, radon, francium, radium.
 ELEMENTS = frozenset(range(1, 95)) - {84, 85, 86, 87, 88}
 
+#: Sizes without which there is no network, or no magnetic moment.
+COUNTS = ("atom_fea_dim", "bond_fea_dim", "angle_fea_dim", "num_radial", "num_angular", "n_conv")
+#: Upper end of cutoffs (Angstrom) and of the envelope's exponent.
+LARGEST = 100
+
 
 class CHGNet(Conservative):
     """The network of Deng et al., Nat. Mach. Intell. 5, 1031 (2023), Figure 1.
@@ -45,6 +50,7 @@ class CHGNet(Conservative):
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
         self.config = dict(config)
+        check_numbers(config)
         if not config["mlp_first"]:
             raise ConfigError("mlp_first=False gives no atomic energies; only True can be used.")
         self.cutoff = float(config["atom_graph_cutoff"])
@@ -184,12 +190,27 @@ def published_vectors(graph: AtomGraph, bonds: Bonds) -> Tensor:
     return torch.where(full[graph.batch[center], None], edge_vectors, bonds.vectors.float())
 
 
+def check_numbers(config: Mapping[str, Any]) -> None:
+    """Refuse numbers with which the package builds a network that cannot answer."""
+    for name in COUNTS:
+        if not isinstance(config[name], int) or config[name] < 1:
+            raise ConfigError(f"{name} must be a whole number above 0, not {config[name]!r}.")
+    for name in ("atom_graph_cutoff", "bond_graph_cutoff", "cutoff_coeff"):
+        if not 0 < float(config[name]) <= LARGEST:
+            raise ConfigError(f"{name} must lie between 0 and {LARGEST}, not {config[name]!r}.")
+
+
 def build_network(config: Mapping[str, Any]) -> nn.Module:
     """Return the published network with fresh weights, without its own graph builder."""
     with quiet():
+        from chgnet.model.functions import find_normalization
         from chgnet.model.model import CHGNet as Network
 
         try:
+            # Unknown names are None there, and fail when the network is called.
+            for name in ("gMLP_norm", "conv_norm", "readout_norm"):
+                if config[name] is not None and find_normalization(config[name], dim=1) is None:
+                    raise ConfigError(f"{name} is {config[name]!r}; chgnet knows 'layer', 'batch'.")
             network = Network(**config)
         except (KeyError, ValueError, TypeError, NotImplementedError) as error:
             raise ConfigError(f"chgnet cannot build this configuration: {error}.") from error

@@ -233,3 +233,20 @@ def test_it_can_be_trained():
     before.backward()
     grads = [p.grad for p in model.parameters() if p.requires_grad]
     assert sum(g is not None and bool(g.abs().sum() > 0) for g in grads) > len(grads) / 2
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"n_conv": 0},
+        {"num_radial": 0},
+        {"atom_graph_cutoff": -1},
+        {"bond_graph_cutoff": float("inf")},
+        {"cutoff_coeff": 10**12},
+        {"gMLP_norm": "x"},
+    ],
+    ids=str,
+)
+def test_a_configuration_that_could_not_answer_is_refused(config):
+    with pytest.raises(ase_nnp.ConfigError, match=next(iter(config))):
+        ase_nnp.build_model("chgnet", config, device="cpu")
