@@ -25,6 +25,11 @@ class AtomicEnergies(Conservative):
     ----------
     numbers
         Atomic numbers of the elements it knows; their order is that of :attr:`species`.
+
+    Raises
+    ------
+    ConfigError
+        No numbers, one twice, or what is no atomic number.
     """
 
     outputs = ("energy", "energies", "forces", "stress")
@@ -36,6 +41,11 @@ class AtomicEnergies(Conservative):
         super().__init__()
         self.numbers = [int(z) for z in numbers]
         self.elements = frozenset(self.numbers)
+        if not 1 <= len(self.numbers) == len(self.elements & set(range(1, 119))):
+            raise ConfigError(
+                f"The elements are {self.numbers}; atomic numbers from 1 to 118 were wanted, at "
+                "least one and each once."
+            )
         index = torch.zeros(120, dtype=torch.int64)
         index[self.numbers] = torch.arange(len(self.numbers))
         #: (120,) from atomic numbers to rows of tables.

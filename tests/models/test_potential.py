@@ -6,7 +6,8 @@ import pytest
 import torch
 from ase.build import bulk, molecule
 
-from ase_nnp import Conservative, Potential, build_model
+from ase_nnp import ConfigError, Conservative, Potential, build_model
+from ase_nnp.models.atomic_energies import AtomicEnergies
 
 
 class Learned(Conservative):
@@ -129,3 +130,9 @@ def test_a_model_must_write_forward():
     graph = build_model("lj").make_graph([molecule("H2O")])
     with pytest.raises(NotImplementedError, match="forward"):
         Potential()(graph)
+
+
+@pytest.mark.parametrize("numbers", [[], [0, 1], [6, 6], [119], [-1]], ids=str)
+def test_energies_of_atoms_want_elements_that_there_are(numbers):
+    with pytest.raises(ConfigError, match="elements"):
+        AtomicEnergies(numbers)

@@ -102,6 +102,7 @@ def test_the_charge_is_that_of_the_structure():
         {"equivariance_invariance_group": "SE(3)"},
         {"cutoff_lower": 5.0},
         {"embedding_dimension": 0},
+        {"max_z": 0},
     ],
 )
 def test_what_is_no_tensornet_is_refused(config):
