@@ -32,6 +32,8 @@ from .scaling import read_scale
 __all__ = ["CrystalModel", "from_config"]
 
 EVERYWHERE = (True, True, True)
+#: Every atom has a row of so many places, whether it has the neighbors or not.
+MOST_NEIGHBORS = 10_000
 
 
 def from_config(config: Mapping[str, Any]) -> CrystalModel:
@@ -88,6 +90,8 @@ class CrystalModel(Potential):
         normalizer: Mapping[str, float] | None,
     ) -> None:
         super().__init__()
+        if max_num_nbr > MOST_NEIGHBORS:
+            raise ConfigError(f"max_num_nbr is {max_num_nbr}: up to {MOST_NEIGHBORS} are wanted.")
         check_sizes(
             atom_fea_len=atom_fea_len,
             n_conv=n_conv,

@@ -234,6 +234,7 @@ def test_calculator_gives_properties_and_total_energy():
         ("nbr_fea_len", 30, "21 Gaussians"),
         ("orig_atom_fea_len", 72, "92 element features"),
         ("task", "ranking", "'regression' or 'classification'"),
+        ("max_num_nbr", 10**12, "max_num_nbr"),
     ],
 )
 def test_a_configuration_that_contradicts_itself_is_refused(key, value, says):

@@ -210,8 +210,9 @@ def settings_from(config: Mapping[str, Any]) -> Settings:
     distances = int(values["edge_distance_expansion_size"])
     if not 1 <= distances <= MOST_DISTANCES:
         raise ConfigError(f"edge_distance_expansion_size is {distances}: 1 to {MOST_DISTANCES}.")
-    if int(values["rotations"]) < 1:
-        raise ConfigError(f"rotations must be at least 1, not {values['rotations']!r}.")
+    for key in ("num_layers", "rotations"):
+        if int(values[key]) < 1:
+            raise ConfigError(f"{key} must be at least 1, not {values[key]!r}.")
 
     if generation == 3:
         _check_third(values, hidden // heads)

@@ -312,6 +312,7 @@ def test_bfloat16_runs_and_stays_near(make, slab):
         ({"use_angle_embedding": "bias", "angle_expansion_size": 3}, "equal"),
         ({"generation": "latest"}, "generation"),
         ({"rotations": 0}, "rotations"),
+        ({"num_layers": -1}, "num_layers"),
         ({"heads": {"x": "dipole"}}, "dipole"),
         ({"heads": {"forces": "force"}}, "energy"),
         ({"normalizer": {"dipole": {"mean": 0, "rmsd": 1}}}, "dipole"),
