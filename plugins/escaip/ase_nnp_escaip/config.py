@@ -210,9 +210,12 @@ def settings_from(config: Mapping[str, Any]) -> Settings:
     distances = int(values["edge_distance_expansion_size"])
     if not 1 <= distances <= MOST_DISTANCES:
         raise ConfigError(f"edge_distance_expansion_size is {distances}: 1 to {MOST_DISTANCES}.")
-    for key in ("num_layers", "rotations"):
-        if int(values[key]) < 1:
+    for key in ("num_layers", "rotations", "node_direction_expansion_size"):
+        if int(values.get(key, 1)) < 1:
             raise ConfigError(f"{key} must be at least 1, not {values[key]!r}.")
+
+    if int(values["max_num_elements"]) < 2 or not float(values["max_radius"]) > 0:
+        raise ConfigError("max_num_elements must be at least 2, max_radius above 0.")
 
     if generation == 3:
         _check_third(values, hidden // heads)
