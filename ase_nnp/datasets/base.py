@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from ase_nnp.datasets.columns import Columns, columns
 from ase_nnp.datasets.sample import Sample, to_atoms
-from ase_nnp.datasets.shard import DatasetWarning, Shard, check_kind
+from ase_nnp.datasets.shard import DatasetWarning, Shard, check_kind, has_energy
 from ase_nnp.datasets.views import select, split
 from ase_nnp.errors import DatasetError
 
@@ -135,9 +136,11 @@ class AtomsDataset(Sequence["Atoms"]):
     def _sample(self, index: int) -> tuple[Shard, int, Sample]:
         shard, number = self._find(index)
         sample = shard.arrays(number)
-        if "energy" in sample:
-            kind = sample["info"].setdefault("energy_kind", shard.energy_kind)
-            if self._wanted is not None and kind != self._wanted:
+        if has_energy(sample):
+            info = sample["info"]
+            if "energy_kind" not in info:
+                info["energy_kind"] = shard.silent_kind
+            if self._wanted is not None and info["energy_kind"] != self._wanted:
                 _convert(sample, self._wanted, shard, number)
         return shard, number, sample
 
@@ -161,7 +164,20 @@ class AtomsDataset(Sequence["Atoms"]):
         if self._wanted is not None:
             return self._wanted
         kinds = {shard.energy_kind for shard in self._used_shards()} - {None}
+        if self._index is not None and "mixed" in kinds:
+            kinds = self._kinds_of_view() or kinds
         return kinds.pop() if len(kinds) == 1 else "mixed" if kinds else None
+
+    def _kinds_of_view(self, count: int = 64) -> set[str | None]:
+        """Return the kinds of at most so many of its structures, evenly spread."""
+        kinds: set[str | None] = set()
+        numbers = np.linspace(0, len(self) - 1, min(len(self), count), dtype=np.int64)
+        for number in numbers.tolist():
+            with suppress(DatasetError):
+                sample = self.arrays(number)
+                if has_energy(sample):
+                    kinds.add(str(sample["info"]["energy_kind"]))
+        return kinds
 
     @property
     def energy_reference(self) -> str | None:
@@ -328,8 +344,13 @@ def _convert(sample: Sample, wanted: str, shard: Shard, number: int) -> None:
             key=shard.key(number),
         )
 
-    shift = reference if wanted == "total" else -reference
-    sample["energy"] += shift
+    if not isinstance(reference, (int, float, np.number)) or not np.isfinite(reference):
+        raise DatasetError(
+            f"a reference energy of {reference!r}", path=shard.path, key=shard.key(number)
+        )
+    shift = float(reference if wanted == "total" else -reference)
+    if "energy" in sample:
+        sample["energy"] += shift
 
     # The free energy is one of the same structure: it must not stay on the other scale.
     results = sample.get("results", {})

@@ -24,6 +24,7 @@ __all__ = [
     "check_keys",
     "is_label_name",
     "keys_lines",
+    "may_be_infinite",
     "relabel",
     "stress_of_virial",
 ]
@@ -47,6 +48,15 @@ _TAKEN = frozenset([*_LABELS, *_ALIASES, "uncorrected_total_energy"])
 def is_label_name(name: str) -> bool:
     """Whether any reader takes information of this name for a label."""
     return name.removeprefix("REF_").lower() in _TAKEN
+
+
+def may_be_infinite(name: str) -> bool:
+    """Whether a result of this name has a meaning where it is infinite.
+
+    A score is infinite for an element that was never seen, and an interval has no bound where too
+    few points were measured for its coverage.
+    """
+    return name.startswith("ood_") or name.endswith("_interval")
 
 
 def check_keys(keys: Mapping[str, str] | None) -> dict[str, str]:

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ase_nnp.datasets import fast_atoms
+from ase_nnp.datasets.labels import may_be_infinite
 from ase_nnp.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -123,11 +124,28 @@ def check_sample(sample: Sample) -> Sample:
         raise DatasetError(f"an energy of {sample['energy']}")
     if "stress" in sample and not _finite(sample["stress"]):
         raise DatasetError("stress with values that are not finite numbers")
+    for name, value in sample["results"].items() if "results" in sample else ():
+        _result(name, value)
     if "edge_index" in sample:
         _edges(sample, n)
     if "occupancy" in sample["info"]:
         refuse_shared_sites(sample["info"])
     return sample
+
+
+def _result(name: str, value: Any) -> None:
+    """Refuse a further label that is not finite; what is no number is no label."""
+    if not isinstance(value, (np.ndarray, np.generic)):
+        try:
+            value = np.asarray(value)
+        except ValueError:  # a ragged list
+            return
+    if value.dtype.kind not in "fc" or np.isfinite(value).all():
+        return
+    if not may_be_infinite(name) or np.isnan(value).any():
+        if value.ndim == 0:
+            raise DatasetError(f"{name} is {value}, no finite number")
+        raise DatasetError(f"{name} with values that are not finite numbers")
 
 
 def refuse_shared_sites(info: dict[Any, Any]) -> None:

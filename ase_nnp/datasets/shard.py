@@ -14,7 +14,7 @@ from ase_nnp.datasets.labels import relabel
 from ase_nnp.datasets.sample import Sample, check_sample
 from ase_nnp.errors import AseNnpError, DatasetError
 
-__all__ = ["KINDS", "DatasetWarning", "Shard", "SpeakingShard", "check_kind"]
+__all__ = ["KINDS", "DatasetWarning", "Shard", "SpeakingShard", "check_kind", "has_energy"]
 
 Array = np.ndarray[Any, Any]
 
@@ -38,8 +38,8 @@ class Shard:
     options
         What changes the content read (part of the key of cached metadata).
     energy_kind
-        ``"total"``, ``"adsorption"`` or ``"formation"``: what ``energy`` is in this file; None
-        without energies.
+        ``"total"``, ``"adsorption"`` or ``"formation"``: what ``energy`` is in this file;
+        ``"mixed"`` where records differ; None without energies.
     energy_reference
         To what an adsorption energy is referred.
     keys
@@ -55,6 +55,11 @@ class Shard:
     side_natoms: tuple[Any, int] | None = None  # counts of a side file, and our place in them
 
     _told: frozenset[str] = frozenset()
+
+    @property
+    def silent_kind(self) -> str | None:
+        """What the energy of a record is that says nothing itself."""
+        return "total" if self.energy_kind == "mixed" else self.energy_kind
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -137,18 +142,49 @@ def check_kind(kind: str | None) -> str | None:
     return kind
 
 
-class SpeakingShard(Shard):
-    """A shard whose records may carry ``info["energy_kind"]``; the first one speaks for all."""
+def has_energy(sample: Sample) -> bool:
+    """Whether a record has an energy or a free energy, which are of one kind."""
+    return "energy" in sample or "free_energy" in sample.get("results", ())
 
-    _kind: str | None = None
+
+class SpeakingShard(Shard):
+    """A shard whose records may carry ``info["energy_kind"]``, each for itself.
+
+    ``_declared`` is what the file says of all of them, which counts for records that say nothing.
+    """
+
+    #: Records that are looked at where the file declares nothing, evenly spread.
+    _looked_at = 16
+    _declared: str | None = None
+    _found: str | None = None
 
     @property
     def energy_kind(self) -> str | None:  # type: ignore[override]
-        """What the energies of this file are; total where nothing says otherwise."""
-        if self._kind is None:
-            try:
-                said = self.read(0)["info"].get("energy_kind")
-            except Exception:  # the record itself raises when it is asked for
-                said = None
-            self._kind = said if isinstance(said, str) and said in KINDS else "total"
-        return self._kind
+        """What the energies of this file are, or mixed; total where nothing says otherwise."""
+        if self._found is None:
+            kinds = {self._declared} if self._declared is not None else self._kinds()
+            self._found = kinds.pop() if len(kinds) == 1 else "mixed" if kinds else "total"
+        return self._found
+
+    @property
+    def silent_kind(self) -> str | None:
+        """What the energy of a record is that says nothing itself."""
+        return self._declared if self._declared in KINDS else "total"
+
+    def _kinds(self) -> set[str]:
+        """Return the kinds of energy that records name."""
+        last, count = len(self) - 1, min(len(self), self._looked_at)
+        said = map(self._said_by, np.linspace(0, last, count, dtype=np.int64).tolist())
+        return {kind for kind in said if kind is not None}
+
+    def _said_by(self, index: int) -> str | None:
+        """Return the kind of a record's energy; None without one."""
+        try:
+            sample = self.read(index)
+        except Exception:  # the record itself raises when it is asked for
+            return None
+        said = sample["info"].get("energy_kind")
+        if isinstance(said, str) and said in KINDS:
+            return said
+        # What ``keys`` names is an energy too.
+        return "total" if self.keys or has_energy(sample) else None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ase_nnp.datasets.labels import may_be_infinite
 from ase_nnp.errors import PredictionError
 from ase_nnp.models.potential import Potential
 from ase_nnp.models.structures import has_volume, name_of
@@ -58,9 +59,8 @@ def split_rows(
             if name.startswith("stress") and not has_volume(one):
                 continue
 
-            # A score may be infinite (an element that was never seen) and an interval unbounded
-            # (too few points for its coverage); neither may be NaN.
-            unbounded = name.startswith("ood_") or name.endswith("_interval")
+            # Some may be infinite, none may be NaN.
+            unbounded = may_be_infinite(name)
             if np.isnan(value).any() or not (unbounded or np.isfinite(value).all()):
                 raise PredictionError(
                     f"'{name}' of structure {first + k} ({name_of(one)}) is not "

@@ -7,10 +7,11 @@ import json
 import numpy as np
 import pytest
 from ase.build import bulk, molecule
+from ase.calculators.singlepoint import SinglePointCalculator
 from ase.db import connect
 from ase.io import write
 
-from ase_nnp.datasets import DatasetWarning, open_dataset
+from ase_nnp.datasets import DatasetWarning, open_dataset, write_dataset
 from ase_nnp.datasets.labels import candidates
 from ase_nnp.errors import DatasetError
 
@@ -153,3 +154,50 @@ def test_what_repeats_a_label_is_no_candidate_for_one(tmp_path):
     schnetpack(tmp_path / "b.db", {}, data)
     named = {"energy": "energy", "forces": "forces", "energy_gap": "energy"}
     assert candidates(open_dataset(tmp_path / "b.db").arrays(0)) == named
+
+
+NOT_FINITE = {
+    "free_energy": np.nan,
+    "magmom": np.inf,
+    "dipole": np.array([1, np.inf, 0]),
+    "charges": np.array([np.nan, 1]),
+    "stresses": np.full((2, 6), np.nan),
+    "polarization": np.full(3, np.nan),
+    "born_effective_charges": np.full((2, 3, 3), -np.inf),
+}
+
+
+@pytest.mark.parametrize("name", NOT_FINITE)
+def test_any_label_that_is_not_finite_is_named_and_refused(tmp_path, name):
+    atoms = molecule("CO")
+    atoms.calc = SinglePointCalculator(atoms, energy=-1.0, **{name: NOT_FINITE[name]})
+    with connect(tmp_path / "a.json") as rows:
+        rows.write(atoms)
+    with pytest.raises(DatasetError, match=name):
+        open_dataset(tmp_path / "a.json")[0]
+    with pytest.raises(DatasetError, match=f"structure 0: .*{name}"):
+        write_dataset(tmp_path / "b.aselmdb", [atoms])
+
+
+def test_scores_and_intervals_may_be_infinite_and_no_more_than_that(tmp_path):
+    atoms = molecule("CO")
+    atoms.calc = SinglePointCalculator(atoms, energy=-1.0)
+    atoms.calc.results |= {"ood_score": np.inf, "energy_interval": np.array([-np.inf, np.inf])}
+    write_dataset(tmp_path / "a.aselmdb", [atoms])
+    assert open_dataset(tmp_path / "a.aselmdb")[0].calc.results["ood_score"] == np.inf
+    atoms.calc.results["ood_score"] = np.nan
+    with pytest.raises(DatasetError, match="ood_score is nan"):
+        write_dataset(tmp_path / "b.aselmdb", [atoms])
+
+
+@pytest.mark.parametrize("ending", ["db", "json"])
+def test_magnetic_moments_of_three_components_keep_their_rows(tmp_path, ending):
+    atoms = molecule("CO")
+    moments = np.arange(6.0).reshape(2, 3)
+    atoms.set_initial_magnetic_moments(moments)
+    atoms.calc = SinglePointCalculator(atoms, energy=-1.0, magmoms=2 * moments)
+    with connect(tmp_path / f"a.{ending}") as rows:
+        rows.write(atoms)
+    back = open_dataset(tmp_path / f"a.{ending}")[0]
+    np.testing.assert_array_equal(back.get_initial_magnetic_moments(), moments)
+    np.testing.assert_array_equal(back.calc.results["magmoms"], 2 * moments)

@@ -262,8 +262,8 @@ def _row(
     try:
         row["key"] = _key(shard.key(index))
         sample = shard.arrays(index)
-        if "energy" in sample:
-            sample["info"].setdefault("energy_kind", shard.energy_kind)
+        if "energy" in sample and "energy_kind" not in sample["info"]:
+            sample["info"]["energy_kind"] = shard.silent_kind
         known, counts = describe(sample, facts, mappings)
     except DatasetError as error:
         return {**row, "error": _storable(str(error))}, []

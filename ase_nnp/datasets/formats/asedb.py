@@ -5,14 +5,17 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ase_nnp.datasets.base import AtomsDataset
 from ase_nnp.datasets.formats.rows import parse_json, row_to_sample
 from ase_nnp.datasets.formats.schnetpack import SchNetPackUnits
 from ase_nnp.datasets.sample import Sample, from_atoms
-from ase_nnp.datasets.shard import Shard, SpeakingShard
+from ase_nnp.datasets.shard import KINDS, Shard, SpeakingShard
 from ase_nnp.errors import DatasetError
 from ase_nnp.registry.family import DatasetFormat
 
@@ -33,15 +36,10 @@ class SqliteShard(SpeakingShard):
         self.options = tuple(sorted((units or {}).items()))
         self._database: Any = None
         metadata: Any = {}
-        # Opened to write, SQLite would make journals beside files of others.
-        uri = self.path.resolve().as_uri() + "?mode=ro"
         try:
-            connection = sqlite3.connect(uri, uri=True)
-            try:
+            with closing(self._connected()) as connection:
                 rows = connection.execute("select id from systems order by id").fetchall()
                 metadata = _metadata(connection)
-            finally:
-                connection.close()
             self._ids = [int(row[0]) for row in rows]
         except (sqlite3.Error, ValueError, TypeError) as error:
             raise DatasetError(f"not a readable ASE database: {error}", path=self.path) from None
@@ -49,6 +47,10 @@ class SqliteShard(SpeakingShard):
         if not self._ids:
             raise DatasetError("an ASE database without rows", path=self.path)
         self._units = SchNetPackUnits(metadata, units)
+
+    def _connected(self) -> sqlite3.Connection:
+        # Opened to write, SQLite would make journals beside files of others.
+        return sqlite3.connect(self.path.resolve().as_uri() + "?mode=ro", uri=True)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_database": None}
@@ -67,6 +69,7 @@ class SqliteShard(SpeakingShard):
 
             self._database = connect(self.path, type="db", use_lock_file=False)
         row = self._database.get(id=self._ids[index])
+        _unflatten(row)
         sample = from_atoms(row.toatoms())
         info = sample["info"]
         pairs = dict(row.key_value_pairs)
@@ -78,6 +81,23 @@ class SqliteShard(SpeakingShard):
         info.setdefault("sid", index)
         return sample
 
+    def _kinds(self) -> set[str]:
+        """Return the kinds of energy that rows name as a key: all of them, in one query."""
+        named = "from text_key_values where key = 'energy_kind'"
+        try:
+            with closing(self._connected()) as connection:
+                kinds = {
+                    str(row[0]) for row in connection.execute(f"select distinct value {named}")
+                }
+                silent = connection.execute(
+                    "select 1 from systems where (energy is not null or free_energy is not null) "
+                    f"and id not in (select id {named}) limit 1"
+                ).fetchone()
+        except sqlite3.Error:
+            return super()._kinds()
+        kinds &= set(KINDS)
+        return kinds | {"total"} if silent and kinds else kinds or super()._kinds()
+
     @property
     def energy_reference(self) -> str | None:  # type: ignore[override]
         """To what formation energies are referred."""
@@ -88,10 +108,20 @@ class SqliteShard(SpeakingShard):
         self._database = None
 
 
+def _unflatten(row: Any) -> None:
+    """Give magnetic moments of three components their rows, which SQLite's bytes do not keep."""
+    n = len(row.numbers)
+    for name in ("initial_magmoms", "magmoms"):
+        moments = row.get(name)
+        if moments is not None and np.shape(moments) == (3 * n,):
+            row[name] = moments.reshape(n, 3)
+
+
 class JsonShard(SpeakingShard):
     """One JSON database of ASE, parsed as a whole on first use."""
 
     format = "ase-db"
+    _looked_at = 1 << 62
 
     def __init__(self, path: str | Path, units: Mapping[str, str] | None = None) -> None:
         self.path = Path(path)

@@ -90,9 +90,10 @@ class AseLmdbShard(SpeakingShard):
         stored_energy_kind: str | None = None,
     ) -> None:
         self.path, self.first, self.references = Path(path), first, references
-        self._kind = check_kind(stored_energy_kind)
+        stored = check_kind(stored_energy_kind)
         self.options = (first, stored_energy_kind)
         self._lmdb = open_lmdb(self.path)
+        self._declared = stored or self._kind_of_all()
         entries = len(self._lmdb)
         following = self._value(b"nextid")
         self._ids: np.ndarray[Any, Any] | None = None
@@ -145,13 +146,9 @@ class AseLmdbShard(SpeakingShard):
         """Return an entry of the file's own metadata."""
         return self._said_all().get(name)
 
-    @property
-    def energy_kind(self) -> str | None:  # type: ignore[override]
-        """What the energies are: as the file's metadata say, else its first row, else total."""
-        if self._kind is None:
-            kind = self._said("energy_kind")
-            self._kind = kind if kind in (*KINDS, "mixed") else super().energy_kind
-        return self._kind
+    def _kind_of_all(self) -> str | None:
+        kind = self._said("energy_kind")
+        return kind if kind in (*KINDS, "mixed") else None
 
     @property
     def energy_reference(self) -> str | None:  # type: ignore[override]

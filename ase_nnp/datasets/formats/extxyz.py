@@ -25,13 +25,15 @@ from ase_nnp.datasets.formats.framefile import FrameFile, first_bytes, read_text
 from ase_nnp.datasets.formats.oc20_lmdb import OC20_REFERENCE
 from ase_nnp.datasets.formats.xyztext import parse_frame
 from ase_nnp.datasets.sample import Sample
-from ase_nnp.datasets.shard import DatasetWarning, SpeakingShard, check_kind
+from ase_nnp.datasets.shard import KINDS, DatasetWarning, SpeakingShard, check_kind
 from ase_nnp.errors import DatasetError
 from ase_nnp.registry.family import DatasetFormat
 
 __all__ = ["FORMAT", "ExtxyzShard", "open_extxyz"]
 
 _LINE = re.compile(r"([^,\s]+),frame(-?\d+),([-+.\deE]+)$")
+_KIND_NAME = b"energy_kind"
+_KIND = re.compile(rb'(?<!\S)energy_kind="?([a-z]+)"?(?!\S)')
 _COMPRESSED = ("", ".xz", ".gz", ".bz2")
 
 
@@ -126,10 +128,10 @@ class ExtxyzShard(SpeakingShard):
         stored_energy_kind: str | None = None,
     ) -> None:
         self.path = Path(path)
-        self._kind = check_kind(stored_energy_kind)
+        self._declared = check_kind(stored_energy_kind)
         self.options = (strict, stored_energy_kind)
         self._strict = strict
-        self._file = FrameFile(self.path)
+        self._file = FrameFile(self.path, word=_KIND_NAME)
         self._name = _stem(self.path)
         self._reference = None if systems is None else systems.get(self._name)
 
@@ -171,6 +173,23 @@ class ExtxyzShard(SpeakingShard):
     def __len__(self) -> int:
         return self._length
 
+    def _kinds(self) -> set[str]:
+        """Return the kinds of energy in all frames: most files name none at all."""
+        if not self._file.has_word:
+            return set()
+        kinds: set[str] = set()
+        for index in range(min(len(self), len(self._file))):
+            comment = self._file.frame(index).split(b"\n", 2)[1]
+            if "total" in kinds and _KIND_NAME not in comment:
+                continue
+            # A frame that names none may have no energy.
+            said = _named_kind(comment) or self._said_by(index)
+            if said is not None:
+                kinds.add(said)
+            if len(kinds) > 1:
+                break
+        return kinds
+
     def read(self, index: int) -> Sample:
         """Decode one frame."""
         frames = len(self._file)
@@ -202,6 +221,16 @@ class ExtxyzShard(SpeakingShard):
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def _named_kind(comment: bytes) -> str | None:
+    """Return the kind that a comment line names; None where that is not plain to see."""
+    match = _KIND.search(comment)
+    before = b"" if match is None else comment[: match.start()]
+    # It may stand inside of a text.
+    if match is None or before.count(b'"') % 2 or any(sign in before for sign in b"\\'{["):
+        return None
+    return match[1].decode() if match[1].decode() in KINDS else None
 
 
 def _is_list(path: Path) -> bool:

@@ -71,12 +71,15 @@ class FrameFile:
     ----------
     path
         The file.
+    word
+        What :attr:`has_word` looks for.
     """
 
     _holders: ClassVar[list[FrameFile]] = []
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path, *, word: bytes = b"") -> None:
+        self.path, self.word = Path(path), word
+        self._has_word = False
         self._offsets: np.ndarray[Any, Any] | None = None
         self._problem: str | None = None
         self._stream: Any = None
@@ -98,6 +101,12 @@ class FrameFile:
         if self._offsets is None:
             self._scan()
         return self._offsets  # type: ignore[return-value]
+
+    @property
+    def has_word(self) -> bool:
+        """Whether the word occurs anywhere in the text."""
+        self.offsets  # noqa: B018
+        return self._has_word
 
     @property
     def problem(self) -> str | None:
@@ -161,11 +170,15 @@ class FrameFile:
         except OSError as error:
             raise DatasetError(f"cannot be opened: {error.strerror}", path=self.path) from None
 
-        scan = _Scan()
+        scan, end = _Scan(), b""
         with stream:
             more, damage = _read_some(stream, _CHUNK)
             while more and scan.problem is None:
                 scan.feed(more)
+                # A word may lie across two pieces.
+                near = end + more[: len(self.word)]
+                self._has_word = self._has_word or self.word in more or self.word in near
+                end = more[-len(self.word) :]
                 more, damage = _read_some(stream, _CHUNK) if damage is None else (b"", damage)
         scan.finish(damage)
         self._problem = scan.problem

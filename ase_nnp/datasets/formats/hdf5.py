@@ -27,10 +27,10 @@ from ase_nnp.datasets.formats.hdf5_layouts import (
     Options,
     TorchMDNet,
 )
-from ase_nnp.datasets.formats.hdf5_safe import H5_ERRORS, children
+from ase_nnp.datasets.formats.hdf5_safe import H5_ERRORS, attribute, children
 from ase_nnp.datasets.formats.hdf5_sample import frame_to_sample
 from ase_nnp.datasets.sample import Sample
-from ase_nnp.datasets.shard import Shard
+from ase_nnp.datasets.shard import KINDS, SpeakingShard
 from ase_nnp.errors import DatasetError
 from ase_nnp.registry.family import DatasetFormat
 
@@ -79,7 +79,7 @@ def detect(root: h5py.File) -> Layout:
     )
 
 
-class HDF5Shard(Shard):
+class HDF5Shard(SpeakingShard):
     """The frames of one HDF5 file, numbered through groups (natural order) and their entries.
 
     The table of contents holds one entry a *group*, so millions of conformers stay small.
@@ -108,20 +108,16 @@ class HDF5Shard(Shard):
 
         if not self.blocks:
             raise DatasetError(f"no frames in this {self.layout.name} file", path=path)
-        self._first_kind()
+        self._note()
         self._ends = np.cumsum([block.frames for block in self.blocks], dtype=np.int64)
 
-    def _first_kind(self) -> None:
-        """Take the kind of energy from our own writer's note, where there is one."""
-        if isinstance(self.layout, MACE) and not self.blocks[0].problem:
-            try:
-                frame = self.layout.read(self._root(), self.blocks[0], 0, self._choices)
-            except (DatasetError, *H5_ERRORS):
-                return  # reported when the record is read
-            pairs = (frame.row or {}).get("info") or {}
-            pairs = pairs.items() if isinstance(pairs, dict) else pairs
-            kind = next((value for key, value in pairs if key == "energy_kind"), None)
-            self.energy_kind = kind if isinstance(kind, str) else "total"
+    def _note(self) -> None:
+        """Take what our own writer noted of the energies; other layouts have total ones."""
+        self._declared = "total"
+        if isinstance(self.layout, MACE):
+            kind = attribute(self._root(), "energy_kind")
+            self._declared = kind if kind in (*KINDS, "mixed") else None
+            self.energy_reference = attribute(self._root(), "energy_reference")
 
     def _root(self) -> h5py.File:
         import h5py

@@ -115,6 +115,17 @@ def whole(group: h5py.Group, name: str, limit: int = 3 * MAX_ATOMS) -> Any:
     return text(data[()])
 
 
+def attribute(root: h5py.Group, name: str) -> str | None:
+    """Return a short attribute of text of fixed length, as our writer makes them."""
+    if name not in root.attrs:
+        return None
+    stored = root.attrs.get_id(name)
+    # What the library would have to follow through the file is left alone.
+    if stored.shape != () or stored.dtype.kind != "S" or stored.dtype.itemsize > 4096:
+        return None
+    return bytes(root.attrs[name]).decode("utf-8", "replace")
+
+
 def row(group: h5py.Group, name: str, frame: int, limit: int = 3 * MAX_ATOMS) -> Any:
     """Read one entry along the first axis; None if the dataset is absent."""
     data = dataset(group, name)

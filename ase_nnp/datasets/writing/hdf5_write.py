@@ -32,12 +32,14 @@ def batch_image(samples: Sequence[Sample]) -> bytes:
         return bytes(root.id.get_file_image())
 
 
-def join_batches(pieces: Sequence[Path], target: Path) -> None:
-    """Copy the batches of all pieces into one file, numbered through."""
+def join_batches(pieces: Sequence[Path], target: Path, about: dict[str, str]) -> None:
+    """Copy the batches of all pieces into one file, numbered through, and note what it is."""
     import h5py
 
     with h5py.File(target, "w", libver="v110") as root:
         root.attrs["drop_last"] = False
+        for name, value in about.items():
+            root.attrs[name] = np.bytes_(value.encode())
         for number, piece in enumerate(pieces):
             with h5py.File(piece, "r", locking=False) as part:
                 part.copy("config_batch_0", root, f"config_batch_{number}")

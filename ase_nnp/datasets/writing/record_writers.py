@@ -319,9 +319,10 @@ class HDF5Sink(Sink):
         """Close what was written and rename it to the target."""
         from ase_nnp.datasets.writing.hdf5_write import join_batches
 
-        pieces = (self.state() or {"pieces": 0})["pieces"]
+        state = self.state() or {"pieces": 0}
+        pieces = [self.part / f"{number:08d}.h5" for number in range(state["pieces"])]
         whole = self.part / "whole.h5"
-        join_batches([self.part / f"{n:08d}.h5" for n in range(pieces)], whole)
+        join_batches(pieces, whole, state.get("about", {}))
         whole.replace(target)
         shutil.rmtree(self.part)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from ase_nnp.datasets.own_labels import labeled_sample
 from ase_nnp.datasets.sample import Sample, check_sample
+from ase_nnp.datasets.shard import has_energy
 from ase_nnp.datasets.writing.encode import check_info
 from ase_nnp.datasets.writing.record_writers import SINKS, Sink, sink_class
 from ase_nnp.errors import DatasetError
@@ -76,12 +77,12 @@ def write_dataset(
     sink = sink_type(unfinished(target))
 
     note = about(structures)
-    kinds: set[str] = set()
+    kinds: set[str | None] = set()
     written = 0
     try:
         for chunk in chunks(structures, chunk_size):
             samples = [sample_to_write(atoms, written + k) for k, atoms in enumerate(chunk)]
-            kinds |= {s["info"]["energy_kind"] for s in samples if "energy_kind" in s["info"]}
+            kinds |= {s["info"].get("energy_kind") for s in samples if has_energy(s)}
             if "energy_kind" not in note or len(kinds) > 1:
                 note = said_by_all(kinds) or note
             payloads = encode_chunk(sink_type, samples, written)
@@ -103,20 +104,25 @@ def about(structures: object) -> dict[str, str]:
     return {name: value for name, value in said.items() if isinstance(value, str)}
 
 
-def said_by_all(kinds: set[str]) -> dict[str, str]:
-    """Return the kind of energy of a whole whose structures are of these kinds."""
-    if not kinds:
+def said_by_all(kinds: set[str | None]) -> dict[str, str]:
+    """Return the kind of energy of a whole whose structures name these; None names none."""
+    named = {kind for kind in kinds if isinstance(kind, str)}
+    if not named:
         return {}
-    return {"energy_kind": next(iter(kinds)) if len(kinds) == 1 else "mixed"}
+    if None in kinds:  # as a reader takes it
+        named.add("total")
+    return {"energy_kind": named.pop() if len(named) == 1 else "mixed"}
 
 
-def kinds_of(structures: Sequence[Atoms]) -> set[str]:
-    """Return the kinds of energy that structures name, those apart that cannot be read."""
-    kinds = set()
+def kinds_of(structures: Sequence[Atoms]) -> set[str | None]:
+    """Return the kinds that structures with an energy name, those apart that cannot be read."""
+    kinds: set[str | None] = set()
     for number in range(len(structures)):
         with suppress(DatasetError):
-            kinds.add(getattr(structures[number], "info", {}).get("energy_kind"))
-    return {kind for kind in kinds if isinstance(kind, str)}
+            sample = labeled_sample(structures[number])
+            if has_energy(sample):
+                kinds.add(sample["info"].get("energy_kind"))
+    return kinds
 
 
 def check_target(target: Path, overwrite: bool) -> None:
