@@ -244,17 +244,15 @@ def _tag_bits(sample: Sample) -> int:
 def _cache_file(shard: Shard, cache: str | None) -> Path | None:
     if cache is None:
         return None
+    path = os.path.abspath(shard.path)
+    if not os.path.isfile(path):
+        return None
     try:
-        state = os.stat(shard.path)
+        states = [os.stat(file) for file in shard.files()]
     except OSError:
         return None
-    if not os.path.isfile(shard.path):
-        return None
-
-    path = os.path.abspath(shard.path)
-    identity = repr(
-        (_VERSION, path, state.st_size, state.st_mtime_ns, shard.format, shard.options, len(shard))
-    )
+    stamps = [(state.st_size, state.st_mtime_ns) for state in states]
+    identity = repr((_VERSION, path, stamps, shard.format, shard.options, len(shard)))
     name = hashlib.sha256(identity.encode()).hexdigest()[:32] + ".npz"
     if cache == "beside":
         return Path(path).parent / ".ase_nnp" / name

@@ -83,6 +83,18 @@ class Shard:
         counts: Array = column.values()[start : start + len(self)]
         return counts
 
+    def files(self) -> list[Path]:
+        """Return all files that records are read from: ``path``, or what lies in that folder.
+
+        What is kept of a dataset (an index, columns, a conversion that was interrupted) is stale as
+        soon as one of them changes.
+        """
+        if not self.path.is_dir():
+            return [self.path]
+        inside = sorted(file for file in self.path.rglob("*") if file.is_file())
+        # Lock files change with every reader.
+        return [f for f in inside if not f.name.startswith("lock.") and "-lock" not in f.name]
+
     def close(self) -> None:
         """Release open handles; the next read opens them again."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,8 @@ def described_files(shards: Iterable[Any]) -> list[dict[str, Any]]:
 
 
 def _describe(shard: Any, with_content: bool) -> dict[str, Any]:
-    files = list(_files(Path(shard.path)))
     try:
+        files = shard.files()
         states = [file.stat() for file in files]
         content = _content(files) if with_content else ""
     except OSError as error:
@@ -42,21 +42,6 @@ def _describe(shard: Any, with_content: bool) -> dict[str, Any]:
 def _digest_of_references(shard: Any) -> str:
     references = getattr(shard, "references", None)
     return digest(dict(references)) if references else ""
-
-
-def _files(path: Path) -> Iterator[Path]:
-    if not path.is_dir():
-        yield path
-        # The raw download of OC20 keeps ids and reference energies in a text beside each file.
-        stem = path.name.split(".")[0]
-        for name in (f"{stem}.txt", f"{stem}.txt.xz", "system.txt"):
-            if path.suffix in (".xz", ".extxyz") and (path.parent / name).is_file():
-                yield path.parent / name
-        return
-    # Lock files change with every reader.
-    for file in sorted(path.rglob("*")):
-        if file.is_file() and not file.name.startswith("lock.") and "-lock" not in file.name:
-            yield file
 
 
 def _content(files: list[Path]) -> str:
@@ -92,7 +77,7 @@ def differences(stored: list[dict[str, Any]], shards: Iterable[Any]) -> list[str
         else:
             # The same stamp is the same file; another one may be a copy of it.
             if before.get("stamp") != now["stamp"] and before.get("content") != _content(
-                list(_files(Path(shard.path)))
+                shard.files()
             ):
                 phrases.append(f"{shard.path}: another content of the same size")
 

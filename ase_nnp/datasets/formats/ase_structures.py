@@ -195,6 +195,12 @@ class StructureShard(Shard):
         sample["info"].setdefault("sid", index)
         return sample
 
+    def files(self) -> list[Path]:
+        """Return the file and, of an OUTCAR, those that ASE takes constraints from."""
+        names = ("CONTCAR", "POSCAR") if self.format == "vasp-out" else ()
+        beside = [self.path.parent / name for name in names]
+        return [self.path, *(file for file in beside if file.is_file())]
+
     def close(self) -> None:
         """Drop the structures; they are read again when needed."""
         self._images = None

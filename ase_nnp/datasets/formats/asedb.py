@@ -62,6 +62,11 @@ class SqliteShard(SpeakingShard):
         """Return the row id of a record."""
         return self._ids[index]
 
+    def files(self) -> list[Path]:
+        """Return the database and the log of what was not yet moved into it."""
+        log = self.path.with_name(self.path.name + "-wal")
+        return [self.path, log] if log.is_file() else [self.path]
+
     def read(self, index: int) -> Sample:
         """Decode one row."""
         if self._database is None:

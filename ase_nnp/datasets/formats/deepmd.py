@@ -63,6 +63,12 @@ class DeepmdShard(Shard):
     def __len__(self) -> int:
         return self._frames
 
+    def files(self) -> list[Path]:
+        """Return the arrays of the set and what stands beside it for all sets."""
+        names = ("type.raw", "type_map.raw", "nopbc")
+        beside = [self.path.parent / name for name in names]
+        return [*super().files(), *(file for file in beside if file.is_file())]
+
     def _array(self, name: str) -> Any:
         """Return an array of the set, mapped into memory; None if it is not there."""
         if name not in self._arrays:

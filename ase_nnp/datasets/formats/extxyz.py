@@ -218,6 +218,13 @@ class ExtxyzShard(SpeakingShard):
             info.setdefault("reference_energy", info["ref_energy"])
         return sample
 
+    def files(self) -> list[Path]:
+        """Return the file and those beside it that give ids and reference energies."""
+        beside = [] if self._lines is None else [self._lines.path]
+        if self._reference is not None:
+            beside.append(self.path.parent / "system.txt")
+        return [self.path, *beside]
+
     def close(self) -> None:
         """Close the file."""
         self._file.close()

@@ -1,9 +1,9 @@
 """The identity of what is converted: one hash of content and settings.
 
 A conversion is continued only with the input it began with. A list of structures is hashed whole.
-Of files, size and time of change count, and the content of :data:`SAMPLE` records, evenly spread;
-a path does not count, so that data may be moved meanwhile. So do the positions that a view shows,
-and whatever changes how records are read.
+Of files (:meth:`~ase_nnp.datasets.shard.Shard.files`), size and time of change count, and the
+content of :data:`SAMPLE` records, evenly spread; a path does not count, so that data may be moved
+meanwhile. So do the positions that a view shows, and whatever changes how records are read.
 """
 
 from __future__ import annotations
@@ -51,14 +51,15 @@ def identity(dataset: Any, *settings: Any) -> str:
 
 
 def _files(dataset: Any) -> list[tuple[Any, ...]]:
-    """Size, time and reading options of each file; empty if one cannot be looked at."""
+    """Sizes, times and reading options of each shard; empty if a file cannot be looked at."""
     stamps: list[tuple[Any, ...]] = []
     for shard in getattr(dataset, "shards", ()):
         try:
-            state = shard.path.stat()
+            states = [file.stat() for file in shard.files()]
         except OSError:
             return []
-        stamps.append((state.st_size, state.st_mtime_ns, shard.format, repr(shard.options)))
+        sizes = tuple((state.st_size, state.st_mtime_ns) for state in states)
+        stamps.append((sizes, shard.format, repr(shard.options)))
     return stamps
 
 
