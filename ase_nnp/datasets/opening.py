@@ -71,7 +71,9 @@ def open_dataset(
     paths = [path] if isinstance(path, (str, os.PathLike)) else list(path)
     if not paths:
         raise DatasetError("an empty list of files")
-    groups = [_files(Path(os.fspath(part)).expanduser(), formats, format) for part in paths]
+    # Unlike Path.expanduser, this leaves "~$notes.xyz" alone, which is nobody's home.
+    places = [Path(os.path.expanduser(os.fspath(part))) for part in paths]
+    groups = [_files(place, formats, format) for place in places]
 
     # One call of the reader for all files of a kind: it may know what lies beside them.
     if len({kind.name for files in groups for _, kind in files}) == 1:

@@ -95,3 +95,12 @@ def test_an_array_inside_of_a_folder_that_changes_is_another_source(tmp_path):
     os.utime(path / "set.000" / "energy.npy", ns=(state.st_mtime_ns + 10**9,) * 2)
     with pytest.raises(DatasetError, match="from another source"):
         convert(path, tmp_path / "a.aselmdb", chunk_size=8)
+
+
+@pytest.mark.parametrize("name", ["~$notes.extxyz", "~nobody-at-all/a.extxyz"])
+def test_a_name_with_a_tilde_that_is_nobodys_home_is_a_file(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    write_dataset(tmp_path / name, [slab()])
+    assert len(open_dataset(name)) == 1
+    open_dataset(name).index("~nobody.sqlite")

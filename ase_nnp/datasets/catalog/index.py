@@ -69,7 +69,8 @@ class DatasetIndex:
         self.shards = tuple(shards)
         if not self.shards:
             raise DatasetError("no files, no index")
-        self.path = _usual_path(self.shards) if path is None else Path(path).expanduser()
+        named = None if path is None else Path(os.path.expanduser(path))
+        self.path = _usual_path(self.shards) if named is None else named
         mappings = None if mapping is None else read_mappings(mapping)
         build(self.path, self.shards, mappings, rebuild=rebuild, progress=progress)
         self._connection: sqlite3.Connection | None = None

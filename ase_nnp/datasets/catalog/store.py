@@ -75,6 +75,7 @@ def build(
         with locked(lock):
             if rebuild:
                 _remove(path)
+            _undo_what_was_cut(path)
             if path.exists() and path.stat().st_size:
                 _check(path, shards, mappings)
             else:
@@ -118,7 +119,19 @@ def _remove(path: Path) -> None:
         _refuse_foreign(path)
     path.unlink()
     # The journal of a killed process would be played back into the new file.
-    path.with_name(path.name + "-journal").unlink(missing_ok=True)
+    _journal(path).unlink(missing_ok=True)
+
+
+def _undo_what_was_cut(path: Path) -> None:
+    """Let SQLite take back what a killed process had half written; only a writer may."""
+    if _journal(path).exists() and path.exists() and path.stat().st_size:
+        _refuse_foreign(path)
+        with damaged_file(path), closing(_writable(path)) as connection:
+            connection.execute("PRAGMA user_version").fetchall()
+
+
+def _journal(path: Path) -> Path:
+    return path.with_name(path.name + "-journal")
 
 
 def _refuse_foreign(path: Path) -> None:
@@ -179,14 +192,18 @@ def _check(path: Path, shards: tuple[Any, ...], mappings: Mappings | None) -> No
 
 
 def _begin(path: Path, shards: tuple[Any, ...], mappings: Mappings) -> None:
+    files = described_files(shards)
     with closing(_writable(path)) as connection, connection:
+        # All or nothing, which Python's module does of its own accord for rows only: tables without
+        # the note of what they belong to are a damaged index.
+        connection.execute("BEGIN")
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         for statement in CREATE:
             connection.execute(statement)
         _set(
             connection,
             version=VERSION,
-            files=described_files(shards),
+            files=files,
             mappings=mappings.digests,
             finished=False,
         )

@@ -50,7 +50,7 @@ def benchmark_path(name: str | Path) -> Path:
     ConfigError
         Neither a file nor a name, or the set of that name is not there.
     """
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     if path.exists():
         return path
     if str(name) not in BENCHMARKS:

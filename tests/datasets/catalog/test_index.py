@@ -19,6 +19,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from ase_nnp import open_dataset, write_dataset
 from ase_nnp.datasets import convert
+from ase_nnp.datasets.catalog import store
 from ase_nnp.datasets.catalog.groups import group_statistics
 from ase_nnp.datasets.catalog.index import DatasetIndex
 from ase_nnp.datasets.catalog.picture import plot_groups
@@ -186,6 +187,40 @@ def test_ten_kills_lose_and_double_nothing(adsorption_file, indexed, tmp_path):
     assert seen[2] > 0
     dataset = open_dataset(adsorption_file)
     dataset.index(path)
+    assert contents(path) == contents(indexed._catalog.path)
+
+
+def test_a_kill_between_the_tables_and_what_they_belong_to_is_no_damage(
+    adsorption_file, tmp_path, monkeypatch
+):
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    dataset = open_dataset(adsorption_file)
+    monkeypatch.setattr(store, "_set", killed)
+    with pytest.raises(KeyboardInterrupt):
+        dataset.index(tmp_path / "i.sqlite")
+    monkeypatch.undo()
+    dataset.index(tmp_path / "i.sqlite")
+    assert len(dataset.where("natoms > 0"))
+
+
+HALF_WRITTEN = """
+import os, sqlite3, sys
+connection = sqlite3.connect(sys.argv[1])
+connection.execute("PRAGMA cache_size = 2")
+rows = [(number, "x" * 200) for number in range(10_000, 12_000)]
+connection.executemany("INSERT INTO records (id, formula) VALUES (?, ?)", rows)
+os._exit(9)
+"""
+
+
+def test_what_a_killed_process_had_half_written_is_taken_back(adsorption_file, indexed, tmp_path):
+    path = tmp_path / "i.sqlite"
+    open_dataset(adsorption_file).index(path)
+    subprocess.run([sys.executable, "-c", HALF_WRITTEN, str(path)])
+    assert path.with_name("i.sqlite-journal").exists()
+    open_dataset(adsorption_file).index(path)
     assert contents(path) == contents(indexed._catalog.path)
 
 
