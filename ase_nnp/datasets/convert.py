@@ -173,8 +173,9 @@ def _one_file(
         sink.remove()
 
     fresh: State = {"token": work.token, "done": first, "written": 0, "skipped": [], "crc": 0}
-    state: State = sink.state() or fresh
-    if state["token"] != work.token:
+    other = sink.is_other()
+    state: State = fresh if other else sink.state() or fresh
+    if other or state["token"] != work.token:
         raise DatasetError(
             "the rest of a conversion from another source or with other settings lies here; "
             "use resume=False (--restart) to begin again",

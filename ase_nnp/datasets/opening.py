@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob as globbing
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -243,9 +244,10 @@ def _open(files: Sequence[tuple[Path, DatasetFormat]], options: dict[str, Any]) 
     except AseNnpError:
         raise
     except TypeError as error:
-        if "unexpected keyword" not in str(error):
+        option = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if option is None:
             raise DatasetError(f"cannot be opened: {error}", path=path) from error
-        raise DatasetError(f"format {kind.name}: {error}", path=path) from None
+        raise DatasetError(f"format {kind.name} has no option {option[1]!r}", path=path) from None
     except Exception as error:  # a reader is a plugin, and a damaged file may do anything to it
         reason = f"{type(error).__name__}: {error}"
         raise DatasetError(f"cannot be opened as {kind.name}: {reason}", path=path) from error

@@ -94,3 +94,20 @@ def test_a_name_that_no_record_has_is_answered_with_those_there_are(source, caps
     assert code == 0
     assert "0 of 4 records" in out
     assert "*CO" in err
+
+
+@pytest.mark.parametrize("command", [["query", "--picture"], ["plot", "--output"]])
+def test_a_picture_without_a_folder_is_refused_before_anything_is_read(
+    source, tmp_path, capsys, command
+):
+    arguments = ["data", command[0], source, command[1], tmp_path / "none" / "a.png"]
+    code, _, err = run(capsys, *arguments)
+    assert code == 2
+    assert "there is no folder" in err
+    assert not (tmp_path / "cache").exists()
+
+
+def test_an_option_that_a_format_does_not_have_is_named(source, capsys):
+    code, _, err = run(capsys, "data", "info", source, "--units", "energy=Hartree")
+    assert code == 2
+    assert "format extxyz has no option 'units'" in err

@@ -130,3 +130,15 @@ def test_a_folder_of_shards_is_not_continued_with_another_list(tmp_path):
     with pytest.raises(DatasetError, match="another source"):
         convert(structures(metal="Ni"), tmp_path / "out", chunk_size=8, shard_size=20)
     assert convert(structures(), tmp_path / "out", chunk_size=8, shard_size=20).written == 40
+
+
+@pytest.mark.parametrize("format", ["aselmdb", "flat-lmdb", "extxyz", "extxyz.xz", "hdf5"])
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_another_format_does_not_go_on_or_begin_over_the_rest(tmp_path, ending, format):
+    source, target = structures(), tmp_path / f"a.{ending}"
+    interrupted(source, target)
+    own = {"lmdb": "flat-lmdb", "h5": "hdf5"}.get(ending, ending)
+    if format != own:
+        with pytest.raises(DatasetError, match="the rest of a conversion from another source"):
+            convert(source, target, format=format, chunk_size=8)
+    assert convert(source, target, chunk_size=8).resumed_at == 16

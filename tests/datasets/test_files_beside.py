@@ -104,3 +104,10 @@ def test_a_name_with_a_tilde_that_is_nobodys_home_is_a_file(tmp_path, monkeypatc
     write_dataset(tmp_path / name, [slab()])
     assert len(open_dataset(name)) == 1
     open_dataset(name).index("~nobody.sqlite")
+
+
+@pytest.mark.parametrize("ending", ["aselmdb", "lmdb", "extxyz", "extxyz.xz", "h5"])
+def test_a_name_in_another_encoding_is_written_and_read(tmp_path, ending):
+    file = tmp_path / os.fsdecode(f"caf\xe9.{ending}".encode("latin-1"))
+    assert convert([slab()], file).written == 1
+    assert len(open_dataset(file)) == 1

@@ -11,6 +11,7 @@ import typer
 from ase_nnp.cli.commands.output import JsonOption, print_json, print_table, say
 from ase_nnp.cli.commands.progress import progress_bar
 from ase_nnp.cli.commands.shared_options import takes
+from ase_nnp.cli.commands.targets import check_place
 from ase_nnp.errors import DatasetError
 
 __all__ = ["add_to"]
@@ -317,6 +318,7 @@ def plot(
     """Draw the element table and histograms of sizes, energies and forces."""
     from ase_nnp.datasets.plot import plot_dataset
 
+    check_place(output, "dataset.png")
     with progress_bar("reading") as progress:
         counts = plot_dataset(
             options.open(source),

@@ -11,6 +11,7 @@ import typer
 from ase_nnp.cli.commands.data import FormatOption, Source, data
 from ase_nnp.cli.commands.output import JsonOption, note, print_json, print_table, say
 from ase_nnp.cli.commands.progress import progress_bar
+from ase_nnp.cli.commands.targets import check_place
 from ase_nnp.errors import DatasetError
 
 __all__ = ["add_to"]
@@ -67,6 +68,8 @@ def query(
     """Ask a dataset: by adsorbate, elements, surface, energies, forces, split, solvent, ions."""
     from ase_nnp.datasets import open_dataset
 
+    if picture is not None:
+        check_place(picture, "groups.png")
     options: dict[str, Any] = {"energy_kind": energy_kind} if energy_kind else {}
     dataset = open_dataset(source, format, **options)
     with progress_bar("indexing") as progress:

@@ -158,7 +158,7 @@ def miller_text(value: Any) -> str:
         except ValueError:
             raise QueryError(f"{value!r} are no Miller indices such as (1, 1, 1)") from None
     numbers = list(value) if isinstance(value, (list, tuple)) or _is_array(value) else []
-    whole = all(isinstance(one, (int, float, Integral)) and one == int(one) for one in numbers)
+    whole = all(isinstance(one, (int, float, Integral)) and one % 1 == 0 for one in numbers)
     if len(numbers) not in (3, 4) or not whole:
         raise QueryError(f"{value!r} are no Miller indices such as (1, 1, 1)")
     return str(tuple(int(one) for one in numbers))

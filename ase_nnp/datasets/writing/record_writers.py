@@ -24,7 +24,7 @@ from ase_nnp.files.atomic import (
     write_checked,
     write_whole,
 )
-from ase_nnp.files.lmdb import LmdbFile
+from ase_nnp.files.lmdb import LmdbFile, looks_like_lmdb
 
 if TYPE_CHECKING:
     from ase_nnp.datasets.sample import Sample
@@ -44,9 +44,22 @@ class Sink:
 
     name: ClassVar[str]
     suffixes: ClassVar[tuple[str, ...]]
+    lies_in: ClassVar[str]  # a "folder", an "lmdb" file or a "text"
 
     def __init__(self, part: Path) -> None:
         self.part = part
+
+    def is_other(self) -> bool:
+        """Whether the rest of a conversion to a format of another kind lies here."""
+        if not self.part.exists():
+            return False
+        if self.part.is_dir():
+            return self.lies_in != "folder"
+        if note_of(self.part).exists():
+            return self.lies_in != "text"
+        # Without a note it is LMDB, which keeps its own, or nothing that counts yet.
+        with open(self.part, "rb") as file:
+            return self.lies_in != "lmdb" and looks_like_lmdb(file.read(32))
 
     @staticmethod
     def encode(samples: Sequence[Sample]) -> list[bytes]:
@@ -107,6 +120,7 @@ class _LMDBSink(Sink):
     """Records and state in one LMDB file; a transaction takes care of "both or neither"."""
 
     first_key = 0
+    lies_in = "lmdb"
 
     def __init__(self, part: Path) -> None:
         super().__init__(part)
@@ -121,7 +135,9 @@ class _LMDBSink(Sink):
                 # for a damaged file, at every later call.
                 if self.part.is_file() and self.part.stat().st_size < 2 * mmap.PAGESIZE:
                     self.part.unlink()
-                self._env = lmdb.open(str(self.part), subdir=False, map_size=_MAP, lock=False)
+                # As bytes: a name may be in another encoding, which LMDB's own conversion refuses.
+                name: Any = os.fsencode(self.part)
+                self._env = lmdb.open(name, subdir=False, map_size=_MAP, lock=False)
             except (lmdb.Error, OSError) as error:
                 raise DatasetError(f"cannot be written ({error})", path=self.part) from error
         return self._env
@@ -228,6 +244,7 @@ class ExtXYZSink(Sink):
 
     name = "extxyz"
     suffixes = (".extxyz", ".xyz")
+    lies_in = "text"
 
     @staticmethod
     def encode(samples: Sequence[Sample]) -> list[bytes]:
@@ -288,6 +305,7 @@ class HDF5Sink(Sink):
 
     name = "hdf5"
     suffixes = (".h5", ".hdf5", ".hdf")
+    lies_in = "folder"
 
     @staticmethod
     def encode(samples: Sequence[Sample]) -> list[bytes]:

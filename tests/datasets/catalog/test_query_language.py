@@ -153,6 +153,7 @@ def test_an_answer_is_that_of_reading_every_record(indexed, records, question):
         "and",
         "energy = 1e999",
         "miller = 'flat'",
+        "miller = (1, 1, 1e400)",
         "energy is 3",
         "energy not < 3",
         "\0",
