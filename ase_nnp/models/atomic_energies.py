@@ -41,7 +41,7 @@ class AtomicEnergies(Conservative):
         super().__init__()
         self.numbers = [int(z) for z in numbers]
         self.elements = frozenset(self.numbers)
-        if not 1 <= len(self.numbers) == len(self.elements & set(range(1, 119))):
+        if not 1 <= len(self.numbers) == len(set(self.numbers) & set(range(1, 119))):
             raise ConfigError(
                 f"The elements are {self.numbers}; atomic numbers from 1 to 118 were wanted, at "
                 "least one and each once."

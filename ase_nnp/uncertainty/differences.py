@@ -25,7 +25,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from ase import Atoms
 
-from ase_nnp.errors import UncertaintyError
+from ase_nnp.errors import CheckpointError, UncertaintyError
 from ase_nnp.models.files import model_hash
 from ase_nnp.models.modes import evaluating
 from ase_nnp.models.potential import Potential
@@ -250,13 +250,17 @@ def _content(model: Potential) -> str:
     What two processes compute with one model is wrong together, though each has loaded its own.
     """
     parts, plain = [], [model]
-    while isinstance(model, UncertainPotential):
-        tensors, values = model.state()
-        parts += [model.method, tensor_hash(tensors), json.dumps(values, default=str)]
-        plain, model = list(model.potentials), model.base
-    if not all(member.family for member in plain):
-        return ""  # no family made it: weights and configuration may not be all that it is
-    parts += [model_hash(member) for member in plain]
+    try:
+        while isinstance(model, UncertainPotential):
+            tensors, values = model.state()
+            parts += [model.method, tensor_hash(tensors), json.dumps(values, default=str)]
+            plain, model = list(model.potentials), model.base
+        # Where no family made it, weights and configuration may not be all that it is.
+        if not all(member.family for member in plain):
+            return ""
+        parts += [model_hash(member) for member in plain]
+    except CheckpointError:  # no file can hold it, as it says itself
+        return ""
     return hashlib.sha256("|".join(parts).encode()).hexdigest()
 
 

@@ -123,8 +123,11 @@ def flat():
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
-        (lambda: labeled(energy=np.nan), "structure 1: an energy of nan"),
-        (lambda: labeled(forces=np.full((1, 3), np.inf)), "structure 1: forces with values"),
+        (lambda: labeled(energy=np.nan), "structure 1: the label energy holds nan"),
+        (
+            lambda: labeled(forces=np.full((1, 3), np.inf)),
+            "structure 1: the label forces holds inf",
+        ),
         (Atoms, "structure 1: no atoms"),
         (flat, "structure 1: a periodic direction without a lattice vector"),
     ],
