@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 
 __all__ = ["labeled_sample", "own_results"]
 
-#: Angstrom by which rounding may move atoms that were wrapped.
-ROUNDING = 1e-6
+#: Angstrom by which atoms that were wrapped, or rounded to five decimals, may move against each
+#: other; displacements that are meant are a hundred times larger.
+ROUNDING = 2e-5
 
 
 def labeled_sample(atoms: Atoms, number: int | None = None) -> Sample:

@@ -3,7 +3,7 @@
     python data/shipped/label_paths.py OUT_FOLDER MODEL.nnp 20000 20100 [KIND ...]
 
 Starts are those of ``wide_kinds.py`` that can relax, from numbers that single points do not use;
-an early step and the end are labeled, whatever has become of them: holes are taught that way.
+early steps and the end are labeled, whatever has become of them: holes are taught that way.
 Some starts run as molecular dynamics at 300 to 2000 K instead. Shards as in ``label_wide.py``.
 """
 
@@ -35,19 +35,23 @@ MOVING = {
 #: Crystals and gases need few paths: their single points cover them.
 SELDOM = {"gas": 0.3, "alloy": 0.3, "hot": 0.5, "meeting": 0.5, "slab": 0.3}
 STEPS = 30
+#: Holes lie at the end of long ways: as far as ``placements.py`` goes.
+FAR = 60
 
 
-def relaxed(atoms: Atoms, student) -> list[Atoms]:
-    """An early frame and the end of the student's relaxation."""
+def relaxed(atoms: Atoms, student, steps: int = STEPS) -> list[Atoms]:
+    """An early frame and the end of the student's relaxation; of a long one its middle too."""
     moving = atoms.copy()
     moving.calc = student
     path = []
     with suppress(StructureError):
-        for _ in BFGS(moving, logfile=None, maxstep=0.15).irun(fmax=0.03, steps=STEPS):
+        for _ in BFGS(moving, logfile=None, maxstep=0.15).irun(fmax=0.03, steps=steps):
             path.append(moving.copy())
     if not path:
         return []
-    return [path[k] for k in sorted({min(6, len(path) - 1), len(path) - 1})]
+    last = len(path) - 1
+    wanted = {min(6, last), last} | ({last // 2} if last > STEPS else set())
+    return [path[k] for k in sorted(wanted)]
 
 
 def heated(atoms: Atoms, student, rng: np.random.Generator) -> list[Atoms]:
@@ -76,7 +80,8 @@ def paths(numbers: range, student, kinds: Collection[str]) -> list[tuple[str, st
         kind, name, atoms = training(number)
         if kind not in kinds or rng.random() > SELDOM.get(kind, 1.0):
             continue
-        frames = heated(atoms, student, rng) if rng.random() < 0.25 else relaxed(atoms, student)
+        hot = rng.random() < 0.25
+        frames = heated(atoms, student, rng) if hot else relaxed(atoms, student, FAR)
         for frame in frames:
             frame.set_constraint([c for c in atoms.constraints if isinstance(c, FixAtoms)])
             found.append(("path", name, frame))

@@ -42,7 +42,7 @@ CONFIG = {
 #: strains and displacements decide constants and phonons, and their cells cost little. Every
 #: adsorption energy contains a gas's, so an error of these molecules is an error of all of them.
 WEIGHTS = {None: 1, "pair": 1, "strain": 8, "wave": 5, "shaken": 4, "eos": 4, "vacancy": 4}
-WEIGHTS |= {"reference": 10, "crystal": 6, "adsorbate": 3, "site": 4}
+WEIGHTS |= {"reference": 10, "crystal": 6, "adsorbate": 3, "site": 4, "path": 3}
 #: Part of the sum of covalent radii below which the teacher itself is in doubt.
 NEAREST = 0.65
 
@@ -119,9 +119,11 @@ def graphs_of(model, frames: list[Atoms]) -> list[AtomGraph]:
     return graphs
 
 
-def as_often(graphs: list[AtomGraph], frames: list[Atoms]) -> list[AtomGraph]:
-    """Graphs repeated as WEIGHTS says of the kinds of their frames."""
-    counts = [WEIGHTS.get(a.info.get("kind"), 2) for a in frames]
+def as_often(
+    graphs: list[AtomGraph], frames: list[Atoms], weights: dict[str | None, int]
+) -> list[AtomGraph]:
+    """Graphs repeated as the weights say of the kinds of their frames."""
+    counts = [weights.get(a.info.get("kind"), 2) for a in frames]
     return [g for g, count in zip(graphs, counts, strict=True) for _ in range(count)]
 
 
@@ -166,6 +168,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--labels", type=Path, nargs="+", required=True)
     parser.add_argument("--config", type=json.loads, default={}, help="JSON, over CONFIG")
+    parser.add_argument("--weights", type=json.loads, default={}, help="JSON, over WEIGHTS")
     parser.add_argument("--epochs", type=float, default=30)
     parser.add_argument("--batch", type=int, default=5)
     parser.add_argument("--lr", type=float, default=5e-3)
@@ -197,7 +200,8 @@ def main() -> None:
     watch_frames = watch_frames[:: max(1, len(watch_frames) // 250)]
     train, watch = graphs_of(model, frames), graphs_of(model, watch_frames)
     count, atoms = len(train), sum(g.num_atoms for g in train)
-    train = as_often(train, frames)
+    weights = WEIGHTS | args.weights
+    train = as_often(train, frames, weights)
     print(f"{count} structures, {atoms} atoms; {len(watch)} watched", flush=True)
 
     model.train()
@@ -250,7 +254,7 @@ def main() -> None:
             known, more = new_frames(args.labels, known)
             if more:
                 more = split(more)[0]
-                train += as_often(graphs_of(model, more), more)
+                train += as_often(graphs_of(model, more), more, weights)
                 count += len(more)
             print(json.dumps(line), flush=True)
             with open(args.out / "log.jsonl", "a") as log:

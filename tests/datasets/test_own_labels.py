@@ -75,7 +75,15 @@ def turned():
     return atoms
 
 
-@pytest.mark.parametrize("make", [wrapped, shifted, in_another_box])
+def rounded():
+    atoms = bulk("Cu") * (2, 2, 2)
+    atoms.rattle(0.1, seed=1)
+    atoms.calc = SinglePointCalculator(atoms, energy=-2.0)
+    atoms.positions = atoms.positions.round(5)
+    return atoms
+
+
+@pytest.mark.parametrize("make", [wrapped, shifted, in_another_box, rounded])
 def test_a_structure_that_was_wrapped_or_moved_as_a_whole_keeps_its_labels(tmp_path, make):
     write_dataset(tmp_path / "a.aselmdb", [make()])
     assert open_dataset(tmp_path / "a.aselmdb")[0].get_potential_energy() == -2.0
