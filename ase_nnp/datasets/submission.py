@@ -44,9 +44,9 @@ class _Task:
 
 
 _TASKS = {
-    "s2ef": _Task(("energy",), "forces", re.compile(r"\d+_-?\d+")),
-    "is2re": _Task(("energy",), None, re.compile(r"\d+")),
-    "is2rs": _Task((), "pos", re.compile(r"\d+")),
+    "s2ef": _Task(("energy",), "forces", re.compile(r"(0|[1-9][0-9]*)_-?(0|[1-9][0-9]*)")),
+    "is2re": _Task(("energy",), None, re.compile(r"0|[1-9][0-9]*")),
+    "is2rs": _Task((), "pos", re.compile(r"0|[1-9][0-9]*")),
 }
 
 
@@ -80,11 +80,9 @@ def _arrays(
 
         ids.append(str(prediction["id"]))
         for name in task.per_system:
-            columns[name].append(float(prediction[name]))
+            columns[name].append(float(_real(where, name, prediction[name], ())))
         if task.per_atom is not None:
-            values = np.asarray(prediction[task.per_atom], dtype=np.float64)
-            if values.ndim != 2 or values.shape[1] != 3:
-                raise PredictionError(f"{where}: {task.per_atom} has shape {values.shape}")
+            values = _real(where, task.per_atom, prediction[task.per_atom], (-1, 3))
             if free and prediction.get("fixed") is not None:
                 fixed = np.asarray(prediction["fixed"])
                 if fixed.shape != values.shape[:1]:
@@ -94,14 +92,30 @@ def _arrays(
                 values = values[fixed == 0]
             chunks.append(values)
 
-    out: dict[str, Any] = {f"{split}_ids": np.array(ids)}
+    out: dict[str, Any] = {f"{split}_ids": np.array(ids, dtype=str)}
     for name, column in columns.items():
         out[f"{split}_{name}"] = np.array(column, dtype=np.float64)
     if task.per_atom is not None:
         joined = np.concatenate(chunks) if chunks else np.zeros((0, 3))
-        out[f"{split}_{task.per_atom}"] = joined.astype(dtype)
+        # What half precision cannot hold is refused below, with its place.
+        with np.errstate(over="ignore"):
+            out[f"{split}_{task.per_atom}"] = joined.astype(dtype)
         out[f"{split}_chunk_idx"] = np.cumsum([len(c) for c in chunks], dtype=np.int64)[:-1]
     return out
+
+
+def _real(where: str, name: str, value: Any, shape: tuple[int, ...]) -> Any:
+    """Return real numbers in double precision, in ``shape``; text and complex ones are none."""
+    try:
+        array = np.asarray(value)
+        rows = array.ndim == 2 and array.shape[1] == 3
+        if array.dtype.kind in "fiu" and (rows if shape else array.size == 1):
+            return array.astype(np.float64).reshape(shape)
+        found = f"{array.dtype} of shape {array.shape}"
+    except (TypeError, ValueError, RuntimeError) as error:  # ragged rows, tensors with gradients
+        found = f"no array: {error}"
+    wanted = "(N, 3) numbers" if shape else "one number"
+    raise PredictionError(f"{where}: {name} is {found}; wanted {wanted}")
 
 
 def write_submission(
@@ -136,6 +150,8 @@ def write_submission(
         A split is missing.
     """
     kind = _task(task)
+    if getattr(dtype, "__name__", str(dtype)) not in ("float16", "float32", "float64"):
+        raise ConfigError(f"dtype {dtype!r}; it is float16, float32 or float64")
     unknown = set(predictions) - set(SPLITS)
     if unknown:
         raise DatasetError(f"unknown splits {sorted(unknown)}; they are {', '.join(SPLITS)}")
@@ -172,8 +188,7 @@ def _check_split(split: str, arrays: Mapping[str, Any], task: _Task) -> dict[str
     count = len(ids)
     if count == 0:
         raise PredictionError(f"split {split!r} has no predictions")
-    for one in ids.tolist():
-        name = one.decode() if isinstance(one, bytes) else one
+    for name in _names(ids):
         if not task.id_form.fullmatch(name):
             raise PredictionError(f"{split}_ids holds {name!r}; see submission_id()")
     if len(set(ids.tolist())) != count:
@@ -193,6 +208,13 @@ def _check_split(split: str, arrays: Mapping[str, Any], task: _Task) -> dict[str
         _finite(f"{split}_{task.per_atom}", values)
         _chunk_sizes(split, get("chunk_idx", "iu", 1), count, atoms)
     return {"systems": count, "atoms": atoms}
+
+
+def _names(ids: Any) -> list[str]:
+    """Return identifiers as text; bytes that are no text stay visible."""
+    if ids.dtype.kind == "S":
+        return [one.decode("ascii", "backslashreplace") for one in ids.tolist()]
+    return list(ids.tolist())
 
 
 def _finite(name: str, values: Any) -> None:
@@ -254,7 +276,7 @@ def _compare(
 ) -> None:
     from ase_nnp.datasets.sample import from_atoms
 
-    ids = [str(one) for one in arrays[f"{split}_ids"].astype(str).tolist()]
+    ids = _names(arrays[f"{split}_ids"])
     sizes: dict[str, int] = {}
     if kind.per_atom is not None:
         total = len(arrays[f"{split}_{kind.per_atom}"])

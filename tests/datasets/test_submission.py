@@ -85,6 +85,9 @@ def replaced(index, value):
         ({"id_ids": lambda a: a[:2]}, "id_energy has 3 entries for 2 ids"),
         ({"id_ids": replaced(0, "1001_1")}, "'1001_1' more than once"),
         ({"id_ids": replaced(0, "slab")}, "'slab'; see submission_id"),
+        ({"id_ids": replaced(0, "01_0")}, "'01_0'; see submission_id"),
+        ({"id_ids": replaced(0, "\u0661_0")}, "'\u0661_0'; see submission_id"),
+        ({"id_ids": lambda a: np.array([b"\xff", b"1_1", b"2_2"])}, r"xff'; see submission_id"),
         ({"id_energy": replaced(1, np.nan)}, r"id_energy\[1\] is not finite"),
         ({"ood_ads_forces": replaced((5, 0), np.inf)}, r"ood_ads_forces\[5\] is not finite"),
         ({"id_forces": lambda a: a[:, :2]}, r"id_forces has shape \(18, 2\)"),
@@ -99,6 +102,30 @@ def test_a_wrong_file_is_refused_with_array_and_entry(tmp_path, sets, arrays, me
     change(path, **arrays)
     with pytest.raises(PredictionError, match=message):
         check_submission(path, datasets=sets)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"energy": None}, "prediction 1: energy is object of shape"),
+        ({"energy": "-1"}, "prediction 1: energy is <U2"),
+        ({"energy": [1.0, 2.0]}, r"energy is float64 of shape \(2,\); wanted one number"),
+        ({"forces": np.ones((14, 3)) * 1j}, "prediction 1: forces is complex128"),
+        ({"forces": [[1, 2, 3], [1]]}, "prediction 1: forces is no array"),
+        ({"forces": np.full((14, 3), 1e39)}, r"id_forces\[6\] is not finite"),
+    ],
+)
+def test_what_is_no_prediction_is_refused_by_its_number(tmp_path, sets, change, message):
+    given = predictions(sets)
+    given["id"][1].update(change)
+    with pytest.raises(PredictionError, match=message):
+        write_submission(tmp_path / "s.npz", given)
+
+
+def test_only_real_precisions_are_written(tmp_path, sets):
+    for dtype in ("int32", "complex64", "real"):
+        with pytest.raises(ConfigError, match="float16, float32 or float64"):
+            write_submission(tmp_path / "s.npz", predictions(sets), dtype=dtype)
 
 
 def test_pickles_in_a_submission_are_not_run(tmp_path, sets):
