@@ -15,6 +15,7 @@ A *sample* is a dict. Always there: ``atomic_numbers`` (N,) int64, ``positions``
 ``edge_distance``              (E,) Angstrom
 ``arrays``                     further per-atom arrays of ``ase.Atoms`` (momenta, initial_magmoms)
 ``constraints``                other constraints, as ASE dicts
+``remarks``                    what became of fields that are not kept, by name
 =============================  ==================================================================
 
 ``info`` holds ``sid``, ``fid``, ``y_init``, ``y_relaxed``, ``pos_relaxed`` (N, 3),
@@ -30,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ase_nnp.datasets import fast_atoms
+from ase_nnp.datasets.constraints import describe, rebuild
 from ase_nnp.datasets.labels import may_be_infinite
 from ase_nnp.errors import DatasetError
 
@@ -185,7 +187,7 @@ def to_atoms(sample: Sample) -> Atoms:
     if "stress" in sample:
         results["stress"] = fast_atoms.voigt(sample["stress"])
 
-    constraints = list(_constraints(sample["constraints"])) if "constraints" in sample else []
+    constraints = list(rebuild(sample["constraints"])) if "constraints" in sample else []
     make = _known_atoms if kinds.known else _any_atoms
     atoms = make(kinds, sample, results)
     fixed = sample.get("fixed")
@@ -229,18 +231,6 @@ def _any_atoms(kinds: Any, sample: Sample, results: dict[str, Any]) -> Any:
     return atoms
 
 
-def _constraints(described: Any) -> Any:
-    from ase.constraints import dict2constraint
-
-    for entry in described:
-        try:
-            yield dict2constraint(entry)
-        except Exception as error:
-            raise DatasetError(
-                f"constraint {entry.get('name')!r} cannot be made: {error}"
-            ) from None
-
-
 def from_atoms(atoms: Atoms) -> Sample:
     """Return the sample of an ``Atoms``, as it would come from a file."""
     from ase.constraints import FixAtoms
@@ -259,16 +249,21 @@ def from_atoms(atoms: Atoms) -> Sample:
     if arrays:
         sample["arrays"] = arrays
     fixed = np.zeros(len(atoms), bool)
-    others = []
+    others, remarks = [], {}
     for constraint in atoms.constraints:
         if isinstance(constraint, FixAtoms):
             fixed[constraint.index] = True
+        elif (described := describe(constraint)) is not None:
+            others.append(described)
         else:
-            others.append(constraint.todict())
+            name = f"constraint {type(constraint).__name__}"
+            remarks[name] = "is left out (no file can describe it)"
     if fixed.any():
         sample["fixed"] = fixed
     if others:
         sample["constraints"] = others
+    if remarks:
+        sample["remarks"] = remarks
     results = dict(getattr(atoms.calc, "results", None) or {})
     for name in ("energy", "forces"):
         if results.get(name) is not None:

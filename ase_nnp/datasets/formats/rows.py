@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ase_nnp.datasets.constraints import check_indices
 from ase_nnp.datasets.labels import RESULTS, full_stress
 from ase_nnp.datasets.sample import Sample
 from ase_nnp.datasets.writing.encode import ARRAYS, PAIRS, REST, put_back
@@ -279,25 +280,8 @@ def _constraints(described: Any, n: int, sample: Sample) -> None:
                 raise DatasetError(f"FixAtoms on atoms that {n} atoms do not have") from None
             held = True
         else:
-            others.append(_other_constraint(name, plain(kwargs, name), n))
+            others.append(check_indices(name, plain(kwargs, name), n))
     if held:
         sample["fixed"] = fixed
     if others:
         sample["constraints"] = others
-
-
-def _other_constraint(name: Any, kwargs: Any, n: int) -> dict[str, Any]:
-    import ase.constraints
-
-    if name not in ase.constraints.__all__ or not str(name).startswith(("Fix", "Hook", "External")):
-        raise DatasetError(f"an unknown constraint {name!r}")
-    for key in ("indices", "index", "a", "a1", "a2", "pairs", "pair"):
-        if kwargs.get(key) is not None:
-            indices = np.array(kwargs[key])
-            if (
-                indices.dtype.kind in "iu"
-                and indices.size
-                and not (indices.min() >= -n and indices.max() < n)
-            ):
-                raise DatasetError(f"{name} on atoms that {n} atoms do not have")
-    return {"name": name, "kwargs": kwargs}

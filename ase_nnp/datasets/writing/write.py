@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ase_nnp.datasets.own_labels import labeled_sample
 from ase_nnp.datasets.sample import Sample, check_sample
-from ase_nnp.datasets.shard import has_energy
+from ase_nnp.datasets.shard import DatasetWarning, has_energy
 from ase_nnp.datasets.writing.encode import check_info
 from ase_nnp.datasets.writing.record_writers import SINKS, Sink, sink_class
 from ase_nnp.errors import DatasetError
@@ -136,9 +137,13 @@ def check_target(target: Path, overwrite: bool) -> None:
 def sample_to_write(atoms: Atoms, number: int) -> Sample:
     """Return a structure as it is stored; one that no reader would take is named by its number."""
     try:
-        return check_sample(labeled_sample(atoms))
+        sample = check_sample(labeled_sample(atoms))
     except DatasetError as error:
         raise DatasetError(f"structure {number}: {error}") from None
+    for name, what in sample.pop("remarks", {}).items():
+        # Without the number, so that Python says it once and not for each structure.
+        warnings.warn(f"the {name} {what}", DatasetWarning, stacklevel=2)
+    return sample
 
 
 def encode_chunk(sink: type[Sink], chunk: list[Sample], first: int) -> list[bytes]:
