@@ -10,6 +10,7 @@ from __future__ import annotations
 import bisect
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -97,6 +98,8 @@ class AtomsDataset(Sequence["Atoms"]):
         return f"<AtomsDataset of {len(self)} structures, {'/'.join(names)}, {where}>"
 
     def __add__(self, other: AtomsDataset) -> AtomsDataset:
+        if not isinstance(other, AtomsDataset):
+            return NotImplemented
         return AtomsDataset.concat([self, other])
 
     def _view(self, positions: Array) -> AtomsDataset:
@@ -229,7 +232,7 @@ class AtomsDataset(Sequence["Atoms"]):
         ``split([0.8, 0.1, 0.1], seed=0)``; ``split(0.8)`` gives two parts; a dict of fractions or
         of lists of ids gives a dict of views.
         """
-        if len(parts) == 1 and isinstance(parts[0], (int, float)):
+        if len(parts) == 1 and isinstance(parts[0], Real):
             parts = (parts[0], 1 - parts[0])
         chosen = split(self, parts[0] if len(parts) == 1 else parts, **options)
         if isinstance(chosen, dict):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any, Protocol
 
 import numpy as np
@@ -66,7 +67,7 @@ def split(
     values = list(parts.values()) if isinstance(parts, Mapping) else list(parts)
     if not values:
         raise DatasetError("a split into no parts")
-    if all(isinstance(value, (int, float)) for value in values):
+    if all(isinstance(value, Real) for value in values):
         chosen = _by_fraction(dataset, [float(v) for v in values], seed, group, shuffle)
     else:
         chosen = _by_ids(dataset, values)
@@ -87,7 +88,7 @@ def _by_fraction(
     if not shuffle:  # groups in order of first appearance
         order = np.argsort(np.unique(members, return_index=True)[1])
     else:
-        order = np.random.default_rng(seed).permutation(len(names))
+        order = _generator(seed).permutation(len(names))
 
     sizes = np.bincount(members, minlength=len(names))[order]
     middle = np.cumsum(sizes) - sizes / 2  # a group goes where its middle falls
@@ -103,6 +104,13 @@ def _by_fraction(
     part_of_group[order] = np.searchsorted(edges[1:], middle, side="left")
     part = part_of_group[members]
     return [np.flatnonzero(part == k) for k in range(len(fractions))]
+
+
+def _generator(seed: Any) -> np.random.Generator:
+    try:
+        return np.random.default_rng(seed)
+    except (TypeError, ValueError) as error:
+        raise DatasetError(f"seed {seed!r}: {error}") from None
 
 
 def _groups(dataset: Described, group: Any) -> Array:
@@ -158,13 +166,13 @@ def _inside(values: Array, wanted: Any, name: str) -> Array:
         if high is not None:
             mask &= values <= high
         return mask
-    if isinstance(wanted, (int, float)):
+    if isinstance(wanted, Real):
         return np.asarray(values == wanted)
     raise DatasetError(f"{name} is a value or a pair (lowest, highest) with None for no bound")
 
 
 def _listed(values: Any) -> list[Any]:
-    return [values] if isinstance(values, (str, int, np.integer)) else list(values)
+    return [values] if isinstance(values, (str, Integral)) else list(values)
 
 
 def select(
@@ -220,6 +228,8 @@ def select(
         for element in _listed(excludes) if excludes is not None else ():
             mask &= table.count(element) == 0
         for tag in _listed(tags) if tags is not None else ():
+            if not 0 <= tag < 8:
+                raise DatasetError(f"tag {tag!r}; the metadata know 0 to 7, where= looks at atoms")
             mask &= (table.tags >> np.uint8(tag)) & 1 == 1
         if sid is not None:
             wanted = {_bare(one) for one in _listed(sid)}
