@@ -106,6 +106,14 @@ class DownloadError(CheckpointError):
     """Weights that cannot be fetched, or that differ from what their plugin announced."""
 
 
+def _shortened(text: str, most: int = 2000) -> str:
+    """Leave out the middle of what quotes a damaged file at length."""
+    if len(text) <= most:
+        return text
+    head, tail = text[: most * 3 // 4], text[-most // 4 :]
+    return f"{head} [... {len(text) - len(head) - len(tail):,} characters ...] {tail}"
+
+
 class DatasetError(AseNnpError):
     """A dataset that cannot be opened, or a record that cannot be decoded.
 
@@ -124,8 +132,8 @@ class DatasetError(AseNnpError):
     def __init__(self, message: str, *, path: object = None, key: object = None) -> None:
         self.path, self.key = path, key
         where = "" if path is None else f"{path}: "
-        where += "" if key is None else f"record {key!r}: "
-        super().__init__(where + message)
+        where += "" if key is None else f"record {_shortened(repr(key))}: "
+        super().__init__(where + _shortened(message))
 
 
 class QueryError(DatasetError, ValueError):

@@ -178,3 +178,23 @@ def test_damaged_archives_of_predictions_are_our_error(tmp_path):
         path.write_bytes(good[:place] + bytes([good[place] ^ 0x55]) + good[place + 1 :])
         with pytest.raises(AseNnpError):
             check_submission(path, task="s2ef")
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        "1\nProperties=species:S:1:pos:R:3\n{} 0 0 0\n",
+        "1\nProperties=species:S:1:pos:R:3\nH 0 0 {}\n",
+        "1\nProperties=species:S:1:pos:R:3:{}\nH 0 0 0\n",
+        '1\nProperties=species:S:1:pos:R:3 pbc="{}"\nH 0 0 0\n',
+    ],
+    ids=["symbol", "number", "columns", "pbc"],
+)
+def test_an_error_quotes_a_damaged_record_in_part(tmp_path, record):
+    from ase_nnp.datasets.verify import verify_dataset
+
+    (tmp_path / "long.extxyz").write_text(record.format("q" * 100_000))
+    (problem,) = verify_dataset(tmp_path / "long.extxyz").problems
+    assert "qqq" in problem.reason
+    assert "characters ...]" in problem.reason
+    assert len(problem.reason) < 3000

@@ -47,7 +47,8 @@ class TrajectoryShard(SpeakingShard):
         try:
             self._length = len(self._opened())
         except Exception as error:
-            raise DatasetError(f"not a readable trajectory: {error}", path=self.path) from None
+            what = str(error) or type(error).__name__
+            raise DatasetError(f"not a readable trajectory: {what}", path=self.path) from None
         if self._length == 0:
             raise DatasetError("a trajectory without frames", path=self.path)
 
