@@ -291,7 +291,11 @@ def _is_paths(src: Any) -> bool:
 def _alone(target: Path) -> Iterator[None]:
     """Hold a lock on the conversion to ``target``; the system lets go of it after a kill."""
     lock = target.with_name(f".{target.name}.lock")
-    handle = take_lock(lock, wait=False)
+    try:
+        handle = take_lock(lock, wait=False)
+    except OSError as error:
+        # The folder is read-only or full; of the lock's own name nobody has heard.
+        raise DatasetError(f"cannot be written: {error.strerror or error}", path=target) from error
     if handle is None:
         raise DatasetError("another process is converting to this file", path=target)
     with handle:

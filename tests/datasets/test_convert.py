@@ -284,3 +284,12 @@ def test_a_source_that_changed_is_not_continued(tmp_path, slabs):
     write_dataset(source, slabs[::-1], overwrite=True)
     with pytest.raises(DatasetError, match="another source"):
         convert(source, target, chunk_size=2)
+
+
+def test_a_folder_that_takes_no_lock_is_named_by_the_target(tmp_path, folder, monkeypatch):
+    def denied(path, wait):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(sys.modules[convert.__module__], "take_lock", denied)
+    with pytest.raises(DatasetError, match=r"out\.lmdb: cannot be written: Permission denied"):
+        convert(folder, tmp_path / "out.lmdb")

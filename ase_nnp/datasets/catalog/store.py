@@ -83,7 +83,8 @@ def build(
             _finish(path, shards, mappings or Mappings({}, []), progress)
     except OSError as error:
         raise DatasetError(
-            f"an index cannot be kept here: {error.strerror}; name a file with path=", path=path
+            f"an index cannot be kept here: {error.strerror}; name a file with path= (--index)",
+            path=path,
         ) from None
 
 
