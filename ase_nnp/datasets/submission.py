@@ -62,8 +62,7 @@ def submission_id(atoms: Atoms, task: str = "s2ef") -> str:
     missing = [key for key in wanted if key not in atoms.info]
     if missing:
         raise DatasetError(f"a structure has no {' and no '.join(missing)} in atoms.info")
-    parts = [str(atoms.info[key]).removeprefix("random") for key in wanted]
-    return "_".join(parts)
+    return "_".join(str(atoms.info[key]).removeprefix("random") for key in wanted)
 
 
 def _arrays(
