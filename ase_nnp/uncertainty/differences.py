@@ -8,7 +8,8 @@ and not the sum of the first two. Each :class:`Observable` carries what its cova
 is made of: its value for each member of an ensemble (or each head of a shallow one), or, of a last
 layer with weights of covariance :math:`S S^T`, the row :math:`S^T \Phi` of its features, whose
 products with other rows are the covariances of the method exactly. Sums, differences and multiples
-are exact; :func:`combine` evaluates any other function.
+are exact; :func:`combine` evaluates any other function. Where the model's own flag is raised for a
+structure, every number that is made of its energy says so (:attr:`Observable.unknown`).
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from ase_nnp.models.potential import Potential
 from ase_nnp.models.predictor import Predictor
 from ase_nnp.models.sums import Sum
 from ase_nnp.models.tensors import tensor_hash
+from ase_nnp.uncertainty.flags import Flags, added, flag_of, scaled, through_a_function
 from ase_nnp.uncertainty.methods.base import UncertainPotential
 from ase_nnp.uncertainty.methods.ensemble import DeepEnsemble, Pool
 from ase_nnp.uncertainty.methods.jacobian import plain_features
@@ -76,10 +78,13 @@ class Observable:
     parts
         For each source of doubt: deviations (M,) of the members from the value, or a row (d,)
         whose squares add up to the variance.
+    flags
+        For each structure that the model's own flag is raised for, the factor of its energy.
     """
 
     value: float
     parts: Mapping[Source, Array] = field(default_factory=dict, repr=False)
+    flags: Flags = field(default_factory=dict, repr=False)
 
     def __float__(self) -> float:
         return float(self.value)
@@ -89,13 +94,13 @@ class Observable:
         parts = dict(self.parts)
         for source, vector in right.parts.items():
             parts[source] = parts[source] + vector if source in parts else vector
-        return Observable(self.value + right.value, parts)
+        return Observable(self.value + right.value, parts, added(self.flags, right.flags))
 
     def __mul__(self, factor: float) -> Observable:
         if isinstance(factor, Observable):
             raise UncertaintyError("A product of two observables is not linear; use combine(...).")
-        scaled = {source: factor * vector for source, vector in self.parts.items()}
-        return Observable(factor * self.value, scaled)
+        parts = {source: factor * vector for source, vector in self.parts.items()}
+        return Observable(factor * self.value, parts, scaled(self.flags, factor))
 
     __radd__ = __add__
     __rmul__ = __mul__
@@ -123,6 +128,11 @@ class Observable:
         if any(source.kind == "unknown" for source in self.parts):
             return None
         return math.sqrt(max(0.0, self.covariance(self)))
+
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """Formulas of the structures in it that the model calls outside of what it knows."""
+        return tuple(sorted({flag.name for flag in self.flags}))
 
     @property
     def members(self) -> Array | None:
@@ -174,7 +184,8 @@ class Observable:
 
     def __str__(self) -> str:
         bar = "no error bar" if self.std is None else f"± {self.std:.4f}"
-        return f"{self.value:.4f} {bar}"
+        doubt = f"; unknown to the model: {', '.join(self.unknown)}" if self.flags else ""
+        return f"{self.value:.4f} {bar}{doubt}"
 
 
 def as_observable(value: Observable | float) -> Observable:
@@ -214,11 +225,12 @@ def combine(
     values = np.array([one.value for one in given])
     sources = list(dict.fromkeys(source for one in given for source in one.parts))
     center = float(function(*values))
+    flags = through_a_function(one.flags for one in given)
 
     if len(sources) == 1 and sources[0].kind == "members":
         rows = [one.parts.get(sources[0], 0.0) + np.zeros(_length(given)) for one in given]
         members = [float(function(*(values + shift))) for shift in np.transpose(rows)]
-        return Observable(center, {sources[0]: np.array(members) - center})
+        return Observable(center, {sources[0]: np.array(members) - center}, flags)
 
     result = Observable(center)
     for k, one in enumerate(given):
@@ -226,7 +238,7 @@ def combine(
             move = step * np.eye(len(given))[k]
             slope = (function(*(values + move)) - function(*(values - move))) / (2 * step)
             result = result + (one - one.value) * float(slope)
-    return result
+    return Observable(result.value, result.parts, flags)
 
 
 def _length(observables: Iterable[Observable]) -> int:
@@ -234,14 +246,27 @@ def _length(observables: Iterable[Observable]) -> int:
 
 
 #: Two calls with one model give observables of one source.
-_SOURCES: WeakKeyDictionary[Any, Source] = WeakKeyDictionary()
+_KEYS: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
+
+
+def _key(model: Potential) -> str:
+    if model not in _KEYS:
+        _KEYS[model] = _content(model) or uuid4().hex
+    return _KEYS[model]
 
 
 def _source(model: Potential, kind: str) -> Source:
-    if model not in _SOURCES:
-        name = model.unwrapped.family or type(model).__name__
-        _SOURCES[model] = Source(kind, name, _content(model) or uuid4().hex)
-    return _SOURCES[model]
+    return Source(kind, model.unwrapped.family or type(model).__name__, _key(model))
+
+
+def _flags(model: Potential, atoms: Atoms, row: Mapping[str, Any]) -> Flags:
+    """Return the flag of one structure, from what the model says of it."""
+    return {flag_of(_key(model), atoms): 1.0} if bool(row.get("ood_flag", False)) else {}
+
+
+def _asked(model: Potential, *names: str) -> list[str]:
+    """Return names of properties, and that of the flag where the model has one."""
+    return [*names, *(["ood_flag"] if "ood_flag" in model.outputs else [])]
 
 
 def _content(model: Potential) -> str:
@@ -298,7 +323,8 @@ def _partly_shared(one: Observable, shared: float) -> Observable:
         return one
     parts = (one * math.sqrt(shared)).parts
     rest = np.array([math.sqrt(1 - shared) * one.std])
-    return Observable(one.value, {**parts, Source("independent", "the part not shared"): rest})
+    own = {Source("independent", "the part not shared"): rest}
+    return Observable(one.value, {**parts, **own}, one.flags)
 
 
 def _plain_energies(model: Potential, structures: Sequence[Atoms]) -> list[Observable]:
@@ -307,19 +333,19 @@ def _plain_energies(model: Potential, structures: Sequence[Atoms]) -> list[Obser
     if known and hasattr(model, "energy_rows"):
         return _of_stds_and_rows(model, structures)
     if isinstance(model, DeepEnsemble):
-        return _of_rows(model, "members", *_ensemble_rows(model, structures))
+        return _of_rows(model, structures, "members", *_ensemble_rows(model, structures))
     if isinstance(model, (ShallowEnsemble, LastLayerLaplace)):
         kind = "members" if isinstance(model, ShallowEnsemble) else "linear"
-        return _of_rows(model, kind, *_feature_rows(model, structures))
+        return _of_rows(model, structures, kind, *_feature_rows(model, structures))
 
-    wanted = ("energy", "energy_std") if known else ("energy",)
+    wanted = _asked(model, "energy", *(["energy_std"] if known else []))
     results = Predictor(model)(structures, wanted, progress=False)
     observables = []
-    for row in results:
+    for atoms, row in zip(structures, results, strict=True):
         # Each structure's own source: nothing is known of what two of them have in common.
         own = Source("independent") if known else _source(model, "unknown")
-        width = float(row["energy_std"]) if known else 0.0
-        observables.append(Observable(float(row["energy"]), {own: np.array([width])}))
+        parts = {own: np.array([float(row["energy_std"]) if known else 0.0])}
+        observables.append(Observable(float(row["energy"]), parts, _flags(model, atoms, row)))
     return observables
 
 
@@ -377,26 +403,35 @@ def _feature_rows(
 def _of_stds_and_rows(model: Potential, structures: Sequence[Atoms]) -> list[Observable]:
     """Return energies whose stds are the model's and whose correlations are those of its rows."""
     source, observables = _source(model, "linear"), []
-    results = Predictor(model)(structures, ("energy", "energy_std"), progress=False)
+    wanted = _asked(model, "energy", "energy_std")
+    results = Predictor(model)(structures, wanted, progress=False)
     make_rows: Any = model.energy_rows  # type: ignore[attr-defined]
     for atoms, result in zip(structures, results, strict=True):
         with evaluating(model):
             row = make_rows(model.make_graph([atoms]))[0].detach().double().cpu().numpy()
         # The rows know correlations, and the calibrated std the size.
         length = math.sqrt(float(row @ row))
-        scaled = row * (float(result["energy_std"]) / length) if length else row
-        observables.append(Observable(float(result["energy"]), {source: scaled}))
+        own = row * (float(result["energy_std"]) / length) if length else row
+        flags = _flags(model, atoms, result)
+        observables.append(Observable(float(result["energy"]), {source: own}, flags))
     return observables
 
 
 def _of_rows(
-    model: DeepEnsemble | ShallowEnsemble | LastLayerLaplace, kind: str, values: Array, rows: Array
+    model: DeepEnsemble | ShallowEnsemble | LastLayerLaplace,
+    structures: Sequence[Atoms],
+    kind: str,
+    values: Array,
+    rows: Array,
 ) -> list[Observable]:
-    source = _source(model, kind)
+    source, said = _source(model, kind), [{}] * len(structures)
+    if wanted := _asked(model):
+        said = Predictor(model)(structures, wanted, progress=False)
     calibration = model.calibration.properties.get("energy")
     observables = []
-    for value, row in zip(values, rows, strict=True):
+    for atoms, value, row, answer in zip(structures, values, rows, said, strict=True):
         raw = math.sqrt(_inner(source, row, row))
         factor = 1.0 if calibration is None or not raw else float(calibration.std(raw)) / raw
-        observables.append(Observable(float(value), {source: factor * row}))
+        flags = _flags(model, atoms, answer)
+        observables.append(Observable(float(value), {source: factor * row}, flags))
     return observables

@@ -68,7 +68,7 @@ def _of_last_layer(one: Observable) -> Observable:
     differ in volume only, where errors are smooth.
     """
     parts = {source: row for source, row in one.parts.items() if source.kind == "linear"}
-    return Observable(one.value, parts)
+    return Observable(one.value, parts, one.flags)
 
 
 def _through_fit(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ase_nnp.models.potential import Potential
@@ -11,7 +11,7 @@ from ase_nnp.models.predictor import Predictor
 if TYPE_CHECKING:
     from ase import Atoms
 
-__all__ = ["WANTED", "Watched", "doubts", "flagged", "unknown_places"]
+__all__ = ["WANTED", "Watched", "doubts", "flagged", "noted", "unknown_places"]
 
 #: One number a structure each; error bars of forces may cost many passes.
 WANTED = ("energy_std", "ood_score", "ood_flag")
@@ -40,6 +40,19 @@ def unknown_places(model: Potential, structures: Sequence[Atoms]) -> list[int]:
 def flagged(calculator: Any) -> bool:
     """Whether the flag is raised in a calculator's last results; False without a flag."""
     return bool(getattr(calculator, "results", {}).get("ood_flag", False))
+
+
+def noted(atoms: Atoms, said: Mapping[str, Any]) -> Atoms:
+    """Note in ``info`` what a model doubts, which every format keeps; changes ``atoms``.
+
+    ASE's writers drop results whose names they do not know. What ``info`` holds of an earlier
+    model under these names goes: it would pass for this one's.
+    """
+    for name in WANTED:
+        atoms.info.pop(name, None)
+        if name in said:
+            atoms.info[name] = bool(said[name]) if name == "ood_flag" else float(said[name])
+    return atoms
 
 
 class Watched:

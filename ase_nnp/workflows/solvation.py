@@ -66,6 +66,7 @@ class SolvationEnergy:
             "clean_ads_energy": float(self.without_solvent),
             "energies": {name: float(value) for name, value in self.parts.items()},
             "covers": self.energy.covers,
+            "unknown": [name for name, value in self.parts.items() if value.unknown],
         }
 
 

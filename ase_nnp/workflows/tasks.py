@@ -186,6 +186,8 @@ class ModelTask:
             checkpoint_every=10.0,
         )
 
+        from ase_nnp.workflows.doubts import noted
+
         answers: list[Atoms | AseNnpError] = []
         for outcome in outcomes:
             if outcome.status == "failed":
@@ -195,9 +197,8 @@ class ModelTask:
                 converged=outcome.converged,
                 steps=outcome.steps,
                 energy_before=outcome.energy_before,
-                **outcome.doubts,
             )
-            answers.append(outcome.atoms)
+            answers.append(noted(outcome.atoms, outcome.doubts))
         return answers
 
     def _predicted(self, given: Any) -> list[Atoms | AseNnpError]:
@@ -251,8 +252,9 @@ def labeled(atoms: Atoms, results: Mapping[str, Any]) -> Atoms:
     Energy, forces and stress go into a SinglePointCalculator, further scalars into ``info``.
     """
     from ase_nnp.models.structures import with_labels
+    from ase_nnp.workflows.doubts import noted
 
-    twin: Atoms = atoms.copy()
+    twin: Atoms = noted(atoms.copy(), {})
     twin.info.update({k: v for k, v in results.items() if isinstance(v, (bool, float))})
 
     # ASE writes info beside the results, and readers would meet two energies.

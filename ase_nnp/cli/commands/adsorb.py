@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ase_nnp.cli.commands.cautions import warn_of_unknown
+from ase_nnp.cli.commands.crystal import number_with_bar
 from ase_nnp.cli.commands.exit_codes import EPILOG, FAILED
 from ase_nnp.cli.commands.output import note, print_json, print_table, say
 from ase_nnp.cli.commands.shared_options import ModelOptions, takes, with_uncertainty
@@ -241,8 +242,10 @@ def _show(result: AdsorptionResult, report: dict[str, Any]) -> None:
             str(len(one.placements)),
         ]
         if judged:
-            energy = judged.get(rank, {}).get("judge_energy")
-            row.append("" if energy is None else f"{energy:.3f}")
+            seen = judged.get(rank, {})
+            energy, std = seen.get("judge_energy"), seen.get("judge_std")
+            said = "" if energy is None else number_with_bar(energy, std, 3)
+            row.append(said + ", unknown to it" * bool(seen.get("judge_unknown")))
         rows.append(row)
     columns = ["", "site", "E_ads (eV)", "± (eV)", "90 % interval", "height (Å)", "tilt (°)"]
     columns += ["bonds (Å)", "placements"] + ["judge (eV)"] * bool(judged)

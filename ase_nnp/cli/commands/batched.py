@@ -133,6 +133,8 @@ def run_batched(
     if outcomes and not alive:
         first = outcomes[0]
         raise PredictionError(f"All {total} structures failed. Structure 0: {first.reason}")
+    from ase_nnp.workflows.doubts import noted
+
     rows = [
         {
             "index": o.index,
@@ -148,7 +150,7 @@ def run_batched(
         }
         for o in outcomes
     ]
-    return rows, [o.atoms for o in alive]
+    return rows, [noted(o.atoms, o.doubts) for o in alive]
 
 
 def _doubts(given: dict[str, Any]) -> dict[str, Any]:

@@ -157,8 +157,9 @@ def _labeled(atoms: Atoms, results: dict[str, Any]) -> Atoms:
     import numpy as np
 
     from ase_nnp.models.structures import with_labels
+    from ase_nnp.workflows.doubts import noted
 
-    twin: Atoms = atoms.copy()
+    twin: Atoms = noted(atoms.copy(), {})
     for name in results.keys() - {"energy", "forces", "stress"}:
         value = np.asarray(results[name])
         if value.ndim and len(value) == len(twin):

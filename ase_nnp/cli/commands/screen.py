@@ -7,14 +7,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from ase_nnp.cli.commands.cautions import warn_of_unknown
 from ase_nnp.cli.commands.model_argument import CorrectionOption
 from ase_nnp.cli.commands.output import JsonOption, print_json, print_table, read_structures, say
 from ase_nnp.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ase_nnp.workflows.adsorption import AdsorptionTable
 
 __all__ = ["add_to"]
 
@@ -221,8 +225,20 @@ def table(
         )
     ]
     print_table("Most stable adsorption energies (eV)", ("", *energies.adsorbates), rows)
+    for text in _unknown(energies):
+        warn_of_unknown(True, text, [])
     for text in (*said["reactions"].values(), *(str(line) for line in lines)):
         say(text)
+
+
+def _unknown(table: AdsorptionTable) -> list[str]:
+    """What energies of the table are counted from that the model does not know, in words."""
+    found: dict[str, list[str]] = {}
+    for surface, row in zip(table.surfaces, table.unknown, strict=True):
+        for adsorbate, words in zip(table.adsorbates, row, strict=True):
+            if words:
+                found.setdefault(words, []).append(f"{adsorbate} on {surface}")
+    return [f"what {', '.join(of)} is counted from ({words})" for words, of in found.items()]
 
 
 def _cell(energy: float | None, std: float | None, site: str) -> str:

@@ -19,7 +19,6 @@ from ase_nnp.errors import ConfigError, StructureError
 from ase_nnp.models.files import load_model
 from ase_nnp.models.potential import Potential, model_name
 from ase_nnp.uncertainty.differences import energies
-from ase_nnp.workflows.doubts import unknown_places
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -166,7 +165,7 @@ def _by_scheme(
     if model.energy_kind == "adsorption":
         check_own_reference(model, scheme)
         (value,) = energies(model, [adslab])
-        unknown = ("adslab",) if unknown_places(model, [adslab]) else ()
+        unknown = ("adslab",) if value.unknown else ()
         parts = {"adslab": float(value)}
         own = model.energy_reference
         return AdsorptionEnergy(float(value), reaction, own, parts, {}, value.std, unknown)
@@ -266,7 +265,7 @@ def _difference(
     for value, amount in zip(values[2:], (amounts[n] for n in gas), strict=True):
         difference = difference - amount * value
     parts = {name: float(value) for name, value in zip(names, values, strict=True)}
-    unknown = tuple(names[k] for k in unknown_places(model, structures))
+    unknown = tuple(name for name, value in zip(names, values, strict=True) if value.unknown)
     return AdsorptionEnergy(
         float(difference), reaction, reference, parts, gas, difference.std, unknown
     )

@@ -136,4 +136,6 @@ def most_stable(item: Atoms, model: Potential, folder: Path | None, **options: A
     if best.std is not None and best.interval is not None:
         low, high = best.interval
         atoms.info |= {"adsorption_std": best.std, "interval_low": low, "interval_high": high}
+    if result.unknown:
+        atoms.info["unknown"] = ", ".join(result.unknown)
     return atoms

@@ -35,6 +35,9 @@ class Judged:
         Where the model has it.
     model_energy, judge_energy
         Adsorption energies, eV; None where the judge failed.
+    judge_std, judge_unknown
+        Of the judge's energy, eV, where it has an error bar; structures in it, by formula, that
+        the judge's own flag is raised for.
     steps
         That the judge's relaxation took; 0 for single points.
     atoms
@@ -47,11 +50,15 @@ class Judged:
     judge_energy: float | None
     steps: int
     atoms: Atoms = field(repr=False)
+    judge_std: float | None = None
+    judge_unknown: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, without the structure."""
-        names = ("rank", "site", "model_energy", "judge_energy", "steps")
-        return {name: getattr(self, name) for name in names}
+        names = ("rank", "site", "model_energy", "judge_energy", "judge_std", "steps")
+        return {name: getattr(self, name) for name in names} | {
+            "judge_unknown": list(self.judge_unknown)
+        }
 
 
 @dataclass(frozen=True)
@@ -141,9 +148,20 @@ def rejudge(
     )
     good = [k for k in range(len(chosen)) if k not in failed]
     values = references.energies(judge, [adslabs[k] for k in good], slab) if good else []
-    energies = dict(zip(good, (float(v) for v in values), strict=True))
+    found = dict(zip(good, values, strict=True))
     judged = [
-        Judged(k, one.geometry.site, one.energy, energies.get(k), taken[k], adslabs[k])
+        Judged(k, one.geometry.site, one.energy, None, taken[k], adslabs[k])
+        if k not in found
+        else Judged(
+            k,
+            one.geometry.site,
+            one.energy,
+            float(found[k]),
+            taken[k],
+            adslabs[k],
+            found[k].std,
+            found[k].unknown,
+        )
         for k, one in enumerate(chosen)
     ]
     return Rejudgement(result.system, judged, result.reaction)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -188,7 +188,7 @@ class AdsorptionResult:
             if path.suffix == ".db":
                 _write_db(self, beside)
             else:
-                write(beside, [_labeled(one, k) for k, one in enumerate(self.minima)])
+                write(beside, [_labeled(one, k, self.unknown) for k, one in enumerate(self.minima)])
 
     def oc20_dense(self) -> dict[str, dict[str, dict[str, Any]]]:
         """Return the minima as :func:`ase_nnp.metrics.adsorbml_metrics` takes ML results.
@@ -205,7 +205,7 @@ def _config(one: Minimum) -> str:
     return f"placement_{one.placements[0]}"
 
 
-def _labeled(one: Minimum, rank: int) -> Atoms:
+def _labeled(one: Minimum, rank: int, unknown: Sequence[str]) -> Atoms:
     """The structure with what is known of it in ``info``."""
     atoms: Atoms = one.atoms.copy()
     atoms.calc = one.atoms.calc
@@ -214,6 +214,8 @@ def _labeled(one: Minimum, rank: int) -> Atoms:
     if one.std is not None:
         atoms.info["adsorption_energy_std"] = one.std
     atoms.info["site"] = one.geometry.site
+    if unknown:
+        atoms.info["unknown"] = ", ".join(unknown)
     return atoms
 
 
@@ -230,7 +232,11 @@ def _write_db(result: AdsorptionResult, path: Path) -> None:
                 reason="accepted",
                 adsorption_energy=one.energy,
                 site=one.geometry.site,
-                data={"reaction": result.reaction, **one.as_dict()},
+                data={
+                    "reaction": result.reaction,
+                    "unknown": list(result.unknown),
+                    **one.as_dict(),
+                },
                 **std,
             )
         for rejected in result.rejected:

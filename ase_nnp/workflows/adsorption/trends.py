@@ -31,6 +31,9 @@ __all__ = [
     "draw_volcano",
 ]
 
+#: Under a picture: what its marks say.
+UNKNOWN = "rests on a structure unknown to the model"
+
 
 @dataclass(frozen=True)
 class ScalingRelation:
@@ -84,6 +87,9 @@ class AdsorptionTable:
         (S, A) names; nothing where there is none.
     reactions
         Of each adsorbate: what its energies are of.
+    unknown
+        (S, A) what an energy is counted from that the model's own flag is raised for, in words;
+        nothing where there is none.
     """
 
     surfaces: tuple[str, ...]
@@ -92,6 +98,7 @@ class AdsorptionTable:
     stds: Array
     sites: tuple[tuple[str, ...], ...]
     reactions: dict[str, str]
+    unknown: tuple[tuple[str, ...], ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, None for what is missing."""
@@ -106,7 +113,15 @@ class AdsorptionTable:
             "stds": plain(self.stds),
             "sites": [list(row) for row in self.sites],
             "reactions": dict(self.reactions),
+            "unknown": [list(row) for row in self.unknown],
         }
+
+    def doubted(self, *adsorbates: str) -> list[bool]:
+        """Return of each surface whether an energy of these adsorbates rests on the unknown."""
+        if not self.unknown:
+            return [False] * len(self.surfaces)
+        columns = [self.column(name) for name in adsorbates]
+        return [any(row[k] for k in columns) for row in self.unknown]
 
     def column(self, adsorbate: str) -> int:
         """Return the column of an adsorbate; ConfigError if there is none."""
@@ -183,15 +198,19 @@ def adsorption_table(structures: Iterable[Atoms]) -> AdsorptionTable:
         cells = [[best.get((s, a), {}).get(name, np.nan) for a in adsorbates] for s in surfaces]
         return np.array(cells, dtype=float)
 
+    def words(name: str) -> tuple[tuple[str, ...], ...]:
+        return tuple(
+            tuple(str(best.get((s, a), {}).get(name, "")) for a in adsorbates) for s in surfaces
+        )
+
     return AdsorptionTable(
         surfaces,
         adsorbates,
         values("adsorption_energy"),
         values("adsorption_std"),
-        tuple(
-            tuple(str(best.get((s, a), {}).get("site", "")) for a in adsorbates) for s in surfaces
-        ),
+        words("site"),
         {name: str(info.get("reaction", "")) for (_, name), info in best.items()},
+        words("unknown"),
     )
 
 
@@ -207,15 +226,20 @@ def draw_adsorption_table(table: AdsorptionTable, path: str | os.PathLike[str]) 
     axes.set_xticks(range(columns), table.adsorbates)
     axes.set_yticks(range(rows), table.surfaces)
     low, high = np.nanmin(table.energies), np.nanmax(table.energies)
+    marks = table.unknown or [[""] * columns] * rows
     for i, j in np.ndindex(rows, columns):
         energy, std = table.energies[i, j], table.stds[i, j]
         if np.isnan(energy):
             axes.text(j, i, "-", ha="center", va="center")
             continue
-        said = f"{energy:.2f}" + ("" if np.isnan(std) else f" ± {std:.2f}")
+        said = (
+            f"{energy:.2f}" + ("" if np.isnan(std) else f" ± {std:.2f}") + "?" * bool(marks[i][j])
+        )
         dark = abs(energy - (low + high) / 2) > 0.35 * (high - low)
         axes.text(j, i, said, ha="center", va="center", fontsize=8, color="w" if dark else "k")
     figure.colorbar(image, label="adsorption energy (eV)")
+    if any(table.doubted(*table.adsorbates)):
+        axes.set_title(f"?: {UNKNOWN}", fontsize=9)
     save_figure(figure, path)
 
 
@@ -226,7 +250,9 @@ def draw_scaling(table: AdsorptionTable, x: str, y: str, path: str | os.PathLike
     first, second = table.column(x), table.column(y)
     figure = new_figure(5.6, 4.6)
     axes = figure.subplots()
-    _points(axes, table, first, table.energies[:, second], table.stds[:, second])
+    heights = table.energies[:, second]
+    _points(axes, table, first, heights, table.stds[:, second])
+    _mark(axes, table.energies[:, first], heights, table.doubted(x, y))
 
     # The band of the line itself: slope and intercept are correlated through the mean.
     both = table.energies[:, [first, second]]
@@ -268,7 +294,9 @@ def draw_volcano(
     energies = table.energies[:, column]
     figure = new_figure(5.6, 4.6)
     axes = figure.subplots()
-    _points(axes, table, column, -np.abs(energies - optimum), np.full(len(energies), np.nan))
+    heights = -np.abs(energies - optimum)
+    _points(axes, table, column, heights, np.full(len(energies), np.nan))
+    _mark(axes, energies, heights, table.doubted(adsorbate))
 
     known = energies[~np.isnan(energies)]
     legs = np.array([min(known.min(), optimum), optimum, max(known.max(), optimum)])
@@ -276,6 +304,14 @@ def draw_volcano(
     axes.set_xlabel(f"adsorption energy of {adsorbate} (eV)")
     axes.set_ylabel(f"-|E - ({optimum:.2f})| (eV)")
     save_figure(figure, path)
+
+
+def _mark(axes: Any, energies: Array, heights: Array, doubted: list[bool]) -> None:
+    """Crosses on what the model does not know."""
+    if any(doubted):
+        places = np.flatnonzero(doubted)
+        axes.plot(energies[places], heights[places], "x", color="tab:red", zorder=3, label=UNKNOWN)
+        axes.legend(frameon=False, fontsize=8)
 
 
 def _points(axes: Any, table: AdsorptionTable, column: int, heights: Array, bars: Array) -> None:

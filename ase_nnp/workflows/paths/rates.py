@@ -50,6 +50,11 @@ class Rate:
     temperature: float
     tunneling: float = 1.0
 
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """Structures of the barrier that the model calls outside of what it knows."""
+        return self.barrier.unknown
+
     def interval(self, coverage: float = 0.9) -> tuple[float, float] | None:
         """Return the central interval of the rate, 1/s; None without an error bar."""
         ends = self.log10.interval(coverage)

@@ -21,7 +21,7 @@ from ase_nnp.models.predictor import Predictor
 from ase_nnp.uncertainty.differences import energies
 from ase_nnp.workflows.batched.interrupt import uninterrupted
 from ase_nnp.workflows.batched.store import FolderInUseError, agree
-from ase_nnp.workflows.doubts import unknown_places
+from ase_nnp.workflows.doubts import noted
 from ase_nnp.workflows.paths.band import Band
 from ase_nnp.workflows.paths.ends import SAME_MINIMUM, first_band, match_atoms
 from ase_nnp.workflows.paths.outcome import ReactionPath, what_no_saddle_means
@@ -335,9 +335,13 @@ class _Run:
         top = None if band.follower is None else band.top
         known = [image.calc.energy for image in band.images]
         reason = what_no_saddle_means(known, top) if band.converged else ""
+        values = energies(self.model, images)
+        for image, value in zip(images, values, strict=True):
+            said = {"energy_std": value.std, "ood_flag": value.unknown}
+            noted(image, {name: said[name] for name in said if name in self.model.outputs})
         return ReactionPath(
             images,
-            energies(self.model, images),
+            values,
             "converged" if band.converged and not reason else "finished",
             reason,
             band.steps,
@@ -345,5 +349,5 @@ class _Run:
             band.force,
             -1 if top is None else top,
             self.permutations.get(k),
-            unknown_places(self.model, images),
+            [k for k, value in enumerate(values) if value.unknown],
         )

@@ -131,11 +131,13 @@ class ReactionDiagram:
                     "gibbs": step.energy.value,
                     "std": step.energy.std,
                     "electrons": step.electrons,
+                    "unknown": list(step.energy.unknown),
                 }
                 for step in self.steps
             ],
             "levels": [level.value for level in self.levels],
             "levels_std": [level.std for level in self.levels],
+            "levels_unknown": [list(level.unknown) for level in self.levels],
         }
 
 
@@ -266,7 +268,7 @@ def draw_reaction_diagram(
     labels: Sequence[str] | None = None,
     coverage: float = 0.9,
 ) -> None:
-    """Draw the levels with bands of their intervals.
+    """Draw the levels with bands of their intervals; crosses mark what the model does not know.
 
     Parameters
     ----------
@@ -292,6 +294,7 @@ def draw_reaction_diagram(
         color = f"C{number}"
         levels = ReactionDiagram(diagram.steps, potential, diagram.temperature).levels
         values = [level.value for level in levels]
+        strange = [k for k, level in enumerate(levels) if level.unknown]
         for k, level in enumerate(levels):
             ends = [k - 0.3, k + 0.3]
             shown = f"U = {potential:g} V" if k == 0 else None
@@ -302,6 +305,10 @@ def draw_reaction_diagram(
             if k:
                 inner = [k - 0.7, k - 0.3]
                 axes.plot(inner, values[k - 1 : k + 1], color=color, linewidth=0.8, linestyle=":")
+        if strange:
+            shown = "unknown to the model" if number == 0 else None
+            at = [values[k] for k in strange]
+            axes.plot(strange, at, "x", color="tab:red", zorder=3, label=shown)
     axes.set_xticks(range(len(names)), names)
     axes.set(ylabel="free energy (eV)", xlim=(-0.5, len(names) - 0.5))
     axes.grid(axis="y", alpha=0.3)

@@ -42,7 +42,8 @@ class FreeEnergy:
     modes
         The vibrational energies as they were used and what was changed to get them.
     name, unknown
-        Of the state; ``unknown``: the model's own flag is raised for it.
+        Of the state; ``unknown``: the model's own flag is raised for it, or for a structure that
+        its energy rests on.
     """
 
     value: Observable
@@ -168,7 +169,7 @@ def gibbs(
         said,
         modes,
         state.name,
-        state.unknown,
+        state.unknown or bool(value.unknown),
     )
 
 

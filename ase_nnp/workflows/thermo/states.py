@@ -13,7 +13,6 @@ from ase_nnp.errors import AseNnpError, ConfigError, StructureError
 from ase_nnp.models.files import load_model
 from ase_nnp.models.potential import Potential
 from ase_nnp.uncertainty.differences import Observable, as_observable, energies
-from ase_nnp.workflows.doubts import unknown_places
 from ase_nnp.workflows.surfaces import clean_slab, whole_molecule
 from ase_nnp.workflows.vibrations import vibrations
 
@@ -120,8 +119,9 @@ def gas(
     modes = _modes(alone, potential, None, "all")
     alone.pbc = False
 
+    (energy,) = energies(potential, [settled])
     return State(
-        energies(potential, [settled])[0],
+        energy,
         "gas",
         modes[0],
         alone,
@@ -129,7 +129,7 @@ def gas(
         spin_of(alone) if spin is None else spin,
         member_modes=modes[1:],
         name=name or f"{alone.get_chemical_formula('hill')}(g)",
-        unknown=bool(unknown_places(potential, [settled])),
+        unknown=bool(energy.unknown),
     )
 
 
@@ -176,15 +176,16 @@ def adsorbate(
     moving = whole_molecule(settled if free is None else settled[list(free)])
     moving.set_constraint()
     moving.pbc = False
+    (energy,) = energies(potential, [settled])
     return State(
-        energies(potential, [settled])[0],
+        energy,
         "adsorbate",
         modes[0],
         moving,
         saddle=saddle,
         member_modes=modes[1:],
         name=name or f"*{moving.get_chemical_formula('hill')}",
-        unknown=bool(unknown_places(potential, [settled])),
+        unknown=bool(energy.unknown),
     )
 
 
@@ -195,8 +196,8 @@ def solid(atoms: Atoms, model: Any = None, *, relax: bool = True, fmax: float = 
     """
     potential = load_model(model)
     settled = _relaxed(atoms, potential, fmax) if relax else atoms
-    unknown = bool(unknown_places(potential, [settled]))
-    return State(energies(potential, [settled])[0], "solid", name="*", unknown=unknown)
+    (energy,) = energies(potential, [settled])
+    return State(energy, "solid", name="*", unknown=bool(energy.unknown))
 
 
 def _relaxed(atoms: Atoms, model: Potential, fmax: float) -> Atoms:

@@ -97,6 +97,11 @@ class SurfacePhaseDiagram:
         """(K,) which phase is the lowest."""
         return np.asarray(np.argmin(self.gamma, axis=0))
 
+    @property
+    def unknown(self) -> list[int]:
+        """Phases in whose energy the model's own flag is raised for a structure."""
+        return [k for k, one in enumerate(self.phases) if free_energy_of(one.energy).unknown]
+
     def transitions(self) -> list[tuple[int, int, Observable]]:
         """Return pairs of phases that give way to each other, and where, with the error bar."""
         stable, points = self.stable, []
@@ -297,7 +302,8 @@ def draw_surface_phases(
     for k, phase in enumerate(diagram.phases):
         # One meV/A^2 is 0.016 J/m^2.
         gamma, std = 1000 * diagram.gamma[k], 1000 * np.nan_to_num(diagram.std[k])
-        axes.plot(diagram.values, gamma, color=f"C{k}", linewidth=1, label=phase.name)
+        name = phase.name + ", unknown to the model" * (k in diagram.unknown)
+        axes.plot(diagram.values, gamma, color=f"C{k}", linewidth=1, label=name)
         lowest = np.where(stable == k, gamma, np.nan)
         axes.plot(diagram.values, lowest, color=f"C{k}", linewidth=3)
         low, high = gamma - half * std, gamma + half * std
