@@ -424,7 +424,8 @@ def _of_rows(
     values: Array,
     rows: Array,
 ) -> list[Observable]:
-    source, said = _source(model, kind), [{}] * len(structures)
+    source = _source(model, kind)
+    said: list[dict[str, Any]] = [{} for _ in structures]
     if wanted := _asked(model):
         said = Predictor(model)(structures, wanted, progress=False)
     calibration = model.calibration.properties.get("energy")

@@ -147,6 +147,7 @@ def run_batched(
             "fmax": o.fmax,
             "reason": o.reason,
             **_doubts(o.doubts),
+            "unknown": o.unknown,
         }
         for o in outcomes
     ]

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ase_nnp.cli.commands.batched import BatchedOptions, doubt_columns, number, run_batched
-from ase_nnp.cli.commands.cautions import warn_of_vacuum
+from ase_nnp.cli.commands.cautions import warn_of_unknown, warn_of_vacuum
 from ase_nnp.cli.commands.exit_codes import EPILOG, INTERRUPTED, leave
 from ase_nnp.cli.commands.model_argument import InputsArgument, model_and_structures, model_name
 from ase_nnp.cli.commands.output import print_json, print_table, read_structures, select
@@ -77,6 +77,9 @@ def md(
 
     for row in rows:
         del row["converged"], row["fmax"]
+    strange = [row["index"] for row in rows if row["unknown"]]
+    what = "states along the way (the first, every hundredth and the last were looked at)"
+    warn_of_unknown(strange, f"{what} of structures", cautions)
     if options.as_json:
         report = {"output": str(written), "ensemble": ensemble, "warnings": cautions}
         print_json({**report, "structures": rows})

@@ -94,6 +94,8 @@ def relax(
             None if place is None else Path(place),
         )
         written = target.write(relaxed)
+        for row in rows:
+            del row["unknown"]  # a way to a minimum is not looked at
         alive = [row for row in rows if row.get("status") != "failed"]
         if plot is not None:
             start = data[alive[0].get("index", 0)]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["restore_state", "run_state"]
 
 #: What a batch does not get from the structures as they were given.
-MOVING = ("step", "first_energy", "positions", "momenta", "cell")
+MOVING = ("step", "first_energy", "unknown", "positions", "momenta", "cell")
 
 
 def run_state(

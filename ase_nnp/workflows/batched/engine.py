@@ -28,7 +28,7 @@ from ase_nnp.workflows.batched.readings import HostCopy, Readings
 from ase_nnp.workflows.batched.settings import Progress, RunSettings
 from ase_nnp.workflows.batched.state import Array, Batch
 from ase_nnp.workflows.batched.store import Store
-from ase_nnp.workflows.doubts import doubts
+from ase_nnp.workflows.doubts import doubts, unknown_places
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -168,6 +168,7 @@ class Loop:
         converged = self.method.done(seen.watched) & going
         done = converged | ((batch.step > self.steps) & going)
         self._record(reached, going, done)
+        self._look(reached, going & ~done)
         stopped = np.zeros_like(going)
         if self.monitors.options is not None:
             stopped = self.monitors.look(reached.batch, reached.results, going)
@@ -180,6 +181,7 @@ class Loop:
             status = "converged" if converged[k] else "stopped" if stopped[k] else "finished"
             outcome = self._outcome(reached.batch, k, atoms, status)
             outcome.energy = float(seen.energy[k])
+            outcome.unknown += bool(self.method.looks and outcome.doubts.get("ood_flag", False))
             outcome.fmax = None if fmax is None else float(fmax[k])
             if status == "stopped":
                 outcome.reason = self.monitors.reason(outcome.index)
@@ -188,6 +190,16 @@ class Loop:
         # The others must not pay for the neighbor list of what has flown apart.
         flown = {k: reason for k, reason in seen.explosions().items() if going[k]}
         return going & self._fail(batch, flown)
+
+    def _look(self, at: HostCopy, going: Array) -> None:
+        """Ask now and then whether states along the way are known to the model."""
+        looks, model = self.method.looks, self.evaluator.model
+        if not looks or "ood_flag" not in model.outputs:
+            return
+        due = np.flatnonzero(going & ((self.batch.step - 1) % looks == 0)).tolist()
+        with suppress(Exception):  # of a model, which is a plugin: the run itself goes well
+            for place in unknown_places(model, [at.batch.snapshot(k) for k in due]):
+                self.batch.unknown[due[place]] += 1
 
     def _with_doubts(self, last: list[Atoms]) -> list[Atoms]:
         """Attach what the model doubts of last states: asked once, and not at every step."""
@@ -216,6 +228,7 @@ class Loop:
             int(batch.step[k]),
             None if np.isnan(before) else before,
             events=self.monitors.events(index),
+            unknown=int(batch.unknown[k]),
         )
 
     def _record(self, at: HostCopy, sound: Array, done: Array) -> None:

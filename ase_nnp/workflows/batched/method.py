@@ -27,6 +27,8 @@ class Method:
 
     name = ""
     stress = False
+    #: Steps from one look at the model's own flag to the next; 0: at last states alone.
+    looks = 0
 
     def settings(self) -> dict[str, Any]:
         """Return what must be the same to go on with a run, as JSON-able values."""

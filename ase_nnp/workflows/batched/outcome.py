@@ -41,6 +41,9 @@ class Outcome:
         Largest force on a free atom (with a relaxing cell: or cell row), eV/Angstrom.
     events
         What the monitor reported.
+    unknown
+        Of dynamics: at how many of its states the model's own flag was raised, of the first, every
+        hundredth after it and the last, which were looked at.
     """
 
     index: int
@@ -52,6 +55,7 @@ class Outcome:
     fmax: float | None = None
     reason: str = ""
     events: list[dict[str, Any]] = field(default_factory=list)
+    unknown: int = 0
 
     @property
     def doubts(self) -> dict[str, Any]:
@@ -120,5 +124,6 @@ def from_result(line: dict[str, Any], given: Atoms) -> Outcome:
         atoms.calc.results = {
             k: v if isinstance(v, float) else np.array(v) for k, v in line["results"].items()
         }
+    line = {"unknown": 0, **line}  # runs before it was counted
     own = {one.name: line[one.name] for one in fields(Outcome) if one.name != "atoms"}
     return Outcome(atoms=atoms, **own)

@@ -26,7 +26,7 @@ __all__ = ["Array", "Batch", "free_components", "joined", "read_once"]
 Array = np.ndarray[Any, Any]
 
 #: Known on the host; a row each structure.
-HOST = ("index", "step", "first_energy", "unlisted")
+HOST = ("index", "step", "first_energy", "unknown", "unlisted")
 #: On the device: a row each atom, a row each structure.
 PER_ATOM = ("positions", "momenta", "given", "searched", "masses", "free")
 PER_STRUCTURE = ("cell", "searched_cell", "volume")
@@ -88,6 +88,8 @@ class Batch:
         Steps taken.
     first_energy : (B,) eV, host
         Energy at step 0, NaN before it is known.
+    unknown : (B,) int64, host
+        How often the model's own flag was raised when it was looked at along the way.
     unlisted : (B,) bool, host
         Whose neighbors must be searched before the next evaluation.
     positions, given, searched : (N, 3) Angstrom
@@ -107,6 +109,7 @@ class Batch:
     index: Array
     step: Array
     first_energy: Array
+    unknown: Array
     unlisted: Array
     positions: Tensor
     momenta: Tensor
@@ -146,6 +149,7 @@ class Batch:
             index=np.asarray(index, dtype=np.int64),
             step=np.zeros(len(atoms), dtype=np.int64),
             first_energy=np.full(len(atoms), np.nan),
+            unknown=np.zeros(len(atoms), dtype=np.int64),
             unlisted=np.ones(len(atoms), dtype=bool),
             positions=positions,
             momenta=rows([one.get_momenta() for one in atoms], (3,)),
