@@ -20,7 +20,7 @@ from ase_nnp.models.kept_edges import KeptList
 from ase_nnp.models.modes import progress_bar, usual_default_dtype
 from ase_nnp.models.potential import Potential, model_name
 from ase_nnp.models.result_rows import split_rows
-from ase_nnp.models.structures import as_atoms, name_of
+from ase_nnp.models.structures import as_atoms, name_of, warn_of_charge
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -118,6 +118,7 @@ class Predictor:
     @usual_default_dtype()
     def single(self, atoms: Atoms, properties: Collection[str]) -> dict[str, Any]:
         """Return the results of one structure; the path of the calculator."""
+        warn_of_charge(atoms, self.model.required_inputs)
         try:
             if self._kept is None:
                 return self._run(self.model.make_graph([atoms]), [atoms], properties)[0]
@@ -128,6 +129,12 @@ class Predictor:
             return self._rows(output, [atoms], 0)[0]
         except torch.OutOfMemoryError as error:
             raise PredictionError(self._does_not_fit("The structure", atoms)) from error
+
+    def _made(self, atoms: Sequence[Atoms]) -> AtomGraph:
+        """Return the model's graph; here and not there, as terms of a sum read less than it."""
+        for one in atoms:
+            warn_of_charge(one, self.model.required_inputs)
+        return self.model.make_graph(atoms)
 
     def _does_not_fit(self, name: str, atoms: Atoms) -> str:
         return (
@@ -188,7 +195,7 @@ class Predictor:
     def _graph(self, atoms: Sequence[Atoms], number: int) -> AtomGraph:
         """Return the graph of one of many structures; an error names it."""
         try:
-            return self.model.make_graph([atoms[number]])
+            return self._made([atoms[number]])
         except StructureError as error:
             if len(atoms) == 1:
                 raise
@@ -289,7 +296,7 @@ class Predictor:
             self._side = torch.cuda.Stream(device)
         try:
             with torch.cuda.stream(self._side) if cuda else nullcontext():
-                graph = self.model.make_graph(members)
+                graph = self._made(members)
         except StructureError:
             for number in range(place, place + len(members)):
                 self._graph(atoms, number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ __all__ = [
     "has_volume",
     "name_of",
     "structures_of",
+    "warn_of_charge",
     "with_labels",
 ]
 
@@ -142,6 +144,32 @@ def arrays_of(
         "charge": np.array([_number(atoms.info, "charge") if "charge" in inputs else 0.0]),
         "spin": np.array([_number(atoms.info, "spin") if "spin" in inputs else 0.0]),
     }
+
+
+def warn_of_charge(atoms: Atoms, inputs: Collection[str]) -> None:
+    """Say where a charge counts for nothing: an ion would pass for a neutral molecule.
+
+    Parameters
+    ----------
+    atoms
+        Left as they are.
+    inputs
+        What the model reads beside geometry, as :attr:`Potential.required_inputs` names it.
+    """
+    if "charge" in inputs or "initial_charges" in inputs:
+        return
+    given = atoms.info.get("charge")
+    total: Any = atoms.get_initial_charges().sum() if given is None else given
+    if not isinstance(total, (int, float, np.number)) or not 0.5 < abs(total) < 1e6:
+        return
+    # Partial charges of atoms need not add up; an ion's do, to a whole number.
+    if abs(total - round(float(total))) < 1e-6:
+        # One text for all, so that a set of ions is warned of once.
+        warnings.warn(
+            "A structure has a charge (atoms.info['charge'], or initial charges of its atoms), and "
+            "this model takes none: its results are those without one.",
+            stacklevel=2,
+        )
 
 
 def _number(info: Mapping[str, Any], key: str) -> float:

@@ -179,6 +179,20 @@ def test_a_model_that_reads_nothing_ignores_info(copper):
     assert copper.calc.model_calls == 1
 
 
+@pytest.mark.parametrize("place", ["info", "initial charges"])
+def test_a_charge_that_counts_for_nothing_is_warned_of(copper, place):
+    if place == "info":
+        copper.info["charge"] = -1
+    else:
+        copper.set_initial_charges([-1, 0.2, -0.2, 0])
+    with pytest.warns(UserWarning, match="A structure has a charge"):
+        copper.get_potential_energy()
+    copper.info["charge"] = 0
+    copper.set_initial_charges([-1, 0.5, 0.25, 0.25])  # neutral in all
+    copper.calc = NNPCalculator(copper.calc.model)
+    copper.get_potential_energy()
+
+
 def test_no_stress_without_a_volume(lj):
     atoms = molecule("CO")
     atoms.calc = NNPCalculator(lj)

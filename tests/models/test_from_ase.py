@@ -120,7 +120,8 @@ def test_what_it_reads_reaches_it_and_nothing_comes_back():
     atoms.info["charge"] = 2
     atoms.set_initial_magnetic_moments([1.5])
     blind, reading = from_ase(Reads), from_ase(Reads, required_inputs=("charge", "initial_magmoms"))
-    assert ase_nnp.predict(blind, [atoms])[0]["energy"] == 0.0
+    with pytest.warns(UserWarning, match="this model takes none"):
+        assert ase_nnp.predict(blind, [atoms])[0]["energy"] == 0.0
     assert ase_nnp.predict(reading, [atoms, atoms])[1]["energy"] == 17.0
     assert "seen" not in atoms.info
     atoms.calc = ase_nnp.NNPCalculator(reading)

@@ -242,3 +242,15 @@ def test_what_cannot_be_meant_is_refused():
             gibbs(state, **wrong)
     with pytest.raises(StructureError, match="modes of 2 atoms"):
         gibbs(State(0.0, "gas", np.zeros(6), molecule("CO")), floor=50.0)
+
+
+@pytest.mark.parametrize(("name", "spin"), [("CO", 0.5), ("CO", 0.3), ("OH", 0), ("H2", 2)])
+def test_a_spin_that_the_electrons_cannot_have_is_refused(name, spin):
+    with pytest.raises(ConfigError, match="electrons, and its total spin is"):
+        State(0.0, "gas", np.array([0.2 + 0j]), molecule(name), spin=spin)
+
+
+def test_an_ion_has_the_spin_of_its_electrons():
+    ion = molecule("OH")
+    ion.set_initial_charges([-1, 0])
+    assert State(0.0, "gas", np.array([0.4 + 0j]), ion).spin == 0

@@ -22,6 +22,7 @@ from ase_nnp.models.kept_edges import check_closest
 from ase_nnp.models.modes import usual_default_dtype
 from ase_nnp.models.potential import Potential, model_name
 from ase_nnp.models.segments import Segments
+from ase_nnp.models.structures import warn_of_charge
 from ase_nnp.workflows.batched.micro_batch import MicroBatch
 from ase_nnp.workflows.batched.neighbor_lists import NeighborLists
 from ase_nnp.workflows.batched.settings import RunSettings
@@ -140,6 +141,7 @@ class Evaluator:
     def check(self, atoms: Atoms) -> None:
         """Refuse a structure that the model cannot answer for."""
         self.model.check_elements([atoms])
+        warn_of_charge(atoms, self.model.required_inputs)
         if not (np.isfinite(atoms.positions).all() and np.isfinite(atoms.cell.array).all()):
             raise StructureError("positions are not finite")
         if "stress" in self.properties and not (atoms.cell.rank == 3 and atoms.pbc.any()):

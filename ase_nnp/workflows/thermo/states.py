@@ -73,6 +73,8 @@ class State:
                 f"A gas needs atoms, a symmetry number of at least 1 (not {self.symmetry}) and a "
                 f"spin that is not negative (not {self.spin})."
             )
+        if self.kind == "gas":
+            _check_spin(self.atoms, self.spin)
 
     @property
     def observable(self) -> Observable:
@@ -223,6 +225,19 @@ def _modes(
         return tuple(np.zeros(0, dtype=complex) for _ in models)
     return tuple(
         vibrations(atoms, one, free=free, rigid=rigid).get_internal_energies() for one in models
+    )
+
+
+def _check_spin(atoms: Any, spin: float) -> None:
+    """Refuse a spin that the electrons cannot have: its entropy would be that of no molecule."""
+    charge = round(float(atoms.get_initial_charges().sum()))
+    electrons = int(atoms.numbers.sum()) - charge
+    if (2 * spin - electrons) % 2 == 0 and 2 * spin <= electrons:
+        return
+    parity = "whole: 0, 1, ..." if electrons % 2 == 0 else "half: 0.5, 1.5, ..."
+    raise ConfigError(
+        f"spin = {spin:g}: {atoms.get_chemical_formula()} has {electrons} electrons, and its total "
+        f"spin is {parity}. (Initial charges of the atoms count, for an ion.)"
     )
 
 

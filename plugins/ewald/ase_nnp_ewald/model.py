@@ -62,6 +62,8 @@ class Electrostatics(Conservative):
             )
         self.charges = None if charges is None else _checked(charges)
         self.cutoff, self.method = float(cutoff), method
+        # A calculator looks at what is read, and computes anew where it has changed.
+        self.required_inputs = ("initial_charges",) if charges is None else ()
 
         # erfc and the Gaussian of reciprocal space both fall as exp(-x^2 / 2).
         reach = math.sqrt(-2.0 * math.log(accuracy))

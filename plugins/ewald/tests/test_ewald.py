@@ -13,7 +13,7 @@ from ase.build import bulk, make_supercell
 pytest.importorskip("torchpme", reason="needs the extra 'ewald'")
 
 import ase_nnp
-from ase_nnp import ConfigError, predict
+from ase_nnp import ConfigError, NNPCalculator, predict
 from ase_nnp.errors import StructureError
 from ase_nnp.models.corrections import add_corrections, build_term
 from ase_nnp.testing import conformance
@@ -167,6 +167,15 @@ def test_an_error_says_which_term_and_which_structure():
     good, bad = sheets(3.0), Atoms("NaK", [[0, 0, 0], [0, 0, 3]])
     with pytest.raises(StructureError, match=r"Structure 2.*'ewald'.*no charge for K"):
         predict(model, [good, good, bad])
+
+
+def test_a_calculator_notices_charges_that_changed():
+    atoms = Atoms("CO", [(0, 0, 0), (0, 0, 1.2)])
+    atoms.set_initial_charges([1, -1])
+    atoms.calc = NNPCalculator(term())
+    before = atoms.get_potential_energy()
+    atoms.set_initial_charges([0.5, -0.5])
+    assert atoms.get_potential_energy() == pytest.approx(before / 4)
 
 
 def test_atoms_without_charges_are_refused():

@@ -142,6 +142,8 @@ class Coulomb(_Term):
         self.charges: dict[int, float] | None = None
         if charges is not None:
             self.charges = {atomic_numbers[s]: float(q) for s, q in charges.items()}
+        # A calculator looks at what is read, and computes anew where it has changed.
+        self.required_inputs = ("initial_charges",) if charges is None else ()
         self.lower, self.upper, self.strength = float(lower), float(upper), float(strength)
         self.limit = None if cutoff is None else float(cutoff)
         # Where all pairs count, edges are not looked at.
