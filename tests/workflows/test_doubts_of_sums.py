@@ -14,6 +14,7 @@ from ase.io import read, write
 import ase_nnp
 from ase_nnp import relax_many
 from ase_nnp.models.potential import Potential
+from ase_nnp.uncertainty import UncertaintyWarning
 from ase_nnp.uncertainty.differences import combine, energies
 from ase_nnp.workflows.adsorption import adsorption_table, draw_adsorption_table, draw_volcano
 from ase_nnp.workflows.batched import run_dynamics
@@ -22,13 +23,16 @@ from ase_nnp.workflows.doubts import noted
 from ase_nnp.workflows.paths import reaction_paths, transition_rate
 from ase_nnp.workflows.solvation import solvation
 from ase_nnp.workflows.thermo import State, gibbs
+from ase_nnp.workflows.thermo.bulk_pourbaix import bulk_pourbaix
 from ase_nnp.workflows.thermo.electrode import draw_reaction_diagram, reaction_diagram
+from ase_nnp.workflows.thermo.integration import integrate
 from ase_nnp.workflows.thermo.surface_phases import (
     SurfacePhase,
     draw_surface_phases,
     surface_energy,
     surface_phase_diagram,
     surface_pourbaix,
+    wulff_shape,
 )
 from ase_nnp.workflows.thermo.vacancies import vacancy_energies
 
@@ -212,3 +216,21 @@ def test_a_table_of_adsorption_energies_marks_what_rests_on_the_unknown(tmp_path
     draw_volcano(table, "H", tmp_path / "b.png")
     assert {"-0.50?", "-0.70"} <= set(words(figures[0]))
     assert "rests on a structure unknown to the model" in words(figures[1])
+
+
+def test_shapes_and_diagrams_of_other_packages_warn_of_what_they_cannot_hold(known):
+    pytest.importorskip("pymatgen")
+    crystal = bulk("Cu", cubic=True)
+    energies = {(1, 1, 1): known["*O"] - known["*O"].value + 1.0, (1, 0, 0): 1.1}
+    with pytest.warns(UncertaintyWarning, match="the Wulff shape rests on Cu4O, unknown"):
+        wulff_shape(crystal, energies)
+    solid = known["*O"] - known["*O"].value - 3.6
+    with pytest.warns(UncertaintyWarning, match="the Pourbaix diagram rests on Cu4O"):
+        bulk_pourbaix("ZnO", {"ZnO": solid}, {"Zn": 0.0, "O": 0.0, "H": 0.0})
+
+
+def test_integration_says_how_much_of_its_sampling_is_unknown(model):
+    pair = Atoms("ON", [(0, 0, 0), (0, 0, 2.6)])
+    settings = {"temperature": 100, "steps": 16, "equilibration": 1}
+    assert integrate(pair, model, model, 1, **settings).unknown == 1.0
+    assert integrate(pair, NoOxygen(6), NoOxygen(6), 1, **settings).unknown == 0.0

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ase_nnp.errors import ConfigError
 from ase_nnp.uncertainty.differences import Observable
-from ase_nnp.workflows.thermo.gibbs import FreeEnergyLike, free_energy_of
+from ase_nnp.workflows.thermo.gibbs import FreeEnergyLike, free_energy_of, warn_of_lost_doubts
 
 if TYPE_CHECKING:
     from ase.pourbaix import Pourbaix
@@ -83,6 +83,11 @@ def bulk_pourbaix(
     ------
     ConfigError
         The material is none of the solids, or an element has no reference.
+
+    Warns
+    -----
+    UncertaintyWarning
+        An energy rests on a structure that is unknown to its model, which the diagram cannot say.
     """
     from ase.phasediagram import solvated
     from ase.pourbaix import Pourbaix
@@ -90,6 +95,7 @@ def bulk_pourbaix(
     if material not in solids:
         raise ConfigError(f"'{material}' is none of the solids: {', '.join(solids)}.")
     formed = {name: formation_energy(name, e, elements) for name, e in solids.items()}
+    warn_of_lost_doubts("the Pourbaix diagram", formed.values())
     metals = [symbol for symbol in elements if symbol not in ("H", "O")]
     known = dict(solvated("".join(metals))) if ions is None else dict(ions)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,6 +95,19 @@ FreeEnergyLike = FreeEnergy | Observable | float
 def free_energy_of(given: FreeEnergyLike) -> Observable:
     """Return the value with its error bar, eV."""
     return given.value if isinstance(given, FreeEnergy) else as_observable(given)
+
+
+def warn_of_lost_doubts(what: str, energies: Iterable[FreeEnergyLike]) -> None:
+    """Warn of flags that end here: what follows is an object of another package, of floats."""
+    from ase_nnp.uncertainty.monitor import UncertaintyWarning
+
+    names = sorted({name for one in energies for name in free_energy_of(one).unknown})
+    if names:
+        warnings.warn(
+            f"{what} rests on {', '.join(names)}, unknown to the model by its own flag.",
+            UncertaintyWarning,
+            stacklevel=3,
+        )
 
 
 def gibbs(

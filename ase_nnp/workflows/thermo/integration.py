@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 
 from ase_nnp.errors import ConfigError
 from ase_nnp.models.files import load_model
+from ase_nnp.models.potential import Potential
 from ase_nnp.models.predictor import Predictor
 from ase_nnp.uncertainty.statistics.observables import blocking_error
+from ase_nnp.workflows.doubts import unknown_places
 from ase_nnp.workflows.vibrations.hessian import free_atoms
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["FreeEnergyDifference", "integrate"]
 
 Array = NDArray[np.float64]
+#: Steps between looks at the models' flags.
+EVERY = 50
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,9 @@ class FreeEnergyDifference:
         Where the integrand was sampled, and what each point counts.
     means, errors
         Mean of E_B - E_A at each point and its statistical error, eV.
+    unknown
+        Share of the states looked at, every fiftieth after equilibration, that the flag of one of
+        the two models is raised for; 0 where neither has one. No statistical error says so.
     """
 
     value: float
@@ -48,6 +55,7 @@ class FreeEnergyDifference:
     weights: Array
     means: Array
     errors: Array
+    unknown: float = 0.0
 
 
 def integrate(
@@ -107,8 +115,17 @@ def integrate(
     share = np.repeat(points, replicas)[:, None, None]
     moving = [atoms.copy() for _ in range(len(share))]
     predictors = Predictor(models[0]), Predictor(models[1])
+    watch = _Watch(models, equilibration)
     differences = _sampled(
-        moving, predictors, share, steps + equilibration, temperature, timestep, friction, seed
+        moving,
+        predictors,
+        share,
+        steps + equilibration,
+        temperature,
+        timestep,
+        friction,
+        seed,
+        watch,
     )[equilibration:]
 
     per_point = differences.reshape(steps, len(points), replicas)
@@ -121,7 +138,7 @@ def integrate(
         ]
     )
     value, std = float(weights @ means), float(np.sqrt((weights**2) @ errors**2))
-    return FreeEnergyDifference(value, std, points, weights, means, errors)
+    return FreeEnergyDifference(value, std, points, weights, means, errors, watch.share)
 
 
 def _points(lambdas: int | Sequence[float]) -> tuple[Array, Array]:
@@ -146,6 +163,7 @@ def _sampled(
     timestep: float,
     friction: float,
     seed: int,
+    watch: _Watch,
 ) -> Array:
     """Return E_B - E_A of every replica at every step, (steps, replicas)."""
     generator = np.random.default_rng(seed)
@@ -170,7 +188,26 @@ def _sampled(
             atoms.positions[:] = moved
         forces, differences[k] = _mixed(moving, predictors, share)
         velocities += 0.5 * step * forces / masses * free
+        watch.look(k, moving)
     return differences
+
+
+class _Watch:
+    """How many states the flags of two models are raised for, now and then after a first step."""
+
+    def __init__(self, models: Sequence[Potential], first: int) -> None:
+        self.models, self.first = models, first
+        self.seen = self.unknown = 0
+
+    def look(self, step: int, moving: list[Atoms]) -> None:
+        if step >= self.first and (step - self.first) % EVERY == 0:
+            strange = [set(unknown_places(model, moving)) for model in self.models]
+            self.seen += len(moving)
+            self.unknown += len(set().union(*strange))
+
+    @property
+    def share(self) -> float:
+        return self.unknown / self.seen if self.seen else 0.0
 
 
 def _mixed(

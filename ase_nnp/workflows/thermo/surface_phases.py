@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ase_nnp.errors import AseNnpError, ConfigError
 from ase_nnp.uncertainty.differences import Observable
-from ase_nnp.workflows.thermo.gibbs import FreeEnergyLike, free_energy_of
+from ase_nnp.workflows.thermo.gibbs import FreeEnergyLike, free_energy_of, warn_of_lost_doubts
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -261,6 +261,11 @@ def wulff_shape(
     ------
     AseNnpError
         pymatgen is not installed.
+
+    Warns
+    -----
+    UncertaintyWarning
+        An energy rests on a structure that is unknown to its model, which the shape cannot say.
     """
     try:
         from pymatgen.analysis.wulff import WulffShape
@@ -271,6 +276,7 @@ def wulff_shape(
         ) from error
     lattice = AseAtomsAdaptor.get_structure(bulk).lattice
     energies = [float(value) for value in surface_energies.values()]
+    warn_of_lost_doubts("the Wulff shape", surface_energies.values())
     with warnings.catch_warnings():
         # spglib speaks of its own settings whenever pymatgen asks it for a symmetry.
         warnings.simplefilter("ignore", DeprecationWarning)
