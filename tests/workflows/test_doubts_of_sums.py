@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,10 +14,17 @@ from ase.io import read, write
 
 import ase_nnp
 from ase_nnp import relax_many
+from ase_nnp.cli.commands.relaxation_picture import draw_first
 from ase_nnp.models.potential import Potential
 from ase_nnp.uncertainty import UncertaintyWarning
 from ase_nnp.uncertainty.differences import combine, energies
-from ase_nnp.workflows.adsorption import adsorption_table, draw_adsorption_table, draw_volcano
+from ase_nnp.workflows import adsorption, batched, picture
+from ase_nnp.workflows.adsorption import (
+    AdsorptionEnergy,
+    adsorption_table,
+    draw_adsorption_table,
+    draw_volcano,
+)
 from ase_nnp.workflows.batched import run_dynamics
 from ase_nnp.workflows.batched.dynamics import Dynamics
 from ase_nnp.workflows.doubts import noted
@@ -76,7 +84,6 @@ def known(model):
 
 @pytest.fixture
 def figures(monkeypatch):
-    from ase_nnp.workflows import picture
     from ase_nnp.workflows.adsorption import trends
 
     drawn = []
@@ -227,6 +234,27 @@ def test_shapes_and_diagrams_of_other_packages_warn_of_what_they_cannot_hold(kno
     solid = known["*O"] - known["*O"].value - 3.6
     with pytest.warns(UncertaintyWarning, match="the Pourbaix diagram rests on Cu4O"):
         bulk_pourbaix("ZnO", {"ZnO": solid}, {"Zn": 0.0, "O": 0.0, "H": 0.0})
+
+
+def test_the_picture_of_a_relaxation_says_what_its_adsorption_energy_rests_on(
+    tmp_path, model, monkeypatch
+):
+    titles = []
+    monkeypatch.setattr(picture, "draw_relaxation", lambda *a, **k: titles.append(k["title"]))
+    monkeypatch.setattr(adsorption, "adsorption_energy", lambda *a: AdsorptionEnergy(
+        -0.5, "* + O", "oc20", std=0.1, unknown=("adslab", "H2(g)")
+    ))  # fmt: skip
+    slab = fcc111("Cu", (2, 2, 1), vacuum=6)
+    add_adsorbate(slab, "O", 1.2, "fcc")
+    row = {"index": 0, "formula": "Cu4O", "converged": True, "out_of_domain": True}
+    row |= {"energy_before": 0.0, "energy": 0.0}
+    monkeypatch.setattr(batched, "relax_many", lambda *a, **k: [SimpleNamespace(
+        converged=True, atoms=slab[:-1]
+    )])  # fmt: skip
+    draw_first(tmp_path / "a.png", model, slab, slab, row, None, [])
+    said = "* + O: -0.50 ± 0.10 eV; unknown to the model: adslab, H2(g)\nunknown to the model"
+    assert titles[0].endswith(said)
+    assert row["adsorption_unknown"] == ["adslab", "H2(g)"]
 
 
 def test_integration_says_how_much_of_its_sampling_is_unknown(model):

@@ -16,7 +16,7 @@ from ase_nnp.cli.commands.example import example
 from ase_nnp.cli.commands.exit_codes import EPILOG, INTERRUPTED, leave
 from ase_nnp.cli.commands.model_argument import model_and_structures, model_name
 from ase_nnp.cli.commands.output import print_json, print_table, read_structures, say, select
-from ase_nnp.cli.commands.relaxation_picture import draw_first
+from ase_nnp.cli.commands.relaxation_picture import adsorption_words, draw_first
 from ase_nnp.cli.commands.shared_options import takes
 from ase_nnp.errors import ConfigError
 
@@ -109,7 +109,7 @@ def relax(
         _show(rows, f"Relaxed with {report['model']}, written to {written}{picture}")
         for row in rows:
             if "adsorption_energy" in row:
-                energy = f"{row['reaction']}: {row['adsorption_energy']:.3f} eV"
+                energy = adsorption_words(row, 3)
                 say(f"{row['formula']}, adsorbate at: {row['adsorption_site']}; {energy}")
     if len(rows) < len(data):
         raise typer.Exit(INTERRUPTED)

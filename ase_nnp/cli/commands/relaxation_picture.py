@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ase_nnp.cli.commands.crystal import number_with_bar
 from ase_nnp.cli.commands.output import warn
 from ase_nnp.errors import AseNnpError
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
     from ase_nnp.models.potential import Potential
 
-__all__ = ["draw_first"]
+__all__ = ["adsorption_words", "draw_first"]
 
 
 def draw_first(
@@ -92,9 +93,19 @@ def _adsorption(potential: Potential, end: Atoms, row: dict[str, Any]) -> dict[s
         if slab.converged:
             result = adsorption_energy(end, slab.atoms, "oc20", potential)
             said |= {"adsorption_energy": result.energy, "reaction": result.reaction}
+            said |= {} if result.std is None else {"adsorption_std": result.std}
+            said |= {"adsorption_unknown": list(result.unknown)} if result.unknown else {}
     except AseNnpError:
         pass  # no references for these elements, or a model that knows no molecules: site alone
     return said
+
+
+def adsorption_words(row: dict[str, Any], digits: int) -> str:
+    """Return reaction and adsorption energy of a row, with error bar and what is unknown."""
+    energy = number_with_bar(row["adsorption_energy"], row.get("adsorption_std"), digits)
+    unknown = row.get("adsorption_unknown", ())
+    doubt = f"; unknown to the model: {', '.join(unknown)}" if unknown else ""
+    return f"{row['reaction']}: {energy} eV{doubt}"
 
 
 def _title(row: dict[str, Any]) -> str:
@@ -102,5 +113,7 @@ def _title(row: dict[str, Any]) -> str:
     if "adsorption_site" in row:
         title += f", adsorbate at: {row['adsorption_site']}"
     if "adsorption_energy" in row:
-        title += f"\n{row['reaction']}: {row['adsorption_energy']:.2f} eV"
+        title += f"\n{adsorption_words(row, 2)}"
+    if row.get("out_of_domain"):
+        title += "\nunknown to the model"
     return title if row["converged"] else f"{title} (not converged)"
