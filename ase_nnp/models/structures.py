@@ -160,10 +160,11 @@ def warn_of_charge(atoms: Atoms, inputs: Collection[str]) -> None:
         return
     given = atoms.info.get("charge")
     total: Any = atoms.get_initial_charges().sum() if given is None else given
-    if not isinstance(total, (int, float, np.number)) or not 0.5 < abs(total) < 1e6:
-        return
+    if not isinstance(total, (int, float, np.number)):
+        return  # a graph that reads it says what is wrong
+    charge = float(total)
     # Partial charges of atoms need not add up; an ion's do, to a whole number.
-    if abs(total - round(float(total))) < 1e-6:
+    if 0.5 < abs(charge) < 1e6 and abs(charge - round(charge)) < 1e-6:
         # One text for all, so that a set of ions is warned of once.
         warnings.warn(
             "A structure has a charge (atoms.info['charge'], or initial charges of its atoms), and "

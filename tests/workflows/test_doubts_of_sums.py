@@ -16,7 +16,7 @@ import ase_nnp
 from ase_nnp import relax_many
 from ase_nnp.cli.commands.relaxation_picture import draw_first
 from ase_nnp.models.potential import Potential
-from ase_nnp.uncertainty import UncertaintyWarning
+from ase_nnp.uncertainty import DeepEnsemble, UncertaintyWarning
 from ase_nnp.uncertainty.differences import combine, energies
 from ase_nnp.workflows import adsorption, batched, picture
 from ase_nnp.workflows.adsorption import (
@@ -120,6 +120,17 @@ def test_two_models_that_flag_one_structure_do_not_cancel():
     (one,), (two,) = energies(NoOxygen(), atoms), energies(NoOxygen(6), atoms)
     assert (one - two).unknown == ("CO",)
     assert (one - pickle.loads(pickle.dumps(one))).unknown == ()
+
+
+def test_ensembles_carry_the_flag_of_their_bonding():
+    known = [bulk("Cu", cubic=True) for _ in range(3)]
+    for seed, atoms in enumerate(known):
+        atoms.rattle(0.02, seed=seed)
+    members = [ase_nnp.build_model("lj", {"sigma": sigma}) for sigma in (2.3, 2.35)]
+    ensemble = DeepEnsemble(members).remember_bonding(known)
+    metal, oxide = energies(ensemble, [known[0], bulk("CuO", "rocksalt", a=4.2)])
+    assert (metal.unknown, oxide.unknown) == ((), ("CuO",))
+    assert (oxide - metal / 4).unknown == ("CuO",)
 
 
 def test_a_reaction_diagram_marks_steps_levels_and_potentials(known, figures):
