@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from ase import Atoms
 from ase.build import add_adsorbate, bulk, fcc111, molecule
 from ase.calculators.emt import EMT
@@ -16,9 +17,11 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 from ase.optimize import BFGS
 
+import ase_nnp
 from ase_nnp import from_ase, open_dataset, write_dataset
 from ase_nnp.errors import ConfigError, DatasetError
 from ase_nnp.metrics import solvation_metrics
+from ase_nnp.models.potential import Potential
 from ase_nnp.training.benchmarks.adsorption import (
     Reaction,
     adsorption_benchmark,
@@ -27,6 +30,7 @@ from ase_nnp.training.benchmarks.adsorption import (
 )
 from ase_nnp.training.benchmarks.crystals import read_crystals
 from ase_nnp.training.benchmarks.exchange import catbench_reactions, write_catbench_result
+from ase_nnp.training.benchmarks.judged import judge
 from ase_nnp.training.benchmarks.relaxed import Relaxed
 from ase_nnp.training.benchmarks.report import Answer, BenchmarkReport
 from ase_nnp.training.benchmarks.run import benchmark_path, compare_reports, run_benchmark
@@ -395,3 +399,30 @@ def test_isolated_atoms_count_as_relaxed():
     )
     assert relaxed["O"].runs["Ogas"].converged
     assert report.answers[0].prediction is not None
+
+
+class Sure(Potential):
+    """The pair potential with bars of energies that are all wrong together, and a flag."""
+
+    def __init__(self):
+        super().__init__()
+        self.base = ase_nnp.build_model("lj", dtype="float64")
+        self.outputs = (*self.base.outputs, "energy_std", "ood_flag")
+        self.cutoff, self.conservative = self.base.cutoff, True
+        self.register_buffer("one", torch.ones((), dtype=torch.float64))  # says the precision
+
+    def forward(self, graph):
+        result = dict(self.base.compute(graph, self.base.outputs))
+        result["energy_std"] = torch.full_like(result["energy"], 0.1)
+        result["ood_flag"] = graph.pbc.any(dim=1)
+        return result
+
+    def energy_rows(self, graph):
+        return torch.ones(graph.num_structures, 1, dtype=torch.float64)
+
+
+def test_what_errors_of_a_model_that_flags_share_cancels_in_answers():
+    one, two = judge(Sure(), [bulk("Cu"), Atoms("N2", [(0, 0, 0), (0, 0, 2.6)])])
+    assert (one.unknown, two.unknown) == (True, False)
+    assert one.energy.std == pytest.approx(0.1)
+    assert (one.energy - two.energy).std == pytest.approx(0.0, abs=1e-12)

@@ -10,9 +10,8 @@ import numpy as np
 
 from ase_nnp.errors import AseNnpError
 from ase_nnp.models.potential import Potential
-from ase_nnp.models.predictor import Predictor
 from ase_nnp.training.benchmarks.report import COVERAGE, Answer
-from ase_nnp.uncertainty.differences import Observable, Source, energies
+from ase_nnp.uncertainty.differences import Observable, energies
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -58,24 +57,13 @@ def _alone(model: Potential, atoms: Atoms) -> Judgment:
 
 
 def _judge(model: Potential, structures: list[Atoms]) -> list[Judgment]:
-    # A model that flags gives its energy, std and flag in one pass.
-    if {"energy_std", "ood_flag"} <= set(model.outputs):
-        wanted = ("energy", "energy_std", "ood_flag")
-        rows = Predictor(model)(structures, wanted, progress=False)
-        return [
-            Judgment(
-                Observable(
-                    float(row["energy"]),
-                    {Source("independent"): np.array([float(row["energy_std"])])},
-                ),
-                bool(row["ood_flag"]),
-            )
-            for row in rows
-        ]
-
     if not structures:
         return []
-    return [Judgment(one, None) for one in energies(model, structures)]
+    # With what their errors have in common: answers are differences of these.
+    tells = "ood_flag" in model.outputs
+    return [
+        Judgment(one, bool(one.unknown) if tells else None) for one in energies(model, structures)
+    ]
 
 
 def answer_of(
