@@ -33,6 +33,7 @@ from ase_nnp.models.files import load_model, model_hash
 from ase_nnp.models.potential import Potential
 from ase_nnp.models.predictor import Predictor
 from ase_nnp.models.structures import has_volume
+from ase_nnp.registry.ancestry import fine_tuned_from
 
 __all__ = ["NNPCalculator"]
 
@@ -385,6 +386,8 @@ def describe_model(model: Potential) -> dict[str, Any]:
     pretrained = inner.provenance.get("pretrained")
     if pretrained:
         described["pretrained"] = str(pretrained)
+    elif start := fine_tuned_from(inner.provenance):
+        described["fine_tuned_from"] = start
 
     layers: Any = getattr(model, "uq", None)
     if layers:

@@ -73,7 +73,7 @@ def load_checkpoint(
     if own is not None:
         model = _load_own(path, *own, options, expected=family.name)
         inner = model.unwrapped
-        inner.provenance = model.provenance = {**dict(inner.provenance), **known}
+        inner.provenance = {**dict(inner.provenance), **known}
         return model
     if family.load is None:
         raise CheckpointError(f"'{family.name}' cannot read foreign checkpoints such as {path}.")

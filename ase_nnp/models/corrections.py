@@ -11,6 +11,7 @@ import torch
 
 from ase_nnp.errors import CheckpointError, ConfigError
 from ase_nnp.models.potential import Potential, model_name
+from ase_nnp.models.provenance import trained_here
 from ase_nnp.models.sums import Sum, sum_potentials
 from ase_nnp.registry.config import build_from
 from ase_nnp.registry.correction import Correction, parse_correction
@@ -93,9 +94,9 @@ def functional_of(model: Potential) -> str:
     published = [p.functional for p in family.pretrained if p.name == named]
     own = published[0] if published and published[0] != "not stated" else family.functional
     # A family speaks for its published weights, not for those that a user trained.
-    trained_here = inner.provenance.get("source") in ("fresh weights", "trained")
+    ours = not named and trained_here(inner.provenance)
     nothing = own == "not stated" or own.startswith("none")
-    return "" if nothing or trained_here else own
+    return "" if nothing or ours else own
 
 
 def _check_fits(correction: Correction, text: str, model: Potential) -> None:

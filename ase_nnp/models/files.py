@@ -25,12 +25,13 @@ from ase_nnp.models.default import default_pretrained
 from ase_nnp.models.devices import pick_device, pick_dtype
 from ase_nnp.models.modes import usual_default_dtype
 from ase_nnp.models.potential import Potential
+from ase_nnp.models.provenance import drawn_hash, note_loaded, present_provenance
 from ase_nnp.models.tensors import read_tensors, tensor_hash, write_sealed
 from ase_nnp.registry.config import build_from, resolve_config
 from ase_nnp.registry.family import ModelFamily, Pretrained
 from ase_nnp.registry.installed import installed
 
-__all__ = ["build_model", "hashed_config", "is_fresh", "load_model", "model_hash", "save_model"]
+__all__ = ["build_model", "hashed_config", "load_model", "model_hash", "save_model"]
 
 #: Keys of families' configurations that files hashed earlier do not have; None stands for absent.
 LATER_KEYS = frozenset({"long_range", "radial_splines"})
@@ -75,7 +76,7 @@ def build_model(
         model = build_from(made_by, full)
 
     # The hash tells later whether anybody has trained these weights.
-    drawn = {"source": "fresh weights", "seed": seed, "drawn": _weights_hash(model)}
+    drawn = {"source": "fresh weights", "seed": seed, "drawn": drawn_hash(model)}
     label_model(model, made_by, full, drawn)
     return model.to(pick_dtype(dtype)).to(pick_device(device)).eval()
 
@@ -167,6 +168,7 @@ def load_model(
 
     # Precision before device: MPS knows no float64, which a file may hold.
     loaded = loaded.to(pick_dtype(dtype)).to(pick_device(device)).freeze()
+    note_loaded(loaded)
     if uncertainty and offered is not None and offered.uncertainty:
         # The uncertainty room stands after this one: its reader comes through the registry.
         put_on = registry.uncertainties["fitted"].wrap
@@ -250,18 +252,6 @@ def _looks_like_path(text: str) -> bool:
     return "/" in text or "\\" in text or bool(Path(text).suffix)
 
 
-def is_fresh(model: Potential) -> bool:
-    """Whether the weights are still those that :func:`build_model` drew, whatever their dtype."""
-    inner = model.unwrapped
-    origin = inner.provenance
-    return origin.get("source") == "fresh weights" and origin.get("drawn") == _weights_hash(inner)
-
-
-def _weights_hash(model: Potential) -> str:
-    # Rounded, so that a change of dtype is no change of weights.
-    return tensor_hash({name: p.detach().float() for name, p in model.named_parameters()})
-
-
 @usual_default_dtype()
 def save_model(model: Potential, path: str | Path, **provenance: Any) -> None:
     """Write one file that :func:`load_model` reads back: safetensors with a JSON header.
@@ -292,12 +282,8 @@ def save_model(model: Potential, path: str | Path, **provenance: Any) -> None:
         "config": dict(model.config),
         "corrections": corrections,
     }
-    origin = dict(model.provenance)
-
     # Whoever trains with a loop of their own need not say so for the file to be honest.
-    if origin.get("source") == "fresh weights" and not is_fresh(model):
-        origin["source"] = "trained"
-    header["provenance"] = {**origin, **provenance}
+    header["provenance"] = {**present_provenance(model), **provenance}
     write_sealed(path, MODEL_KEY, header, model.state_dict())
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ase_nnp.errors import CheckpointError, ConfigError
 from ase_nnp.models.graph import AtomGraph
 from ase_nnp.models.structures import check_numbers
+from ase_nnp.registry.ancestry import fine_tuned_from
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -336,5 +337,7 @@ def model_name(model: Potential) -> str:
     """Return the name of the pretrained weights, else of family, calculator or class."""
     # Error bars and added terms have no name that a user has chosen: the model within has.
     inner = model.unwrapped
-    said = model.provenance.get("pretrained") or inner.family or getattr(inner, "name", "")
-    return str(said or type(inner).__name__)
+    pretrained = model.provenance.get("pretrained")
+    said = str(pretrained or inner.family or getattr(inner, "name", "") or type(inner).__name__)
+    start = "" if pretrained else fine_tuned_from(model.provenance)
+    return f"{said} fine-tuned from {start}" if start else said

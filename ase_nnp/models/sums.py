@@ -96,7 +96,7 @@ class Sum(Potential):
         self.energy_kind, self.energy_reference = first.energy_kind, first.energy_reference
         self.units, self.graph_options = first.units, first.graph_options
         self.per_atom, self.row_axis = first.per_atom, first.row_axis
-        self.family, self.config, self.provenance = first.family, first.config, first.provenance
+        self.family, self.config = first.family, first.config
         self.conservative = all(p.conservative for p in potentials)
         self.repulsive_core = any(p.repulsive_core for p in potentials)
         self.required_inputs = tuple(
@@ -133,6 +133,11 @@ class Sum(Potential):
     def unwrapped(self) -> Potential:
         """The first potential without anything around it."""
         return self.base.unwrapped
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:  # type: ignore[override]
+        """Where the weights of the first potential are from."""
+        return self.base.provenance
 
     @property
     def dtype(self) -> torch.dtype:

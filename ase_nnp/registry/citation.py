@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from ase_nnp.errors import UnknownModelError
+from ase_nnp.registry.ancestry import fine_tuned_from
 from ase_nnp.registry.family import ModelFamily
 from ase_nnp.registry.installed import installed
 
@@ -62,18 +63,26 @@ def _sources(model: Any) -> list[tuple[ModelFamily, str | None]]:
         return _sources(inner)
     name = getattr(model, "family", "")
     if name in registry.families:
-        # Weights of the user's own are nobody's paper: "" then leaves out all pretrained ones.
-        weights = str(getattr(model, "provenance", {}).get("pretrained", "")) or None
-        return [(registry.families[name], weights or "")]
-    sources: dict[str, tuple[ModelFamily, str | None]] = {}
+        return [(registry.families[name], _weights_behind(model))]
+    sources: dict[tuple[str, str], tuple[ModelFamily, str | None]] = {}
 
     # Of an ensemble or a sum, whose own class is no family.
     for part in getattr(model, "modules", list)():
         inner_name = getattr(part, "family", "")
         if part is not model and inner_name in registry.families:
-            sources[inner_name] = (registry.families[inner_name], None)
+            weights = _weights_behind(part)
+            sources[inner_name, weights] = (registry.families[inner_name], weights)
     if not sources:
         raise UnknownModelError(
             f"No installed family is known behind this {type(model).__name__}; say its name."
         )
     return list(sources.values())
+
+
+def _weights_behind(model: Any) -> str:
+    """Return the pretrained weights that a model has or began with.
+
+    Weights of the user's own are nobody's paper: "" then leaves out all pretrained ones.
+    """
+    provenance = getattr(model, "provenance", {})
+    return str(provenance.get("pretrained", "")) or fine_tuned_from(provenance)

@@ -13,8 +13,9 @@ import torch
 
 from ase_nnp.errors import CheckpointError, ConfigError, UnsupportedElementError
 from ase_nnp.models.corrections import stored_corrections
-from ase_nnp.models.files import is_fresh, load_model
+from ase_nnp.models.files import load_model
 from ase_nnp.models.potential import Potential
+from ase_nnp.models.provenance import is_fresh, present_provenance
 from ase_nnp.models.tensors import tensor_hash
 from ase_nnp.training.corrected_labels import without_corrections
 from ase_nnp.training.data_identity import HeldBack, check_sequence, look_at
@@ -176,7 +177,7 @@ def _fit(
     from ase_nnp.training.loop import TrainingLoop
     from ase_nnp.training.run_callbacks import RunCallbacks, read_checkpoint
 
-    fresh, was = is_fresh(model), dict(model.provenance)
+    fresh, was = is_fresh(model), present_provenance(model)
     model.__dict__.pop("_hash", None)  # it is about to change
 
     # Before normalization touches it: a second call must see the same start.
@@ -232,6 +233,8 @@ def _fit(
     }
     if not fresh:
         provenance["started_from"] = started_from
+        # What it was is no longer what it is: neither the file nor this object poses as it.
+        model.provenance = dict(provenance)
 
     stored = notes.get("corrections", [])
     callbacks = RunCallbacks(folder, held, identity, provenance, compare_on, stored)

@@ -151,7 +151,7 @@ def _check_elements(model: Potential, stats: DatasetStats) -> None:
             raise
         raise UnsupportedElementError(
             f"{error} To teach them to it: finetune.add_elements in the run file, or "
-            "ase_nnp.training.finetune.add_elements(model, [...])."
+            "ase_nnp.training.new_elements.add_elements(model, [...])."
         ) from error
 
 

@@ -13,7 +13,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 import ase_nnp
 from ase_nnp.errors import ConfigError, TrainingError, UnsupportedElementError
-from ase_nnp.models.files import is_fresh
+from ase_nnp.models.provenance import is_fresh
 from ase_nnp.training import Settings, fit
 from ase_nnp.training.new_elements import add_elements, train_new_elements_only
 
