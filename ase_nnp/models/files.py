@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -141,7 +142,8 @@ def load_model(
             "ase_nnp.from_ase makes a Potential of any ASE calculator."
         )
 
-    name = None if model is None else str(model)
+    # Unlike Path.expanduser, this leaves a tilde alone that is nobody's home.
+    name = None if model is None else os.path.expanduser(str(model))
     registry = installed()
     if name is not None and name not in registry.families:
         # "FAMILY:CHECKPOINT" is one word for command lines and lists of models.

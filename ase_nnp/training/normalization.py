@@ -177,11 +177,9 @@ def _references(
         unknown = sorted(set(asked) - set(atomic_numbers))
         missing = [s for s in report.elements if s not in asked]
         if unknown or missing:
-            raise ConfigError(
-                "references: "
-                + (f"{', '.join(unknown)} are no elements" if unknown else "")
-                + (f"no energy is given for {', '.join(missing)}" if missing else "")
-            )
+            wrong = [f"{', '.join(unknown)} are no elements"] if unknown else []
+            wrong += [f"no energy is given for {', '.join(missing)}"] if missing else []
+            raise ConfigError(f"references: {'; '.join(wrong)}")
         table = {atomic_numbers[s]: e for s, e in asked.items()}
     elif asked == "fit":
         report.source = "least squares"

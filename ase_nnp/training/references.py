@@ -47,8 +47,13 @@ class ReferenceReport:
         """Return the report as text."""
         table = ", ".join(f"{k} {v:+.4f}" for k, v in self.shift.items())
         old, new = self.before, self.after
+        unclear = (
+            f" (compositions tell only {self.rank} of {len(self.shift)} elements apart: these "
+            "shifts mean nothing for other compositions)"
+        )
         return [
-            f"reference energies shifted by (eV): {table}",
+            f"reference energies shifted by (eV): {table}"
+            + (unclear if self.rank < len(self.shift) else ""),
             f"error of the energy an atom: {old['mean']:+.4f} ± {old['std']:.4f} eV before, "
             f"{new['mean']:+.4f} ± {new['std']:.4f} eV after",
         ]

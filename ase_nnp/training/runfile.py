@@ -1,18 +1,19 @@
 """The run file of a training: YAML or TOML, every key also a command-line option, all checked.
 
-Paths are relative to where the command is run.
+Paths are relative to where the command is run; a tilde is the home folder.
 """
 
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from ase_nnp.errors import ConfigError
 from ase_nnp.files.regular import read_regular
@@ -24,9 +25,12 @@ MAX_BYTES, MAX_DOTS = 1 << 18, 500  # of a run file, and of a line in it
 MAX_DEPTH = 100  # of lists and mappings in each other
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 
+# No shell looks at a run file: a folder called "~" was made beside it.
+_Path = Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser)]
+
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ModelPart(_Part):
@@ -35,8 +39,8 @@ class ModelPart(_Part):
     """
 
     family: str | None = None
-    config: dict[str, Any] | str = Field(default_factory=dict)
-    start: str | None = None
+    config: dict[str, Any] | _Path = Field(default_factory=dict)
+    start: _Path | None = None
     dtype: Literal["float32", "float64"] = "float32"
 
 
@@ -47,11 +51,11 @@ class DataPart(_Part):
     the run. ``isolated_atoms`` holds free atoms, whose energies become the references.
     """
 
-    train: str
-    valid: str | None = None
+    train: _Path
+    valid: _Path | None = None
     valid_fraction: float = Field(default=0.1, ge=0.0, lt=1.0)
-    test: str | None = None
-    isolated_atoms: str | None = None
+    test: _Path | None = None
+    isolated_atoms: _Path | None = None
 
 
 class FineTune(_Part):
@@ -68,7 +72,7 @@ class FineTune(_Part):
     refit_references: bool = False
     add_elements: list[str] = Field(default_factory=list)
     new_elements_only: bool = False
-    replay: str | None = None
+    replay: _Path | None = None
     replay_fraction: float = Field(default=0.5, gt=0.0, lt=1.0)
     keep_close: float = Field(default=0.0, ge=0.0)
     ewc: float = Field(default=0.0, ge=0.0)
@@ -85,7 +89,7 @@ class RunFile(Settings):
     data: DataPart
     corrections: list[str] | dict[str, dict[str, Any]] = Field(default_factory=list)
     finetune: FineTune = FineTune()
-    output: str = "run"
+    output: _Path = "run"
 
     def settings(self) -> Settings:
         """Return the part that :func:`ase_nnp.training.fit` takes."""

@@ -42,6 +42,8 @@ def run(config: RunFile) -> FitResult:
     ConfigError, DatasetError, CheckpointError, TrainingError
     """
     train, valid = _data(config)
+    if config.data.test is not None:
+        _open(config.data.test)  # what is not there is said now, and not after the last epoch
     settings = config.settings()
     if config.data.isolated_atoms is not None:
         free = _free_atoms(config.data.isolated_atoms)
@@ -87,7 +89,11 @@ def _open(path: str) -> Sequence[Atoms]:
     from ase_nnp.datasets import open_dataset
 
     if not Path(path).exists():
-        raise DatasetError("there is no such file or folder", path=path)
+        raise DatasetError(
+            f"there is no such file or folder; paths in a run file are relative to where the "
+            f"command is run, {Path.cwd()}",
+            path=path,
+        )
     return open_dataset(path)
 
 

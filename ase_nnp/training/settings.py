@@ -15,7 +15,8 @@ Kind = Literal["mse", "mae", "huber", "l2mae"]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Infinity passes every lower bound and ends in a loss that is not a number.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Loss(_Part):
@@ -86,7 +87,7 @@ class Optimizer(_Part):
     lr: PositiveFloat = 1e-3
     weight_decay: NonNegativeFloat = 0.0
     amsgrad: bool = False
-    momentum: NonNegativeFloat = 0.9
+    momentum: float = Field(default=0.9, ge=0.0, lt=1.0)
     clip: PositiveFloat | None = 10.0
     layer_rates: dict[str, NonNegativeFloat] = Field(default_factory=dict)
 
@@ -162,7 +163,7 @@ class Settings(_Part):
     heads: PositiveInt = 1
     ema: float = Field(default=0.99, ge=0.0, lt=1.0)
     precision: Literal["bf16"] | None = None
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     workers: int = Field(default=0, ge=0)
     cache_mb: float = Field(default=2000.0, ge=0.0)
     validate_every: PositiveInt = 1

@@ -48,16 +48,20 @@ def alone_in(folder: Path) -> Iterator[None]:
 def start_processes(settings: Settings) -> Any:
     """Start the processes of the run; Lightning knows how, on one machine and under Slurm."""
     from lightning.fabric import Fabric
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     accelerator = settings.accelerator
     if accelerator == "auto":  # Lightning would take others that have no float64
         accelerator = "cuda" if torch.cuda.is_available() else "cpu"
-    fabric = Fabric(
-        accelerator=accelerator,
-        devices=settings.devices,
-        num_nodes=settings.nodes,
-        precision="bf16-mixed" if settings.precision == "bf16" else None,
-    )
+    try:
+        fabric = Fabric(
+            accelerator=accelerator,
+            devices=settings.devices,
+            num_nodes=settings.nodes,
+            precision="bf16-mixed" if settings.precision == "bf16" else None,
+        )
+    except (ValueError, MisconfigurationException) as error:
+        raise ConfigError(f"accelerator, devices or nodes: {error}") from error
     fabric.launch()
     return fabric
 

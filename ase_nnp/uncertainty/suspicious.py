@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +23,7 @@ from ase_nnp.uncertainty.statistics.pool import composition_matrix
 if TYPE_CHECKING:
     from ase import Atoms
 
-__all__ = ["Suspicion", "SuspiciousLabels", "suspicious_labels", "write_suspicion_page"]
+__all__ = ["Suspicion", "SuspiciousLabels", "suspicious_labels"]
 
 Array = np.ndarray[Any, Any]
 
@@ -32,6 +31,18 @@ Array = np.ndarray[Any, Any]
 DRIFT = 0.005
 #: Angstrom: sorted distances of two structures that count as the same differ by less.
 SAME = 0.02
+#: Forces in other units or of the other sign, as multiples of those in eV/Angstrom.
+SLIPS = {
+    "of the other sign": -1.0,
+    "in kcal/mol/A": 23.0605,
+    "in kJ/mol/A": 96.4853,
+    "in meV/A": 1000.0,
+    "in Hartree/A": 1 / 27.2114,
+    "in Hartree/bohr": 1 / 51.4221,
+    "in Ry/bohr": 1 / 25.7110,
+}
+#: Fewer atoms than this do not tell how errors grow with forces.
+ENOUGH = 20
 #: eV an atom: labels of the same structure that differ by more contradict each other.
 CONTRADICTION = 0.001
 
@@ -47,7 +58,8 @@ class Suspicion:
     kind
         ``"energy"``, ``"forces"``, ``"contradiction"`` or ``"drift"``.
     score
-        How far out, in error bars; for the last two kinds in multiples of what is allowed.
+        How far out, in error bars or, of a model without them, in usual errors; for the last two
+        kinds in multiples of what is allowed.
     reason
         A sentence.
     other
@@ -232,7 +244,8 @@ def _energies(
             k,
             "energy",
             float(score),
-            f"energy {1e3 * value:+.1f} meV an atom from the model, {score:.1f} error bars",
+            f"energy {1e3 * value:+.1f} meV an atom from the model, {score:.1f} "
+            f"{_unit(rows[k].get('energy_std'))}",
         )
         for k, value, score in zip(known, residual, scores, strict=True)
         if score > threshold
@@ -280,81 +293,47 @@ def _forces(
     errors = {
         k: np.linalg.norm(_labels(frames[k])["forces"] - rows[k]["forces"], axis=1) for k in known
     }
+    predicted = {k: np.linalg.norm(rows[k]["forces"], axis=1) for k in known}
     everything = np.concatenate(list(errors.values()))
     # The median of a chi-square with three degrees of freedom is 2.366.
     usual = max(float(np.sqrt(np.median(everything**2) / 2.366 * 3)), 1e-6)
+    share = _share(everything, np.concatenate(list(predicted.values())), usual)
 
     suspicions = []
     for k in known:
         bars = rows[k].get("forces_std_norm")
-        scale = np.full(len(errors[k]), usual) if bars is None else np.maximum(bars, usual)
+        # Of a prediction, not of the label: a label in another unit must not excuse itself.
+        plain = np.hypot(usual, share * predicted[k])
+        scale = plain if bars is None else np.maximum(bars, usual)
         worst = int((errors[k] / scale).argmax())
         score = float(errors[k][worst] / scale[worst])
         if score > threshold:
             reason = (
                 f"force on atom {worst} {errors[k][worst]:.3g} eV/A from the model, "
-                f"{score:.1f} error bars"
+                f"{score:.1f} {_unit(bars)}{_slip(_labels(frames[k])['forces'], rows[k]['forces'])}"
             )
             suspicions.append(Suspicion(k, "forces", score, reason))
     return suspicions
 
 
-def write_suspicion_page(
-    result: SuspiciousLabels,
-    dataset: Sequence[Atoms],
-    path: str | Path,
-    *,
-    title: str,
-    most: int = 100,
-) -> Path:
-    """Write a page of the worst records: why, what they are, and a picture of each of the first.
-
-    Raises
-    ------
-    DatasetError
-        matplotlib is not installed.
-    """
-    from ase_nnp.files.atomic import write_whole
-    from ase_nnp.files.report_page import figure, heading, page, paragraph, table
-
-    shown = result.suspicions[:most]
-    kinds = {kind: sum(one.kind == kind for one in result.suspicions) for kind in
-             ("energy", "forces", "contradiction", "drift")}  # fmt: skip
-    rows = [
-        [one.index, dataset[one.index].get_chemical_formula(), one.kind, one.score, one.reason]
-        for one in shown
-    ]
-    pictures = [
-        figure(f"record {k}", _picture(dataset[k])) for k in result.indices()[: min(12, most)]
-    ]
-    text = page(
-        title,
-        paragraph(f"{result.records} records; {len(result.suspicions)} suspicions, worst first."),
-        table(["kind", "count"], [[kind, count] for kind, count in kinds.items()]),
-        heading("Records"),
-        table(["record", "formula", "kind", "score", "reason"], rows),
-        heading("Structures"),
-        *pictures,
-    )
-    write_whole(path, text)
-    return Path(path)
+def _share(errors: Array, forces: Array, usual: float) -> float:
+    """How large errors usually are beside large forces, which models get wrong by more."""
+    large = forces > 3 * usual
+    if large.sum() < ENOUGH:
+        return 0.0
+    return float(np.sqrt(np.median((errors[large] / forces[large]) ** 2) / 2.366 * 3))
 
 
-def _picture(atoms: Atoms) -> bytes:
-    import io
+def _unit(bars: Any) -> str:
+    return "times the usual error" if bars is None else "error bars"
 
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise DatasetError("the page draws with matplotlib: pip install ase_nnp[plot]") from error
-    from ase.visualize.plot import plot_atoms
 
-    drawn = Figure(figsize=(3.0, 3.0), layout="constrained")
-    axes = drawn.add_subplot()
-    bare = atoms.copy()
-    bare.set_constraint()
-    plot_atoms(bare, axes, rotation="-80x,10y,0z")
-    axes.set_axis_off()
-    memory = io.BytesIO()
-    drawn.savefig(memory, format="png", dpi=80, metadata={"Software": None})
-    return memory.getvalue()
+def _slip(label: Array, predicted: Array) -> str:
+    """Say which unit or sign would explain forces (N, 3) that are a multiple of the model's."""
+    square = float((predicted**2).sum())
+    factor = float((label * predicted).sum()) / square if square > 0 else 0.0
+    if not factor or np.linalg.norm(label - factor * predicted) > 0.3 * np.linalg.norm(label):
+        return ""
+    close = {name: abs(factor / value - 1) for name, value in SLIPS.items()}
+    name = min(close, key=close.__getitem__)
+    return f"; {factor:.3g} times the model's forces, as if {name}" if close[name] < 0.15 else ""

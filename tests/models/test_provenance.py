@@ -6,14 +6,16 @@ import json
 
 import pytest
 import torch
+
 from ase_nnp import load_model, save_model
 from ase_nnp.models.corrections import add_corrections, functional_of
+from ase_nnp.models.default import default_pretrained
 from ase_nnp.models.potential import model_name
 from ase_nnp.models.tensors import read_sealed
 from ase_nnp.registry.ancestry import fine_tuned_from
 from ase_nnp.registry.citation import cite
 
-NAME = "facet-metals-2"
+NAME = default_pretrained()[1].name
 
 
 def stated(path):
@@ -36,7 +38,7 @@ def test_a_changed_model_is_not_saved_under_the_name_it_was_loaded_by(changed, t
     assert said["started_from"]["provenance"]["pretrained"] == NAME
 
     back = load_model(tmp_path / "mine.nnp", device="cpu")
-    assert model_name(back) == f"facet fine-tuned from {NAME}"
+    assert model_name(back) == f"{back.family} fine-tuned from {NAME}"
     assert functional_of(back) == ""
     assert cite(back) == cite(NAME)
 

@@ -92,6 +92,59 @@ def test_a_bad_run_file_is_one_line_and_code_2(text, place, capsys):
     assert said.err.startswith("ase-nnp: ")
 
 
+NUMBERS = (
+    "optimizer.lr",
+    "optimizer.weight_decay",
+    "losses.forces.weight",
+    "losses.energy.final_weight",
+    "schedule.floor",
+    "finetune.keep_close",
+    "finetune.lora_alpha",
+    "references.Cu",
+)
+
+
+@pytest.mark.parametrize("value", [".inf", ".nan"])
+@pytest.mark.parametrize("name", NUMBERS)
+def test_numbers_without_an_end_are_refused_by_name(tmp_path, name, value):
+    (tmp_path / "run.yaml").write_text(YAML)
+    with pytest.raises(ConfigError, match=name.split(".")[0]):
+        read_run_file(tmp_path / "run.yaml", {name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("seed", 2**70), ("optimizer.momentum", 2), ("output", "''")]
+)
+def test_values_that_would_fail_or_surprise_later_are_refused(tmp_path, name, value):
+    (tmp_path / "run.yaml").write_text(YAML)
+    with pytest.raises(ConfigError, match=name):
+        read_run_file(tmp_path / "run.yaml", {name: value})
+
+
+def test_a_tilde_in_a_run_file_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "run.yaml").write_text(YAML)
+    names = ("output", "data.train", "data.test", "data.isolated_atoms", "finetune.replay")
+    run = read_run_file(tmp_path / "run.yaml", dict.fromkeys((*names, "model.start"), "~/x"))
+    here = str(tmp_path / "x")
+    assert {run.output, run.data.train, run.data.test, run.data.isolated_atoms} == {here}
+    assert run.finetune.replay == run.model.start == here
+
+
+def test_a_test_set_that_is_not_there_is_said_before_training(place, capsys):
+    code, said = call("train", "run.yaml", "--data.test", "no.extxyz", capsys=capsys)
+    assert code == 2
+    assert "no.extxyz" in said.err
+    assert str(place) in said.err  # what the path is relative to
+    assert not (place / "run").exists()
+
+
+def test_an_accelerator_that_there_is_none_of_is_one_line(place, capsys):
+    code, said = call("train", "run.yaml", "--accelerator", "gpuu", capsys=capsys)
+    assert code == 2
+    assert "accelerator" in said.err
+
+
 @pytest.mark.parametrize("other", ["--finetune.ewc=1", '--finetune.freeze=["first*"]'])
 def test_low_rank_additions_go_with_no_other_hold_on_the_weights(other, place, capsys):
     words = ("train", "run.yaml", "--finetune.lora_rank=2", "--finetune.replay=train.extxyz", other)

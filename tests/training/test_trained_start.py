@@ -13,6 +13,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 import ase_nnp
 from ase_nnp.errors import ConfigError, TrainingError, UnsupportedElementError
+from ase_nnp.models.potential import model_name
 from ase_nnp.models.provenance import is_fresh
 from ase_nnp.training import Settings, fit
 from ase_nnp.training.new_elements import add_elements, train_new_elements_only
@@ -93,6 +94,7 @@ def test_a_first_epoch_that_spoils_the_model_stops_the_run_each_time(trained, fr
             fit(model, frames(8, seed=2, shift=-5.0), held, wild, folder=tmp_path)
     kept = ase_nnp.load_model(tmp_path / "model.nnp", device="cpu")
     assert forces_error(kept, held) == pytest.approx(before, rel=1e-4)  # the untouched one
+    assert kept.provenance["training"]["epoch"] == 0
     model = ase_nnp.load_model(trained, device="cpu")
     with pytest.raises(TrainingError, match="much worse"):  # without a validation set, too
         fit(model, frames(8, seed=2, shift=-5.0), None, wild, folder=tmp_path / "none")
@@ -115,6 +117,18 @@ def test_a_run_that_never_gets_better_gives_the_untouched_model_back(trained, fr
     assert result.best_epoch == 0
     for name, value in result.model.state_dict().items():
         torch.testing.assert_close(value, before[name])
+
+
+def test_what_was_fine_tuned_does_not_pose_as_what_it_was(trained, frames, tmp_path):
+    model = ase_nnp.load_model(trained, device="cpu")
+    model.provenance = {**model.provenance, "pretrained": "pairs-1", "loss": 0.25, "minutes": 7}
+    settings = Settings(**QUICK, epochs=1, keep_learnt=False)
+    result = fit(model, frames(4, shift=-5.0), None, settings, folder=tmp_path, notes={"mine": 1})
+    said = result.model.provenance
+    assert not {"pretrained", "loss", "minutes"} & set(said)
+    assert said["mine"] == 1
+    assert said["started_from"]["provenance"]["pretrained"] == "pairs-1"
+    assert model_name(result.model) == model_name(model) == "pairs fine-tuned from pairs-1"
 
 
 def test_error_bars_are_left_out_of_training(trained, frames, tmp_path):

@@ -13,7 +13,8 @@ from ase.constraints import FixAtoms
 
 from ase_nnp import from_ase, write_dataset
 from ase_nnp.cli import main
-from ase_nnp.uncertainty.suspicious import suspicious_labels, write_suspicion_page
+from ase_nnp.uncertainty.suspicion_page import write_suspicion_page
+from ase_nnp.uncertainty.suspicious import suspicious_labels
 
 
 def crystals():
@@ -72,6 +73,42 @@ def test_each_kind_of_wrong_label_is_listed_and_nothing_else(frames):
     assert scores == sorted(scores, reverse=True)
 
 
+@pytest.mark.slow
+def test_forces_in_another_unit_or_of_the_other_sign_are_told_what_they_look_like(frames):
+    moved(frames[7], forces=23.06 * frames[7].get_forces())
+    moved(frames[9], forces=-frames[9].get_forces())
+    moved(frames[12], forces=frames[12].get_forces() / 51.42)
+    found = suspicious_labels(frames, from_ase(EMT()), threshold=6).suspicions
+    said = {one.index: one.reason for one in found if one.kind == "forces"}
+    assert "as if in kcal/mol/A" in said[7]
+    assert "as if of the other sign" in said[9]
+    assert "as if in Hartree/bohr" in said[12]
+    assert set(said) == {7, 9, 12}
+    assert "usual error" in said[7]  # the model has no error bars
+    assert "error bars" not in said[7]
+
+
+@pytest.mark.slow
+def test_a_model_that_is_wrong_by_a_share_of_each_force_does_not_accuse_the_largest(frames):
+    wrong = np.random.default_rng(0).normal(scale=0.1, size=len(frames))
+    for k, atoms in enumerate(frames):
+        size = 20 if k % 10 == 0 else 1
+        moved(atoms, forces=size * (1 + wrong[k]) * atoms.get_forces())
+
+    class Scaled(EMT):
+        def calculate(self, atoms, *args):
+            super().calculate(atoms, *args)
+            k = next(
+                k
+                for k, one in enumerate(frames)
+                if len(one) == len(atoms) and np.allclose(one.positions, atoms.positions)
+            )
+            self.results["forces"] = self.results["forces"] * (20 if k % 10 == 0 else 1)
+
+    found = suspicious_labels(frames, from_ase(Scaled()), threshold=6).suspicions
+    assert [one for one in found if one.kind == "forces"] == []
+
+
 def test_the_same_structure_with_the_same_label_is_no_contradiction(frames):
     copy = frames[2].copy()
     copy.calc = SinglePointCalculator(copy, energy=frames[2].get_potential_energy())
@@ -103,7 +140,7 @@ def test_the_command_lists_them_and_writes_a_page(frames, tmp_path, capsys):
     assert stop.value.code == 0
     answer = json.loads(capsys.readouterr().out)
     assert [one["index"] for one in answer["labels"]["suspicions"]] == [7]
-    assert "error bars" in page.read_text()
+    assert "times the usual error" in page.read_text()
     assert page.read_text().count("<img") == 1
 
 

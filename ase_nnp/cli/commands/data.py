@@ -208,6 +208,9 @@ def verify(
         str | None,
         typer.Option(help="Also rank labels that are probably wrong, by this model."),
     ] = None,
+    uncertainty: Annotated[
+        Path | None, typer.Option(help="Fitted error bars of --model (.uq) to judge by.")
+    ] = None,
     page: Annotated[
         Path | None, typer.Option(help="Write a page of suspicious labels (.html).")
     ] = None,
@@ -227,10 +230,10 @@ def verify(
     with progress_bar("checking") as progress:
         report = verify_dataset(source, progress=progress, **options)
     labels = None
-    if model is not None or page is not None:
+    if model is not None or page is not None or uncertainty is not None:
         from ase_nnp.cli.commands.suspicious import look
 
-        labels = look(source, format, model, page, threshold)
+        labels = look(source, format, model, uncertainty, page, threshold)
     if as_json:
         print_json(report.as_dict() | ({} if labels is None else {"labels": labels.as_dict()}))
     else:

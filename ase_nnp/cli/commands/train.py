@@ -60,6 +60,8 @@ def train(
         print_json({**report, "data": result.report.as_dict()})
         return
     ending = f" ({result.stopped})" if result.stopped else ""
+    if result.untouched and not result.best_epoch and result.history:
+        ending += "; no epoch was better than the model it started from, which is what lies there"
     say(f"{report['model']}: epoch {result.best_epoch} of {len(result.history)}{ending}")
 
 
