@@ -60,6 +60,8 @@ def load_checkpoint(
     for offered in family.pretrained:
         if str(checkpoint) == offered.name:
             path, known = _weights_of(family, offered), {"pretrained": offered.name}
+            if offered.license != "not stated":
+                known["license"] = offered.license  # it goes on with whatever is made of them
     if family.locate is not None and not path.exists():
         path = family.locate(str(checkpoint))
     if not path.is_file() and (family.locate is None or not path.is_dir()):

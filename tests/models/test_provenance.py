@@ -35,7 +35,9 @@ def test_a_changed_model_is_not_saved_under_the_name_it_was_loaded_by(changed, t
     said = stated(tmp_path / "mine.nnp")
     assert "pretrained" not in said
     assert said["license"] == "mine"
-    assert said["started_from"]["provenance"]["pretrained"] == NAME
+    origin = said["started_from"]["provenance"]
+    assert origin["pretrained"] == NAME
+    assert origin["license"] == default_pretrained()[1].license == "MIT"
 
     back = load_model(tmp_path / "mine.nnp", device="cpu")
     assert model_name(back) == f"{back.family} fine-tuned from {NAME}"

@@ -139,6 +139,27 @@ def test_a_test_set_that_is_not_there_is_said_before_training(place, capsys):
     assert not (place / "run").exists()
 
 
+def test_the_file_of_the_user_is_not_replaced_by_the_resolved_one(place, capsys):
+    code, said = call("train", "run.yaml", "--output", ".", capsys=capsys)
+    assert code == 2
+    assert "run.yaml" in said.err
+    assert (place / "run.yaml").read_text() == YAML
+
+
+def test_ctrl_c_says_that_the_run_goes_on(place, capsys, monkeypatch):
+    from ase_nnp.training import running
+
+    def interrupted(config):
+        (place / "run").mkdir()
+        (place / "run/last.ckpt").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(running, "run", interrupted)
+    code, said = call("train", "run.yaml", capsys=capsys)
+    assert code == 130
+    assert "same command goes on in run" in said.err
+
+
 def test_an_accelerator_that_there_is_none_of_is_one_line(place, capsys):
     code, said = call("train", "run.yaml", "--accelerator", "gpuu", capsys=capsys)
     assert code == 2

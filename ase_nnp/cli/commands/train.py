@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -41,11 +42,17 @@ def train(
     if check:
         print_json(run_file.model_dump(mode="json"))
         return
+    _keep_run_file(config, Path(run_file.output))
     from ase_nnp.training.running import run
 
     if as_json:
         run_file = run_file.model_copy(update={"progress": False})
-    result = run(run_file)
+    try:
+        result = run(run_file)
+    except KeyboardInterrupt:
+        if (Path(run_file.output) / "last.ckpt").exists():
+            print(f"stopped; the same command goes on in {run_file.output}", file=sys.stderr)
+        raise
     report = {
         "model": str(result.folder / "model.nnp"),
         "epochs": len(result.history),
@@ -63,6 +70,17 @@ def train(
     if result.untouched and not result.best_epoch and result.history:
         ending += "; no epoch was better than the model it started from, which is what lies there"
     say(f"{report['model']}: epoch {result.best_epoch} of {len(result.history)}{ending}")
+
+
+def _keep_run_file(config: Path, folder: Path) -> None:
+    """Refuse a folder in which the resolved run would replace the file that the user wrote."""
+    ours = folder / "run.yaml"
+    # run.json is there where a run wrote both: its run.yaml names the folder to go on in.
+    if ours.exists() and ours.samefile(config) and not (folder / "run.json").exists():
+        raise ConfigError(
+            f"output: {folder} is the folder of {config}, which would be replaced by the resolved "
+            "run. Name another folder."
+        )
 
 
 def _test(folder: Path, data: str, as_json: bool) -> dict[str, float]:
