@@ -69,6 +69,11 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         # Some writers (safetensors) make files that nobody else may read.
         os.chmod(beside, 0o666 & ~_umask())
         os.replace(beside, path)
+    except OSError as error:
+        # A full disk is found while writing, where the system names no file.
+        if error.filename is None and error.errno is not None:
+            error.filename = os.fspath(path)
+        raise
     finally:
         beside.unlink(missing_ok=True)
 

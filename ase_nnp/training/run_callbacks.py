@@ -19,6 +19,7 @@ from ase_nnp.models.corrections import with_stored_corrections
 from ase_nnp.models.files import save_model
 from ase_nnp.training import sanity_checks
 from ase_nnp.training.finetune import plain
+from ase_nnp.training.references import FOREIGN
 from ase_nnp.training.validation import validate
 
 if TYPE_CHECKING:
@@ -118,6 +119,7 @@ class RunCallbacks:
                     where = "train" if self.valid is None else "valid"
                     words = self._words(_errors(self.untouched, "valid_"))
                     print(f"untouched model: MAE {where}: {words}", file=sys.stderr)
+                    self._warn_of_another_zero()
         if not loop.fabric.is_global_zero:
             return
         if loop.settings.progress and sys.stderr.isatty():
@@ -129,6 +131,13 @@ class RunCallbacks:
             bar.start()
             task = bar.add_task("training", total=loop.steps, completed=loop.step)
             self._progress = (bar, task)
+
+    def _warn_of_another_zero(self) -> None:
+        off = self.untouched.get("valid_energy_mae", 0.0)
+        if off > FOREIGN:
+            said = f"warning: energies are {off:.3g} eV an atom off, as of another functional or "
+            said += "zero, which training does not remove: let `references` be auto or fit"
+            print(said, file=sys.stderr)
 
     def on_step_end(self, loop: TrainingLoop) -> None:
         """Show errors; in the middle of long epochs save and look at the clock."""

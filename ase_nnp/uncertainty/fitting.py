@@ -18,7 +18,7 @@ from ase_nnp.models.predictor import Predictor
 from ase_nnp.models.sums import Sum
 from ase_nnp.registry.family import UncertaintyMethod
 from ase_nnp.uncertainty.methods.base import UncertainPotential
-from ase_nnp.uncertainty.statistics.calibrated import Calibration, fit_calibration
+from ase_nnp.uncertainty.statistics.calibrated import Calibration, check_factors, fit_calibration
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -117,19 +117,19 @@ def calibrate(
     wanted = [*names, *(f"{k}_std" for k in names if f"{k}_std" in model.outputs)]
     predictions = Predictor(model)(structures, wanted, progress=progress)
 
-    return model.set_calibration(
-        fit_calibration(
-            labels,
-            predictions,
-            [a.numbers for a in structures],
-            calibrator=calibrator,
-            coverage=coverage,
-            unit=unit,
-            n_members=len(model.members),
-            components=3 if model.force_std_mode == "isotropic" else 1,
-            data_hash=data_hash(structures),
-        )
+    fitted = fit_calibration(
+        labels,
+        predictions,
+        [a.numbers for a in structures],
+        calibrator=calibrator,
+        coverage=coverage,
+        unit=unit,
+        n_members=len(model.members),
+        components=3 if model.force_std_mode == "isotropic" else 1,
+        data_hash=data_hash(structures),
     )
+    check_factors(fitted, model.method)
+    return model.set_calibration(fitted)
 
 
 @usual_default_dtype()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -21,6 +22,16 @@ def run(code, *arguments):
         assert process.stdout.readline() == "ready\n"
         yield process
         process.kill()
+
+
+def test_a_disk_that_is_full_is_said_with_the_name_of_the_file(tmp_path):
+    def write():
+        with whole_file(tmp_path / "last.ckpt"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match=r"last\.ckpt"):
+        write()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_appears_with_its_content_and_nothing_beside_it(tmp_path):

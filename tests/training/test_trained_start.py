@@ -119,6 +119,15 @@ def test_a_run_that_never_gets_better_gives_the_untouched_model_back(trained, fr
         torch.testing.assert_close(value, before[name])
 
 
+def test_references_that_are_kept_though_labels_have_another_zero_are_warned_of(
+    trained, frames, tmp_path, capsys
+):
+    model = ase_nnp.load_model(trained, device="cpu")
+    settings = Settings(**{**QUICK, "progress": True}, epochs=1, references="keep")
+    fit(model, frames(4, shift=95.0), None, settings, folder=tmp_path)
+    assert "100 eV an atom off" in capsys.readouterr().err
+
+
 def test_what_was_fine_tuned_does_not_pose_as_what_it_was(trained, frames, tmp_path):
     model = ase_nnp.load_model(trained, device="cpu")
     model.provenance = {**model.provenance, "pretrained": "pairs-1", "loss": 0.25, "minutes": 7}

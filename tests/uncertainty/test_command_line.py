@@ -151,3 +151,16 @@ def test_methods_are_listed(capsys):
     code, out, _ = run(capsys, "methods", "--json")
     assert code == 0
     assert {"ensemble", "last_layer", "latent"} <= {row["name"] for row in json.loads(out)}
+
+
+@pytest.mark.parametrize("count", [1, 12])
+def test_a_few_structures_that_calibrate_are_warned_of(folder, capsys, tmp_path, count):
+    write(tmp_path / "few.extxyz", read(folder / "cal.extxyz", f":{count}"))
+    files = [folder / f"m{i}.nnp" for i in range(3)]
+    code, _, err = run(
+        capsys, "fit", "ensemble", *files, "--calibration", tmp_path / "few.extxyz",
+        "-o", tmp_path / "few.uq", "--dtype", "float64",
+    )  # fmt: skip
+    assert code == 0
+    assert f"{count} structures calibrate" in err
+    assert ("energy have no end" in err) == (count == 1)

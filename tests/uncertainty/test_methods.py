@@ -13,6 +13,7 @@ from ase_nnp.models.predictor import predict
 from ase_nnp.uncertainty.fitting import attach, calibrate, fit, list_methods, wrap
 from ase_nnp.uncertainty.methods.native import confidence_to_std, to_canonical
 from ase_nnp.uncertainty.statistics import metrics as met
+from ase_nnp.uncertainty.statistics.calibrated import check_factors, fit_calibration
 
 
 @pytest.fixture(scope="module")
@@ -192,6 +193,18 @@ def test_dropout_is_reproducible_and_leaves_the_model_alone(train):
     assert predict(model, train[:1])[0]["energy"] == pytest.approx(before, rel=1e-12)
     with pytest.raises(UncertaintyError, match="no dropout"):
         wrap("dropout", Pair())
+
+
+@pytest.mark.parametrize("size", [1e-7, 1e-3])
+def test_a_spread_that_is_rounding_is_not_made_into_error_bars(size):
+    labels = [{"energy": np.array(float(k))} for k in range(20)]
+    near = [{"energy": np.array(k + 0.1), "energy_std": np.array(size)} for k in range(20)]
+    fitted = fit_calibration(labels, near, [[29]] * 20)
+    if size > 1e-5:
+        check_factors(fitted, "rotation")
+        return
+    with pytest.raises(UncertaintyError, match=r"energy .* 'rotation' .* rounding"):
+        check_factors(fitted, "rotation")
 
 
 def test_rotation_spread_is_zero_for_an_equivariant_model_only(train):

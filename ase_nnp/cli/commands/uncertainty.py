@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +22,9 @@ __all__ = ["add_to", "app"]
 app = typer.Typer(
     help="Error bars for any model: fit, calibrate, evaluate, report.", no_args_is_help=True
 )
+
+#: Structures below which a calibration is warned of.
+FEW = 20
 
 ModelArgument = Annotated[Path, typer.Argument(help="The model file.")]
 FileArgument = Annotated[Path, typer.Argument(help="The fitted uncertainty, *.uq.")]
@@ -158,7 +163,23 @@ def calibrate(
     _tell(fitted, output, as_json)
 
 
+def _warn_of_few(fitted: Any) -> None:
+    known = fitted.calibration
+    # Methods that are calibrated by kinds say this themselves.
+    if not known.properties or known.structures >= FEW:
+        return
+    endless = [name for name, p in known.properties.items() if not math.isfinite(p.quantile)]
+    without = f"; intervals of {' and '.join(endless)} have no end" if endless else ""
+    warnings.warn(
+        f"{known.structures} structures calibrate these error bars{without}. Give {FEW} or more, "
+        "better a hundred.",
+        UserWarning,
+        stacklevel=2,
+    )
+
+
 def _tell(fitted: Any, output: Path, as_json: bool) -> None:
+    _warn_of_few(fitted)
     facts = {"file": str(output), **fitted.uq}
     for name, p in fitted.calibration.properties.items():
         facts[f"{name}: {p.kind}"] = ", ".join(f"{v:.4g}" for v in p.numbers[:2])

@@ -29,9 +29,17 @@ from ase_nnp.uncertainty.statistics.scaling import (
     scale_small_committee,
 )
 
-__all__ = ["CALIBRATORS", "Calibration", "PropertyCalibration", "fit_calibration"]
+__all__ = [
+    "CALIBRATORS",
+    "Calibration",
+    "PropertyCalibration",
+    "check_factors",
+    "fit_calibration",
+]
 
 CALIBRATORS = ("nll", "abs", "crps", "corrected", "affine", "isotonic")
+#: That of spreads in their own units is some tens, that of rounding 1e5.
+LARGEST_FACTOR = 1e4
 
 
 @dataclass(frozen=True)
@@ -234,3 +242,14 @@ def fit_calibration(
     if not fits:
         raise UncertaintyError("Labels and predictions share no property with a spread.")
     return Calibration(fits, coverage, calibrator, unit, len(labels), data_hash)
+
+
+def check_factors(fitted: Calibration, method: str) -> None:
+    """Refuse a spread that is rounding: a factor makes bars of any size of it, at random."""
+    for name, part in fitted.properties.items():
+        if part.kind == "scale" and part.numbers[0] > LARGEST_FACTOR:
+            raise UncertaintyError(
+                f"Errors of the {name} are {part.numbers[0]:.2g} times the spread that '{method}' "
+                "gives: it is rounding, or members that agree, and says nothing about errors. Use "
+                "'auto', or members that were trained apart."
+            )
