@@ -161,6 +161,6 @@ def test_a_few_structures_that_calibrate_are_warned_of(folder, capsys, tmp_path,
         capsys, "fit", "ensemble", *files, "--calibration", tmp_path / "few.extxyz",
         "-o", tmp_path / "few.uq", "--dtype", "float64",
     )  # fmt: skip
-    assert code == 0
+    assert code == 0, err
     assert f"{count} structures calibrate" in err
     assert ("energy have no end" in err) == (count == 1)

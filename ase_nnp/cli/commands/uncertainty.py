@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import warnings
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -170,11 +170,10 @@ def _warn_of_few(fitted: Any) -> None:
         return
     endless = [name for name, p in known.properties.items() if not math.isfinite(p.quantile)]
     without = f"; intervals of {' and '.join(endless)} have no end" if endless else ""
-    warnings.warn(
-        f"{known.structures} structures calibrate these error bars{without}. Give {FEW} or more, "
-        "better a hundred.",
-        UserWarning,
-        stacklevel=2,
+    print(
+        f"ase-nnp: warning: {known.structures} structures calibrate these error bars{without}. "
+        f"Give {FEW} or more, better a hundred.",
+        file=sys.stderr,
     )
 
 
