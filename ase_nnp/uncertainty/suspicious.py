@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +16,8 @@ import numpy as np
 from ase_nnp.datasets.own_labels import own_results
 from ase_nnp.errors import DatasetError
 from ase_nnp.models.potential import Potential
+from ase_nnp.uncertainty.suspicions import Suspicion, SuspiciousLabels, labels_of_record
+from ase_nnp.uncertainty.suspicious_by_model import judge_by_model
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -31,53 +32,6 @@ DRIFT = 0.005
 SAME = 0.02
 #: eV an atom: labels of the same structure that differ by more contradict each other.
 CONTRADICTION = 0.001
-
-
-@dataclass(frozen=True)
-class Suspicion:
-    """One reason to look at a record.
-
-    Attributes
-    ----------
-    index
-        Position in the dataset.
-    kind
-        ``"energy"``, ``"forces"``, ``"contradiction"`` or ``"drift"``.
-    score
-        How far out, in error bars or, of a model without them, in usual errors; for the last two
-        kinds in multiples of what is allowed.
-    reason
-        A sentence.
-    other
-        The record it contradicts.
-    """
-
-    index: int
-    kind: str
-    score: float
-    reason: str
-    other: int | None = None
-
-
-@dataclass
-class SuspiciousLabels:
-    """Suspicions, the worst first, and what was looked at."""
-
-    records: int
-    suspicions: list[Suspicion] = field(default_factory=list)
-    unread: list[tuple[int, str]] = field(default_factory=list)
-
-    def indices(self) -> list[int]:
-        """Return suspicious records without repetition, the worst first."""
-        return list(dict.fromkeys(one.index for one in self.suspicions))
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values."""
-        return {
-            "records": self.records,
-            "suspicions": [asdict(one) for one in self.suspicions],
-            "unread": [{"index": k, "reason": reason} for k, reason in self.unread],
-        }
 
 
 def suspicious_labels(
@@ -112,15 +66,9 @@ def suspicious_labels(
         result.suspicions += _drift(k, atoms)
     result.suspicions += _contradictions(frames)
     if model is not None:
-        from ase_nnp.uncertainty.suspicious_by_model import judge_by_model
-
         judge_by_model(frames, model, threshold, result)
     result.suspicions.sort(key=lambda one: (-one.score, one.index))
     return result
-
-
-def labels_of_record(atoms: Atoms) -> dict[str, Any]:
-    return dict(atoms.calc.results) if atoms.calc is not None else {}
 
 
 def _drift(index: int, atoms: Atoms) -> list[Suspicion]:

@@ -11,7 +11,7 @@ from ase_nnp.errors import AseNnpError
 from ase_nnp.models.potential import Potential
 from ase_nnp.models.predictor import Predictor
 from ase_nnp.uncertainty.statistics.pool import composition_matrix
-from ase_nnp.uncertainty.suspicious import Suspicion, SuspiciousLabels, labels_of_record
+from ase_nnp.uncertainty.suspicions import Suspicion, SuspiciousLabels, labels_of_record
 
 if TYPE_CHECKING:
     from ase import Atoms

@@ -17,6 +17,7 @@ from ase_nnp.models.potential import model_name
 from ase_nnp.models.provenance import is_fresh
 from ase_nnp.training import Settings, fit
 from ase_nnp.training.new_elements import add_elements, train_new_elements_only
+from ase_nnp.training.references import ReferenceReport
 
 QUICK = {"batch": {"structures": 4}, "optimizer": {"lr": 1e-4}, "progress": False, "ema": 0.0}
 
@@ -117,6 +118,13 @@ def test_a_run_that_never_gets_better_gives_the_untouched_model_back(trained, fr
     assert result.best_epoch == 0
     for name, value in result.model.state_dict().items():
         torch.testing.assert_close(value, before[name])
+
+
+@pytest.mark.parametrize(("rank", "said"), [(1, True), (2, False)])
+def test_shifts_that_compositions_do_not_tell_apart_are_said_to_mean_nothing(rank, said):
+    errors = {"mean": 0.0, "std": 0.0}
+    report = ReferenceReport({"H": -800.5, "O": -200.1}, rank, errors, errors)
+    assert ("tell only 1 of 2 elements apart" in report.lines()[0]) == said
 
 
 def test_references_that_are_kept_though_labels_have_another_zero_are_warned_of(
