@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ase_nnp.errors import PredictionError
 from ase_nnp.models.graph import AtomGraph
 
 __all__ = ["gradients", "with_strain"]
@@ -45,6 +46,7 @@ def gradients(
 
     result = energies(graph)
     result = dict(result) if isinstance(result, dict) else {"energy": result}
+    _check_energy(result.get("energy"), needed=bool(wanted))
     if not wanted:
         return result
 
@@ -69,3 +71,18 @@ def gradients(
         safe = torch.where(volume > 0, volume, torch.ones_like(volume))
         result["stress"] = torch.where(volume > 0, values[-1] / safe, torch.zeros_like(values[-1]))
     return result
+
+
+def _check_energy(energy: Any, needed: bool) -> None:
+    """Refuse what has no gradient or would be summed over more than structures."""
+    if energy is None and not needed:
+        return
+    if isinstance(energy, Tensor) and energy.ndim == 1 and energy.is_floating_point():
+        return
+    found = type(energy).__name__
+    if isinstance(energy, Tensor):
+        found = f"a tensor of shape {tuple(energy.shape)} and {energy.dtype}"
+    raise PredictionError(
+        f"energies(graph) gave {found}; wanted: a floating-point tensor (B,) with an energy for "
+        "each structure, or a dictionary with that as 'energy'."
+    )

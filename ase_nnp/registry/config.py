@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Set
 from copy import deepcopy
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ase_nnp.errors import AseNnpError, ConfigError
+from ase_nnp.errors import AseNnpError, ConfigError, PluginError
 from ase_nnp.files.regular import read_regular
 from ase_nnp.registry.correction import Correction
 from ase_nnp.registry.family import ModelFamily
@@ -17,7 +19,7 @@ from ase_nnp.registry.family import ModelFamily
 if TYPE_CHECKING:
     from ase_nnp.models.potential import Potential
 
-__all__ = ["build_from", "resolve_config"]
+__all__ = ["build_from", "changes", "resolve_config"]
 
 
 def resolve_config(
@@ -32,7 +34,8 @@ def resolve_config(
     Raises
     ------
     ConfigError
-        For a key that the family does not have, with the nearest name, or a value that is NaN.
+        For a key that the family does not have, with the nearest name, or a value that is NaN or
+        infinite.
     """
     given = _read(config)
     if isinstance(given.get("model"), Mapping):
@@ -49,9 +52,11 @@ def resolve_config(
             f"'{family.name}' has no hyper-parameter {', '.join(map(repr, unknown))}.{meant} "
             f"It takes: {', '.join(sorted(family.defaults))}."
         )
-    # No hyper-parameter is NaN, and comparisons do not find it: it would be in every result.
-    if hollow := [place for place, value in _values(given) if value != value]:
-        raise ConfigError(f"'{family.name}': {', '.join(hollow)} is NaN; a number was wanted.")
+    # Comparisons do not find NaN, which would be in every result, and no file holds either.
+    if hollow := [place for place, value in _values(given) if not math.isfinite(value)]:
+        raise ConfigError(
+            f"'{family.name}': {', '.join(hollow)} is NaN or infinite; a number was wanted."
+        )
     return {**family.defaults, **given}
 
 
@@ -62,26 +67,63 @@ def build_from(family: ModelFamily | Correction, config: Mapping[str, Any]) -> P
     ------
     ConfigError
         Also in place of whatever a family, or the package behind it, raises for a wrong value.
+    PluginError
+        For what is no Potential, or one whose ``elements`` are no atomic numbers.
     """
     try:
-        return family.build(deepcopy(dict(config)))
+        model = family.build(deepcopy(dict(config)))
     except (AseNnpError, ImportError):
         raise
     except Exception as error:
-        usual = family.defaults
-        changed = [k for k in config if k not in usual or repr(config[k]) != repr(usual[k])]
+        changed = changes(config, family.defaults)
         if not changed:
             raise  # a fault of the family, and of nobody's configuration
-        # Those of another kind than the default, where there are any.
-        odd = [k for k in changed if not _same_kind(config[k], usual.get(k))]
-        said = [
-            f"{k}={_short(repr(config[k]))} (default {_short(repr(usual.get(k)))})"
-            for k in odd or changed
-        ]
         raise ConfigError(
-            f"'{family.name}' cannot be built with {', '.join(said)}: "
+            f"'{family.name}' cannot be built with {changed}: "
             f"{type(error).__name__}: {_short(str(error))}"
         ) from error
+    _check_made(family.name, model)
+    return model
+
+
+def _check_made(name: str, model: Any) -> None:
+    """Refuse what a plugin has built and nobody could use; without an import of torch."""
+    if isinstance(model, type) or not hasattr(model, "make_graph"):
+        raise PluginError(
+            f"'{name}': build(config) returned {_short(repr(model))}; a Potential was wanted."
+        )
+    known = model.elements
+    if known is None:
+        return
+    if not isinstance(known, Set) or not all(isinstance(z, Integral) for z in known):
+        raise PluginError(
+            f"'{name}': elements of the model is {_short(repr(known))}; a frozenset of atomic "
+            "numbers was wanted, or None."
+        )
+
+
+def changes(config: Mapping[str, Any], usual: Mapping[str, Any]) -> str:
+    """Name the values that are not the usual ones, and what is usual; empty where all are.
+
+    Of these only those of another kind than the default, where there are any.
+    """
+    changed = list(_changed(config, usual, ""))
+    odd = [(key, value, default) for key, value, default in changed if not _same(value, default)]
+    return ", ".join(
+        f"{key}={_short(repr(value))} (default {_short(repr(default))})"
+        for key, value, default in odd or changed
+    )
+
+
+def _changed(
+    config: Mapping[str, Any], usual: Mapping[str, Any], place: str
+) -> Iterator[tuple[str, Any, Any]]:
+    for key, value in config.items():
+        default = usual.get(key)
+        if isinstance(value, Mapping) and isinstance(default, Mapping) and value:
+            yield from _changed(value, default, f"{place}{key}.")
+        elif key not in usual or repr(value) != repr(default):
+            yield f"{place}{key}", value, default
 
 
 def _values(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
@@ -96,7 +138,7 @@ def _values(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
         yield place, value
 
 
-def _same_kind(value: Any, usual: Any) -> bool:
+def _same(value: Any, usual: Any) -> bool:
     whole = isinstance(usual, float) and type(value) is int
     return usual is None or whole or isinstance(value, type(usual))
 

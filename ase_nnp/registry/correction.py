@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ase_nnp.errors import ConfigError
+from ase_nnp.registry.family import check_offer
 
 if TYPE_CHECKING:
     from ase_nnp.models.potential import Potential
@@ -66,6 +67,10 @@ class Correction:
     bibtex: str = ""
     license: str = "MIT"
     notes: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse what would be noticed late, while its author is still there."""
+        check_offer(self)
 
     def resolve(self, functional: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return the complete configuration.

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ase_nnp.errors import PluginError
+
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Sequence
 
     from ase import Atoms
 
@@ -18,6 +21,8 @@ __all__ = ["API_VERSION", "DatasetFormat", "ModelFamily", "Pretrained", "Uncerta
 
 #: The plugin interface of this release. A plugin that asks for a newer one is listed, not loaded.
 API_VERSION = 1
+#: What the energies of a family may be; ``config`` where its configuration decides.
+ENERGY_KINDS = ("total", "adsorption", "formation", "none", "config")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,10 +155,47 @@ class ModelFamily:
     functional: str = "not stated"
     training_data: str = "not stated"
 
+    def __post_init__(self) -> None:
+        """Refuse what would be noticed late, or never, while its author is still there."""
+        check_offer(self)
+        if self.energy_kind not in ENERGY_KINDS:
+            raise PluginError(
+                f"'{self.name}': energy_kind is {self.energy_kind!r}; "
+                f"wanted: {', '.join(ENERGY_KINDS)}."
+            )
+
     @property
     def package(self) -> str:
         """The plugin's importable package, relative to which its files are named."""
         return self.build.__module__.partition(".")[0]
+
+
+def check_offer(offer: Any) -> None:
+    """Check the fields that a family and a correction share.
+
+    Raises
+    ------
+    PluginError
+        Naming the field.
+    """
+    wrong = {
+        "build": (callable(offer.build), "a function build(config)"),
+        "elements": (
+            offer.elements is None
+            or (
+                isinstance(offer.elements, Collection)
+                and all(isinstance(z, Integral) for z in offer.elements)
+            ),
+            "atomic numbers, or None",
+        ),
+    }
+    for key in ("defaults", "test_config", "violations"):
+        wrong[key] = isinstance(getattr(offer, key), Mapping), "a dictionary"
+    for key, (good, wanted) in wrong.items():
+        if not good:
+            raise PluginError(
+                f"'{offer.name}': {key} is {getattr(offer, key)!r:.80}; wanted: {wanted}."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

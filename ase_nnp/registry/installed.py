@@ -131,8 +131,14 @@ class Registry:
                     f"'{name}' needs plugin interface {wants}; this ase_nnp offers {API_VERSION}. "
                     "Upgrade ase_nnp, or install an older version of the plugin."
                 )
-            self.pm.register(plugin, name=name)
-            self.pm.check_pending()  # a hook whose name is misspelt
+            try:
+                self.pm.register(plugin, name=name)
+                self.pm.check_pending()  # a hook whose name is misspelt
+            except pluggy.PluginValidationError as error:
+                # pluggy says in several lines what is wrong, and not what was wanted.
+                said = str(error).replace(f" in plugin {plugin!r}", "").splitlines()[-1]
+                hooks = ", ".join(f"{h}(register)" for h in vars(hookspecs) if h[:9] == "register_")
+                raise PluginError(f"{said}; the hooks are {hooks}") from error
             if not self.pm.get_hookcallers(plugin):
                 raise PluginError(
                     f"'{name}' implements no hook. Is @hookimpl missing above register_models?"
@@ -197,6 +203,13 @@ class Registry:
                 f"The plugin '{name}' is installed and cannot be used: {kind}: {reason}"
                 + (f"\n{fix}" if fix else "")
             ) from self.broken[name]
+
+        if name in self.distributions:
+            offers = [key.replace(":", " ") for key, by in self.owners.items() if by == name]
+            raise UnknownModelError(
+                f"The plugin '{name}' is installed and registers no model family '{name}'. "
+                f"It registers: {', '.join(offers) or 'nothing'}."
+            )
 
         # Checkpoints have names of their own, which users take for a family's.
         offered = [p.name for f in self.families.values() for p in f.pretrained]
@@ -285,7 +298,7 @@ def broken_state(error: BaseException) -> State:
             return State("missing dependency", reason, f"pip install {package}")
     if isinstance(error, (ImportError, SyntaxError)):
         return State("import error", reason)
-    if isinstance(error, (pluggy.PluginValidationError, PluginError)):
+    if isinstance(error, PluginError):
         return State("wrong hook", reason)
     return State("broken", reason)
 

@@ -7,6 +7,7 @@ import torch
 from ase.build import bulk, molecule
 
 from ase_nnp import ConfigError, Conservative, Potential, build_model
+from ase_nnp.errors import PredictionError
 from ase_nnp.models.atomic_energies import AtomicEnergies
 
 
@@ -136,3 +137,23 @@ def test_a_model_must_write_forward():
 def test_energies_of_atoms_want_elements_that_there_are(numbers):
     with pytest.raises(ConfigError, match="elements"):
         AtomicEnergies(numbers)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda energy: None,
+        lambda energy: 1.0,
+        lambda energy: energy[:, None],
+        lambda energy: energy.sum(),
+        lambda energy: energy.long(),
+        lambda energy: {"energies": energy},
+    ],
+)
+def test_energies_of_another_kind_are_refused_with_what_was_wanted(graph, wrong):
+    class Wrong(Learned):
+        def energies(self, graph):
+            return wrong(super().energies(graph))
+
+    with pytest.raises(PredictionError, match=r"energies\(graph\) gave .*wanted: .*\(B,\)"):
+        Wrong().to(torch.float64)(graph)

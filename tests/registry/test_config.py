@@ -6,7 +6,8 @@ import pytest
 
 import ase_nnp
 from ase_nnp import ConfigError, ModelFamily
-from ase_nnp.registry.config import build_from, resolve_config
+from ase_nnp.errors import PluginError
+from ase_nnp.registry.config import build_from, changes, resolve_config
 
 
 def build(config):
@@ -37,9 +38,34 @@ def test_a_fault_of_the_family_alone_is_no_fault_of_a_configuration():
         build_from(broken, {})
 
 
-def test_a_value_that_is_nan_is_refused_wherever_it_stands():
-    with pytest.raises(ConfigError, match=r"'toy': kind.inner is NaN"):
-        resolve_config(FAMILY, {"kind": {"inner": [[1.0, float("nan")]]}})
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_value_that_is_no_number_is_refused_wherever_it_stands(value):
+    with pytest.raises(ConfigError, match=r"'toy': kind.inner is NaN or infinite"):
+        resolve_config(FAMILY, {"kind": {"inner": [[1.0, value]]}})
+
+
+def test_a_key_within_a_key_is_named_alone():
+    usual = {"embed": {"size": 3, "kind": "a"}, "free": {}, "width": 2}
+    given = {"embed": {"size": "x", "kind": "b"}, "free": {}, "width": 4}
+    assert changes(given, usual) == "embed.size='x' (default 3)"
+    assert changes({"free": {"deep": 1}}, usual) == "free.deep=1 (default None)"
+    assert not changes({"embed": {"size": 3}, "width": 2}, usual)
+
+
+@pytest.mark.parametrize("made", [None, ase_nnp.Potential, [1.0], "model"])
+def test_what_is_built_is_a_potential(made):
+    broken = ModelFamily(name="toy", summary="", build=lambda config: made)
+    with pytest.raises(PluginError, match=r"'toy': build\(config\) returned .*a Potential"):
+        build_from(broken, {})
+
+
+@pytest.mark.parametrize("elements", [["Cu"], {"Cu"}, [29], "Cu"])
+def test_its_elements_are_a_set_of_atomic_numbers(elements):
+    model = ase_nnp.Potential()
+    model.elements = elements
+    broken = ModelFamily(name="toy", summary="", build=lambda config: model)
+    with pytest.raises(PluginError, match=r"elements of the model is .*atomic numbers was wanted"):
+        build_from(broken, {})
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 
 import ase_nnp
 import ase_nnp.registry.citation  # before a test replaces the registry
-from ase_nnp import ModelFamily, Pretrained
+from ase_nnp import Correction, ModelFamily, Pretrained
 from ase_nnp.cli import main
 from ase_nnp.errors import PluginError, UnknownModelError
 from ase_nnp.registry.hookspecs import hookimpl
@@ -95,6 +95,41 @@ def test_other_ways_to_get_a_hook_wrong():
     for name in ("odd", "bare", "argument"):
         assert broken_state(made.broken[name]).kind == "wrong hook", made.broken[name]
     assert "@hookimpl" in str(made.broken["bare"])
+    assert "{'registre'}" in broken_state(made.broken["argument"]).reason
+    assert "the hooks are register_models(register)" in str(made.broken["argument"])
+
+
+def test_a_plugin_that_offers_something_else_says_what():
+    made = Registry()
+    made.add_plugin("other", offering(family("its_name")))
+    made.add_plugin("nothing", offering())
+    made.distributions = {"other": "other 1.0", "nothing": "nothing 1.0"}
+    with pytest.raises(UnknownModelError, match="It registers: ModelFamily its_name"):
+        made.family("other")
+    with pytest.raises(UnknownModelError, match="It registers: nothing"):
+        made.family("nothing")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("build", None),
+        ("elements", "Cu"),
+        ("elements", ["Cu"]),
+        ("elements", 29),
+        ("energy_kind", "totl"),
+        ("defaults", ["cutoff"]),
+        ("test_config", None),
+        ("violations", ["cutoff_is_smooth"]),
+    ],
+)
+def test_a_field_that_cannot_be_meant_is_refused_where_it_is_written(field, value):
+    fields = {"name": "morse", "summary": "", "build": len, field: value}
+    with pytest.raises(PluginError, match=rf"^'morse': {field} is .*; wanted: "):
+        ModelFamily(**fields)
+    if field != "energy_kind":
+        with pytest.raises(PluginError, match=rf"^'morse': {field} is "):
+            Correction(**fields)
 
 
 def test_a_syntax_error_is_an_import_error():

@@ -12,7 +12,9 @@ import pytest
 
 from ase_nnp import ConfigError
 from ase_nnp.cli import main
+from ase_nnp.cli.commands.plugin import _row, _why_not_built
 from ase_nnp.registry.installed import Registry, installed
+from ase_nnp.testing.outcomes import Outcome
 from ase_nnp.testing.template import write_plugin
 
 
@@ -178,6 +180,32 @@ def test_a_check_that_fails_is_exit_code_1(capsys, monkeypatch):
         main(["plugin", "check", "lj"])
     assert stop.value.code == 1
     assert "violated" in capsys.readouterr().out
+
+
+def test_what_the_plugins_own_code_raises_is_said_with_its_place():
+    def build():
+        raise RuntimeError("no table")
+
+    with pytest.raises(RuntimeError) as caught:
+        build()
+    said = _why_not_built("mine", caught.value)
+    assert "RuntimeError: no table (test_plugin_kit.py, line " in said
+    assert "ase-nnp --traceback plugin check mine" in said
+    assert "build() takes" not in said
+    with pytest.raises(TypeError) as caught:
+        build(1)
+    assert "build() takes" in _why_not_built("mine", caught.value)
+    missing = _why_not_built("mine", ModuleNotFoundError("No module named 'acme'", name="acme"))
+    assert "No module named 'acme'. " in missing
+    assert "requires" in missing
+
+
+def test_what_stops_many_checks_is_said_once():
+    said = set()
+    rows = [
+        _row(Outcome(name, "failed", None, 0.0, "TypeError: x"), said) for name in ("one", "two")
+    ]
+    assert [row[-1] for row in rows] == ["TypeError: x", "as above"]
 
 
 @pytest.mark.parametrize("name", ["My-Model", "class", "1st", ""])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
@@ -88,16 +89,15 @@ def check(
         except AseNnpError:
             raise
         except Exception as error:  # a plugin's constructor may raise anything
-            raise ConfigError(
-                f"'{name}' cannot be built from its defaults and test_config "
-                f"({type(error).__name__}: {error}). Do they name what its build() takes?"
-            ) from error
+            raise ConfigError(_why_not_built(str(name), error)) from error
         outcomes = _watched(run_checks(subject), len(CHECKS))
         title = f"Conformance of '{name}'"
     if as_json:
         print_json([{**vars(o), "ok": o.ok} for o in outcomes])
     else:
-        print_table(title, ("check", "status", "measured", "allowed", ""), map(_row, outcomes))
+        said: set[str] = set()
+        rows = [_row(outcome, said) for outcome in outcomes]
+        print_table(title, ("check", "status", "measured", "allowed", ""), rows)
     if not all(o.ok for o in outcomes):
         raise typer.Exit(1)
 
@@ -120,18 +120,32 @@ def _check_name(name: str) -> None:
         )
 
 
-def _row(outcome: Outcome) -> tuple[str, ...]:
+def _why_not_built(name: str, error: Exception) -> str:
+    """Say what a plugin's own code raised, where, and what may mend it."""
+    if isinstance(error, ModuleNotFoundError):
+        return (
+            f"'{name}' cannot be built: {error}. If the package is to be installed, name it in the "
+            "family's requires, and users are told how."
+        )
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{Path(last.filename).name}, line {last.lineno}"
+    hint = " Do they name what its build() takes?" if isinstance(error, TypeError) else ""
+    return (
+        f"'{name}' cannot be built from its defaults and test_config: {type(error).__name__}: "
+        f"{error} ({place}).{hint} `ase-nnp --traceback plugin check {name}` shows the way there."
+    )
+
+
+def _row(outcome: Outcome, said: set[str]) -> tuple[str, ...]:
     figure = "" if outcome.figure is None else f"{outcome.figure:.1e}"
     short = outcome.status == "violated" and outcome.figure is not None
     if short and (of := getattr(outcome.figure, "of", "")):
         figure += f" {of}"  # which of the results, where the check looks at all
-    return (
-        outcome.check,
-        outcome.status,
-        figure,
-        f"{outcome.tolerance:.1e}",
-        "" if short else outcome.message,
-    )
+    message = "" if short else outcome.message
+    if outcome.status == "failed":  # what stops one check stops many
+        message = "as above" if message in said else message
+        said.add(outcome.message)
+    return outcome.check, outcome.status, figure, f"{outcome.tolerance:.1e}", message
 
 
 def _watched(outcomes: Iterable[Outcome], total: int) -> list[Outcome]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, get_type_hints
 
 from ase_nnp.errors import ConfigError
+from ase_nnp.registry.kinds import check_kinds
 
 __all__ = ["COMMON", "GEN1", "GEN3", "OWN", "PUBLISHED", "Settings", "settings_from"]
 
@@ -103,6 +104,17 @@ PUBLISHED: dict[int, dict[str, Any]] = {
 }
 #: Published are 120 to 600.
 MOST_DISTANCES = 100_000
+#: Where more takes minutes, or memory that no file and nobody has asked for.
+LARGEST = {
+    "num_layers": 1000,
+    "max_num_elements": 1000,
+    "node_direction_expansion_size": 100,
+    "angle_expansion_size": 100,
+    "rotations": 1000,
+    "edge_distance_expansion_size": MOST_DISTANCES,
+    "max_neighbors": MOST_DISTANCES,
+    "knn_k": MOST_DISTANCES,
+}
 CHOICES: dict[str, tuple[str, ...]] = {
     "activation": ("gelu", "squared_relu", "star_relu", "smelu", "leaky_relu", "relu"),
     "normalization": ("rmsnorm", "layernorm", "skip"),
@@ -200,12 +212,13 @@ def settings_from(config: Mapping[str, Any]) -> Settings:
     names = {f.name for f in fields(Settings)}
     values = {k: v for k, v in values.items() if k in names}
 
+    check_kinds("EScAIP", values, get_type_hints(Settings), LARGEST)
     for key, allowed in CHOICES.items():
         if values.get(key, allowed[0]) not in allowed:
             raise ConfigError(f"{key} is {values[key]!r}; choose one of {', '.join(allowed)}.")
     heads, hidden = int(values["atten_num_heads"]), int(values["hidden_size"])
     if heads < 1 or hidden % heads:
-        raise ConfigError(f"hidden_size {hidden} does not divide into {heads} attention heads.")
+        raise ConfigError(f"hidden_size {hidden} does not divide into atten_num_heads={heads}.")
     # The centers of the distances are made by numpy, whose memory nothing else limits.
     distances = int(values["edge_distance_expansion_size"])
     if not 1 <= distances <= MOST_DISTANCES:
@@ -214,8 +227,8 @@ def settings_from(config: Mapping[str, Any]) -> Settings:
         if int(values.get(key, 1)) < 1:
             raise ConfigError(f"{key} must be at least 1, not {values[key]!r}.")
 
-    if int(values["max_num_elements"]) < 2 or not float(values["max_radius"]) > 0:
-        raise ConfigError("max_num_elements must be at least 2, max_radius above 0.")
+    if int(values["max_num_elements"]) < 2 or not float(values["max_radius"]) >= 0.1:
+        raise ConfigError("max_num_elements must be at least 2, max_radius at least 0.1 Angstrom.")
 
     if generation == 3:
         _check_third(values, hidden // heads)

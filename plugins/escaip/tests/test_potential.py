@@ -41,6 +41,7 @@ def test_gradient_models_pass_every_check_without_excuse():
         if name == "curvature_at_symmetric_sites":
             continue
         assert outcome.figure is None or outcome.figure < 1e-2
+    assert by_check["double_precision_is_double"].figure == 0  # as generation 1 is not
 
 
 def test_three_rotations_make_direct_forces_exactly_equivariant():

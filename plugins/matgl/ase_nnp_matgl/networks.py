@@ -6,13 +6,15 @@ import contextlib
 import difflib
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from torch import nn
 
 from ase_nnp.errors import ConfigError
 from ase_nnp.models.quiet import quiet
+from ase_nnp.registry.config import changes
+from ase_nnp.registry.kinds import check_kinds
 
 __all__ = ["NETWORKS", "make_network"]
 
@@ -28,6 +30,11 @@ AS_POTENTIAL: dict[str, dict[str, Any]] = {
 }
 #: Arguments that cannot stand in a plain configuration or have no meaning here.
 LEFT_OUT = frozenset({"self", "kwargs", "dtype", "element_types", "return_features"})
+
+#: Where more takes minutes: symbolic functions, and parts that repeat.
+LARGEST = {"max_l": 8, "lmax": 8, "max_n": 32, "nmax": 32, "max_f": 32} | dict.fromkeys(
+    ("nblocks", "num_blocks", "niters_set2set", "nlayers_set2set", "nlayers_readout"), 100
+)
 
 
 def make_network(
@@ -55,13 +62,18 @@ def make_network(
         import matgl.models
 
         kind = getattr(matgl.models, name)
-    known = set(inspect.signature(kind.__init__).parameters) - LEFT_OUT
+    parameters = inspect.signature(kind.__init__).parameters
+    usual = {key: p.default for key, p in parameters.items() if key not in LEFT_OUT}
+    known = set(usual)
     unknown = sorted(set(hyperparameters) - known)
     if unknown:
         close = difflib.get_close_matches(unknown[0], sorted(known), n=1)
         meant = f" Did you mean '{close[0]}'?" if close else ""
         raise ConfigError(f"matgl's {name} has no argument {', '.join(unknown)}.{meant}")
     full = {**AS_POTENTIAL[name], **hyperparameters}
+    # CHGNet's module imports Sequence for type checkers only.
+    kinds = get_type_hints(kind.__init__, localns={"Sequence": Sequence})
+    check_kinds(f"matgl's {name}", full, kinds, LARGEST)
     if full.get("is_intensive") or full.get("target_property", "atomwise") != "atomwise":
         raise ConfigError(
             f"This {name} predicts a property of the whole structure, not an energy: "
@@ -75,7 +87,8 @@ def make_network(
         try:
             network = kind(**full)
         except (KeyError, ValueError, TypeError, AssertionError) as error:
-            raise ConfigError(f"matgl cannot build this {name}: {error}.") from error
+            said = changes(hyperparameters, usual)
+            raise ConfigError(f"matgl cannot build this {name} with {said}: {error}.") from error
     for parameter in network.parameters():
         if isinstance(parameter, nn.UninitializedParameter):
             raise ConfigError(f"This {name} has layers of unknown size, which cannot be saved.")

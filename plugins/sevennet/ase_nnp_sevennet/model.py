@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -16,8 +16,29 @@ from ase_nnp.models.conservative import Conservative
 from ase_nnp.models.graph import AtomGraph
 from ase_nnp.models.quiet import quiet
 from ase_nnp.models.radial import RadialNetworks, RadialSplines
+from ase_nnp.registry.config import changes
+from ase_nnp.registry.kinds import check_kinds
+from ase_nnp_sevennet import DEFAULTS
 
 __all__ = ["SevenNet"]
+
+#: Kinds of the values that sevenn takes as they are, or loops over.
+KINDS: dict[str, Any] = {
+    "chemical_species": Sequence[str],
+    "cutoff": float,
+    **dict.fromkeys(("channel", "lmax", "lmax_edge", "lmax_node", "num_convolution_layer"), int),
+    "weight_nn_hidden_neurons": Sequence[int],
+    "readout_fcn_hidden_neurons": Sequence[int] | None,  # None in published checkpoints
+    **{key: bool for key, usual in DEFAULTS.items() if isinstance(usual, bool)},
+    "irreps_manual": bool | Sequence[str],
+    "_modal_map": dict,
+    "radial_basis": dict,
+    "cutoff_function": dict,
+    "radial_splines": Sequence[int] | None,
+}
+NESTED = {"bessel_basis_num": int, "poly_cut_p_value": int, "cutoff_on": float}
+#: Where more takes minutes: tensor products are code that is written, one for each layer.
+LARGEST = {"lmax": 6, "lmax_edge": 6, "lmax_node": 6, "num_convolution_layer": 20, "channel": 2000}
 
 
 class OneHot(nn.Module):
@@ -78,6 +99,11 @@ class SevenNet(Conservative):
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
         self.config = dict(config)
+        check_kinds("SevenNet", config, KINDS, LARGEST)
+        for name in ("radial_basis", "cutoff_function"):
+            check_kinds(f"SevenNet's {name}", config[name], NESTED, {"bessel_basis_num": 1000})
+        if not config["cutoff"] > 0:
+            raise ConfigError(f"cutoff is {config['cutoff']!r}; a radius in Angstrom was wanted.")
         species = list(config["chemical_species"])
         strange = [s for s in species if s not in atomic_numbers]
         if strange or not species:
@@ -200,7 +226,8 @@ def build_network(config: Mapping[str, Any], type_map: dict[int, int]) -> nn.Mod
         try:
             network = build_E3_equivariant_model(full)
         except (KeyError, ValueError, RuntimeError, TypeError, AssertionError) as error:
-            raise ConfigError(f"sevenn cannot build this configuration: {error}.") from error
+            said = changes(config, DEFAULTS) or "this configuration"
+            raise ConfigError(f"sevenn cannot build {said}: {error}.") from error
     for name in ("force_output", "reduce_total_enegy"):  # sic
         network.delete_module_by_key(name)
     for name in ("onehot_idx_to_onehot", "one_hot_modality"):
