@@ -64,9 +64,10 @@ def _fits(value: Any, kind: Any, largest: int) -> bool:
     if kind in (int, float) and isinstance(value, bool):
         return False  # an int of Python, and no number of layers
     if kind is int:
-        return isinstance(value, Integral) and -1 <= value <= largest
+        return isinstance(value, Integral) and -1 <= int(value) <= largest
     if kind is float:
-        return isinstance(value, Real) and math.isfinite(value)
+        number: Any = value  # mypy knows no order of Real
+        return isinstance(value, Real) and bool(-math.inf < number < math.inf)
     return isinstance(value, kind) if kind in (bool, str, dict) else True
 
 

@@ -314,16 +314,16 @@ def test_on_a_cpu_the_faster_of_loop_and_batches_is_found(monkeypatch, a_call, p
 
 
 def test_few_structures_are_not_worth_a_measurement():
-    assert LoopOrBatch().plan(200, 16, 16) == (True, 16)
+    assert LoopOrBatch().plan(200, 12, 12) == (True, 12)
     assert LoopOrBatch().plan(3500, 16, 16) == (False, 1)
 
 
 def test_few_structures_go_in_batches_that_fit_a_cache():
-    assert LoopOrBatch().plan(800, 16, 16) == (True, 10)
+    assert LoopOrBatch().plan(800, 16, 16) == (True, 3)
 
 
 def test_large_batches_are_taken_only_where_they_are_the_faster_ones():
-    for large, expected in ((0.5, (True, 400)), (0.9, (True, 40)), (1.5, (True, 40))):
+    for large, expected in ((0.5, (True, 400)), (0.9, (True, 15)), (1.5, (True, 15))):
         choice = LoopOrBatch()
         for _ in range(2):
             choice.took([200], 1.0)

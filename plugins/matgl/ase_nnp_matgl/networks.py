@@ -74,6 +74,9 @@ def make_network(
     # CHGNet's module imports Sequence for type checkers only.
     kinds = get_type_hints(kind.__init__, localns={"Sequence": Sequence})
     check_kinds(f"matgl's {name}", full, kinds, LARGEST)
+    for key in ("cutoff", "threebody_cutoff", "width"):
+        if not full.get(key, 1.0) > 0:
+            raise ConfigError(f"matgl's {name}: {key} is {full[key]!r}; more than 0 was wanted.")
     if full.get("is_intensive") or full.get("target_property", "atomwise") != "atomwise":
         raise ConfigError(
             f"This {name} predicts a property of the whole structure, not an energy: "
