@@ -41,7 +41,9 @@ def label_model(
     model.family = model.family or family.name
     # A family may fill in nested defaults itself; what it built from is what must be saved.
     model.config = dict(model.config) or dict(config)
-    model.provenance = {**dict(model.provenance), **provenance}
+    # Of a sum, its first term's: a checkpoint may bring terms to be added.
+    inner = model.unwrapped
+    inner.provenance = {**dict(inner.provenance), **provenance}
 
 
 def load_checkpoint(

@@ -17,10 +17,12 @@ from train import load_frames, split, trusted
 
 import ase_nnp
 from ase_nnp import uncertainty
-from ase_nnp_facet.doubt_fit import fit
+from ase_nnp_facet.doubt_fit import add_points, fit
 
 #: Structures of one kind that enter the formulas at most.
 EACH = 100
+#: Structures of each reference molecule that are kept as they are, those with the least forces.
+CLOSEST = 6
 #: Watched structures that are paired for the error bars of differences.
 PAIRED = 400
 
@@ -36,6 +38,20 @@ def some_of_each(frames: list, most: int, rng: np.random.Generator) -> list:
 def kind_of(atoms) -> str:
     """The kind; those of the first labels are one."""
     return str(atoms.info.get("kind", "relaxations"))
+
+
+def references(frames: list) -> list:
+    """Molecules that adsorption energies refer to, at their minima and closest to them."""
+    found: dict[str, list] = {}
+    for atoms in frames:
+        if kind_of(atoms) == "reference":
+            found.setdefault(atoms.info["system"], []).append(atoms)
+    return [a for same in found.values() for a in sorted(same, key=strongest)[:CLOSEST]]
+
+
+def strongest(atoms) -> float:
+    """Largest force component, eV/Angstrom."""
+    return float(np.abs(atoms.get_forces()).max())
 
 
 def main() -> None:
@@ -74,6 +90,7 @@ def main() -> None:
     novelty = ["seen"] * len(ordinary) + ["unseen"] * len(choose)
     uncertainty.calibrate_differences(doubt, ordinary + choose, kinds=novelty)
     known = doubt.remember_bonding(every).bonding
+    add_points(doubt, references(every))
     print("bonding", known.facts(), {k: c.shape[1] for k, c in known.counts.items()})
     print("shared part of covariances", doubt.shared)
     for name, frames in (("watched", watched), ("threshold", choose)):

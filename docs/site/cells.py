@@ -108,7 +108,7 @@ def run(path: Path) -> float:
     """Run a tutorial in an empty folder and keep its output; return CPU seconds."""
     outputs: list[dict[str, object]] = []
     names = {"__name__": "__main__", "__file__": str(path)}
-    start, before = time.process_time(), os.getcwd()
+    start, before = cpu_seconds(), os.getcwd()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         try:
@@ -117,12 +117,17 @@ def run(path: Path) -> float:
                     outputs.append(run_cell(cell, names, path.stem))
         finally:
             os.chdir(before)
-    children = os.times()
-    seconds = time.process_time() - start + children.children_user + children.children_system
+    seconds = cpu_seconds() - start
     OUTPUT.mkdir(exist_ok=True)
     kept = {"cpu_seconds": round(seconds), "code": digest(path), "cells": outputs}
     (OUTPUT / f"{path.stem}.json").write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
     return seconds
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process and of those that it has waited for, s."""
+    children = os.times()
+    return time.process_time() + children.children_user + children.children_system
 
 
 def run_cell(cell: Cell, names: dict[str, object], stem: str) -> dict[str, object]:

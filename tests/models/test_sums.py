@@ -255,7 +255,7 @@ def test_an_error_names_the_term():
 @pytest.mark.parametrize("gradient", [True, False], ids=["gradients", "any forces"])
 def test_a_term_that_is_not_finite_is_named_with_the_structure(gradient):
     first = model() if gradient else Direct().to(torch.float64)
-    total = sum_potentials([first, model(epsilon=float("inf"))], names=["model", "hole"])
+    total = sum_potentials([first, model(epsilon=1e308)], names=["model", "hole"])
     assert isinstance(total, SumOfEnergies) == gradient
     with pytest.raises(PredictionError, match=r"structure 0 .*in the term 'hole'"):
         predict(total, structures())

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ase_nnp.cli.commands.output import JsonOption, print_json, say
+from ase_nnp.cli.commands.output import JsonOption, note, print_json, say
 from ase_nnp.errors import ConfigError
 
 __all__ = ["add_to"]
@@ -51,7 +50,7 @@ def train(
         result = run(run_file)
     except KeyboardInterrupt:
         if (Path(run_file.output) / "last.ckpt").exists():
-            print(f"stopped; the same command goes on in {run_file.output}", file=sys.stderr)
+            note(f"stopped; the same command goes on in {run_file.output}")
         raise
     report = {
         "model": str(result.folder / "model.nnp"),

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import math
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ase_nnp.cli.commands.model_argument import CorrectionOption, model_from
-from ase_nnp.cli.commands.output import JsonOption, print_json, print_table, read_structures, say
+from ase_nnp.cli.commands.output import (
+    JsonOption,
+    print_json,
+    print_table,
+    read_structures,
+    say,
+    warn,
+)
 from ase_nnp.cli.commands.targets import check_place
 from ase_nnp.errors import ConfigError
 
@@ -170,10 +176,9 @@ def _warn_of_few(fitted: Any) -> None:
         return
     endless = [name for name, p in known.properties.items() if not math.isfinite(p.quantile)]
     without = f"; intervals of {' and '.join(endless)} have no end" if endless else ""
-    print(
-        f"ase-nnp: warning: {known.structures} structures calibrate these error bars{without}. "
-        f"Give {FEW} or more, better a hundred.",
-        file=sys.stderr,
+    warn(
+        f"{known.structures} structures calibrate these error bars{without}. "
+        f"Give {FEW} or more, better a hundred."
     )
 
 

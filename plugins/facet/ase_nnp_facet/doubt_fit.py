@@ -15,7 +15,7 @@ from ase_nnp.uncertainty.methods.descriptors import radial_descriptor
 
 from .doubt import WRONG_ENERGY, WRONG_FORCE, Doubt, features, with_one
 
-__all__ = ["errors_and_signs", "fit"]
+__all__ = ["add_points", "errors_and_signs", "fit"]
 
 #: Training atoms kept of each element, chosen so that they spread over all there are.
 POINTS = 400
@@ -65,6 +65,22 @@ def fit(
     score = _scores(doubt, choose)
     doubt.tables["threshold"] = torch.quantile(score[very], 1 - recall)
     return doubt
+
+
+def add_points(doubt: Doubt, structures: Sequence[Atoms]) -> None:
+    """Keep every atom of these training structures, beside those that spread over all there are.
+
+    Points that spread leave gaps in which even a training structure lies far from the next one.
+    What a model has learned most closely, such as the molecules that adsorption energies refer to,
+    is then said to be unknown.
+    """
+    latent, radial, numbers, _ = _seen(doubt.base, structures)
+    for kind, rows in (("latent", latent), ("radial", radial)):
+        rows = rows - doubt.tables[f"{kind}.mean"].to(rows)
+        for number in numbers.unique().tolist():
+            own = rows[numbers == number] @ doubt.tables[f"{kind}.white.{number}"].to(rows)
+            points = doubt.tables[f"{kind}.points.{number}"]
+            doubt.tables[f"{kind}.points.{number}"] = torch.cat([points, own.to(points)])
 
 
 def errors_and_signs(
@@ -139,30 +155,32 @@ def _formula(signs: Tensor, wrong: Tensor, weight: Tensor, coverage: float) -> T
     return torch.cat([first[None], slopes])
 
 
-def _train_tables(model: Potential, train: Sequence[Atoms]) -> dict[str, Tensor]:
-    """Points of each element in whitened features, and the factor of the energy's covariance."""
+def _seen(model: Potential, structures: Sequence[Atoms]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Features (N, d), radial descriptors (N, r), atomic numbers (N,) and sums of features."""
     latent, radial, numbers, totals = [], [], [], []
-    for start in range(0, len(train), BATCH):
-        graph = model.make_graph(list(train[start : start + BATCH]))
+    for start in range(0, len(structures), BATCH):
+        graph = model.make_graph(list(structures[start : start + BATCH]))
         x = features(model, graph, ("energy",))[1]
         latent.append(x)
         radial.append(radial_descriptor(graph, min(model.cutoff, 6.0)).detach().double())
         numbers.append(graph.atomic_numbers)
         total = x.new_zeros((graph.num_structures, x.shape[1]))
         totals.append(total.index_add(0, graph.batch, x))
+    return torch.cat(latent), torch.cat(radial), torch.cat(numbers), torch.cat(totals)
 
-    z = torch.cat(numbers)
+
+def _train_tables(model: Potential, train: Sequence[Atoms]) -> dict[str, Tensor]:
+    """Points of each element in whitened features, and the factor of the energy's covariance."""
+    latent, radial, z, phi = _seen(model, train)
     tables: dict[str, Tensor] = {}
-    for kind, parts in (("latent", latent), ("radial", radial)):
-        rows = torch.cat(parts)
+    for kind, rows in (("latent", latent), ("radial", radial)):
         tables[f"{kind}.mean"] = rows.mean(dim=0)
-        rows = rows - tables[f"{kind}.mean"]
+        apart = rows - tables[f"{kind}.mean"]
         for number in z.unique().tolist():
-            own = rows[z == number]
-            tables[f"{kind}.white.{number}"] = white = _whitening(own, rows)
+            own = apart[z == number]
+            tables[f"{kind}.white.{number}"] = white = _whitening(own, apart)
             tables[f"{kind}.points.{number}"] = _spread_out((own @ white).float())
 
-    phi = torch.cat(totals)
     precision = phi.T @ phi
     precision += 1e-8 * torch.trace(precision) / len(precision) * torch.eye(len(precision)).to(phi)
     inverse = torch.linalg.inv(torch.linalg.cholesky(precision))

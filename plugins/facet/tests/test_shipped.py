@@ -114,6 +114,15 @@ def recipe():
     sys.path.remove(str(RECIPE))
 
 
+@pytest.mark.parametrize("name", ["H2", "N2", "CO", "H2O", "CH4", "NH3", "CO2", "CH3OH"])
+def test_what_adsorption_energies_refer_to_is_known(calc, name):
+    atoms = molecule(name)
+    atoms.calc = calc
+    BFGS(atoms, logfile=None).run(fmax=0.02, steps=60)
+    atoms.get_potential_energy()
+    assert not calc.results["ood_flag"]
+
+
 def test_the_card_states_the_figures_of_the_report(recipe):
     report = json.loads((recipe / "report.json").read_text())
     text = (WEIGHTS / "model_card.md").read_text()
@@ -189,18 +198,20 @@ def test_held_back_systems_and_kinds_are_in_no_training_structure(recipe):
     from wide_surfaces import HELD_ADSORBATES
 
     names = {"-".join(system) for system in held_back()}
-    trained = list(ase_nnp.open_dataset(recipe / "train.extxyz.xz"))
+    files = ("train.extxyz.xz", "holes.extxyz.xz")
+    trained = [a for name in files for a in ase_nnp.open_dataset(recipe / name)]
     first = [a for a in trained if "kind" not in a.info]
     seen = {"-".join(a.info["system"].split("-")[:3]) for a in first}
     assert len(seen) > 200
     assert not seen & names
 
-    wide = [a for a in trained if a.info.get("kind") in ("alloy", "alloy-slab", "covered", "hot")]
+    kinds = ("alloy", "alloy-slab", "covered", "hot", "path", "site")
+    wide = [a for a in trained if a.info.get("kind") in kinds]
     assert len(wide) > 500
     for atoms in wide:
         metals = {s for s in atoms.symbols if s in LATTICE}
         assert frozenset(metals) not in HELD_PAIRS
-    on_metal = [a for a in wide if a.info["kind"] == "covered"]
+    on_metal = [a for a in wide if a.info["kind"] in ("covered", "site")]
     for atoms in on_metal:
         rest = atoms[[s not in LATTICE for s in atoms.symbols]]
         assert rest.get_chemical_formula("hill") not in HELD_ADSORBATES
