@@ -164,7 +164,7 @@ class Settings(_Part):
     ema: float = Field(default=0.99, ge=0.0, lt=1.0)
     precision: Literal["bf16"] | None = None
     seed: int = Field(default=0, ge=0, lt=2**63)
-    workers: int = Field(default=0, ge=0)
+    workers: int = Field(default=0, ge=0, le=256)
     cache_mb: float = Field(default=2000.0, ge=0.0)
     validate_every: PositiveInt = 1
     checkpoint_every: PositiveInt | None = None

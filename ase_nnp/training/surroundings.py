@@ -53,6 +53,13 @@ def start_processes(settings: Settings) -> Any:
     accelerator = settings.accelerator
     if accelerator == "auto":  # Lightning would take others that have no float64
         accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    # Each would be a process of its own, of some hundred MB.
+    cores = os.cpu_count() or 1
+    if accelerator == "cpu" and settings.devices != "auto" and settings.devices > max(cores, 2):
+        raise ConfigError(
+            f"devices: {settings.devices} processes on a machine of {cores} cores; give at most "
+            "one a core."
+        )
     try:
         fabric = Fabric(
             accelerator=accelerator,

@@ -134,6 +134,7 @@ def main() -> None:
         ood=ood,
         all=report["wide"]["all"],
         domain=report["domain"]["all"],
+        bars=report["adsorption_bars"],
         worst=max(report["elastic"]["largest_relative_error"].values()),
         imaginary=", ".join(report["phonons"]["imaginary_where_the_teacher_has_none"]) or "none",
         unseen=report["unseen_adsorbates"],

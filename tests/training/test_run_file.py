@@ -166,6 +166,15 @@ def test_an_accelerator_that_there_is_none_of_is_one_line(place, capsys):
     assert "accelerator" in said.err
 
 
+@pytest.mark.parametrize(
+    "words", [("--devices=100000", "--accelerator=cpu"), ("--workers=100000",)]
+)
+def test_more_processes_than_a_machine_can_hold_are_refused(words, place, capsys):
+    code, said = call("train", "run.yaml", *words, capsys=capsys)
+    assert code == 2
+    assert words[0].partition("=")[0].strip("-") in said.err
+
+
 @pytest.mark.parametrize("other", ["--finetune.ewc=1", '--finetune.freeze=["first*"]'])
 def test_low_rank_additions_go_with_no_other_hold_on_the_weights(other, place, capsys):
     words = ("train", "run.yaml", "--finetune.lora_rank=2", "--finetune.replay=train.extxyz", other)
