@@ -145,8 +145,8 @@ class LoopOrBatch:
     #: edges + atoms below which structures of a small set go in batches.
     SMALL = 1_000
     #: edges + atoms of a small batch. Beyond it tensors leave the cache, and the C library gives
-    #: their memory back and fetches it again, page by page, with each call: MPNN's batches took
-    #: 1.4 times a loop's time with 3800, 0.7 times with 2700.
+    #: their memory back and fetches it again, page by page, with each call: batches of a small
+    #: network took 1.4 times a loop's time with 3800, 0.7 times with 2700.
     FITS = 3_000
     #: Timings wanted of each kind; batches with at least four structures or this share of a set.
     TRIALS, SHARE = 2, 1 / 50
