@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ase_nnp.errors import AseNnpError, CheckpointError, UnknownModelError
+from ase_nnp.errors import AseNnpError, CheckpointError, ConfigError, UnknownModelError
 from ase_nnp.files.outline import checkpoint_words
 from ase_nnp.models.corrections import with_stored_corrections
 from ase_nnp.models.download import download_bar, fetch, is_remote
@@ -82,9 +82,25 @@ def load_checkpoint(
     if family.load is None:
         raise CheckpointError(f"'{family.name}' cannot read foreign checkpoints such as {path}.")
     with no_larger_than(path):
-        model = family.load(path, **options)
+        model = _read_by(family, path, options)
     label_model(model, family, model.config, {"source": path.name, **known})
     return model
+
+
+def _read_by(family: ModelFamily, path: Path, options: Mapping[str, Any]) -> Potential:
+    """What the family's loader makes of a file; an option that it does not take is named."""
+    assert family.load is not None
+    try:
+        return family.load(path, **options)
+    except TypeError as error:
+        # A loader may hand its options on, so that its own signature says nothing.
+        refused = [key for key in options if f"argument '{key}'" in str(error)]
+        if not refused:
+            raise
+        raise ConfigError(
+            f"{path.name} is read as '{family.name}', which takes no option {refused[0]!r} beside "
+            "a checkpoint. Leave it out."
+        ) from error
 
 
 def _weights_of(family: ModelFamily, offered: Pretrained) -> Path:

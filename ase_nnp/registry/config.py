@@ -23,7 +23,7 @@ __all__ = ["build_from", "changes", "resolve_config"]
 
 
 def resolve_config(
-    family: ModelFamily, config: Mapping[str, Any] | str | Path | None, **options: Any
+    family: ModelFamily, config: Mapping[str, Any] | str | Path | None, /, **options: Any
 ) -> dict[str, Any]:
     """Return the family's defaults updated by ``config`` and then by ``options``.
 

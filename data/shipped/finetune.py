@@ -22,7 +22,8 @@ import torch
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read
-from train import CONFIG, errors, graphs_of, load_frames, loss_of, split
+from train import CONFIG, load_frames, split
+from train_losses import errors, graphs_of, loss_of
 
 import ase_nnp
 from ase_nnp import AtomGraph

@@ -25,7 +25,8 @@ from typing import Any
 import numpy as np
 import torch
 from finetune import shifted
-from train import errors, graphs_of, loss_of, split
+from train import split
+from train_losses import errors, graphs_of, loss_of
 
 import ase_nnp
 from ase_nnp import AtomGraph

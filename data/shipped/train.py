@@ -2,10 +2,11 @@
 
     python data/shipped/train.py OUT_FOLDER --labels LABELS... [--epochs 30] [--minutes 60]
 
-Each of LABELS is a folder that ``label.py`` and its like fill, or one dataset; structures with a
-``kind`` (those of ``label_wide.py``) are taken as often as WEIGHTS says. A run that was stopped
-goes on from OUT_FOLDER/state.pt; the averaged weights are written to OUT_FOLDER/model.nnp. With
-``--minutes`` the schedule ends after that much time at the latest.
+Each of LABELS is a folder that ``label.py`` and its like fill, or one dataset, beside which
+``label_atoms.py`` may have put energies of atoms; structures with a ``kind`` (those of
+``label_wide.py``) are taken as often as WEIGHTS says. A run that was stopped goes on from
+OUT_FOLDER/state.pt; the averaged weights are written to OUT_FOLDER/model.nnp. With ``--minutes``
+the schedule ends after that much time at the latest. ``--processes`` share each batch.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from zlib import crc32
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from ase import Atoms
 from ase.io import read
-from torch.nn import functional as F
+from train_losses import errors, graphs_of, loss_of
 from wide_crystals import nearest
 
 import ase_nnp
@@ -51,7 +53,14 @@ def load_frames(source: Path, pattern: str = "train-*.extxyz") -> list[Atoms]:
     """Labeled structures of a folder's shards, or of a dataset."""
     if source.is_dir():
         return [a for path in sorted(source.glob(pattern)) for a in read(path, ":")]
-    return read(source, ":") if source.suffix == ".extxyz" else list(ase_nnp.open_dataset(source))
+    frames = read(source, ":") if source.suffix == ".extxyz" else list(ase_nnp.open_dataset(source))
+    parts = source.with_name(source.name.split(".")[0] + ".atoms.npz")
+    if parts.exists():
+        with np.load(parts) as file:
+            energies = np.split(file["energies"], np.cumsum(file["atoms"])[:-1])
+        for atoms, own in zip(frames, energies, strict=True):
+            atoms.calc.results["energies"] = own
+    return frames
 
 
 def trusted(atoms: Atoms) -> bool:
@@ -59,18 +68,32 @@ def trusted(atoms: Atoms) -> bool:
     return atoms.info.get("kind") in (None, "pair") or nearest(atoms) >= NEAREST
 
 
-def new_frames(sources: list[Path], known: set[Path]) -> tuple[set[Path], list[Atoms]]:
-    """Frames of shards that were not there before: labelling may go on while training runs."""
-    paths = [p for s in sources for p in (sorted(s.glob("train-*.extxyz")) if s.is_dir() else [s])]
-    paths = [p for p in paths if p not in known]
-    found = [a for p in paths for a in load_frames(p) if trusted(a)]
-    return known | set(paths), found
-
-
 def batches(count: int, size: int, seed: list[int]) -> list[np.ndarray]:
     """All numbers below ``count``, in random order, in parts of about ``size``."""
     order = np.random.default_rng(seed).permutation(count)
     return np.array_split(order, math.ceil(count / size))
+
+
+def own_part(graphs: list[AtomGraph], rank: int, processes: int) -> list[AtomGraph]:
+    """What one process takes of a batch: all take about as many atoms, so that none waits long."""
+    ordered = sorted(graphs, key=lambda g: -g.num_atoms)
+    there_and_back = [*range(processes), *reversed(range(processes))]
+    return [g for i, g in enumerate(ordered) if there_and_back[i % len(there_and_back)] == rank]
+
+
+def share(model, progress: float, processes: int) -> float:
+    """Average the gradients of all processes; return the progress of the first, for all to obey."""
+    if processes == 1:
+        return progress
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    flat = torch.cat([g.flatten() for g in gradients])
+    dist.all_reduce(flat)
+    flat /= processes
+    for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))
+    first = torch.tensor([progress], dtype=torch.float64)
+    dist.broadcast(first, 0)
+    return float(first)
 
 
 def split(frames: list[Atoms]) -> tuple[list[Atoms], list[Atoms]]:
@@ -98,27 +121,6 @@ def references(frames: list[Atoms]) -> dict[int, float]:
     return dict(zip(numbers, found.tolist(), strict=True))
 
 
-def graphs_of(model, frames: list[Atoms]) -> list[AtomGraph]:
-    """Graphs with what is to be learned in ``extra``; a stress that is not there is NaN."""
-    graphs = []
-    for atoms in frames:
-        results = atoms.calc.results
-        stress = np.full(6, np.nan)
-        if atoms.pbc.all() and "stress" in results:
-            stress = np.asarray(results["stress"]).reshape(-1)
-        xx, yy, zz, yz, xz, xy = stress
-        full = np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
-        graph = model.make_graph(atoms)
-        extra = {
-            "energy": torch.tensor([results["energy"]], dtype=torch.float64),
-            "forces": torch.tensor(np.asarray(results["forces"]), dtype=model.dtype),
-            "stress": torch.tensor(full[None], dtype=model.dtype),
-        }
-        graphs.append(graph.replace(extra=extra))
-
-    return graphs
-
-
 def as_often(
     graphs: list[AtomGraph], frames: list[Atoms], weights: dict[str | None, int]
 ) -> list[AtomGraph]:
@@ -127,43 +129,8 @@ def as_often(
     return [g for g, count in zip(graphs, counts, strict=True) for _ in range(count)]
 
 
-def near_l1(found: torch.Tensor, wanted: torch.Tensor, bend: float) -> torch.Tensor:
-    """Mean absolute error, quadratic below ``bend``; the few violent frames do not rule."""
-    return F.huber_loss(found, wanted, delta=bend) / bend
-
-
-def loss_of(model, batch: AtomGraph, energy_weight: float) -> torch.Tensor:
-    """Losses of energies an atom, force components and stresses."""
-    known = torch.isfinite(batch.extra["stress"]).flatten(1).all(1)
-    wanted = ("energy", "forces", "stress") if known.any() else ("energy", "forces")
-    out = model.compute(batch, wanted)
-    wrong = (out["energy"] - batch.extra["energy"]) / batch.atoms_per_structure()
-    loss = energy_weight * near_l1(wrong, torch.zeros_like(wrong), 0.01)
-    loss = loss + near_l1(out["forces"], batch.extra["forces"], 0.03)
-    if known.any():
-        # A strain of 0.2 % makes some 0.002 eV/A^3, of which a few per cent matter.
-        part = near_l1(out["stress"][known], batch.extra["stress"][known], 0.0005)
-        loss = loss + 20 * part * known.float().mean()
-    return loss
-
-
-def errors(model, graphs: list[AtomGraph], size: int = 16) -> list[float]:
-    """Mean absolute errors: energy in meV an atom, force components in meV/Angstrom."""
-    energy, force = [], []
-    training = model.training
-    model.eval()
-    for i in range(0, len(graphs), size):
-        batch = AtomGraph.collate(graphs[i : i + size])
-        out = model.compute(batch, ("energy", "forces"))
-        wrong = (out["energy"] - batch.extra["energy"]) / batch.atoms_per_structure()
-        energy.append(wrong.detach().abs())
-        force.append((out["forces"] - batch.extra["forces"]).detach().abs().flatten())
-    model.train(training)
-    return [round(1e3 * float(torch.cat(x).mean()), 2) for x in (energy, force)]
-
-
 def main() -> None:
-    """Train from the start, or from where it was stopped."""
+    """Train in one process or several."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--labels", type=Path, nargs="+", required=True)
@@ -176,15 +143,27 @@ def main() -> None:
     parser.add_argument("--energy-weight", type=float, nargs=2, default=(1.0, 10.0))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=math.inf)
+    parser.add_argument("--atom-weight", type=float, nargs=2, default=(0.0, 0.0))
+    parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--watch", type=int, default=1000, help="steps between tests")
     parser.add_argument("--start", type=Path, help="a model to start from")
     args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    if args.processes == 1:
+        train_one(0, args)
+    else:
+        (args.out / "meeting").unlink(missing_ok=True)
+        torch.multiprocessing.spawn(train_one, (args,), nprocs=args.processes)
 
+
+def train_one(rank: int, args: argparse.Namespace) -> None:
+    """Train from the start, or from where it was stopped; the first process writes."""
     torch.set_num_threads(1)
     torch.manual_seed(args.seed)
-    args.out.mkdir(parents=True, exist_ok=True)
-    known, found = new_frames(args.labels, set())
-    frames, watch_frames = split(found)
+    if args.processes > 1:
+        meeting = f"file://{(args.out / 'meeting').resolve()}"
+        dist.init_process_group("gloo", meeting, rank=rank, world_size=args.processes)
+    frames, watch_frames = split([a for s in args.labels for a in load_frames(s) if trusted(a)])
 
     if args.start:
         # The weights go on; norm and prior are as asked for, whatever the start was trained with.
@@ -217,10 +196,9 @@ def main() -> None:
             optimizer.load_state_dict(saved)
         step, used = state["step"], state["used"]
     start, losses, order = time.time() - used, [], []
+    progress = step / total
 
     while True:
-        passed = (time.time() - start) / 60 / args.minutes
-        progress = max(step / total, passed)
         if not order:
             order = batches(len(train), args.batch, [args.seed, step])
         last = progress >= 1
@@ -232,10 +210,15 @@ def main() -> None:
                     + 1e-6
                 )
             low, high = args.energy_weight
-            batch = AtomGraph.collate([train[i] for i in order.pop()])
-            loss = loss_of(model, batch, low * (high / low) ** progress)
+            taken = own_part([train[i] for i in order.pop()], rank, args.processes)
+            energy_weight = low * (high / low) ** progress
+            first, end = args.atom_weight
+            atom_weight = first + (end - first) * progress
+            loss = loss_of(model, AtomGraph.collate(taken), energy_weight, atom_weight)
             model.zero_grad()
             loss.backward()
+            passed = (time.time() - start) / 60 / args.minutes
+            progress = share(model, max((step + 1) / total, passed), args.processes)
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
             if torch.isfinite(norm):
                 for optimizer in optimizers:
@@ -246,16 +229,11 @@ def main() -> None:
                 means, now = list(averaged.parameters()), list(model.parameters())
                 torch._foreach_lerp_(means, now, 1.0 - decay)
             losses.append(float(loss.detach()))
-        if last or step % args.watch == 0:
+        if rank == 0 and (last or step % args.watch == 0):
             used = time.time() - start
             line = {"step": step, "of": total, "minutes": round(used / 60, 2)}
             line |= {"loss": float(np.mean(losses or [0])), "watched": errors(averaged, watch)}
             losses = []
-            known, more = new_frames(args.labels, known)
-            if more:
-                more = split(more)[0]
-                train += as_often(graphs_of(model, more), more, weights)
-                count += len(more)
             print(json.dumps(line), flush=True)
             with open(args.out / "log.jsonl", "a") as log:
                 log.write(json.dumps(line) + "\n")

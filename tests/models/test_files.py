@@ -45,6 +45,31 @@ def test_options_override_the_stored_configuration(saved):
     assert load_model(saved, sigma=2.5).config["sigma"] == 2.5
 
 
+@pytest.mark.parametrize("key", ["family", "config_", "bogus"])
+def test_an_option_that_a_file_does_not_take_is_named(saved, key):
+    with pytest.raises(ConfigError, match=f"'lj' has no hyper-parameter '{key}'"):
+        load_model(saved, **{key: 1})
+
+
+@pytest.mark.parametrize("key", ["family", "path", "bogus"])
+def test_an_option_that_a_loader_does_not_take_is_named(tmp_path, monkeypatch, key):
+    from dataclasses import replace
+
+    from ase_nnp.registry.installed import installed
+
+    def inner(path, family, sigma=1.0):
+        return build_model("lj", {"sigma": sigma}, device="cpu")
+
+    known = installed().families
+    foreign = replace(known["lj"], load=lambda path, **options: inner(path, None, **options))
+    monkeypatch.setitem(known, "lj", foreign)
+    (tmp_path / "a.pt").write_bytes(b"anything")
+    loaded = load_model("lj", checkpoint=tmp_path / "a.pt", device="cpu", sigma=2.0)
+    assert loaded.config["sigma"] == 2.0
+    with pytest.raises(ConfigError, match=f"'lj', which takes no option '{key}'"):
+        load_model("lj", checkpoint=tmp_path / "a.pt", device="cpu", **{key: 1})
+
+
 def test_a_model_of_weights_keeps_them(tmp_path):
     model = build_model("cgcnn_oc20", dict(_test_config("cgcnn_oc20")), seed=1, device="cpu")
     save_model(model, tmp_path / "m.nnp")
