@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from ase_nnp.calculator.calculator import NNPCalculator
 from ase_nnp.models.files import load_model
 from ase_nnp.models.potential import Potential
-from ase_nnp.uncertainty.differences import Observable, combine, energies
+from ase_nnp.uncertainty.differences import energies
+from ase_nnp.uncertainty.observables import Observable, combine
 from ase_nnp.workflows.elastic import elastic_constants
 from ase_nnp.workflows.eos import equation_of_state, fit_energies
 from ase_nnp.workflows.error_bars import spread_over_members, what_a_bar_covers

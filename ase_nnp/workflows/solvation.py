@@ -17,7 +17,8 @@ import numpy as np
 
 from ase_nnp.errors import StructureError
 from ase_nnp.models.files import load_model
-from ase_nnp.uncertainty.differences import Observable, energies
+from ase_nnp.uncertainty.differences import energies
+from ase_nnp.uncertainty.observables import Observable
 
 if TYPE_CHECKING:
     from ase import Atoms

@@ -12,8 +12,9 @@ from toy_models import Pair, label, molecules
 from ase_nnp import predict, sum_potentials
 from ase_nnp.errors import UncertaintyError
 from ase_nnp.uncertainty import DeepEnsemble, LastLayerLaplace, Pool, ShallowEnsemble, fit
-from ase_nnp.uncertainty.differences import Observable, Source, combine, covariance, energies
+from ase_nnp.uncertainty.differences import energies
 from ase_nnp.uncertainty.methods.jacobian import plain_features
+from ase_nnp.uncertainty.observables import Observable, Source, combine, covariance
 
 
 @pytest.fixture(scope="module")

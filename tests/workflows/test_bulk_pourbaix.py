@@ -7,7 +7,7 @@ import pytest
 from ase.units import kB
 
 from ase_nnp.errors import ConfigError
-from ase_nnp.uncertainty.differences import Observable, Source
+from ase_nnp.uncertainty.observables import Observable, Source
 from ase_nnp.workflows.thermo.bulk_pourbaix import bulk_pourbaix, formation_energy
 
 #: eV an atom, and of a formula unit: ZnO forms with -3.6 eV.

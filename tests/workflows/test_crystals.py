@@ -59,7 +59,8 @@ def test_a_last_layers_bar_is_the_spread_over_draws_of_its_weights():
     volumes = np.linspace(9, 13, 9)
     cells = [bulk("C", "fcc", a=(4 * v) ** (1 / 3)) for v in volumes]
     # Energies of a curve with a minimum, whose doubt is the layer's.
-    from ase_nnp.uncertainty.differences import covariance, energies
+    from ase_nnp.uncertainty.differences import energies
+    from ase_nnp.uncertainty.observables import covariance
     from ase_nnp.workflows.crystals import _through_fit
 
     observed = energies(fitted, cells)

@@ -17,7 +17,8 @@ from ase_nnp import relax_many
 from ase_nnp.cli.commands.relaxation_picture import draw_first
 from ase_nnp.models.potential import Potential
 from ase_nnp.uncertainty import DeepEnsemble, UncertaintyWarning
-from ase_nnp.uncertainty.differences import combine, energies
+from ase_nnp.uncertainty.differences import energies
+from ase_nnp.uncertainty.observables import combine
 from ase_nnp.workflows import adsorption, batched, picture
 from ase_nnp.workflows.adsorption import (
     AdsorptionEnergy,

@@ -7,7 +7,7 @@ import pytest
 from ase.units import kB
 
 from ase_nnp.errors import ConfigError, StructureError
-from ase_nnp.uncertainty.differences import Observable, Source
+from ase_nnp.uncertainty.observables import Observable, Source
 from ase_nnp.workflows.thermo.electrode import (
     WATER_SPLITTING,
     draw_reaction_diagram,

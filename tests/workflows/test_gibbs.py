@@ -13,7 +13,7 @@ from scipy import constants as si
 
 import ase_nnp
 from ase_nnp.errors import ConfigError, StructureError
-from ase_nnp.uncertainty.differences import Observable, Source
+from ase_nnp.uncertainty.observables import Observable, Source
 from ase_nnp.workflows.thermo import State, adsorbate, gas, gibbs, solid
 from ase_nnp.workflows.thermo.states import SPINS, spin_of, symmetry_number
 

@@ -10,7 +10,7 @@ from path_worker import hop
 
 import ase_nnp
 from ase_nnp.errors import ConfigError, StructureError
-from ase_nnp.uncertainty.differences import Observable, Source
+from ase_nnp.uncertainty.observables import Observable, Source
 from ase_nnp.workflows.paths import check_saddle, reaction_paths, saddle, transition_rate
 from ase_nnp.workflows.paths.follow import bofill_update
 from ase_nnp.workflows.vibrations import vibrations

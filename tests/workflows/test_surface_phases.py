@@ -8,7 +8,7 @@ from ase.build import bulk
 from ase.units import kB
 
 from ase_nnp.errors import ConfigError
-from ase_nnp.uncertainty.differences import Observable, Source
+from ase_nnp.uncertainty.observables import Observable, Source
 from ase_nnp.workflows.thermo.surface_phases import (
     SurfacePhase,
     draw_surface_phases,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ase import Atoms
 
     from ase_nnp.models.potential import Potential
-    from ase_nnp.uncertainty.differences import Observable
+    from ase_nnp.uncertainty.observables import Observable
     from ase_nnp.workflows.paths import ReactionPath
 
 __all__ = ["add_to"]

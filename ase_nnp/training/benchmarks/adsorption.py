@@ -21,7 +21,7 @@ from ase_nnp.models.potential import Potential
 from ase_nnp.training.benchmarks.judged import Judgment, answer_of, judge
 from ase_nnp.training.benchmarks.relaxed import Relaxed, relax_parts
 from ase_nnp.training.benchmarks.report import BenchmarkReport
-from ase_nnp.uncertainty.differences import Observable
+from ase_nnp.uncertainty.observables import Observable
 
 if TYPE_CHECKING:
     from ase import Atoms

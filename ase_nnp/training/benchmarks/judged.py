@@ -11,7 +11,8 @@ import numpy as np
 from ase_nnp.errors import AseNnpError
 from ase_nnp.models.potential import Potential
 from ase_nnp.training.benchmarks.report import COVERAGE, Answer
-from ase_nnp.uncertainty.differences import Observable, energies
+from ase_nnp.uncertainty.differences import energies
+from ase_nnp.uncertainty.observables import Observable
 
 if TYPE_CHECKING:
     from ase import Atoms

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ase_nnp.uncertainty.differences import Observable, combine
+from ase_nnp.uncertainty.observables import Observable, combine
 
 if TYPE_CHECKING:
     from ase import Atoms

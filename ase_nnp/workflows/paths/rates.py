@@ -17,7 +17,7 @@ import numpy as np
 from ase.units import _e, _hplanck, kB
 
 from ase_nnp.errors import ConfigError, StructureError
-from ase_nnp.uncertainty.differences import Observable, as_observable
+from ase_nnp.uncertainty.observables import Observable, as_observable
 from ase_nnp.workflows.vibrations import treat_modes
 
 __all__ = ["Rate", "transition_rate"]

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from ase_nnp.errors import ConfigError
-from ase_nnp.uncertainty.differences import Observable
+from ase_nnp.uncertainty.observables import Observable
 from ase_nnp.workflows.thermo.gibbs import FreeEnergyLike, free_energy_of, warn_of_lost_doubts
 
 if TYPE_CHECKING:

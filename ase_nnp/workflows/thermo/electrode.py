@@ -12,7 +12,7 @@ from typing import Any
 from ase.units import kB
 
 from ase_nnp.errors import ConfigError, StructureError
-from ase_nnp.uncertainty.differences import Observable, combine
+from ase_nnp.uncertainty.observables import Observable, combine
 from ase_nnp.workflows.thermo.gibbs import FreeEnergyLike, free_energy_of
 
 __all__ = [

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ase_nnp.errors import ConfigError, StructureError
-from ase_nnp.uncertainty.differences import Observable, as_observable
+from ase_nnp.uncertainty.observables import Observable, as_observable
 from ase_nnp.workflows.thermo.states import State
 from ase_nnp.workflows.vibrations import ModeTreatment, treat_modes
 

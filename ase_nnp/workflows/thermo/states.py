@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from ase_nnp.errors import AseNnpError, ConfigError, StructureError
 from ase_nnp.models.files import load_model
 from ase_nnp.models.potential import Potential
-from ase_nnp.uncertainty.differences import Observable, as_observable, energies
+from ase_nnp.uncertainty.differences import energies
+from ase_nnp.uncertainty.observables import Observable, as_observable
 from ase_nnp.workflows.surfaces import clean_slab, whole_molecule
 from ase_nnp.workflows.vibrations import vibrations
 

@@ -18,7 +18,7 @@ from ase.units import kB
 from numpy.typing import NDArray
 
 from ase_nnp.errors import AseNnpError, ConfigError
-from ase_nnp.uncertainty.differences import Observable
+from ase_nnp.uncertainty.observables import Observable
 from ase_nnp.workflows.thermo.gibbs import FreeEnergyLike, free_energy_of, warn_of_lost_doubts
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ import numpy as np
 from ase_nnp.errors import AseNnpError, ConfigError, StructureError
 from ase_nnp.models.files import load_model
 from ase_nnp.models.potential import Potential
-from ase_nnp.uncertainty.differences import Observable, as_observable, energies
+from ase_nnp.uncertainty.differences import energies
+from ase_nnp.uncertainty.observables import Observable, as_observable
 from ase_nnp.workflows.eos import require_crystal
 
 if TYPE_CHECKING:
