@@ -89,11 +89,13 @@ def main() -> None:
     from label import teacher
 
     judge = teacher()
+    # Error bars are asked for at starts and ends alone, not along the way.
+    plain = NNPCalculator(args.model, device="cpu", uncertainty=False)
     calc = NNPCalculator(args.model, device="cpu", uncertainty=args.uncertainty or False)
     table: dict[str, object] = {"over_an_atom": 0, "into_the_metal": []}
     for metal in LATTICE:
         for symbol in "CNO":
-            end = relax(above_an_atom(metal, symbol), calc)
+            end = relax(above_an_atom(metal, symbol), plain)
             table["over_an_atom"] += 1
             if buried(end):
                 table["into_the_metal"].append(f"{symbol} on {metal}")
@@ -102,7 +104,7 @@ def main() -> None:
     starts: Counter[str] = Counter()
     for done, (name, start) in enumerate(random_starts(args.random), 1):
         starts[kind_of(name)] += 1
-        end = relax(start, calc)
+        end = relax(start, plain)
         flags = [flagged(start, calc), flagged(end, calc)]
         worst, above = judged(end, judge)
         if worst > 5 or above > 1:
