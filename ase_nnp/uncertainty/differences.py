@@ -122,7 +122,7 @@ def _partly_shared(one: Observable, shared: float) -> Observable:
         return one
     parts = (one * math.sqrt(shared)).parts
     rest = np.array([math.sqrt(1 - shared) * one.std])
-    own = {Source("independent", "the part not shared"): rest}
+    own = {Source("rest", "the part not shared"): rest}
     return Observable(one.value, {**parts, **own}, one.flags)
 
 

@@ -34,8 +34,9 @@ class Source:
     Attributes
     ----------
     kind
-        ``"members"``, ``"linear"``, ``"independent"`` (a std without covariances) or ``"unknown"``
-        (a model without uncertainty).
+        ``"members"``, ``"linear"``, ``"rest"`` (the part of a std that is known to be one
+        structure's own), ``"independent"`` (a std without covariances) or ``"unknown"`` (a model
+        without uncertainty).
     name
         For messages.
     key
@@ -155,12 +156,13 @@ class Observable:
         words = {
             "members": "its value for every member of an ensemble",
             "linear": "the covariance of the last layer's weights",
+            "rest": "what was measured not to be shared by two structures",
             "independent": "standard deviations of single energies, taken to be uncorrelated: "
             "what errors have in common does not cancel",
         }
 
         said = " and ".join(
-            words[kind] for kind in ("members", "linear", "independent") if kind in kinds
+            words[kind] for kind in ("members", "linear", "rest", "independent") if kind in kinds
         )
         return f"± is from {said}. {NOT_COVERED}"
 

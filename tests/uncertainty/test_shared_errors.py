@@ -157,6 +157,18 @@ def test_a_model_learns_its_shared_part_and_its_file_keeps_it(linear, tmp_path):
         linear.shared = 1.0
 
 
+def test_what_is_measured_not_to_be_shared_is_not_called_unknown(linear):
+    one, two = molecules(2, seed=9)
+    try:
+        linear.shared = 0.7
+        first, second = energies(linear, [one, two])
+    finally:
+        linear.shared = 1.0
+    said = (first - second).covers
+    assert "measured not to be shared" in said
+    assert "uncorrelated" not in said
+
+
 def test_a_file_without_a_shared_part_is_believed_in_full(linear, tmp_path):
     save_uncertainty(linear, tmp_path / "plain.uq")
     assert "shared" not in linear.state()[1]
