@@ -94,6 +94,15 @@ def widen_mixer(name: str, old, new, result: dict[str, Tensor], outs) -> None:
     widen_linear(f"{name}.proj_down", old.proj_down, new.proj_down, result, joined, outs)
 
 
+def widened(old, new) -> dict[str, Tensor]:
+    """All weights of ``new``, with those of ``old`` in their place."""
+    trained, fresh = old.state_dict(), new.state_dict()
+    result = {k: trained[k] if trained[k].shape == v.shape else v for k, v in fresh.items()}
+    for number, (before, after) in enumerate(zip(old.layers, new.layers, strict=True)):
+        widen_layer(f"layers.{number}", before, after, result)
+    return result
+
+
 def main() -> None:
     """Write the wider model."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -103,14 +112,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     old = ase_nnp.load_model(args.model, device="cpu")
+    if old.layers[-1].outputs.mults[0] > old.layers[-1].inputs.mults[0]:
+        # What is carried over into the last layer would then reach new channels.
+        raise SystemExit("outs_per_node is larger than the number of scalars.")
     config = {**old.config, "hidden_irreps": [args.irreps] * 2}
     new = ase_nnp.build_model("facet", config, seed=args.seed, device="cpu", dtype="float32")
     with torch.no_grad():
-        trained, fresh = old.state_dict(), new.state_dict()
-        result = {k: trained[k] if trained[k].shape == v.shape else v for k, v in fresh.items()}
-        for number, (before, after) in enumerate(zip(old.layers, new.layers, strict=True)):
-            widen_layer(f"layers.{number}", before, after, result)
-    new.load_weights(result)
+        new.load_weights(widened(old, new))
     ase_nnp.save_model(new, args.output)
     counts = [sum(p.numel() for p in m.parameters()) for m in (old, new)]
     print(f"{counts[0]} parameters before, {counts[1]} now")
