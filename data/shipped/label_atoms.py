@@ -2,9 +2,9 @@
 
     python data/shipped/label_atoms.py LABELS.extxyz.xz ATOMS.npz
 
-A total is one number for all atoms; its parts say which atom is wrong. They are no observables:
-what they teach is how the teacher shares a total out. Written whole or not at all, in the order of
-the structures.
+A total is one number for all atoms; its parts say which atom is wrong (S. Matin et al., Digital
+Discovery 2025, doi:10.1039/d5dd00085h). They are no observables: what they teach is how the teacher
+shares a total out. Written whole or not at all, in the order of the structures.
 """
 
 from __future__ import annotations
