@@ -76,3 +76,11 @@ def test_a_crystal_from_a_file_is_cut_along_the_plane_that_is_asked_for(run):
     surface = json.loads(out)["settings"]["surface"]
     assert surface["miller"] == [1, 0, 0]
     assert surface["bulk_id"].startswith("Cu-")
+
+
+def test_bonds_name_each_pair_once():
+    from ase_nnp.cli.commands.adsorb import _bonds
+
+    assert _bonds([]) == ""
+    bonds = [(0, "Cu-C", 1.98), (0, "Cu-C", 2.0), (1, "Cu-O", 2.111)]
+    assert _bonds(bonds) == "Cu-C 1.98, 2.00; Cu-O 2.11"

@@ -46,6 +46,13 @@ def test_no_number_of_a_table_is_cut_and_no_line_is_too_long(width):
     assert not table or max(map(len, page.split("\n"))) <= width
 
 
+def test_heads_are_folded_before_cells():
+    columns = ["energy of adsorption", "interval"]
+    table = render(columns, [["-1.23", "-1.46 to -1.01 eV"], ["-0.23", "-0.46 to -0.01 eV"]], 32)
+    assert "-1.46 to -1.01 eV" in table
+    assert "energy of adsorption" not in table
+
+
 def test_a_long_word_is_folded_and_nothing_of_it_lost():
     page = render(("name", "value"), [["x" * 100, "1.5"]], 40)
     assert page.count("x") == 100

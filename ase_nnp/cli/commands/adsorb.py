@@ -238,7 +238,7 @@ def _show(result: AdsorptionResult, report: dict[str, Any]) -> None:
             "" if one.interval is None else "{:.2f} to {:.2f}".format(*one.interval),
             f"{shape.height:.2f}",
             "" if shape.tilt is None else f"{shape.tilt:.0f}",
-            ", ".join(f"{pair} {length:.2f}" for _, pair, length in shape.bonds),
+            _bonds(shape.bonds),
             str(len(one.placements)),
         ]
         if judged:
@@ -248,7 +248,7 @@ def _show(result: AdsorptionResult, report: dict[str, Any]) -> None:
             row.append(said + ", unknown to it" * bool(seen.get("judge_unknown")))
         rows.append(row)
     columns = ["", "site", "E_ads (eV)", "± (eV)", "90 % interval", "height (Å)", "tilt (°)"]
-    columns += ["bonds (Å)", "placements"] + ["judge (eV)"] * bool(judged)
+    columns += ["bonds (Å)", "times found"] + ["judge (eV)"] * bool(judged)
     print_table(
         f"{result.system} with {result.settings['model']}: {result.reaction}", columns, rows
     )
@@ -271,6 +271,14 @@ def _show(result: AdsorptionResult, report: dict[str, Any]) -> None:
     for path in (report["output"], report["html"], *folders):
         if path is not None:
             say(f"Written: {path}")
+
+
+def _bonds(bonds: Sequence[tuple[Any, str, float]]) -> str:
+    """Lengths of each pair of elements, which is named once: a line of 80 columns holds them."""
+    lengths: dict[str, list[str]] = {}
+    for _, pair, length in bonds:
+        lengths.setdefault(pair, []).append(f"{length:.2f}")
+    return "; ".join(f"{pair} {', '.join(own)}" for pair, own in lengths.items())
 
 
 def _rejected(rejected: Sequence[Any]) -> list[list[str]]:

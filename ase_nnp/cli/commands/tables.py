@@ -72,11 +72,16 @@ def column_widths(
     if sum(least) > room:
         return None
 
-    # The widest columns of text give way first; none below its longest word.
+    # Heads are folded before cells are; then the widest columns of text give way first, none below
+    # its longest word.
     sizes = list(natural)
-    while sum(sizes) > room:
-        widest = max((k for k in range(len(sizes)) if sizes[k] > least[k]), key=lambda k: sizes[k])
-        sizes[widest] -= 1
+    bodies = [max([least[k], *map(cell_len, column[1:])]) for k, column in enumerate(cells)]
+    for floor in (bodies, least):
+        while sum(sizes) > room:
+            free = [k for k in range(len(sizes)) if sizes[k] > floor[k]]
+            if not free:
+                break
+            sizes[max(free, key=lambda k: sizes[k])] -= 1
     return sizes
 
 
