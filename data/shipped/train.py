@@ -196,7 +196,8 @@ def train_one(rank: int, args: argparse.Namespace) -> None:
             optimizer.load_state_dict(saved)
         step, used = state["step"], state["used"]
     start, losses, order = time.time() - used, [], []
-    progress = step / total
+    # Also of a run that goes on, or that had ended: it takes no step at the first one's rate.
+    progress = max(step / total, used / 60 / args.minutes)
 
     while True:
         if not order:
